@@ -1,0 +1,128 @@
+"""The errors of `search`, and nothing else.
+
+Two families, kept apart because one place decides between them: a *trial* that fails is recorded
+and the search goes on; any other error ends the command.
+
+    SearchError                    one line for the person; carries `exit_status`
+    ├── UsageError                 bad input; exit status 2
+    │   ├── StudyFileError         a study file's key: what was found, what would be right
+    │   ├── DataError              the data cannot be read, split or learned from
+    │   ├── ModelError             the model cannot be built or compiled
+    │   ├── StorageError           Optuna's storage or its study cannot be used
+    │   ├── TrackingError          MLflow's store cannot be used
+    │   ├── RegistryError          no such model, version or alias
+    │   └── ClusterError           the cluster's scheduler cannot be used
+    ├── NoTrialCompleted           exit status 1
+    └── Interrupted                exit status 130
+    TrialFailed                    this trial failed; the search goes on
+
+Messages never hold a password: every URL passes through `redact`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+_CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://)[^/\s@]*:[^/\s]*@")
+_SECRET_OPTIONS = re.compile(r"(?i)([?&](?:[\w-]*(?:password|passwd|token|secret|key))=)[^&\s]+")
+
+
+def redact(text: str) -> str:
+    """Return `text` with the credentials of every URL in it replaced by `***`."""
+    return _SECRET_OPTIONS.sub(r"\1***", _CREDENTIALS.sub(r"\g<scheme>***@", text))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the nearest of `known`, or an empty string."""
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the type and first line of `error`'s message, without credentials."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    name = type(error).__name__
+    return redact(f"{name}: {lines[0].strip()}" if lines else name)
+
+
+class SearchError(Exception):
+    """An error with one line for the person who ran the command."""
+
+    exit_status = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(" ".join(message.split())))
+
+
+class UsageError(SearchError, ValueError):
+    """Bad input: nothing was run and nothing was written."""
+
+    exit_status = 2
+
+
+class StudyFileError(UsageError):
+    """A study file says something that cannot be.
+
+    Args:
+        path: The study file.
+        key: The dotted key, for example `space.width.low`; empty for the whole file.
+        found: What stands there.
+        expected: What would be right.
+    """
+
+    def __init__(self, path: str, key: str, found: str, expected: str) -> None:
+        self.path, self.key, self.found, self.expected = path, key, found, expected
+        where = f"{path}: {key}" if key else path
+        super().__init__(f"{where}: {found}; {expected}")
+
+    def __reduce__(self) -> tuple[type[StudyFileError], tuple[str, str, str, str]]:
+        return type(self), (self.path, self.key, self.found, self.expected)
+
+
+class DataError(UsageError):
+    """The data cannot be read, split or learned from."""
+
+
+class ModelError(UsageError):
+    """The model cannot be built, or what was built is no compiled Keras model."""
+
+
+class StorageError(UsageError):
+    """Optuna's storage, or the study in it, cannot be used."""
+
+
+class TrackingError(UsageError):
+    """MLflow's tracking store cannot be used."""
+
+
+class RegistryError(UsageError):
+    """The registered model, version or alias does not exist."""
+
+
+class ClusterError(UsageError):
+    """The cluster's scheduler cannot be reached or has no workers."""
+
+
+class NoTrialCompleted(SearchError):
+    """Every trial of the search was pruned or failed."""
+
+
+class Interrupted(SearchError):
+    """The search was interrupted; everything finished so far is kept."""
+
+    exit_status = 130
+
+
+class TrialFailed(Exception):
+    """One trial failed; the search goes on.
+
+    Args:
+        reason: One line that says why.
+        traceback: The traceback in the worker, empty when the worker died.
+    """
+
+    def __init__(self, reason: str, traceback: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.traceback = reason, traceback

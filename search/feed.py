@@ -1,0 +1,240 @@
+"""How a model is fed: Keras's own `fit`, given so little to do around the arithmetic that it is fast.
+
+A model whose data are arrays in memory and whose training step is Keras's own is trained by whole
+epochs: one graph call an epoch runs Keras's `train_step` on every batch (8–10 ms an epoch where
+`fit` on arrays takes 100). The variables that `fit` would create while tracing are created before,
+so that the step is traced once and not twice. Losses equal those of `fit` on the same order of
+batches to the last bit, which a test shows. The order differs from that of `fit` on arrays: it is
+drawn from the trial's seed alone, not from whatever used the global generator before, so a trial
+gives the same losses whichever worker trains it and however the others went.
+
+Everything else falls back, silently and correctly: callbacks that watch batches and compiled (XLA)
+steps are fed batch by batch; a model with a step of its own, a stream, and any backend but
+TensorFlow get plain `fit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.data import Data, Part
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+WHOLE_EPOCHS, BATCHES, PLAIN = "whole epochs", "batches", "plain fit"
+_OWN = ("train_step", "test_step", "fit", "evaluate", "make_train_function", "make_test_function")
+_BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+_DRY_ROWS = 8
+_HELD_OUT_BATCH = 4096  # rows of validation and test data in one batch
+
+
+def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.Callback] = ()) -> str:
+    """Return how `fit` will feed this model: by `whole epochs`, by `batches`, or by `plain fit`."""
+    import keras
+
+    own_step = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in _OWN)
+    streamed = data.train.streamed or (data.validation is not None and data.validation.streamed)
+    if keras.backend.backend() != "tensorflow" or own_step or streamed or model.run_eagerly or model.optimizer is None:
+        return PLAIN
+    if model.jit_compile or model.steps_per_execution != 1 or any(map(_sees_batches, callbacks)):
+        return BATCHES
+    return WHOLE_EPOCHS
+
+
+def dry_run(model: keras.Model, data: Data) -> tuple[str, ...]:
+    """Run one small batch through the model, and return the names of the metrics it logs."""
+    x, y = data.example(_DRY_ROWS), data.example_targets(_DRY_ROWS)
+    if path_of(model, data) == PLAIN:
+        logs = model.train_on_batch(as_tensors(x), as_tensors(y), return_dict=True)
+    else:
+        logs = _create_variables(model, (as_tensors(x), as_tensors(y)))
+    return tuple(logs)
+
+
+def fit(
+    model: keras.Model,
+    data: Data,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    class_weight: dict[int, float] | None = None,
+) -> str:
+    """Train the model, and return how it was fed.
+
+    Args:
+        model: Compiled; its weights change.
+        data: Its training and validation parts.
+        epochs: How often every training row is seen.
+        batch_size: Rows in a batch; the last batch of an epoch may have fewer.
+        seed: Decides the order of the rows.
+        callbacks: Keras callbacks.
+        class_weight: A weight for each class index.
+    """
+    path = path_of(model, data, callbacks)
+    settings: dict[str, Any] = {"epochs": epochs, "callbacks": list(callbacks), "verbose": 0}
+    validation, train = data.validation, data.train
+    if path == PLAIN:
+        if train.streamed:
+            model.fit(train.x, validation_data=None if validation is None else validation.x, **settings)
+            return path
+        held_out = None if validation is None else (as_tensors(validation.x), as_tensors(validation.y))
+        settings |= {"batch_size": batch_size, "class_weight": class_weight, "validation_data": held_out}
+        model.fit(as_tensors(train.x), as_tensors(train.y), **settings)
+        return path
+    tensors = _tensors(train, class_weight)
+    _create_variables(model, _first_row(tensors))
+    settings["shuffle"] = False  # the pipeline shuffles; Keras would warn that it cannot
+    if validation is not None:
+        settings["validation_data"], settings["validation_steps"] = _in_order(validation)
+    if path == WHOLE_EPOCHS:
+        _fit_whole_epochs(model, tensors, len(train), batch_size, seed, settings)
+    else:
+        steps = -(-len(train) // batch_size)
+        model.fit(_shuffled(tensors, len(train), batch_size, seed), steps_per_epoch=steps, **settings)
+    return path
+
+
+def evaluate(model: keras.Model, part: Part) -> dict[str, float]:
+    """Return the model's loss and metrics on a part, by their Keras names.
+
+    With arrays it uses the test function that validation has traced already.
+    """
+    import keras
+
+    if part.streamed:
+        logs = model.evaluate(part.x, verbose=0, return_dict=True)
+    elif keras.backend.backend() == "tensorflow":
+        dataset, steps = _in_order(part)
+        logs = model.evaluate(dataset, steps=steps, verbose=0, return_dict=True)
+    else:
+        logs = model.evaluate(as_tensors(part.x), part.y, verbose=0, return_dict=True)
+    return {name: float(value) for name, value in logs.items()}
+
+
+def as_tensors(x: Any) -> Any:
+    """Return arrays as Keras takes them: numbers in single precision, texts as TensorFlow's strings."""
+    if isinstance(x, dict):
+        return {name: as_tensors(each) for name, each in x.items()}
+    if isinstance(x, list | tuple):
+        return tuple(as_tensors(each) for each in x)
+    if x.dtype == object or x.dtype.kind in "US":
+        import tensorflow as tf
+
+        return tf.constant(x.astype(str))
+    return x.astype("float32") if x.dtype == np.float64 else x
+
+
+def _fit_whole_epochs(
+    model: keras.Model, tensors: Any, rows: int, batch_size: int, seed: int, settings: dict[str, Any]
+) -> None:
+    """Fit with a training step that is given the epoch's order of rows and runs all its batches."""
+    import keras
+    import tensorflow as tf
+
+    orders = tf.data.Dataset.range(rows, output_type=tf.int32).shuffle(rows, seed=seed, reshuffle_each_iteration=True)
+    orders = _plain_pipeline(orders.batch(rows, drop_remainder=True).repeat())
+    steps = -(-rows // batch_size)
+    train_step = model.train_step
+
+    def train_epoch(order: tf.Tensor) -> dict[str, Any]:
+        def train_batch(step: tf.Tensor) -> tuple[tf.Tensor]:
+            index = order[step * batch_size : (step + 1) * batch_size]
+            train_step(keras.tree.map_structure(lambda tensor: tf.gather(tensor, index), tensors))
+            return (step + 1,)
+
+        tf.while_loop(lambda step: step < steps, train_batch, (tf.constant(0),), parallel_iterations=1)
+        logs: dict[str, Any] = model.get_metrics_result()
+        return logs
+
+    model.train_step = train_epoch
+    model.make_train_function(force=True)
+    try:
+        model.fit(orders, steps_per_epoch=1, **settings)
+    finally:
+        del model.train_step
+        model.make_train_function(force=True)  # traced anew should the user call fit again
+
+
+def _create_variables(model: keras.Model, batch: tuple[Any, ...]) -> dict[str, Any]:
+    """Create the optimizer's and the metrics' variables, and return the metrics by name.
+
+    The model's state, seeds of random layers among it, is left as it was.
+    """
+    import keras
+
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    state = [(variable, variable.numpy()) for variable in model.non_trainable_variables] if model.built else []
+    predicted = model(x)
+    model.optimizer.build(model.trainable_variables)
+    model.compute_loss(x, y, predicted, sample_weight)
+    logs: dict[str, Any] = model.compute_metrics(x, y, predicted, sample_weight)
+    model.reset_metrics()
+    for variable, value in state:
+        variable.assign(value)
+    return logs
+
+
+def _tensors(part: Part, class_weight: dict[int, float] | None = None) -> Any:
+    """Return a part's arrays as tensors: (x, y), or (x, y, sample weights)."""
+    import keras
+    import tensorflow as tf
+
+    assert part.y is not None
+    arrays = [as_tensors(part.x), as_tensors(part.y)]
+    if class_weight is not None:
+        weights = np.array([class_weight[index] for index in range(len(class_weight))], "float32")
+        arrays.append(weights[part.y.astype(int)])
+    return keras.tree.map_structure(tf.convert_to_tensor, tuple(arrays))
+
+
+def _first_row(tensors: Any) -> Any:
+    import keras
+
+    return keras.tree.map_structure(lambda tensor: tensor[:1], tensors)
+
+
+def _shuffled(tensors: Any, rows: int, batch_size: int, seed: int) -> tf.data.Dataset:
+    """Return endless epochs of batches, in the same orders as by whole epochs."""
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_tensor_slices(tensors)
+    shuffled = dataset.shuffle(rows, seed=seed, reshuffle_each_iteration=True)
+    return _plain_pipeline(shuffled.batch(batch_size).repeat())
+
+
+def _in_order(part: Part) -> tuple[tf.data.Dataset, int]:
+    """Return the rows in order without end, and how many batches are one pass.
+
+    The batch axis stays unknown to the graph, so that one traced test function serves every part.
+    """
+    import tensorflow as tf
+
+    size = min(_HELD_OUT_BATCH, len(part))
+    dataset = tf.data.Dataset.from_tensor_slices(_tensors(part)).batch(size).repeat()
+    return _plain_pipeline(dataset), -(-len(part) // size)
+
+
+def _plain_pipeline(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Switch off tuning and threads of its own: there is nothing to overlap with data in memory."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = 1
+    return dataset.with_options(options)
+
+
+def _sees_batches(callback: keras.callbacks.Callback) -> bool:
+    import keras
+
+    if isinstance(callback, keras.callbacks.ModelCheckpoint) and callback.save_freq == "epoch":
+        return False
+    base = keras.callbacks.Callback
+    return any(getattr(type(callback), hook) is not getattr(base, hook) for hook in _BATCH_HOOKS)

@@ -1,0 +1,518 @@
+"""The search: ask, run, record, tell, until the budget is spent. The one place that decides.
+
+A trial that fails is recorded and the search goes on; any other error ends it. Each slot has a
+thread that holds the trial's MLflow run while a worker process trains: workers never talk to
+MLflow, so one process writes to its store, and a worker costs nothing but its training.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search import space, study, worker
+from search.definition import Definition
+from search.errors import Interrupted, SearchError, TrialFailed, UsageError, one_line
+from search.results import DataSummary, TrialResult
+from search.sampling import Proposal, Sampling
+from search.workers import Slot, reason_of
+
+if TYPE_CHECKING:
+    from search.tracking import SearchRun, TrialRun
+
+SEARCH_RUN = "search:run"  # attributes of a trial: its search, its model, and whether it died with its worker
+MODEL_ID = "search:model"
+DIED = "search:died"
+_RECORD = "search:"  # attributes of the study: one for each search
+_POLL_SECONDS = 1.0
+GRACE_SECONDS = 60.0  # what running trials are given when the time is up
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one call of `search.run` was asked to do, the study file's defaults filled in."""
+
+    definition: Definition
+    study_name: str
+    storage: str
+    n_trials: int
+    timeout: float | None
+    sampler: str
+    pruner: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the search stands, told after each trial begins or ends.
+
+    Attributes:
+        number: The trial that began or ended.
+        state: `began`, `complete`, `pruned` or `failed`.
+        value: Its value, when complete and of one metric.
+        best_number: The best trial so far.
+        best_value: Its (first) value.
+        done: Trials that came to their own end.
+        total: The budget.
+        seconds_left: Estimate of the time until the budget is spent.
+        reason: Why a trial was pruned or failed.
+    """
+
+    number: int
+    state: str
+    value: float | None
+    best_number: int | None
+    best_value: float | None
+    done: int
+    total: int
+    seconds_left: float | None
+    reason: str = ""
+
+
+Hook = Callable[[Progress], None]
+
+
+@dataclass
+class _Counts:
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    died: int = 0
+
+    @property
+    def own_ends(self) -> int:
+        """Trials that came to their own end; those that died with a worker stand beside them."""
+        return self.complete + self.pruned + self.failed - self.died
+
+
+@dataclass
+class _Retry:
+    params: dict[str, Any]
+    left: int
+
+
+@dataclass
+class _State:
+    """What the slots' threads share, under one lock."""
+
+    remaining: int
+    retries: list[_Retry] = field(default_factory=list)
+    counts: _Counts = field(default_factory=_Counts)
+    best: FrozenTrial | None = None
+    kept: list[tuple[float, ...]] = field(default_factory=list)  # values whose model was kept
+    since_best: int = 0
+    deaths_in_a_row: int = 0
+    stop: str = ""
+    error: BaseException | None = None
+
+
+class Search:
+    """One search of a study.
+
+    Args:
+        settings: What to do.
+        optuna_study: The study, created.
+        storage: Its storage.
+        run: The search's run in MLflow.
+        job: What workers are told.
+        data: What they found the data to be.
+        hook: Told of each trial's beginning and end; it must not raise.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        optuna_study: optuna.Study,
+        storage: BaseStorage,
+        run: SearchRun,
+        job: worker.Job,
+        data: DataSummary,
+        hook: Hook,
+    ) -> None:
+        self._settings, self._study, self._storage = settings, optuna_study, storage
+        self._run, self._job, self._data, self._hook = run, job, data, hook
+        self._definition = settings.definition
+        self._lock = threading.RLock()
+        self._state = _State(settings.n_trials)
+        self._started = time.monotonic()
+        self._slots: Sequence[Slot] = ()
+        trials = optuna_study.get_trials(deepcopy=False)
+        finished = [t for t in trials if t.state in study.FINISHED]
+        sampler = None
+        if settings.sampler != "grid":
+            sampler = study.make_sampler(self._definition, settings.sampler, settings.seed, finished)
+        self._sampling = Sampling(self._definition, sampler, settings.seed)
+        self._state.best = next(iter(study.best_trials(self._definition, trials)), None)
+
+    @property
+    def counts(self) -> _Counts:
+        """How many of this search's trials ended how."""
+        return self._state.counts
+
+    @property
+    def stopped(self) -> str:
+        """Why the search ended before its budget was spent; empty when it did not."""
+        return self._state.stop
+
+    def enqueue(self, configurations: Sequence[dict[str, Any]]) -> None:
+        """Try these configurations first."""
+        self._sampling.enqueue([dict(each) for each in configurations])
+
+    def retry(self, configurations: Sequence[dict[str, Any]]) -> None:
+        """Try these first, as an interrupted search had begun them already."""
+        self._state.retries += [_Retry(params, self._definition.search.retries) for params in configurations]
+
+    def optimize(self, slots: Sequence[Slot]) -> None:
+        """Run trials in these slots until the budget is spent or a reason to stop is met.
+
+        Raises:
+            Interrupted: Ctrl-C or a termination signal came; running trials are recorded as failed.
+            SearchError: The storage or MLflow failed.
+        """
+        self._slots = slots
+        threads = [threading.Thread(target=self._work, args=(slot,), daemon=True) for slot in slots]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.2)
+        except KeyboardInterrupt:
+            self._stop("interrupted")
+            for slot in slots:
+                slot.stop()
+            for thread in threads:
+                thread.join(10)
+            raise Interrupted("interrupted; everything finished so far is kept, and --resume goes on") from None
+        if self._state.error is not None:
+            raise self._state.error
+
+    def _stop(self, reason: str) -> None:
+        with self._lock:
+            self._state.stop = self._state.stop or reason
+
+    def _work(self, slot: Slot) -> None:
+        """Train one trial after the other in a slot."""
+        try:
+            while (trial := self._next()) is not None:
+                self._one(slot, trial)
+        except BaseException as error:  # a thread's error ends the search, told by the main thread
+            with self._lock:
+                self._state.error = self._state.error or error
+            self._stop(one_line(error))
+
+    def _next(self) -> optuna.Trial | None:
+        """Return the next trial, or None when there is a reason to stop."""
+        with self._lock:
+            state = self._state
+            if state.stop or state.remaining == 0:
+                return None
+            timeout = self._settings.timeout
+            if timeout is not None and time.monotonic() - self._started >= timeout:
+                self._stop(f"the time of {timeout:g} s is up")
+                return None
+            self._sampling.learn(self._study.get_trials(deepcopy=False))
+            retry = state.retries.pop() if state.retries else None
+            if retry is not None:
+                self._sampling.enqueue([retry.params])
+            proposal = self._sampling.propose()
+            if proposal is None:
+                self._stop("every configuration of the space has been tried")
+                return None
+            trial = self._begin(proposal, retry.left if retry else self._definition.search.retries)
+            state.remaining -= 1
+            return trial
+
+    def _begin(self, proposal: Proposal, retries: int) -> optuna.Trial:
+        """Write a proposal to the storage, whole, as a running trial."""
+        known = space.distributions(self._definition)
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=proposal.params,
+            distributions={name: known[name] for name in proposal.params},
+            system_attrs={
+                **proposal.attributes,
+                **({"fixed_params": proposal.fixed} if proposal.fixed else {}),
+                SEARCH_RUN: self._run.run_id,
+                "search:retries": retries,
+            },
+        )
+        study_id = self._storage.get_study_id_from_name(self._settings.study_name)
+        trial_id = self._storage.create_new_trial(study_id, template_trial=template)
+        trial = optuna.trial.Trial(self._study, trial_id)
+        self._sampling.began(proposal, trial.number)
+        return trial
+
+    def _one(self, slot: Slot, trial: optuna.Trial) -> None:
+        """Train one trial inside its MLflow run, and tell the study what became of it."""
+        self._tell_hook(trial.number, "began")
+        record = self._run.trial(trial)
+        values: Sequence[float] | None = None
+        state, reason, died = TrialState.COMPLETE, "", False
+        try:
+            values = record.inside(lambda: self._train(slot, trial, record))
+        except optuna.TrialPruned as error:
+            state, reason = TrialState.PRUNED, str(error)
+        except TrialFailed as error:
+            state, reason, died = TrialState.FAIL, error.reason, isinstance(error, _Died)
+            record.failed(error)
+            if died:
+                self._storage.set_trial_system_attr(_id_of(self._storage, self._study, trial.number), DIED, True)
+        frozen = self._tell(trial, values, state)
+        record.finish(self._study, frozen)
+        self._count(frozen, died)
+        self._tell_hook(frozen.number, frozen.state.name.lower(), frozen, reason)
+
+    def _tell(self, trial: optuna.Trial, values: Sequence[float] | None, state: TrialState) -> FrozenTrial:
+        self._study.tell(trial, values, state=state)
+        return self._storage.get_trial(_id_of(self._storage, self._study, trial.number))
+
+    def _train(self, slot: Slot, trial: optuna.Trial, record: TrialRun) -> Sequence[float]:
+        """Return the trial's values; runs inside the trial's MLflow run.
+
+        Raises:
+            optuna.TrialPruned: The pruner, or the end of the time, stopped it.
+            TrialFailed: It failed by its own error, or died with its worker.
+        """
+        result = self._result(slot, slot.submit(worker.train, self._job, trial.number, record.run_id), trial, record)
+        record.result(result)
+        slot.trained(result.memory)
+        if result.fate == "pruned":
+            raise optuna.TrialPruned(result.reason)
+        if result.fate == "failed":
+            raise TrialFailed(result.reason, result.traceback)
+        if result.violations:
+            trial.set_user_attr(study.CONSTRAINTS, list(result.violations))
+        if result.model is not None and self._claim(result):
+            self._keep(result, trial, record)
+        return result.values
+
+    def _result(self, slot: Slot, future: Future[TrialResult], trial: optuna.Trial, record: TrialRun) -> TrialResult:
+        """Wait for a worker's result; meanwhile pass on a long trial's epochs and watch the time."""
+        trial_id = _id_of(self._storage, self._study, trial.number)
+        while True:
+            try:
+                return future.result(timeout=_POLL_SECONDS)
+            except FutureTimeout as error:
+                if future.done():  # the future's own error is of the same class
+                    raise _Died(str(error)) from error
+                record.epochs(worker.live_epochs(self._storage.get_trial(trial_id).system_attrs))
+                if self._out_of_time():
+                    slot.stop()
+                    raise optuna.TrialPruned("the time was up") from None
+            except (Exception, CancelledError) as error:
+                if self._state.stop == "interrupted":
+                    raise _Died("interrupted") from None
+                raise _Died(reason_of(error).reason) from error
+
+    def _out_of_time(self) -> bool:
+        timeout = self._settings.timeout
+        return timeout is not None and time.monotonic() - self._started > timeout + min(GRACE_SECONDS, timeout)
+
+    def _claim(self, result: TrialResult) -> bool:
+        """Return whether a model is worth keeping: no trial told, and none claimed, is better."""
+        with self._lock:
+            told = [tuple(t.values) for t in study.best_trials(self._definition, self._study.get_trials(deepcopy=False))]
+            others = [*told, *self._state.kept]
+            if any(not self._better(result.values, other) for other in others):
+                return False
+            self._state.kept.append(result.values)
+            return True
+
+    def _better(self, values: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        """Return whether `values` beats `other` in some metric; in the metric, when there is one."""
+        return any(self._definition.better(v, o, i) for i, (v, o) in enumerate(zip(values, other, strict=True)))
+
+    def _keep(self, result: TrialResult, trial: optuna.Trial, record: TrialRun) -> None:
+        from search import logged_model
+        from search.model import user_files
+
+        assert result.model is not None
+        model_id = logged_model.log(
+            result.model,
+            self._data,
+            run_id=record.run_id,
+            step=result.epochs[-1].step if result.epochs else 0,
+            user_files=user_files(self._definition),
+            tags={"study": self._settings.study_name, "trial": str(trial.number)},
+        )
+        self._storage.set_trial_system_attr(_id_of(self._storage, self._study, trial.number), MODEL_ID, model_id)
+
+    def _count(self, trial: FrozenTrial, died: bool) -> None:
+        """Count a trial's fate, and see whether it is a reason to stop."""
+        with self._lock:
+            state, search = self._state, self._definition.search
+            name = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
+            setattr(state.counts, name, getattr(state.counts, name) + 1)
+            if trial.state == TrialState.FAIL:
+                self._sampling.forget(trial.number)
+            state.deaths_in_a_row = state.deaths_in_a_row + 1 if died else 0
+            if died:
+                state.counts.died += 1
+                state.remaining += 1
+                left = int(trial.system_attrs.get("search:retries", 0))
+                if left > 0:
+                    state.retries.append(_Retry(dict(trial.params), left - 1))
+                if state.deaths_in_a_row > 3 + 2 * len(self._slots):
+                    raise SearchError(f"{state.deaths_in_a_row} trials in a row died with their workers; see their runs")
+                return
+            if trial.state == TrialState.COMPLETE and study.feasible(trial) and self._leads(trial):
+                state.best, state.since_best = trial, 0
+            else:
+                state.since_best += 1
+            if search.patience and state.since_best >= search.patience:
+                self._stop(f"no better trial among the last {state.since_best}")
+            best = state.best.values[0] if state.best else None
+            if best is not None and search.target is not None and not self._definition.better(search.target, best):
+                self._stop(f"the target of {search.target:g} is reached")
+            if search.terminator and trial.state == TrialState.COMPLETE and self._hopeless():
+                self._stop("Optuna's terminator expects no further progress")
+
+    def _leads(self, trial: FrozenTrial) -> bool:
+        best = self._state.best
+        if best is None or len(trial.values) == 1:
+            return best is None or self._definition.better(trial.values[0], best.values[0])
+        leader = study.best_trials(self._definition, self._study.get_trials(deepcopy=False))[0]
+        return leader.number == trial.number
+
+    def _hopeless(self) -> bool:
+        from optuna.terminator import Terminator
+
+        return self._state.counts.complete >= 20 and Terminator().should_terminate(self._study)
+
+    def _tell_hook(self, number: int, state: str, trial: FrozenTrial | None = None, reason: str = "") -> None:
+        with self._lock:
+            done, best = self._state.counts.own_ends, self._state.best
+            elapsed = time.monotonic() - self._started
+            left = elapsed / done * (self._settings.n_trials - done) if done else None
+            if left is not None and self._settings.timeout is not None:
+                left = min(left, max(0.0, self._settings.timeout - elapsed))
+            value = trial.values[0] if trial is not None and trial.state == TrialState.COMPLETE else None
+            self._hook(
+                Progress(
+                    number=number,
+                    state="failed" if state == "fail" else state,
+                    value=value,
+                    best_number=best.number if best else None,
+                    best_value=best.values[0] if best else None,
+                    done=done,
+                    total=self._settings.n_trials,
+                    seconds_left=left,
+                    reason=reason,
+                )
+            )
+
+
+class _Died(TrialFailed):
+    """The trial's worker died, or was stopped; the trial did not come to its own end."""
+
+
+def _id_of(storage: BaseStorage, optuna_study: optuna.Study, number: int) -> int:
+    study_id = storage.get_study_id_from_name(optuna_study.study_name)
+    return storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a study remembers of one search, so that an interrupted one can be finished.
+
+    Attributes:
+        run_id: The search's run in MLflow.
+        n_trials: Its budget.
+        state: `running`, `finished` or `interrupted`.
+    """
+
+    run_id: str
+    n_trials: int
+    state: str
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    began: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
+
+    def write(self, optuna_study: optuna.Study) -> None:
+        """Write the record to the study."""
+        optuna_study.set_user_attr(_RECORD + self.run_id, {k: v for k, v in vars(self).items() if k != "run_id"})
+
+    @property
+    def alive(self) -> bool:
+        """Whether the search's process may still run; true for one on another machine."""
+        if self.host != socket.gethostname():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
+def records(optuna_study: optuna.Study) -> list[Record]:
+    """Return the records of a study's searches, oldest first."""
+    found = [
+        Record(run_id=name.removeprefix(_RECORD), **value)
+        for name, value in optuna_study.user_attrs.items()
+        if name.startswith(_RECORD)
+    ]
+    return sorted(found, key=lambda record: record.began)
+
+
+def bury_the_dead(optuna_study: optuna.Study, storage: BaseStorage) -> None:
+    """Record trials that a killed search left RUNNING as failed, and that search as interrupted."""
+    from search import tracking
+
+    for record in records(optuna_study):
+        if record.state != "running" or record.alive:
+            continue
+        for trial in optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.system_attrs.get(SEARCH_RUN) == record.run_id:
+                trial_id = _id_of(storage, optuna_study, trial.number)
+                storage.set_trial_system_attr(trial_id, DIED, True)
+                optuna_study.tell(trial.number, state=TrialState.FAIL)
+                tracking.close_trial(trial, "its search was killed")
+        tracking.close_run(record.run_id, "KILLED", "the search's process was killed")
+        Record(**{**vars(record), "state": "interrupted"}).write(optuna_study)
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An interrupted search: what is left of its budget, and the configurations it had begun."""
+
+    record: Record
+    left: int
+    begun: list[dict[str, Any]]
+
+
+def newest_interrupted(optuna_study: optuna.Study) -> Unfinished:
+    """Return the newest interrupted search.
+
+    Raises:
+        UsageError: There is none.
+    """
+    interrupted = [record for record in records(optuna_study) if record.state == "interrupted"]
+    if not interrupted:
+        running = [record for record in records(optuna_study) if record.state == "running"]
+        if running:
+            raise UsageError(
+                f"study '{optuna_study.study_name}' has no interrupted search; one is running on "
+                f"{running[-1].host} as process {running[-1].pid}"
+            )
+        raise UsageError(f"study '{optuna_study.study_name}' has no interrupted search; leave out --resume to run more")
+    record = interrupted[-1]
+    trials = [t for t in optuna_study.get_trials(deepcopy=False) if t.system_attrs.get(SEARCH_RUN) == record.run_id]
+    ended = [t for t in trials if t.state.is_finished() and not t.system_attrs.get(DIED)]
+    tried = {space.configuration(t.params) for t in trials if t.state in study.FINISHED}
+    begun = [t.params for t in trials if t.system_attrs.get(DIED) and space.configuration(t.params) not in tried]
+    return Unfinished(record, max(0, record.n_trials - len(ended)), begun)

@@ -1,0 +1,103 @@
+"""The values that cross between where a trial is trained and where it is recorded: frozen, small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Fate = Literal["complete", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What Keras logged at the end of one epoch.
+
+    Attributes:
+        step: The epoch, from 0; with folds or repeats they follow one another.
+        time: When it ended, in seconds since 1970.
+        logs: Keras's log names and values.
+    """
+
+    step: int
+    time: float
+    logs: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """The dtype and shape of one input or output; the batch axis is -1.
+
+    Attributes:
+        name: The input's name; None when the model takes a single array.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What MLflow and the person are told of the data; everything but the data themselves.
+
+    Attributes:
+        rows: Rows of the training, validation and test part; 0 where a stream hides them.
+        columns: Names and kinds of a table's columns; empty for arrays.
+        inputs: The arrays that the model takes.
+        example: A few rows as the user sends them: an array, or a dictionary of columns or arrays.
+        output: What the model gives.
+        log_names: Every metric that Keras logs for this study's model.
+        seconds: How long loading took.
+    """
+
+    name: str
+    source: str
+    digest: str
+    task: str
+    classes: tuple[Any, ...]
+    rows: dict[str, int]
+    columns: tuple[tuple[str, str], ...]
+    inputs: tuple[TensorSpec, ...]
+    example: Any
+    output: TensorSpec
+    log_names: tuple[str, ...]
+    path: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What became of one trial, as its worker tells it.
+
+    Attributes:
+        number: The trial's number in the study.
+        fate: How it ended.
+        values: One value for each of the study's metrics, when complete.
+        epochs: Each epoch's logs.
+        metrics: `test_*`, `parameters`, `train_seconds` and further metrics of the finished trial.
+        violations: How far it is beyond each constraint; at most 0 where met.
+        model: The Keras archive (`.keras`) as bytes, when the trial was the best so far.
+        training: What autologging would have recorded: optimizer, loss, `fit`'s arguments.
+        summary: The model's layers as a table of text.
+        path: Whether the data were fed `prefetched` from memory, or by plain `fit`.
+        reason: One line that says why it was pruned or failed.
+        traceback: The traceback of a failed trial.
+        worker: Host and process that trained it.
+        memory: The worker's resident size afterwards, in bytes.
+    """
+
+    number: int
+    fate: Fate
+    seed: int
+    values: tuple[float, ...] = ()
+    epochs: tuple[Epoch, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    violations: tuple[float, ...] = ()
+    model: bytes | None = field(default=None, repr=False)
+    training: dict[str, Any] = field(default_factory=dict)
+    summary: str = ""
+    path: str = ""
+    reason: str = ""
+    traceback: str = ""
+    worker: str = ""
+    memory: int = 0

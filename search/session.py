@@ -1,0 +1,377 @@
+"""One call of `search.run`, from a study file to a registered model: what the command does, in order."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+
+from search import study, worker, workers
+from search.definition import Definition
+from search.errors import Interrupted, NoTrialCompleted, SearchError, StorageError
+from search.optimize import (
+    MODEL_ID,
+    Hook,
+    Record,
+    Search,
+    Settings,
+    bury_the_dead,
+    newest_interrupted,
+)
+from search.results import DataSummary
+
+if TYPE_CHECKING:
+    from search.registry import Registered
+    from search.tracking import SearchRun
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; None leaves a setting to the study file."""
+
+    definition: Definition
+    n_trials: int | None = None
+    timeout: float | None = None
+    workers: int | str | None = None
+    cluster: str | None = None
+    gpu_share: float = 1.0
+    study_name: str | None = None
+    storage: str | None = None
+    tracking_uri: str | None = None
+    sampler: str | None = None
+    pruner: str | None = None
+    seed: int | None = None
+    resume: bool = False
+    register: bool = True
+
+    def settings(self) -> Settings:
+        """Return what is to be done, the study file's defaults filled in."""
+        search, name = self.definition.search, self.study_name or self.definition.name
+        return Settings(
+            definition=self.definition,
+            study_name=name,
+            storage=self.storage or study.default_storage(name),
+            n_trials=self.n_trials if self.n_trials is not None else search.n_trials,
+            timeout=self.timeout if self.timeout is not None else search.timeout,
+            sampler=self.sampler or search.sampler,
+            pruner=self.pruner or search.pruner,
+            seed=self.seed if self.seed is not None else search.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best trial of the study, and what its run recorded."""
+
+    number: int
+    values: tuple[float, ...]
+    params: dict[str, Any]
+    run_id: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search came to.
+
+    Attributes:
+        n_trials: How many of its trials are `complete`, `pruned` and `failed`.
+        died: Failed trials among them that died with their worker, beside the budget.
+        best: The best trial of the whole study.
+        front: The Pareto front, when there are several metrics.
+        model: The registered version of the best trial; None with `--no-register`.
+        newly_registered: Whether this search registered it.
+        stopped: Why the search ended before its budget was spent, if it did.
+        table: The best trials, for the terminal.
+    """
+
+    study: str
+    experiment_id: str
+    search_run_id: str
+    n_trials: dict[str, int]
+    died: int
+    best: Best
+    front: tuple[int, ...]
+    model: Registered | None
+    newly_registered: bool
+    stopped: str
+    seconds: float
+    workers: str
+    data: DataSummary
+    table: tuple[Best, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        values = self.best.values
+        model = None
+        if self.model is not None:
+            names = ("name", "version", "alias", "uri")
+            model = {name: getattr(self.model, name) for name in names}
+        several = {"pareto_front": list(self.front)} if len(values) > 1 else {}
+        return {
+            "study": self.study,
+            "experiment_id": self.experiment_id,
+            "search_run_id": self.search_run_id,
+            "n_trials": self.n_trials,
+            "best": {
+                "number": self.best.number,
+                "value": values[0] if len(values) == 1 else list(values),
+                "params": self.best.params,
+                "run_id": self.best.run_id,
+                "metrics": self.best.metrics,
+            },
+            **several,
+            "model": model,
+            "stopped": self.stopped or None,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: None) -> Outcome:
+    """Run a search: check everything, then train, record and register.
+
+    Args:
+        request: What to do.
+        hook: Told of each trial's beginning and end.
+        say: Told what is going on before the first trial.
+
+    Raises:
+        UsageError: Something asked for cannot be; nothing was created.
+        NoTrialCompleted: No trial of the study is complete.
+        Interrupted: Ctrl-C; what finished is kept.
+    """
+    started = time.monotonic()
+    settings = request.settings()
+    study.make_pruner(request.definition, settings.pruner)
+    if settings.sampler != "grid":
+        study.make_sampler(request.definition, settings.sampler, settings.seed)
+    with ExitStack() as stack:
+        pool = _pool(request, settings)
+        stack.callback(pool.close)
+        job = worker.Job(
+            definition=request.definition,
+            study_name=settings.study_name,
+            storage=_absolute(settings.storage),
+            sampler=settings.sampler,
+            pruner=settings.pruner,
+            seed=settings.seed,
+        )
+        say(f"{pool.description}; loading the data and building the first model")
+        checked = pool.check(job)
+        from search import tracking  # 2 s, while workers import the framework and load the data
+
+        uri = tracking.set_uri(request.tracking_uri)
+        publish = stack.enter_context(tracking.fresh_store(uri))
+        data = checked.result()
+        publish()
+        with study.storage_errors(settings.storage):
+            storage, optuna_study = _study(request, settings)
+            bury_the_dead(optuna_study, storage)
+            unfinished = newest_interrupted(optuna_study) if request.resume else None
+            begun_before = bool(optuna_study.get_trials(deepcopy=False))
+            run = tracking.SearchRun(
+                request.definition, settings.study_name, data, unfinished.record.run_id if unfinished else None
+            )
+            budget = unfinished.left if unfinished else settings.n_trials
+            settings = _with_budget(settings, budget)
+            record = Record(run.run_id, unfinished.record.n_trials if unfinished else budget, "running")
+            record.write(optuna_study)
+            job = _with_environment(job, uri, run)
+            searching = Search(settings, optuna_study, storage, run, job, data, hook)
+            if unfinished:
+                searching.retry(unfinished.begun)
+            else:
+                run.describe(_described(request, settings, pool))
+                if not begun_before:
+                    warm = study.warm_start(request.definition)
+                    searching.enqueue([*request.definition.enqueue, *warm])
+            try:
+                searching.optimize(pool.slots)
+            except BaseException as error:
+                status = "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
+                _write(record, "interrupted", optuna_study)
+                _end(run, searching, status, {"reason": str(error)})
+                raise
+            _write(record, "finished", optuna_study)
+            return _outcome(request, settings, searching, optuna_study, run, data, pool, started)
+
+
+def _pool(request: Request, settings: Settings) -> workers.Pool:
+    wanted = request.workers if request.workers is not None else request.definition.search.workers
+    return workers.open_pool(request.cluster, wanted, settings.n_trials, request.gpu_share)
+
+
+def _absolute(url: str) -> str:
+    return url if "://" in url else str(Path(url).absolute())
+
+
+def _study(request: Request, settings: Settings) -> tuple[BaseStorage, optuna.Study]:
+    if request.resume and "://" not in settings.storage and not Path(settings.storage).is_file():
+        raise StorageError(f"no study to resume: there is no journal {settings.storage}")
+    storage = study.open_storage(settings.storage)
+    pruner = study.make_pruner(request.definition, settings.pruner)
+    return storage, study.create(request.definition, settings.study_name, storage, optuna.samplers.RandomSampler(), pruner)
+
+
+def _with_budget(settings: Settings, n_trials: int) -> Settings:
+    return Settings(**{**vars(settings), "n_trials": n_trials})
+
+
+def _with_environment(job: worker.Job, uri: str, run: SearchRun) -> worker.Job:
+    """Let the user's own code reach MLflow from a worker."""
+    where = uri if "://" in uri and not uri.startswith("sqlite") else _absolute_sqlite(uri)
+    environment = {"MLFLOW_TRACKING_URI": where, "MLFLOW_EXPERIMENT_ID": run.experiment_id}
+    return worker.Job(**{**vars(job), "environment": environment})
+
+
+def _absolute_sqlite(uri: str) -> str:
+    prefix = "sqlite:///"
+    return f"{prefix}{Path(uri.removeprefix(prefix)).absolute()}" if uri.startswith(prefix) else uri
+
+
+def _described(request: Request, settings: Settings, pool: workers.Pool) -> dict[str, object]:
+    definition = request.definition
+    return {
+        "n_trials": settings.n_trials,
+        "timeout": settings.timeout,
+        "sampler": settings.sampler,
+        "pruner": settings.pruner,
+        "seed": settings.seed,
+        "workers": len(pool.slots),
+        "metric": ", ".join(definition.metrics),
+        "direction": ", ".join(definition.directions),
+        "storage": study.describe(settings.storage),
+    }
+
+
+def _write(record: Record, state: str, optuna_study: optuna.Study) -> None:
+    Record(**{**vars(record), "state": state}).write(optuna_study)
+
+
+def _best(trial: FrozenTrial) -> Best:
+    from search import tracking
+
+    run_id = str(trial.system_attrs.get(tracking.RUN_ID, ""))
+    return Best(trial.number, tuple(trial.values), dict(trial.params), run_id, tracking.metrics_of(run_id))
+
+
+def _outcome(
+    request: Request,
+    settings: Settings,
+    searching: Search,
+    optuna_study: optuna.Study,
+    run: SearchRun,
+    data: DataSummary,
+    pool: workers.Pool,
+    started: float,
+) -> Outcome:
+    """Register the best trial's model, write the search's outcome to its run, and return it."""
+    definition = request.definition
+    trials = optuna_study.get_trials(deepcopy=False)
+    ranked = study.best_trials(definition, trials)
+    if not ranked:
+        _end(run, searching, "FAILED", {"reason": "no trial completed"})
+        reasons = "see the runs' tag 'reason' in mlflow ui"
+        raise NoTrialCompleted(
+            f"no trial of study '{settings.study_name}' completed ({searching.counts.pruned} pruned, "
+            f"{searching.counts.failed} failed); {reasons}"
+        )
+    best = _best(ranked[0])
+    front = tuple(t.number for t in study.pareto_front(definition, trials)) if len(definition.metrics) > 1 else ()
+    model, new = (_register(settings, ranked[0], best, data) if request.register else (None, False))
+    with tempfile.TemporaryDirectory() as folder:
+        from search import report
+
+        report.write(optuna_study, definition, Path(folder))
+        run.artifacts(Path(folder))
+    tags = {"best.trial": str(best.number), "best.run_id": best.run_id}
+    tags |= {f"best.{name}": str(value) for name, value in best.params.items()}
+    if model is not None:
+        tags["model"] = model.uri
+    if searching.stopped:
+        tags["stopped"] = searching.stopped
+    values = zip(definition.metrics, best.values, strict=True)
+    _end(run, searching, "FINISHED", tags, {f"best_{name}": value for name, value in values})
+    counts = searching.counts
+    return Outcome(
+        study=settings.study_name,
+        experiment_id=run.experiment_id,
+        search_run_id=run.run_id,
+        n_trials={"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed},
+        died=counts.died,
+        best=best,
+        front=front,
+        model=model,
+        newly_registered=new,
+        stopped=searching.stopped,
+        seconds=time.monotonic() - started,
+        workers=pool.description,
+        data=data,
+        table=tuple(_best(trial) for trial in ranked[:5]),
+    )
+
+
+def _end(
+    run: SearchRun, searching: Search, status: str, tags: dict[str, str], metrics: dict[str, float] | None = None
+) -> None:
+    counts = searching.counts
+    numbers = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
+    run.end(status, {**{f"trials_{k}": float(v) for k, v in numbers.items()}, **(metrics or {})}, tags)
+
+
+def _register(settings: Settings, trial: FrozenTrial, best: Best, data: DataSummary) -> tuple[Registered | None, bool]:
+    """Return the best trial's version, and whether it is new."""
+    from search import registry
+
+    name, definition = settings.study_name, settings.definition
+    known = registry.version_of_run(name, best.run_id)
+    if known is not None:
+        return known, False
+    model_id = trial.system_attrs.get(MODEL_ID)
+    if model_id is None:
+        raise SearchError(f"trial {trial.number} is the best, but its model was not kept; its run is {best.run_id}")
+    test_metric, direction = _test_metric(definition, best.metrics)
+    tags = {
+        "study": name,
+        "trial": str(trial.number),
+        "run_id": best.run_id,
+        registry.DIGEST: data.digest,
+        registry.TEST_METRIC: test_metric,
+        registry.TEST_VALUE: str(best.metrics.get(test_metric, "")),
+        registry.TEST_DIRECTION: direction,
+        **{f"metric.{metric}": f"{value:.6g}" for metric, value in best.metrics.items()},
+    }
+    return registry.register(name, model_id, tags=tags, description=_description(trial, best, data, definition), about=_about(definition, data)), True
+
+
+def _test_metric(definition: Definition, metrics: dict[str, float]) -> tuple[str, str]:
+    """Return the test metric that a version is judged by, and its direction."""
+    wanted = f"test_{definition.metrics[0].removeprefix('val_')}"
+    return (wanted, definition.directions[0]) if wanted in metrics else ("test_loss", "minimize")
+
+
+def _description(trial: FrozenTrial, best: Best, data: DataSummary, definition: Definition) -> str:
+    values = ", ".join(f"`{m}` {v:.6g}" for m, v in zip(definition.metrics, best.values, strict=True))
+    tests = ", ".join(f"`{name}` {value:.6g}" for name, value in best.metrics.items() if name.startswith("test_"))
+    params = ", ".join(f"{name} = {value}" for name, value in trial.params.items())
+    return (
+        f"Trial {trial.number} of study **{definition.name}**: {values}.\n\n"
+        f"Held-out test part: {tests}.\n\nParameters: {params}.\n\n"
+        f"Data `{data.name}`, digest `{data.digest}`: {data.rows}. Run `{best.run_id}`."
+    )
+
+
+def _about(definition: Definition, data: DataSummary) -> str:
+    takes = ", ".join(name for name, _ in data.columns) or ", ".join(f"{s.dtype} {s.shape}" for s in data.inputs)
+    gives = f"classes {', '.join(map(str, data.classes))}" if data.classes else "numbers"
+    return f"{definition.description}\n\nThe best models of study **{definition.name}**. Takes {takes}; gives {gives}.".strip()

@@ -1,0 +1,383 @@
+"""A search and its trials in MLflow: the only home of `MLflowCallback` and of MLflow's runs.
+
+It never trains and never chooses; it writes down what it is told, in few requests.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import optuna_integration
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+from optuna.trial import FrozenTrial, TrialState
+
+from search.definition import Definition
+from search.errors import SearchError, TrackingError, TrialFailed, one_line, redact
+from search.results import DataSummary, Epoch, TrialResult
+
+OBJECTIVE = "objective"
+RUN_ID = "mlflow_run_id"  # the attribute of a trial that MLflowCallback writes
+_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
+_BATCH = 1000  # metrics in one request: MLflow's limit
+_PACKAGES = ("search", "tensorflow", "keras", "numpy", "optuna", "optuna-integration", "mlflow", "scikit-learn")
+
+# Deprecated in optuna-integration 4.9, removed in 6.0; asked for, so used and pinned below 6.
+warnings.filterwarnings("ignore", message=".*MLflowCallback.*", category=FutureWarning)
+warnings.filterwarnings("ignore", message=".*track_in_mlflow.*", category=optuna.exceptions.ExperimentalWarning)
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+def set_uri(uri: str | None) -> str:
+    """Choose MLflow's tracking store, and return its URI; None keeps MLflow's own choice."""
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.pop("MLFLOW_RUN_ID", None)  # else the first run of ours would resume that one
+    if uri is not None:
+        mlflow.set_tracking_uri(uri)
+    return mlflow.get_tracking_uri()
+
+
+@contextmanager
+def fresh_store(uri: str) -> Iterator[Callable[[], None]]:
+    """Prepare the tracking store, and yield a function that brings it into being.
+
+    A SQLite file that does not exist is made beside its place and appears there only when the
+    function is called, all or nothing: bad input leaves no trace, and searches started at the same
+    moment never meet a half-made one.
+
+    Raises:
+        TrackingError: The store cannot be reached or used.
+    """
+    path = _sqlite_path(uri)
+    with _store_errors(uri), _impatient():
+        if path is None or path.exists():
+            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+            yield lambda: None
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+            made, copy = Path(folder) / "made", Path(folder) / "copy"
+            MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+            shutil.copyfile(made, copy)
+
+            def publish() -> None:
+                with suppress(FileExistsError):  # another search was first; its store serves us too
+                    os.link(copy, path)
+
+            yield publish
+
+
+@contextmanager
+def existing_store(uri: str) -> Iterator[None]:
+    """Use a tracking store that must exist; nothing is created where there is none.
+
+    Raises:
+        TrackingError: There is no such store, or it cannot be reached.
+    """
+    path = _sqlite_path(uri)
+    if path is not None and not path.is_file():
+        raise TrackingError(f"no MLflow store {uri} here; run a search first, or say --tracking-uri")
+    with _store_errors(uri), _impatient():
+        yield
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    prefix = "sqlite:///"
+    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) and len(uri) > len(prefix) else None
+
+
+@contextmanager
+def _store_errors(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except SearchError:
+        raise
+    except Exception as error:
+        raise TrackingError(
+            f"MLflow tracking store {uri} cannot be used ({one_line(error)}); is it up, and the URI right?"
+        ) from error
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Ask a server for seconds, not the four minutes MLflow retries by default."""
+    names = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    ours = {name: value for name, value in names.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name)
+
+
+def git_commit() -> str | None:
+    """Return the commit checked out in the working directory, if any."""
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+    return None
+
+
+def versions() -> str:
+    """Return the versions that a result depends on, on one line."""
+    found = [f"python {platform.python_version()}"]
+    for package in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found.append(f"{package} {metadata.version(package)}")
+    return ", ".join(found)
+
+
+class SearchRun:
+    """One call of `search.run` in MLflow: the parent run, and the runs of its trials under it.
+
+    Args:
+        definition: The study file.
+        name: The study's name; the experiment is created under it when it is new.
+        data: What the trials are trained on.
+        run_id: An interrupted search's run to continue; None begins one.
+
+    Raises:
+        TrackingError: The store cannot be used.
+    """
+
+    def __init__(self, definition: Definition, name: str, data: DataSummary, run_id: str | None = None) -> None:
+        self._definition, self._name, self._data = definition, name, data
+        self._client = MlflowClient()
+        with _store_errors(mlflow.get_tracking_uri()):
+            self.experiment_id = self._experiment()
+            mlflow.set_experiment(experiment_id=self.experiment_id)
+            self.run_id = run_id or self._begin()
+            if run_id:
+                self._client.update_run(run_id, status="RUNNING")
+        context = {"mlflow.parentRunId": self.run_id, **self._common_tags()}
+        # MLflow puts these tags on every run of this process as it is created: no request each.
+        os.environ["MLFLOW_RUN_CONTEXT"] = json.dumps(context)
+        self._dataset = DatasetInput(_dataset(data), [InputTag("mlflow.data.context", "training")])
+
+    def _experiment(self) -> str:
+        for attempt in range(3):
+            experiment = self._client.get_experiment_by_name(self._name)
+            if experiment is not None:
+                if experiment.lifecycle_stage != "active":
+                    raise TrackingError(
+                        f"MLflow experiment '{self._name}' is deleted; restore it "
+                        f"(mlflow experiments restore -x {experiment.experiment_id}) or use --study-name"
+                    )
+                return str(experiment.experiment_id)
+            tags = {"mlflow.note.content": self._description()}
+            with suppress(MlflowException):  # another search created it in this moment
+                return str(self._client.create_experiment(self._name, tags=tags))
+            time.sleep(0.2 * attempt)
+        raise TrackingError(f"MLflow experiment '{self._name}' can neither be found nor created")
+
+    def _description(self) -> str:
+        metrics = zip(self._definition.metrics, self._definition.directions, strict=True)
+        goal = ", ".join(f"{direction} `{metric}`" for metric, direction in metrics)
+        lines = [self._definition.description, f"Optuna study **{self._name}**: {goal}.", ""]
+        lines += [f"- `{name}`: {_readable(each)}" for name, each in self._definition.space.items()]
+        return "\n".join(lines).strip()
+
+    def _common_tags(self) -> dict[str, str]:
+        commit = git_commit()
+        source = {"mlflow.source.git.commit": commit} if commit else {}
+        return {"study": self._name, "versions": versions(), **source}
+
+    def _begin(self) -> str:
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        tags = {**self._common_tags(), "mlflow.source.name": "python -m search.run", "mlflow.source.type": "LOCAL"}
+        tags["kind"] = "search"
+        with suppress(Exception):
+            import getpass
+
+            tags["mlflow.user"] = getpass.getuser()
+        run = self._client.create_run(self.experiment_id, run_name=f"search {now}", tags=tags)
+        self._client.log_text(run.info.run_id, self._definition.text, f"study/{self._definition.path.name or 'study.toml'}")
+        return str(run.info.run_id)
+
+    def describe(self, settings: Mapping[str, object]) -> None:
+        """Record the search's settings (budget, sampler, pruner, seed …) as parameters."""
+        params = [Param(name, redact(str(value))) for name, value in settings.items() if value is not None]
+        self._client.log_batch(self.run_id, params=params)
+
+    def trial(self, trial: optuna.Trial) -> TrialRun:
+        """Return the run-to-be of a trial."""
+        return TrialRun(trial, self._client, self._dataset, self._definition)
+
+    def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Write the search's outcome and end its run as `FINISHED`, `FAILED` or `KILLED`."""
+        now = _milliseconds(time.time())
+        self._client.log_batch(
+            self.run_id,
+            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+            tags=[RunTag(name, redact(value)[:5000]) for name, value in tags.items()],
+        )
+        self._client.set_terminated(self.run_id, status)
+
+    def artifacts(self, folder: Path) -> None:
+        """Add the files of a folder to the search's run."""
+        self._client.log_artifacts(self.run_id, str(folder))
+
+
+class TrialRun:
+    """One trial inside its MLflow run, through `MLflowCallback`.
+
+    `inside` runs a function within the run; `finish` gives the run the trial's value, parameters
+    and fate. Each trial has a callback of its own: the callback's lock is held for a whole trial.
+    """
+
+    def __init__(
+        self, trial: optuna.Trial, client: MlflowClient, dataset: DatasetInput, definition: Definition
+    ) -> None:
+        self._trial, self._client, self._dataset = trial, client, dataset
+        names = [OBJECTIVE] if len(definition.metrics) == 1 else [f"{OBJECTIVE}_{m}" for m in definition.metrics]
+        self._callback = optuna_integration.MLflowCallback(
+            tracking_uri=mlflow.get_tracking_uri(),
+            metric_name=names,
+            create_experiment=False,
+            mlflow_kwargs={"run_name": f"trial-{trial.number:05d}"},
+        )
+        self._logged_epochs = 0
+        self.run_id = ""
+
+    def inside(self, objective: Callable[[], Sequence[float]]) -> Sequence[float]:
+        """Run `objective` inside the trial's run, and return its values."""
+
+        def objective_in_run(trial: optuna.Trial) -> Sequence[float]:
+            run = mlflow.active_run()
+            assert run is not None
+            self.run_id = run.info.run_id
+            # At once, not at the end: an interrupted trial keeps its parameters.
+            self._client.log_batch(self.run_id, params=[Param(k, str(v)) for k, v in trial.params.items()])
+            self._client.log_inputs(self.run_id, datasets=[self._dataset])
+            return objective()
+
+        values: Sequence[float] = self._callback.track_in_mlflow()(objective_in_run)(self._trial)
+        return values
+
+    def epochs(self, epochs: Sequence[Epoch]) -> None:
+        """Log the epochs that are not logged yet, in one request for up to 1000 metrics."""
+        fresh = [epoch for epoch in epochs if epoch.step >= self._logged_epochs]
+        if not fresh:
+            return
+        metrics = [
+            Metric(name, value, _milliseconds(epoch.time), epoch.step) for epoch in fresh for name, value in epoch.logs.items()
+        ]
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + _BATCH])
+        self._logged_epochs = fresh[-1].step + 1
+
+    def result(self, result: TrialResult) -> None:
+        """Log what the worker returned: remaining epochs, metrics, tags and how it was trained."""
+        self.epochs(result.epochs)
+        last = result.epochs[-1].step if result.epochs else 0
+        now = _milliseconds(time.time())
+        tags = {
+            "seed": str(result.seed),
+            "worker": result.worker,
+            "fed": result.path,
+            "optimizer": str(result.training.get("optimizer", {}).get("name", "")),
+            "loss": str(result.training.get("loss", "")),
+        }
+        if result.reason:
+            tags["reason"] = result.reason
+        self._client.log_batch(
+            self.run_id,
+            metrics=[Metric(name, value, now, last) for name, value in result.metrics.items()],
+            tags=[RunTag(name, redact(value)[:5000]) for name, value in tags.items() if value],
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            if result.training:
+                Path(folder, "training.json").write_text(json.dumps(result.training, indent=2, default=str))
+            if result.summary:
+                Path(folder, "model_summary.txt").write_text(result.summary)
+            if any(Path(folder).iterdir()):
+                self._client.log_artifacts(self.run_id, folder)
+
+    def failed(self, error: TrialFailed) -> None:
+        """Say in the run why the trial failed."""
+        self._client.set_tag(self.run_id, "reason", redact(error.reason)[:5000])
+        if error.traceback:
+            self._client.log_text(self.run_id, redact(error.traceback), "traceback.txt")
+
+    def finish(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Give the run the trial's value, parameters and tags, and the status of its fate."""
+        self._callback(study, trial)
+        status = _STATUS[trial.state]
+        if status != "FINISHED":  # the callback ends every run as FINISHED
+            ended = _milliseconds(trial.datetime_complete.timestamp()) if trial.datetime_complete else None
+            self._client.set_terminated(self.run_id, status, end_time=ended)
+
+
+def close_trial(trial: FrozenTrial, reason: str) -> None:
+    """End the run of a trial whose search died, as FAILED with the reason."""
+    run_id = trial.system_attrs.get(RUN_ID)
+    if run_id is not None:
+        close_run(run_id, "FAILED", reason)
+
+
+def close_run(run_id: str, status: str, reason: str) -> None:
+    """End a run that its process left RUNNING."""
+    client = MlflowClient()
+    with suppress(MlflowException):  # the run may have been deleted
+        if not RunStatus.is_terminated(RunStatus.from_string(client.get_run(run_id).info.status)):
+            client.set_tag(run_id, "reason", redact(reason))
+            client.set_terminated(run_id, status)
+
+
+def metrics_of(run_id: str) -> dict[str, float]:
+    """Return the last value of each metric of a run; empty when the run is gone."""
+    with suppress(MlflowException):
+        return dict(MlflowClient().get_run(run_id).data.metrics)
+    return {}
+
+
+def _dataset(data: DataSummary) -> Dataset:
+    """Return the data set as `mlflow.data` describes one, without the data themselves."""
+    schema: dict[str, Any]
+    if data.columns:
+        schema = {"mlflow_colspec": [{"name": name, "type": kind, "required": False} for name, kind in data.columns]}
+    else:
+        inputs = [_tensor_json(spec) for spec in data.inputs]
+        schema = {"mlflow_tensorspec": {"features": json.dumps(inputs), "targets": None}}
+    profile = {"task": data.task, "features_shape": [list(spec.shape) for spec in data.inputs], **data.rows}
+    return Dataset(
+        name=data.name,
+        digest=data.digest,
+        source_type="search",
+        source=json.dumps({"uri": redact(data.source)}),
+        schema=json.dumps(schema),
+        profile=json.dumps(profile),
+    )
+
+
+def _tensor_json(spec: Any) -> dict[str, Any]:
+    tensor = {"type": "tensor", "tensor-spec": {"dtype": spec.dtype, "shape": list(spec.shape)}}
+    return {"name": spec.name, **tensor} if spec.name else tensor
+
+
+def _readable(parameter: Any) -> str:
+    values = parameter.model_dump().items()
+    return ", ".join(f"{key} {value}" for key, value in values if value not in (None, False))
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)

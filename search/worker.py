@@ -1,0 +1,215 @@
+"""What runs in a worker process, local or on a cluster: the data and study stay between trials.
+
+It talks to Optuna's storage and returns results; it never talks to MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from search import results, study, trial
+from search.data import Data, load
+from search.definition import Definition
+
+
+EPOCHS = "search:epochs"
+_LIVE_SECONDS = 2.0  # how often a long trial's epochs reach the storage, and so MLflow
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs to train trials of one search.
+
+    Attributes:
+        storage: Optuna's storage as the worker reaches it.
+        environment: Variables for the user's code, MLflow's URI among them.
+        files: Contents of the user's files by name, for workers that do not have them.
+    """
+
+    definition: Definition
+    study_name: str
+    storage: str
+    sampler: str
+    pruner: str
+    seed: int
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+
+@dataclass
+class _Loaded:
+    """What this process has loaded; one study at a time."""
+
+    key: str = ""
+    definition: Definition | None = None
+    data: Data | None = None
+    storage: BaseStorage | None = None
+    storage_url: str = ""
+
+
+_loaded = _Loaded()
+
+
+def warm(threads: int) -> None:
+    """Make the framework ready for trials on this many threads, in a process that has run nothing yet."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        for device in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(device, True)
+
+
+def check(job: Job) -> results.DataSummary:
+    """Load the data and build one model, creating nothing.
+
+    Raises:
+        UsageError: The data or the model cannot be used.
+    """
+    started = time.perf_counter()
+    definition, data = _data(job)
+    seconds = time.perf_counter() - started
+    return trial.check(definition, data, _probe(definition, job.seed), seconds)
+
+
+def prepare(job: Job) -> int:
+    """Load the data, so that the first trial does not wait for them."""
+    _data(job)
+    return os.getpid()
+
+
+def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
+    """Train the trial of this number, which must be RUNNING, and return what became of it."""
+    definition, data = _data(job)
+    storage = _storage(job)
+    seed = trial.seed_of(job.seed, number)
+    # Parameters that a builder suggests are sampled here, each trial from a seed of its own.
+    sampler_name = job.sampler if job.sampler in ("tpe", "random") else "random"
+    current = optuna.load_study(
+        study_name=job.study_name,
+        storage=storage,
+        sampler=study.make_sampler(definition, sampler_name, seed),
+        pruner=study.make_pruner(definition, job.pruner),
+    )
+    trial_id = _trial_id(storage, job.study_name, number)
+    state = storage.get_trial(trial_id).state
+    if state != TrialState.RUNNING:  # a cluster runs a finished task again when its worker dies
+        return results.TrialResult(number, "failed", seed, reason=f"the trial was {state.name} already")
+    _run_user_code_in(job, run_id)
+    live = _Live(storage, trial_id)
+
+    def is_best(values: tuple[float, ...]) -> bool:
+        others = current.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        others = [each for each in others if study.feasible(each)]
+        if len(values) > 1:
+            return not any(_dominated(definition, values, each.values) for each in others)
+        return all(definition.better(values[0], each.values[0]) for each in others)
+
+    try:
+        return trial.run(
+            definition, data, optuna.trial.Trial(current, trial_id), seed=job.seed, is_best=is_best, report=live
+        )
+    finally:
+        _forget_models()
+
+
+def _dominated(definition: Definition, values: tuple[float, ...], other: list[float]) -> bool:
+    pairs = list(enumerate(zip(values, other, strict=True)))
+    return all(not definition.better(mine, theirs, i) for i, (mine, theirs) in pairs)
+
+
+class _Live:
+    """Passes a long trial's epochs on through Optuna's storage, every two seconds at most."""
+
+    def __init__(self, storage: BaseStorage, trial_id: int) -> None:
+        self._storage, self._trial_id = storage, trial_id
+        self._sent, self._last = 0, time.monotonic()
+
+    def __call__(self, epochs: list[results.Epoch]) -> None:
+        now = time.monotonic()
+        if now - self._last < _LIVE_SECONDS:
+            return
+        fresh = [asdict(epoch) for epoch in epochs[self._sent :]]
+        self._storage.set_trial_system_attr(self._trial_id, f"{EPOCHS}:{self._sent}", json.loads(json.dumps(fresh)))
+        self._sent, self._last = len(epochs), now
+
+
+def live_epochs(system_attrs: dict[str, Any]) -> list[results.Epoch]:
+    """Return the epochs that a running trial has passed on."""
+    parts = [attrs for name, attrs in system_attrs.items() if name.startswith(f"{EPOCHS}:")]
+    return sorted((results.Epoch(**each) for part in parts for each in part), key=lambda epoch: epoch.step)
+
+
+def _data(job: Job) -> tuple[Definition, Data]:
+    key = f"{job.definition.digest}:{job.definition.path}"
+    if _loaded.key != key or _loaded.data is None or _loaded.definition is None:
+        definition = _with_files(job)
+        _loaded.data, _loaded.definition, _loaded.key = load(definition), definition, key
+    return _loaded.definition, _loaded.data
+
+
+def _with_files(job: Job) -> Definition:
+    """Return the definition, its folder being one that holds the shipped files when there are any."""
+    if not job.files:
+        return job.definition
+    import tempfile
+
+    folder = Path(tempfile.gettempdir()) / f"search-{os.getuid()}-{os.getpid()}-{job.definition.digest}"
+    for name, content in job.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return job.definition.model_copy(update={"path": folder / job.definition.path.name})
+
+
+def _storage(job: Job) -> BaseStorage:
+    if _loaded.storage is None or _loaded.storage_url != job.storage:
+        _loaded.storage, _loaded.storage_url = study.open_storage(job.storage), job.storage
+    return _loaded.storage
+
+
+def _trial_id(storage: BaseStorage, study_name: str, number: int) -> int:
+    study_id = storage.get_study_id_from_name(study_name)
+    return storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+
+def _probe(definition: Definition, seed: int) -> optuna.Trial:
+    """Return a trial like the search's first, in a study that is kept nowhere."""
+    from search import space
+
+    probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed), directions=list(definition.directions))
+    if definition.enqueue:
+        probe.enqueue_trial(dict(definition.enqueue[0]))
+    return probe.ask(space.distributions(definition))
+
+
+def _run_user_code_in(job: Job, run_id: str) -> None:
+    """Let `mlflow.log_…` in the user's own code write to the trial's run."""
+    os.environ.update(job.environment)
+    if run_id:
+        os.environ["MLFLOW_RUN_ID"] = run_id
+
+
+def _forget_models() -> None:
+    import keras
+
+    keras.backend.clear_session()
+    import sys
+
+    mlflow = sys.modules.get("mlflow")
+    while mlflow is not None and mlflow.active_run() is not None:
+        mlflow.end_run("RUNNING")
+
+

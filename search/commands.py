@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sys
@@ -14,6 +15,7 @@ import typer
 
 from search.definition import Pruner, Sampler, find_study, load_definition
 from search.errors import Interrupted, SearchError, UsageError, did_you_mean, one_line
+from search.workers import start_forkserver
 
 if TYPE_CHECKING:
     from search.registry import Promotion
@@ -89,10 +91,14 @@ def run_command(
     debug: Debug = False,
 ) -> None:
     """Search: train trials of a study, record them in MLflow, and register the best model."""
+    definition = load_definition(find_study(study))
+    if resume and n_trials is not None:
+        raise UsageError("--resume with --n-trials; --resume finishes what was begun, so leave one of the two out")
+    if cluster is None:
+        start_forkserver()  # first of all: it imports the framework while we import the rest
     from search.session import Request, search
     from search.terminal import Display
 
-    definition = load_definition(find_study(study))
     request = Request(
         definition=definition,
         n_trials=n_trials,
@@ -109,8 +115,6 @@ def run_command(
         resume=resume,
         register=not no_register,
     )
-    if resume and n_trials is not None:
-        raise UsageError("--resume with --n-trials; --resume finishes what was begun, so leave one of the two out")
     display = Display(definition, silent=quiet or as_json)
     with display:
         outcome: Outcome = search(request, display.progress, display.say)
@@ -127,9 +131,7 @@ def promote_command(
     ] = None,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
     force: Annotated[bool, typer.Option("--force", help="Promote even a version that is worse.")] = False,
-    rollback: Annotated[
-        bool, typer.Option("--rollback", help="Give the alias back to who carried it before.")
-    ] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Give the alias back to who carried it before.")] = False,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -247,6 +249,7 @@ def _execute(function: Callable[..., None], name: str) -> None:
         status = 0
     except Exception as error:
         status = _fail(f"{one_line(error)} (a defect, or a part that failed; --debug shows where)", 1, error)
+    gc.freeze()  # nothing dies before the process does; collecting it all at exit takes 1.5 s
     sys.exit(status or 0)
 
 

@@ -321,7 +321,7 @@ class _Pool:
     @classmethod
     def of(cls, x: Any, y: Any, settings: DataDefinition) -> _Pool:
         if _is_frame(x):
-            frame = x.assign(**{"__target__": np.asarray(y)})
+            frame = x.assign(__target__=np.asarray(y))
             return cls.of_frame(frame, settings.model_copy(update={"target": "__target__"}))
         if settings.features or settings.drop or settings.group or settings.time:
             raise DataError("data: features, drop, group and time name columns; these data are arrays without columns")
@@ -415,7 +415,9 @@ def _cut(
 
     rows, count = np.arange(len(pool.y)), len(pool.y)
     if not 1 <= round(count * share) < count:
-        raise DataError(f"data.{key}: {share} of {count} rows leaves a part without rows; use more rows or another share")
+        raise DataError(
+            f"data.{key}: {share} of {count} rows leaves a part without rows; use more rows or another share"
+        )
     if pool.time is not None:
         order = np.argsort(pool.time, kind="stable")
         return order[: count - round(count * share)], order[count - round(count * share) :]
@@ -477,7 +479,11 @@ def _task_of(y: NDArray[Any], settings: DataDefinition) -> tuple[Task, tuple[Any
             raise DataError("data.task: multilabel needs a target of 0 and 1 with a column for each label")
         labels = settings.target if isinstance(settings.target, tuple) else range(y.shape[1])
         return task, tuple(labels)
-    classes = tuple(range(y.shape[1])) if y.ndim == 2 else tuple(np.unique(y.astype(str) if y.dtype == object else y).tolist())
+    classes = (
+        tuple(range(y.shape[1]))
+        if y.ndim == 2
+        else tuple(np.unique(y.astype(str) if y.dtype == object else y).tolist())
+    )
     if task == "binary" and len(classes) != 2:
         raise DataError(f"data.task: binary needs two classes; the target{column} has {len(classes)}")
     return task, classes
@@ -513,7 +519,9 @@ def _digest(*arrays: Any) -> str:
     digest = hashlib.sha256()
     for leaf in features.leaves(list(arrays)):
         digest.update(f"{leaf.shape}{leaf.dtype}".encode())
-        digest.update("\x1f".join(map(str, leaf.ravel())).encode() if leaf.dtype == object else np.ascontiguousarray(leaf).data)
+        digest.update(
+            "\x1f".join(map(str, leaf.ravel())).encode() if leaf.dtype == object else np.ascontiguousarray(leaf).data
+        )
     return digest.hexdigest()[:8]
 
 
@@ -537,9 +545,7 @@ def _streamed(loaded: Any, settings: DataDefinition, name: str) -> Data:
     elif task == "multilabel":
         classes = tuple(range(y.shape[1]))
     train, validation, test = (Part(part, None) for part in parts)
-    return Data(
-        task, classes, (), train, validation, test, False, name, _digest(*_first_batch(parts[0])), (), None
-    )
+    return Data(task, classes, (), train, validation, test, False, name, _digest(*_first_batch(parts[0])), (), None)
 
 
 def _cut_stream(stream: Any, share: float, key: str) -> tuple[Any, Any]:

@@ -58,9 +58,7 @@ _CONSTRAINT = re.compile(r"^\s*(?P<metric>\w+)\s*(?P<operator><=|>=)\s*(?P<bound
 class _Table(BaseModel):
     """A table of the file: frozen, and no key in it that is not declared."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class _Range(_Table):
@@ -116,9 +114,7 @@ class CategoricalParameter(_Table):
         return choices
 
 
-Parameter = Annotated[
-    IntParameter | FloatParameter | CategoricalParameter, Field(discriminator="type")
-]
+Parameter = Annotated[IntParameter | FloatParameter | CategoricalParameter, Field(discriminator="type")]
 
 
 class DataDefinition(_Table):
@@ -368,8 +364,7 @@ def find_study(study: str) -> Path:
         return shipped[study]
     known = sorted({*shipped, *(file.stem for file in Path("studies").glob("*.toml"))})
     raise UsageError(
-        f"no study '{study}' in studies/ or among the shipped ones ({', '.join(known)})"
-        f"{did_you_mean(study, known)}"
+        f"no study '{study}' in studies/ or among the shipped ones ({', '.join(known)}){did_you_mean(study, known)}"
     )
 
 
@@ -479,9 +474,7 @@ def _check_enqueued(definition: Definition) -> None:
                     f"[space] has {', '.join(definition.space)}{did_you_mean(name, definition.space)}",
                 )
             if not contains_value(parameter, value):
-                raise StudyFileError(
-                    str(definition.path), key, f"{value!r} is outside the space", _describe(parameter)
-                )
+                raise StudyFileError(str(definition.path), key, f"{value!r} is outside the space", _describe(parameter))
 
 
 def _check_files(definition: Definition) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -324,7 +324,9 @@ class Search:
     def _claim(self, result: TrialResult) -> bool:
         """Return whether a model is worth keeping: no trial told, and none claimed, is better."""
         with self._lock:
-            told = [tuple(t.values) for t in study.best_trials(self._definition, self._study.get_trials(deepcopy=False))]
+            told = [
+                tuple(t.values) for t in study.best_trials(self._definition, self._study.get_trials(deepcopy=False))
+            ]
             others = [*told, *self._state.kept]
             if any(not self._better(result.values, other) for other in others):
                 return False
@@ -366,7 +368,9 @@ class Search:
                 if left > 0:
                     state.retries.append(_Retry(dict(trial.params), left - 1))
                 if state.deaths_in_a_row > 3 + 2 * len(self._slots):
-                    raise SearchError(f"{state.deaths_in_a_row} trials in a row died with their workers; see their runs")
+                    raise SearchError(
+                        f"{state.deaths_in_a_row} trials in a row died with their workers; see their runs"
+                    )
                 return
             if trial.state == TrialState.COMPLETE and study.feasible(trial) and self._leads(trial):
                 state.best, state.since_best = trial, 0
@@ -445,6 +449,10 @@ class Record:
         """Write the record to the study."""
         optuna_study.set_user_attr(_RECORD + self.run_id, {k: v for k, v in vars(self).items() if k != "run_id"})
 
+    def ended(self, state: str, optuna_study: optuna.Study) -> None:
+        """Write that the search is `finished` or `interrupted`."""
+        replace(self, state=state).write(optuna_study)
+
     @property
     def alive(self) -> bool:
         """Whether the search's process may still run; true for one on another machine."""
@@ -483,7 +491,7 @@ def bury_the_dead(optuna_study: optuna.Study, storage: BaseStorage) -> None:
                 optuna_study.tell(trial.number, state=TrialState.FAIL)
                 tracking.close_trial(trial, "its search was killed")
         tracking.close_run(record.run_id, "KILLED", "the search's process was killed")
-        Record(**{**vars(record), "state": "interrupted"}).write(optuna_study)
+        record.ended("interrupted", optuna_study)
 
 
 @dataclass(frozen=True)

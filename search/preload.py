@@ -25,7 +25,7 @@ with _quiet():
     import keras  # noqa: F401
 
 import numpy  # noqa: F401
-import sklearn.datasets  # noqa: F401
+import sklearn.datasets
 import sklearn.model_selection  # noqa: F401
 
 import search.worker  # noqa: F401

@@ -1,5 +1,4 @@
-"""`python -m search.promote`: the challenger becomes champion, or the last champion returns.
-"""
+"""`python -m search.promote`: the challenger becomes champion, or the last champion returns."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ It never trains and never looks at data: what it compares was recorded when the 
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -69,7 +71,8 @@ def register(name: str, model_id: str, *, tags: Mapping[str, str], description: 
         about: What the registered model is, in Markdown; set when it is new.
     """
     client = MlflowClient()
-    version = mlflow.register_model(f"models:/{model_id}", name, tags=dict(tags)).version
+    with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints what the command says itself
+        version = mlflow.register_model(f"models:/{model_id}", name, tags=dict(tags)).version
     client.update_model_version(name, version, description=description)
     if str(version) == "1":
         client.update_registered_model(name, description=about)
@@ -136,7 +139,9 @@ def rollback(model: str, *, alias: str = CHAMPION) -> Promotion:
         raise RegistryError(f"model '{model}' has no {alias} to roll back; promote a version first")
     before = current.tags.get(f"{alias}.previous", "")
     if not before:
-        raise RegistryError(f"version {current.version} of model '{model}' is its first {alias}; nothing to roll back to")
+        raise RegistryError(
+            f"version {current.version} of model '{model}' is its first {alias}; nothing to roll back to"
+        )
     restored = _find(client, model, before)
     client.set_registered_model_alias(model, alias, before)
     reason = f"rolled back from version {current.version}"

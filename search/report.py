@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,51 +15,85 @@ from search.definition import Definition
 
 
 def write(study: optuna.Study, definition: Definition, folder: Path) -> list[Path]:
-    """Write the trials' table and the plots that this study has enough trials for.
+    """Write the trials' table and every plot that this study has enough trials for.
 
     Args:
         study: The Optuna study.
         definition: Its study file, for the names of its metrics.
         folder: An existing folder.
     """
-    table = folder / "trials.csv"
-    study.trials_dataframe(attrs=("number", "value", "params", "state", "duration") if len(definition.metrics) == 1 else ("number", "values", "params", "state", "duration")).to_csv(table, index=False)
-    return [table, *plots(study, definition, folder)]
+    return [
+        table(study, definition, folder),
+        *(path for name in PLOTS for path in draw(study, definition, name, folder)),
+    ]
 
 
-def plots(study: optuna.Study, definition: Definition, folder: Path) -> list[Path]:
-    """Draw the study with Optuna's own plots, as PNG files."""
+def table(study: optuna.Study, definition: Definition, folder: Path) -> Path:
+    """Write every trial with its value, parameters, state and duration to `trials.csv`."""
+    values = "value" if len(definition.metrics) == 1 else "values"
+    frame = study.trials_dataframe(attrs=("number", values, "params", "state", "duration"))
+    frame.to_csv(folder / "trials.csv", index=False)
+    return folder / "trials.csv"
+
+
+def draw(study: optuna.Study, definition: Definition, name: str, folder: Path) -> list[Path]:
+    """Draw one of `PLOTS` with Optuna's own plots as a PNG file, and return it.
+
+    Returns:
+        The file, or nothing when the study has too few trials for that plot.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
-    import warnings
-
-    from optuna.visualization import matplotlib as draw
-
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    first = definition.metrics[0]
     several = len(definition.metrics) > 1
-    target: dict[str, Any] = {"target": lambda trial: trial.values[0]} if several else {}
-    wanted: dict[str, Callable[[], Any]] = {
-        "parallel_coordinate": lambda: draw.plot_parallel_coordinate(study, target_name=first, **target),
-        "optimization_history": lambda: draw.plot_optimization_history(study, target_name=first, **target),
-        "slice": lambda: draw.plot_slice(study, target_name=first, **target),
-    }
-    if several:
-        wanted["pareto_front"] = lambda: draw.plot_pareto_front(study, target_names=list(definition.metrics))
-    if _varied(complete):
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        wanted["param_importances"] = lambda: draw.plot_param_importances(
-            study, evaluator=evaluator, target_name=first, **target
-        )
-    written = []
-    for name, plot in wanted.items() if complete else ():
-        with warnings.catch_warnings(), suppress(ValueError, RuntimeError):
-            warnings.simplefilter("ignore")
-            path = folder / f"{name}.png"
-            _save(plot(), path)
-            written.append(path)
-    return written
+    if not complete or (name == "pareto_front" and not several):
+        return []
+    if name == "param_importances" and not _varied(complete):
+        return []
+    with warnings.catch_warnings(), suppress(ValueError, RuntimeError):
+        warnings.simplefilter("ignore")  # Optuna's plots are experimental, and say so each time
+        path = folder / f"{name}.png"
+        _save(_AXES[name](study, definition), path)
+        return [path]
+    return []
+
+
+def _target(definition: Definition) -> dict[str, Any]:
+    first = {"target": lambda trial: trial.values[0]} if len(definition.metrics) > 1 else {}
+    return {"target_name": definition.metrics[0], **first}
+
+
+def _importances(study: optuna.Study, definition: Definition) -> Any:
+    from optuna.visualization import matplotlib as plots
+
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    return plots.plot_param_importances(study, evaluator=evaluator, **_target(definition))
+
+
+def _optuna_plot(name: str) -> Callable[[optuna.Study, Definition], Any]:
+    def axes(study: optuna.Study, definition: Definition) -> Any:
+        from optuna.visualization import matplotlib as plots
+
+        return getattr(plots, name)(study, **_target(definition))
+
+    return axes
+
+
+def _pareto(study: optuna.Study, definition: Definition) -> Any:
+    from optuna.visualization import matplotlib as plots
+
+    return plots.plot_pareto_front(study, target_names=list(definition.metrics))
+
+
+_AXES: dict[str, Callable[[optuna.Study, Definition], Any]] = {
+    "parallel_coordinate": _optuna_plot("plot_parallel_coordinate"),
+    "optimization_history": _optuna_plot("plot_optimization_history"),
+    "slice": _optuna_plot("plot_slice"),
+    "param_importances": _importances,
+    "pareto_front": _pareto,
+}
+PLOTS = tuple(_AXES)
 
 
 def _varied(complete: list[FrozenTrial]) -> bool:

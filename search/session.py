@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from search import study, worker, workers
+from search import report, study, worker, workers
 from search.definition import Definition
 from search.errors import Interrupted, NoTrialCompleted, SearchError, StorageError
 from search.optimize import (
@@ -25,6 +24,7 @@ from search.optimize import (
     Record,
     Search,
     Settings,
+    Unfinished,
     bury_the_dead,
     newest_interrupted,
 )
@@ -167,14 +167,14 @@ def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: 
             seed=settings.seed,
         )
         say(f"{pool.description}; loading the data and building the first model")
-        checked = pool.check(job)
+        checked = stack.enter_context(ThreadPoolExecutor(1)).submit(pool.check, job)
         from search import tracking  # 2 s, while workers import the framework and load the data
 
         uri = tracking.set_uri(request.tracking_uri)
         publish = stack.enter_context(tracking.fresh_store(uri))
         data = checked.result()
         publish()
-        with study.storage_errors(settings.storage):
+        with study.storage_errors(settings.storage), tracking.store_errors(uri):
             storage, optuna_study = _study(request, settings)
             bury_the_dead(optuna_study, storage)
             unfinished = newest_interrupted(optuna_study) if request.resume else None
@@ -182,9 +182,8 @@ def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: 
             run = tracking.SearchRun(
                 request.definition, settings.study_name, data, unfinished.record.run_id if unfinished else None
             )
-            budget = unfinished.left if unfinished else settings.n_trials
-            settings = _with_budget(settings, budget)
-            record = Record(run.run_id, unfinished.record.n_trials if unfinished else budget, "running")
+            settings = _with_budget(settings, unfinished)
+            record = Record(run.run_id, unfinished.record.n_trials if unfinished else settings.n_trials, "running")
             record.write(optuna_study)
             job = _with_environment(job, uri, run)
             searching = Search(settings, optuna_study, storage, run, job, data, hook)
@@ -193,17 +192,16 @@ def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: 
             else:
                 run.describe(_described(request, settings, pool))
                 if not begun_before:
-                    warm = study.warm_start(request.definition)
-                    searching.enqueue([*request.definition.enqueue, *warm])
+                    searching.enqueue([*request.definition.enqueue, *study.warm_start(request.definition)])
             try:
                 searching.optimize(pool.slots)
             except BaseException as error:
                 status = "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
-                _write(record, "interrupted", optuna_study)
+                record.ended("interrupted", optuna_study)
                 _end(run, searching, status, {"reason": str(error)})
                 raise
-            _write(record, "finished", optuna_study)
-            return _outcome(request, settings, searching, optuna_study, run, data, pool, started)
+            record.ended("finished", optuna_study)
+            return _outcome(request, settings, searching, optuna_study, run, data, pool, job, started)
 
 
 def _pool(request: Request, settings: Settings) -> workers.Pool:
@@ -220,18 +218,20 @@ def _study(request: Request, settings: Settings) -> tuple[BaseStorage, optuna.St
         raise StorageError(f"no study to resume: there is no journal {settings.storage}")
     storage = study.open_storage(settings.storage)
     pruner = study.make_pruner(request.definition, settings.pruner)
-    return storage, study.create(request.definition, settings.study_name, storage, optuna.samplers.RandomSampler(), pruner)
+    return storage, study.create(
+        request.definition, settings.study_name, storage, optuna.samplers.RandomSampler(), pruner
+    )
 
 
-def _with_budget(settings: Settings, n_trials: int) -> Settings:
-    return Settings(**{**vars(settings), "n_trials": n_trials})
+def _with_budget(settings: Settings, unfinished: Unfinished | None) -> Settings:
+    return replace(settings, n_trials=unfinished.left) if unfinished else settings
 
 
 def _with_environment(job: worker.Job, uri: str, run: SearchRun) -> worker.Job:
     """Let the user's own code reach MLflow from a worker."""
     where = uri if "://" in uri and not uri.startswith("sqlite") else _absolute_sqlite(uri)
     environment = {"MLFLOW_TRACKING_URI": where, "MLFLOW_EXPERIMENT_ID": run.experiment_id}
-    return worker.Job(**{**vars(job), "environment": environment})
+    return replace(job, environment=environment)
 
 
 def _absolute_sqlite(uri: str) -> str:
@@ -254,10 +254,6 @@ def _described(request: Request, settings: Settings, pool: workers.Pool) -> dict
     }
 
 
-def _write(record: Record, state: str, optuna_study: optuna.Study) -> None:
-    Record(**{**vars(record), "state": state}).write(optuna_study)
-
-
 def _best(trial: FrozenTrial) -> Best:
     from search import tracking
 
@@ -273,6 +269,7 @@ def _outcome(
     run: SearchRun,
     data: DataSummary,
     pool: workers.Pool,
+    job: worker.Job,
     started: float,
 ) -> Outcome:
     """Register the best trial's model, write the search's outcome to its run, and return it."""
@@ -287,12 +284,15 @@ def _outcome(
             f"{searching.counts.failed} failed); {reasons}"
         )
     best = _best(ranked[0])
+    # Workers draw, side by side and with the plotting library imported, while we register.
+    plots = [pool.slots[i % len(pool.slots)].submit(worker.draw, job, name) for i, name in enumerate(report.PLOTS)]
     front = tuple(t.number for t in study.pareto_front(definition, trials)) if len(definition.metrics) > 1 else ()
-    model, new = (_register(settings, ranked[0], best, data) if request.register else (None, False))
+    model, new = _register(settings, ranked[0], best, data) if request.register else (None, False)
     with tempfile.TemporaryDirectory() as folder:
-        from search import report
-
-        report.write(optuna_study, definition, Path(folder))
+        report.table(optuna_study, definition, Path(folder))
+        for plot in plots:
+            for name, content in plot.result().items():
+                Path(folder, name).write_bytes(content)
         run.artifacts(Path(folder))
     tags = {"best.trial": str(best.number), "best.run_id": best.run_id}
     tags |= {f"best.{name}": str(value) for name, value in best.params.items()}
@@ -351,7 +351,13 @@ def _register(settings: Settings, trial: FrozenTrial, best: Best, data: DataSumm
         registry.TEST_DIRECTION: direction,
         **{f"metric.{metric}": f"{value:.6g}" for metric, value in best.metrics.items()},
     }
-    return registry.register(name, model_id, tags=tags, description=_description(trial, best, data, definition), about=_about(definition, data)), True
+    return registry.register(
+        name,
+        model_id,
+        tags=tags,
+        description=_description(trial, best, data, definition),
+        about=_about(definition, data),
+    ), True
 
 
 def _test_metric(definition: Definition, metrics: dict[str, float]) -> tuple[str, str]:

@@ -95,11 +95,11 @@ def _install(module: str) -> str:
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
     """Turn an error of the storage inside this block into a `StorageError`."""
+    import sqlalchemy.exc  # what Optuna's database storage raises beside its own error
+
     try:
         yield
-    except UsageError:
-        raise
-    except Exception as error:
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise StorageError(f"storage {url} cannot be used ({one_line(error)})") from error
 
 
@@ -194,7 +194,9 @@ def feasible(trial: FrozenTrial) -> bool:
     return all(each <= 0 for each in constraints_of(trial))
 
 
-def create(definition: Definition, name: str, storage: BaseStorage, sampler: BaseSampler, pruner: BasePruner) -> optuna.Study:
+def create(
+    definition: Definition, name: str, storage: BaseStorage, sampler: BaseSampler, pruner: BasePruner
+) -> optuna.Study:
     """Create the study, or load it when it exists.
 
     Raises:
@@ -210,7 +212,9 @@ def create(definition: Definition, name: str, storage: BaseStorage, sampler: Bas
             load_if_exists=True,
         )
     except ValueError as error:
-        raise StorageError(f"study '{name}': {one_line(error)}; keep metric and direction, or use --study-name") from None
+        raise StorageError(
+            f"study '{name}': {one_line(error)}; keep metric and direction, or use --study-name"
+        ) from None
     directions = tuple(each.name.lower() for each in study.directions)
     kept = study.user_attrs.get("metric", list(definition.metrics))
     if directions != definition.directions or kept != list(definition.metrics):

@@ -30,7 +30,7 @@ from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
 from search.definition import Definition
-from search.errors import SearchError, TrackingError, TrialFailed, one_line, redact
+from search.errors import TrackingError, TrialFailed, one_line, redact
 from search.results import DataSummary, Epoch, TrialResult
 
 OBJECTIVE = "objective"
@@ -67,7 +67,7 @@ def fresh_store(uri: str) -> Iterator[Callable[[], None]]:
         TrackingError: The store cannot be reached or used.
     """
     path = _sqlite_path(uri)
-    with _store_errors(uri), _impatient():
+    with store_errors(uri), _impatient():
         if path is None or path.exists():
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
             yield lambda: None
@@ -95,7 +95,7 @@ def existing_store(uri: str) -> Iterator[None]:
     path = _sqlite_path(uri)
     if path is not None and not path.is_file():
         raise TrackingError(f"no MLflow store {uri} here; run a search first, or say --tracking-uri")
-    with _store_errors(uri), _impatient():
+    with store_errors(uri), _impatient():
         yield
 
 
@@ -105,12 +105,11 @@ def _sqlite_path(uri: str) -> Path | None:
 
 
 @contextmanager
-def _store_errors(uri: str) -> Iterator[None]:
+def store_errors(uri: str) -> Iterator[None]:
+    """Turn an error of MLflow's store inside this block into a `TrackingError`."""
     try:
         yield
-    except SearchError:
-        raise
-    except Exception as error:
+    except (MlflowException, OSError) as error:
         raise TrackingError(
             f"MLflow tracking store {uri} cannot be used ({one_line(error)}); is it up, and the URI right?"
         ) from error
@@ -162,16 +161,28 @@ class SearchRun:
     def __init__(self, definition: Definition, name: str, data: DataSummary, run_id: str | None = None) -> None:
         self._definition, self._name, self._data = definition, name, data
         self._client = MlflowClient()
-        with _store_errors(mlflow.get_tracking_uri()):
+        with store_errors(mlflow.get_tracking_uri()):
             self.experiment_id = self._experiment()
             mlflow.set_experiment(experiment_id=self.experiment_id)
             self.run_id = run_id or self._begin()
             if run_id:
                 self._client.update_run(run_id, status="RUNNING")
+            self._dataset = DatasetInput(_dataset(data), [InputTag("mlflow.data.context", "training")])
+            self._log_dataset()
         context = {"mlflow.parentRunId": self.run_id, **self._common_tags()}
         # MLflow puts these tags on every run of this process as it is created: no request each.
         os.environ["MLFLOW_RUN_CONTEXT"] = json.dumps(context)
-        self._dataset = DatasetInput(_dataset(data), [InputTag("mlflow.data.context", "training")])
+
+    def _log_dataset(self) -> None:
+        """Log the data set to the search's run, which creates it, before trials do so side by side."""
+        for attempt in range(5):
+            try:
+                self._client.log_inputs(self.run_id, datasets=[self._dataset])
+                return
+            except MlflowException:  # another search created the same data set in this moment
+                if attempt == 4:
+                    raise
+                time.sleep(0.1 * (attempt + 1))
 
     def _experiment(self) -> str:
         for attempt in range(3):
@@ -210,7 +221,9 @@ class SearchRun:
 
             tags["mlflow.user"] = getpass.getuser()
         run = self._client.create_run(self.experiment_id, run_name=f"search {now}", tags=tags)
-        self._client.log_text(run.info.run_id, self._definition.text, f"study/{self._definition.path.name or 'study.toml'}")
+        self._client.log_text(
+            run.info.run_id, self._definition.text, f"study/{self._definition.path.name or 'study.toml'}"
+        )
         return str(run.info.run_id)
 
     def describe(self, settings: Mapping[str, object]) -> None:
@@ -279,7 +292,9 @@ class TrialRun:
         if not fresh:
             return
         metrics = [
-            Metric(name, value, _milliseconds(epoch.time), epoch.step) for epoch in fresh for name, value in epoch.logs.items()
+            Metric(name, value, _milliseconds(epoch.time), epoch.step)
+            for epoch in fresh
+            for name, value in epoch.logs.items()
         ]
         for start in range(0, len(metrics), _BATCH):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + _BATCH])

@@ -107,9 +107,13 @@ def _train(
     scores: list[tuple[float, ...]] = []
     best: _Trained | None = None
     for index, part in enumerate(parts):
-        trained = _train_once(definition, part, trial, seed_of(seed, trial.number, index), progress, report, len(parts) == 1)
+        trained = _train_once(
+            definition, part, trial, seed_of(seed, trial.number, index), progress, report, len(parts) == 1
+        )
         score = _values(definition, trained.logs, progress, trained.model, data)
-        if best is None or definition.better(score[0], min(s[0] for s in scores) if definition.directions[0] == "minimize" else max(s[0] for s in scores)):
+        if best is None or definition.better(
+            score[0], min(s[0] for s in scores) if definition.directions[0] == "minimize" else max(s[0] for s in scores)
+        ):
             best = trained
         scores.append(score)
         if len(parts) > 1:
@@ -125,7 +129,9 @@ def _train(
     model = best.model
     if data.folds:
         longest = round(len(progress.epochs) / len(parts))
-        model = _train_once(definition, data.refit(), trial, seed_of(seed, trial.number), progress, report, False, longest).model
+        model = _train_once(
+            definition, data.refit(), trial, seed_of(seed, trial.number), progress, report, False, longest
+        ).model
     started = time.perf_counter()
     for name, value in feed.evaluate(model, data.test).items():
         progress.metrics[f"test_{name}"] = value
@@ -312,7 +318,9 @@ def _class_weight(definition: Definition, data: Data) -> dict[int, float] | None
     labels = [str(label) for label in data.classes]
     for label in wanted:
         if label not in labels:
-            raise DataError(f"fit.class_weight: no class '{label}' (classes: {', '.join(labels)}){did_you_mean(label, labels)}")
+            raise DataError(
+                f"fit.class_weight: no class '{label}' (classes: {', '.join(labels)}){did_you_mean(label, labels)}"
+            )
     return {index: wanted.get(label, 1.0) for index, label in enumerate(labels)}
 
 
@@ -324,7 +332,11 @@ def _training(model: keras.Model, epochs: int, batch_size: int, definition: Defi
     return {
         "optimizer": {key: _plain(value) for key, value in config.items()},
         "loss": loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", str(loss))),
-        "fit": {"epochs": epochs, "batch_size": batch_size, **definition.fit.model_dump(exclude={"epochs", "batch_size"})},
+        "fit": {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            **definition.fit.model_dump(exclude={"epochs", "batch_size"}),
+        },
         "dtype_policy": definition.fit.precision,
     }
 
@@ -375,7 +387,9 @@ def check(definition: Definition, data: Data, trial: optuna.trial.BaseTrial, sec
     try:
         names = feed.dry_run(model, data)
     except Exception as error:
-        raise ModelError(f"model.build: {definition.model.build}: the model cannot take a batch ({one_line(error)})") from error
+        raise ModelError(
+            f"model.build: {definition.model.build}: the model cannot take a batch ({one_line(error)})"
+        ) from error
     log_names = (*names, *(f"val_{name}" for name in names))
     known = (*log_names, *TRIAL_METRICS)
     for name in definition.metrics:

@@ -6,7 +6,10 @@ It talks to Optuna's storage and returns results; it never talks to MLflow.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,10 +19,9 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from search import results, study, trial
+from search import report, results, space, study, trial
 from search.data import Data, load
 from search.definition import Definition
-
 
 EPOCHS = "search:epochs"
 _LIVE_SECONDS = 2.0  # how often a long trial's epochs reach the storage, and so MLflow
@@ -66,6 +68,8 @@ def warm(threads: int) -> None:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
+        # Every trial traces a model of its own, which TensorFlow takes for a mistake.
+        logging.getLogger("tensorflow").addFilter(lambda record: "tf.function retracing" not in record.getMessage())
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         for device in tf.config.list_physical_devices("GPU"):
@@ -125,6 +129,14 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
         _forget_models()
 
 
+def draw(job: Job, plot: str) -> dict[str, bytes]:
+    """Draw one plot of the study, and return the file by its name; nothing when it has too few trials."""
+    current = optuna.load_study(study_name=job.study_name, storage=_storage(job))
+    with tempfile.TemporaryDirectory() as folder:
+        files = report.draw(current, job.definition, plot, Path(folder))
+        return {file.name: file.read_bytes() for file in files}
+
+
 def _dominated(definition: Definition, values: tuple[float, ...], other: list[float]) -> bool:
     pairs = list(enumerate(zip(values, other, strict=True)))
     return all(not definition.better(mine, theirs, i) for i, (mine, theirs) in pairs)
@@ -164,8 +176,6 @@ def _with_files(job: Job) -> Definition:
     """Return the definition, its folder being one that holds the shipped files when there are any."""
     if not job.files:
         return job.definition
-    import tempfile
-
     folder = Path(tempfile.gettempdir()) / f"search-{os.getuid()}-{os.getpid()}-{job.definition.digest}"
     for name, content in job.files.items():
         path = folder / name
@@ -187,9 +197,9 @@ def _trial_id(storage: BaseStorage, study_name: str, number: int) -> int:
 
 def _probe(definition: Definition, seed: int) -> optuna.Trial:
     """Return a trial like the search's first, in a study that is kept nowhere."""
-    from search import space
-
-    probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed), directions=list(definition.directions))
+    probe = optuna.create_study(
+        sampler=optuna.samplers.RandomSampler(seed=seed), directions=list(definition.directions)
+    )
     if definition.enqueue:
         probe.enqueue_trial(dict(definition.enqueue[0]))
     return probe.ask(space.distributions(definition))
@@ -206,10 +216,6 @@ def _forget_models() -> None:
     import keras
 
     keras.backend.clear_session()
-    import sys
-
     mlflow = sys.modules.get("mlflow")
     while mlflow is not None and mlflow.active_run() is not None:
         mlflow.end_run("RUNNING")
-
-

@@ -174,16 +174,14 @@ def reason_of(error: BaseException) -> TrialFailed:
     return TrialFailed(f"its worker died: {type(error).__name__}: {error}")
 
 
-
-
 class Pool(Protocol):
     """Slots to train in, and what to tell the person of them."""
 
     slots: list[Slot]
     description: str
 
-    def check(self, job: worker.Job) -> Future[DataSummary]:
-        """Begin to check the study in one slot, and to load its data in the others."""
+    def check(self, job: worker.Job) -> DataSummary:
+        """Check the study in one slot, while the others load its data; creates nothing."""
 
     def close(self) -> None:
         """End every worker that was started here."""
@@ -196,17 +194,19 @@ class LocalPool:
         start_forkserver()
         threads = max(1, cores() // count)
         self.slots: list[Slot] = [LocalSlot(index, Allotment(threads)) for index in range(count)]
-        self.description = f"{count} worker{'s' if count > 1 else ''} ({why}), {threads} thread{'s' if threads > 1 else ''} each"
+        self.description = (
+            f"{count} worker{'s' if count > 1 else ''} ({why}), {threads} thread{'s' if threads > 1 else ''} each"
+        )
 
-    def check(self, job: worker.Job) -> Future[DataSummary]:
-        """Begin to check the study in one slot, and to load its data in the others."""
+    def check(self, job: worker.Job) -> DataSummary:
+        """Check the study in one slot, while the others load its data; creates nothing."""
         from search import worker
 
         first, *others = self.slots
         checked = first.submit(worker.check, job)
         for slot in others:
             slot.submit(worker.prepare, job)
-        return checked
+        return checked.result()
 
     def close(self) -> None:
         """End every worker."""

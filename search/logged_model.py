@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+import yaml  # type: ignore[import-untyped] # MLflow's own dependency
 from mlflow import pyfunc
 from mlflow.models import Model, ModelSignature
 from mlflow.models.utils import _save_example
@@ -76,7 +76,7 @@ def save_model(
     data: results.DataSummary,
     user_files: Sequence[Path],
     backend: str,
-    validate_serving_input: bool = False,
+    validate_serving_input: bool = False,  # noqa: ARG001 - an option of MLflow's own that it passes on
 ) -> None:
     """Write an MLflow model with the flavours `keras` and `python_function` into a new folder."""
     folder = Path(path)
@@ -106,8 +106,8 @@ def save_model(
     )
     pinned = requirements(backend)
     (folder / "requirements.txt").write_text("\n".join(pinned))
-    (folder / "conda.yaml").write_text(yaml.safe_dump(_mlflow_conda_env(additional_pip_deps=pinned)))
-    _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))
+    (folder / "conda.yaml").write_text(yaml.safe_dump(_mlflow_conda_env(additional_pip_deps=pinned)))  # type: ignore[no-untyped-call]
+    _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))  # type: ignore[no-untyped-call]
     mlflow_model.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     mlflow_model.save(str(folder / "MLmodel"))
 
@@ -120,10 +120,10 @@ def requirements(backend: str = "tensorflow") -> list[str]:
 
 def signature(data: results.DataSummary) -> ModelSignature:
     """Return what the model takes: the user's raw columns, or arrays of the user's own dtype."""
-    inputs = [ColSpec(DataType[kind], name, required=False) for name, kind in data.columns]
-    arrays = [TensorSpec(np.dtype(each.dtype), each.shape, each.name) for each in data.inputs]
+    columns: list[Any] = [ColSpec(DataType[kind], name, required=False) for name, kind in data.columns]
+    arrays: list[Any] = [TensorSpec(np.dtype(each.dtype), each.shape, each.name) for each in data.inputs]
     output = TensorSpec(np.dtype(data.output.dtype), data.output.shape)
-    return ModelSignature(inputs=Schema(inputs or arrays), outputs=Schema([output]))
+    return ModelSignature(inputs=Schema(columns or arrays), outputs=Schema([output]))
 
 
 def _example(data: results.DataSummary) -> Any:

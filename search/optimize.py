@@ -287,6 +287,8 @@ class Search:
             TrialFailed: It failed by its own error, or died with its worker.
         """
         result = self._result(slot, slot.submit(worker.train, self._job, trial.number, record.run_id), trial, record)
+        if result.fate == "died":
+            raise _Died(result.reason)
         record.result(result)
         slot.trained(result.memory)
         if result.fate == "pruned":
@@ -296,7 +298,7 @@ class Search:
         if result.violations:
             trial.set_user_attr(study.CONSTRAINTS, list(result.violations))
         if result.model is not None and self._claim(result):
-            self._keep(result, trial, record)
+            self._keep(result.model, result, trial, record)
         return result.values
 
     def _result(self, slot: Slot, future: Future[TrialResult], trial: optuna.Trial, record: TrialRun) -> TrialResult:
@@ -308,6 +310,9 @@ class Search:
             except FutureTimeout as error:
                 if future.done():  # the future's own error is of the same class
                     raise _Died(str(error)) from error
+                if (lost := slot.lost()) is not None:
+                    slot.stop()
+                    raise _Died(f"its worker died: {lost}") from None
                 record.epochs(worker.live_epochs(self._storage.get_trial(trial_id).system_attrs))
                 if self._out_of_time():
                     slot.stop()
@@ -315,7 +320,7 @@ class Search:
             except (Exception, CancelledError) as error:
                 if self._state.stop == "interrupted":
                     raise _Died("interrupted") from None
-                raise _Died(reason_of(error).reason) from error
+                raise _Died(reason_of(error)) from error
 
     def _out_of_time(self) -> bool:
         timeout = self._settings.timeout
@@ -337,13 +342,12 @@ class Search:
         """Return whether `values` beats `other` in some metric; in the metric, when there is one."""
         return any(self._definition.better(v, o, i) for i, (v, o) in enumerate(zip(values, other, strict=True)))
 
-    def _keep(self, result: TrialResult, trial: optuna.Trial, record: TrialRun) -> None:
+    def _keep(self, archive: bytes, result: TrialResult, trial: optuna.Trial, record: TrialRun) -> None:
         from search import logged_model
         from search.model import user_files
 
-        assert result.model is not None
         model_id = logged_model.log(
-            result.model,
+            archive,
             self._data,
             run_id=record.run_id,
             step=result.epochs[-1].step if result.epochs else 0,

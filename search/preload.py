@@ -24,10 +24,6 @@ def _quiet():  # type: ignore[no-untyped-def]
 with _quiet():
     import keras  # noqa: F401
 
-import numpy  # noqa: F401
-import sklearn.datasets
-import sklearn.model_selection  # noqa: F401
-
-import search.worker  # noqa: F401
+    import search.worker  # noqa: F401
 
 gc.freeze()  # what is imported never dies: no worker need look at it again

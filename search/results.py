@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Fate = Literal["complete", "pruned", "failed"]
+Fate = Literal["complete", "pruned", "failed", "died"]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Predictor:
         """Return the Keras model itself."""
         return self._model
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
         """Return predictions for a data frame, an array, or a dictionary of arrays.
 
         Returns:

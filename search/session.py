@@ -167,6 +167,7 @@ def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: 
             seed=settings.seed,
         )
         say(f"{pool.description}; loading the data and building the first model")
+        job = pool.reach(job)
         checked = stack.enter_context(ThreadPoolExecutor(1)).submit(pool.check, job)
         from search import tracking  # 2 s, while workers import the framework and load the data
 
@@ -380,4 +381,5 @@ def _description(trial: FrozenTrial, best: Best, data: DataSummary, definition: 
 def _about(definition: Definition, data: DataSummary) -> str:
     takes = ", ".join(name for name, _ in data.columns) or ", ".join(f"{s.dtype} {s.shape}" for s in data.inputs)
     gives = f"classes {', '.join(map(str, data.classes))}" if data.classes else "numbers"
-    return f"{definition.description}\n\nThe best models of study **{definition.name}**. Takes {takes}; gives {gives}.".strip()
+    what = f"The best models of study **{definition.name}**. Takes {takes}; gives {gives}."
+    return f"{definition.description}\n\n{what}".strip()

@@ -178,11 +178,12 @@ class SearchRun:
         for attempt in range(5):
             try:
                 self._client.log_inputs(self.run_id, datasets=[self._dataset])
-                return
             except MlflowException:  # another search created the same data set in this moment
                 if attempt == 4:
                     raise
                 time.sleep(0.1 * (attempt + 1))
+            else:
+                return
 
     def _experiment(self) -> str:
         for attempt in range(3):
@@ -210,11 +211,11 @@ class SearchRun:
     def _common_tags(self) -> dict[str, str]:
         commit = git_commit()
         source = {"mlflow.source.git.commit": commit} if commit else {}
-        return {"study": self._name, "versions": versions(), **source}
+        return {"study": self._name, "versions": versions(), "mlflow.source.name": "python -m search.run", **source}
 
     def _begin(self) -> str:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-        tags = {**self._common_tags(), "mlflow.source.name": "python -m search.run", "mlflow.source.type": "LOCAL"}
+        tags = {**self._common_tags(), "mlflow.source.type": "LOCAL"}
         tags["kind"] = "search"
         with suppress(Exception):
             import getpass
@@ -276,8 +277,7 @@ class TrialRun:
 
         def objective_in_run(trial: optuna.Trial) -> Sequence[float]:
             run = mlflow.active_run()
-            assert run is not None
-            self.run_id = run.info.run_id
+            self.run_id = run.info.run_id if run else ""  # always there: the decorator made it
             # At once, not at the end: an interrupted trial keeps its parameters.
             self._client.log_batch(self.run_id, params=[Param(k, str(v)) for k, v in trial.params.items()])
             self._client.log_inputs(self.run_id, datasets=[self._dataset])

@@ -8,10 +8,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
+import socket
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from search.data import Data, load
 from search.definition import Definition
 
 EPOCHS = "search:epochs"
+BEGUN = "search:begun"
 _LIVE_SECONDS = 2.0  # how often a long trial's epochs reach the storage, and so MLflow
 
 
@@ -34,7 +39,10 @@ class Job:
     Attributes:
         storage: Optuna's storage as the worker reaches it.
         environment: Variables for the user's code, MLflow's URI among them.
-        files: Contents of the user's files by name, for workers that do not have them.
+        shipped: Where the user's files were put on workers of a cluster; the definition's path is
+            then relative to that folder.
+        threads: Threads of a worker that was not started for this search.
+        guarded: Whether the same trial may be given to a worker twice, as dask does.
     """
 
     definition: Definition
@@ -44,7 +52,9 @@ class Job:
     pruner: str
     seed: int
     environment: dict[str, str] = field(default_factory=dict, repr=False)
-    files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    shipped: str = ""
+    threads: int = 0
+    guarded: bool = False
 
 
 @dataclass
@@ -70,10 +80,11 @@ def warm(threads: int) -> None:
 
         # Every trial traces a model of its own, which TensorFlow takes for a mistake.
         logging.getLogger("tensorflow").addFilter(lambda record: "tf.function retracing" not in record.getMessage())
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-        for device in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(device, True)
+        with suppress(RuntimeError):  # a cluster's worker may have used TensorFlow before
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+            for device in tf.config.list_physical_devices("GPU"):
+                tf.config.experimental.set_memory_growth(device, True)
 
 
 def check(job: Job) -> results.DataSummary:
@@ -110,7 +121,12 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
     trial_id = _trial_id(storage, job.study_name, number)
     state = storage.get_trial(trial_id).state
     if state != TrialState.RUNNING:  # a cluster runs a finished task again when its worker dies
-        return results.TrialResult(number, "failed", seed, reason=f"the trial was {state.name} already")
+        return results.TrialResult(number, "died", seed, reason=f"the trial was {state.name} already")
+    if job.guarded:
+        begun = storage.get_trial(trial_id).system_attrs.get(BEGUN)
+        if begun:
+            return results.TrialResult(number, "died", seed, reason=f"its worker died: it had begun on {begun}")
+        storage.set_trial_system_attr(trial_id, BEGUN, f"{socket.gethostname()}:{os.getpid()}")
     _run_user_code_in(job, run_id)
     live = _Live(storage, trial_id)
 
@@ -167,21 +183,24 @@ def live_epochs(system_attrs: dict[str, Any]) -> list[results.Epoch]:
 def _data(job: Job) -> tuple[Definition, Data]:
     key = f"{job.definition.digest}:{job.definition.path}"
     if _loaded.key != key or _loaded.data is None or _loaded.definition is None:
-        definition = _with_files(job)
+        if job.threads:
+            warm(job.threads)
+        definition = job.definition
+        if job.shipped:
+            definition = definition.model_copy(update={"path": shipped_folder(job.shipped) / definition.path})
         _loaded.data, _loaded.definition, _loaded.key = load(definition), definition, key
     return _loaded.definition, _loaded.data
 
 
-def _with_files(job: Job) -> Definition:
-    """Return the definition, its folder being one that holds the shipped files when there are any."""
-    if not job.files:
-        return job.definition
-    folder = Path(tempfile.gettempdir()) / f"search-{os.getuid()}-{os.getpid()}-{job.definition.digest}"
-    for name, content in job.files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return job.definition.model_copy(update={"path": folder / job.definition.path.name})
+def shipped_folder(key: str) -> Path:
+    """Return where the files shipped under this key lie."""
+    return Path(tempfile.gettempdir()) / f"{key}-{os.getuid()}"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that must be the same wherever trials of one search run."""
+    names = ("search", "keras", "tensorflow", "optuna")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
 def _storage(job: Job) -> BaseStorage:

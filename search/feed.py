@@ -46,14 +46,23 @@ def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.
     return WHOLE_EPOCHS
 
 
+def ensure_built(model: keras.Model, data: Data) -> None:
+    """Give a model that was made without its input's shape its weights."""
+    if not model.built:
+        model(as_tensors(data.example(1)))
+
+
 def dry_run(model: keras.Model, data: Data) -> tuple[str, ...]:
-    """Run one small batch through the model, and return the names of the metrics it logs."""
-    x, y = data.example(_DRY_ROWS), data.example_targets(_DRY_ROWS)
+    """Run one small batch through the model, and return every name it will log, validation's too.
+
+    The model may be trained by it: throw it away.
+    """
+    x, y = as_tensors(data.example(_DRY_ROWS)), as_tensors(data.example_targets(_DRY_ROWS))
     if path_of(model, data) == PLAIN:
-        logs = model.train_on_batch(as_tensors(x), as_tensors(y), return_dict=True)
+        names, held_out = model.train_on_batch(x, y, return_dict=True), model.test_on_batch(x, y, return_dict=True)
     else:
-        logs = _create_variables(model, (as_tensors(x), as_tensors(y)))
-    return tuple(logs)
+        names = held_out = _create_variables(model, (x, y))
+    return (*names, *(f"val_{name}" for name in held_out))
 
 
 def fit(
@@ -186,11 +195,10 @@ def _tensors(part: Part, class_weight: dict[int, float] | None = None) -> Any:
     import keras
     import tensorflow as tf
 
-    assert part.y is not None
     arrays = [as_tensors(part.x), as_tensors(part.y)]
     if class_weight is not None:
         weights = np.array([class_weight[index] for index in range(len(class_weight))], "float32")
-        arrays.append(weights[part.y.astype(int)])
+        arrays.append(weights[np.asarray(part.y, dtype=int)])
     return keras.tree.map_structure(tf.convert_to_tensor, tuple(arrays))
 
 
@@ -236,5 +244,5 @@ def _sees_batches(callback: keras.callbacks.Callback) -> bool:
 
     if isinstance(callback, keras.callbacks.ModelCheckpoint) and callback.save_freq == "epoch":
         return False
-    base = keras.callbacks.Callback
-    return any(getattr(type(callback), hook) is not getattr(base, hook) for hook in _BATCH_HOOKS)
+    hooks = ((getattr(callback, name), getattr(keras.callbacks.Callback, name)) for name in _BATCH_HOOKS)
+    return any(getattr(hook, "__func__", hook) is not unused for hook, unused in hooks)

@@ -125,25 +125,6 @@ def _optimizer(params: dict[str, Any]) -> keras.Optimizer:
         raise ModelError(f"optimizer: {one_line(error)}; use an optimizer's name in keras.optimizers") from None
 
 
-def load_callbacks(definition: Definition) -> list[keras.callbacks.Callback]:
-    """Return new instances of the callbacks that the study file names.
-
-    Raises:
-        ModelError: One cannot be imported, or is no Keras callback.
-    """
-    import keras
-
-    callbacks = []
-    for index, name in enumerate(definition.fit.callbacks):
-        key = f"fit.callbacks[{index}]"
-        reference = name if ":" in name else f"keras.callbacks:{name}"
-        callback = load_object(reference, definition.folder, key)()
-        if not isinstance(callback, keras.callbacks.Callback):
-            raise ModelError(f"{key}: {name}() is no keras.callbacks.Callback")
-        callbacks.append(callback)
-    return callbacks
-
-
 def user_files(definition: Definition) -> list[Path]:
     """Return the Python files that the study file names, each once."""
     references = [definition.model.build, definition.data.source, *definition.fit.callbacks]

@@ -13,9 +13,10 @@ class Epoch:
     """What Keras logged at the end of one epoch.
 
     Attributes:
-        step: The epoch, from 0; with folds or repeats they follow one another.
+        step: The epoch of its training, from 0.
         time: When it ended, in seconds since 1970.
-        logs: Keras's log names and values.
+        logs: Keras's log names and values; with folds or repeats each name begins with its
+            training's, as in `fold_0/val_loss`, so that every training has curves of its own.
     """
 
     step: int
@@ -73,13 +74,14 @@ class TrialResult:
         number: The trial's number in the study.
         fate: How it ended.
         values: One value for each of the study's metrics, when complete.
-        epochs: Each epoch's logs.
-        metrics: `test_*`, `parameters`, `train_seconds` and further metrics of the finished trial.
+        epochs: Each epoch's logs, in the order of time.
+        metrics: `test_*`, `parameters`, `train_seconds` and further metrics of the finished trial;
+            with folds or repeats the mean of each log and how it spreads.
         violations: How far it is beyond each constraint; at most 0 where met.
         model: The Keras archive (`.keras`) as bytes, when the trial was the best so far.
         training: What autologging would have recorded: optimizer, loss, `fit`'s arguments.
         summary: The model's layers as a table of text.
-        path: Whether the data were fed `prefetched` from memory, or by plain `fit`.
+        path: How the model was fed: by `whole epochs`, by `batches`, or by `plain fit`.
         reason: One line that says why it was pruned or failed.
         traceback: The traceback of a failed trial.
         worker: Host and process that trained it.

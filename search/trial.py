@@ -1,53 +1,78 @@
-"""One trial: build, fit, score. It knows nothing of MLflow and nothing of where it runs."""
+"""One trial: train, score, report. It knows nothing of MLflow and nothing of where it runs."""
 
 from __future__ import annotations
 
-import io
-import math
 import os
 import socket
-import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
 
-from search import feed, results, study
+from search import feed, results, scoring
 from search.data import Data
-from search.definition import TRIAL_METRICS, Definition
-from search.errors import DataError, ModelError, StudyFileError, TrialFailed, did_you_mean, one_line
-from search.model import build, load_callbacks, try_build
+from search.definition import Definition
+from search.errors import TrialFailed, one_line
+from search.preflight import check
+from search.training import OnEpoch, Trained, Training, archive, summary
 
 if TYPE_CHECKING:
     import keras
 
+__all__ = ["Report", "check", "resident_size", "run", "seed_of"]
+
 Report = Callable[[list[results.Epoch]], None]
 IsBest = Callable[[tuple[float, ...]], bool]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One of a trial's trainings, when folds or repeats make it several.
+
+    Attributes:
+        name: For example `fold_0` or `repeat_2`; empty for the only one.
+    """
+
+    name: str
+    data: Data
+    seed: int
 
 
 @dataclass
 class _Progress:
     """What is known of a trial while it runs; kept when it is pruned or fails."""
 
+    report: Report
     epochs: list[results.Epoch] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     summary: str = ""
     path: str = ""
-    fit_seconds: float = 0.0
+
+    def began(self, training: Training) -> None:
+        """Take note of what is trained, before it is."""
+        if not self.summary:
+            self.metrics["parameters"] = float(training.model.count_params())
+            self.summary, self.settings, self.path = summary(training.model), training.settings, training.path
+
+    def ended(self, epoch: int, logs: dict[str, float], part: str) -> None:
+        """Take note of an epoch, and report it."""
+        named = {f"{part}/{name}": value for name, value in logs.items()} if part else logs
+        self.epochs.append(results.Epoch(epoch, time.time(), named))
+        self.report(self.epochs)
 
 
 @dataclass(frozen=True)
-class _Trained:
-    """One trained model and the last logs of its training."""
+class _Finished:
+    """A trial that trained to its end."""
 
+    values: tuple[float, ...]
+    violations: tuple[float, ...]
     model: keras.Model
-    logs: dict[str, float]
 
 
 def seed_of(study_seed: int, number: int, repeat: int = 0) -> int:
@@ -68,297 +93,127 @@ def run(
         is_best: Whether these values are the best so far, so that the model is worth keeping.
         report: Called after each epoch with all epochs so far.
     """
-    progress = _Progress()
-    own_seed = seed_of(seed, trial.number)
-    ended = replace(_blank(trial.number, own_seed), fate="complete")
+    progress = _Progress(report)
+    fate: dict[str, Any]
     try:
-        values, model = _train(definition, data, trial, seed, progress, report)
-        beyond = tuple(study.violations(definition, {**progress.metrics, **_last_logs(progress)}))
-        ended = replace(ended, values=values, violations=beyond)
-        if all(each <= 0 for each in beyond) and is_best(values):
-            ended = replace(ended, model=archive(model))
+        finished = _train(definition, data, trial, seed, progress)
+        met = all(each <= 0 for each in finished.violations)
+        model = archive(finished.model) if met and is_best(finished.values) else None
+        fate = {"fate": "complete", "values": finished.values, "violations": finished.violations, "model": model}
     except optuna.TrialPruned as error:
-        ended = replace(ended, fate="pruned", reason=str(error))
+        fate = {"fate": "pruned", "reason": str(error)}
     except TrialFailed as error:
-        ended = replace(ended, fate="failed", reason=error.reason, traceback=error.traceback)
-    except Exception as error:
-        ended = replace(ended, fate="failed", reason=one_line(error), traceback=traceback.format_exc())
-    return replace(
-        ended,
+        fate = {"fate": "failed", "reason": error.reason, "traceback": error.traceback}
+    except (Exception, SystemExit) as error:  # the user's own code may call sys.exit
+        fate = {"fate": "failed", "reason": one_line(error), "traceback": traceback.format_exc()}
+    return results.TrialResult(
+        number=trial.number,
+        seed=seed_of(seed, trial.number),
         epochs=tuple(progress.epochs),
         metrics=progress.metrics,
-        training=progress.training,
+        training=progress.settings,
         summary=progress.summary,
         path=progress.path,
         worker=f"{socket.gethostname()}:{os.getpid()}",
         memory=resident_size(),
+        **fate,
     )
 
 
-def _blank(number: int, seed: int) -> results.TrialResult:
-    return results.TrialResult(number=number, fate="failed", seed=seed)
-
-
-def _train(
-    definition: Definition, data: Data, trial: optuna.Trial, seed: int, progress: _Progress, report: Report
-) -> tuple[tuple[float, ...], keras.Model]:
-    """Return the trial's values and its model: one training, or several compared on their mean."""
-    parts = [data.fold(i) for i in range(len(data.folds))] if data.folds else [data] * definition.search.repeats
-    scores: list[tuple[float, ...]] = []
-    best: _Trained | None = None
-    for index, part in enumerate(parts):
-        trained = _train_once(
-            definition, part, trial, seed_of(seed, trial.number, index), progress, report, len(parts) == 1
-        )
-        score = _values(definition, trained.logs, progress, trained.model, data)
-        if best is None or definition.better(
-            score[0], min(s[0] for s in scores) if definition.directions[0] == "minimize" else max(s[0] for s in scores)
-        ):
-            best = trained
-        scores.append(score)
-        if len(parts) > 1:
-            _score_so_far(definition, trial, scores, index, progress)
-    assert best is not None
-    values = tuple(float(np.mean(column)) for column in zip(*scores, strict=True))
-    if len(parts) > 1:
-        for metric, column in zip(definition.metrics, zip(*scores, strict=True), strict=True):
-            progress.metrics[f"{metric}_std"] = float(np.std(column))
-            for index, value in enumerate(column):
-                kind = "fold" if data.folds else "repeat"
-                progress.metrics[f"{metric}_{kind}_{index}"] = float(value)
-    model = best.model
+def _train(definition: Definition, data: Data, trial: optuna.Trial, seed: int, progress: _Progress) -> _Finished:
+    """Train once, or once for each fold and repeat, and test the model to hand over."""
+    parts = list(_parts(definition, data, seed, trial.number))
+    trained = _train_parts(definition, parts, trial, progress)
+    metrics = scoring.mean([each.metrics for each in trained])
+    values = scoring.values(definition, metrics)
     if data.folds:
-        longest = round(len(progress.epochs) / len(parts))
-        model = _train_once(
-            definition, data.refit(), trial, seed_of(seed, trial.number), progress, report, False, longest
-        ).model
-    started = time.perf_counter()
-    for name, value in feed.evaluate(model, data.test).items():
-        progress.metrics[f"test_{name}"] = value
-    progress.metrics["test_seconds"] = time.perf_counter() - started
-    return values, model
+        model = _refit(definition, data, trial, trained, seed_of(seed, trial.number), progress)
+    else:
+        model = _best(definition, trained).model
+    progress.metrics |= {f"test_{name}": value for name, value in feed.evaluate(model, data.test).items()}
+    return _Finished(values, scoring.violations(definition, metrics), model)
 
 
-def _train_once(
-    definition: Definition,
-    data: Data,
-    trial: optuna.Trial,
-    seed: int,
-    progress: _Progress,
-    report: Report,
-    prune: bool,
-    epochs: int | None = None,
-) -> _Trained:
-    """Build and fit one model; `prune` asks the pruner after each epoch."""
-    import keras
-
-    keras.utils.set_random_seed(seed)
-    model = build(definition, trial, data)
-    parameters = {"epochs": definition.fit.epochs, "batch_size": definition.fit.batch_size, **trial.params}
-    epochs = epochs or int(parameters["epochs"])
-    batch_size = int(parameters["batch_size"])
-    progress.metrics["parameters"] = float(model.count_params())
-    if not progress.summary:
-        progress.summary, progress.training = _summary(model), _training(model, epochs, batch_size, definition)
-    watcher = _watcher(definition, trial, progress, report, prune and data.validation is not None)
-    callbacks = [*load_callbacks(definition), *_schedules(definition, epochs, data.validation is not None)]
-    stopper = _early_stopping(definition) if data.validation is not None else None
-    callbacks += [stopper] if stopper else []
-    started = time.perf_counter()
-    first = len(progress.epochs)
-    progress.path = feed.fit(
-        model,
-        data,
-        epochs=epochs,
-        batch_size=batch_size,
-        seed=seed,
-        callbacks=[*callbacks, watcher],
-        class_weight=_class_weight(definition, data),
-    )
-    progress.fit_seconds += time.perf_counter() - started
-    progress.metrics["train_seconds"] = progress.fit_seconds
-    epoch_logs = [epoch.logs for epoch in progress.epochs[first:]]
-    last = epoch_logs[stopper.best_epoch] if stopper and stopper.stopped_epoch else epoch_logs[-1]
-    if stopper and not stopper.stopped_epoch:  # Keras restores the best weights at the end too
-        last = epoch_logs[min(stopper.best_epoch, len(epoch_logs) - 1)]
-    return _Trained(model, last)
+def _parts(definition: Definition, data: Data, seed: int, number: int) -> Iterator[_Part]:
+    """Yield what a trial trains: every fold under every repeat's seed."""
+    for repeat in range(definition.search.repeats):
+        own_seed = seed_of(seed, number, repeat)
+        repeated = [f"repeat_{repeat}"] if definition.search.repeats > 1 else []
+        if not data.folds:
+            yield _Part("".join(repeated), data, own_seed)
+        for fold in range(len(data.folds)):
+            yield _Part("_".join([*repeated, f"fold_{fold}"]), data.fold(fold), own_seed)
 
 
-def _watcher(
-    definition: Definition, trial: optuna.Trial, progress: _Progress, report: Report, prune: bool
-) -> keras.callbacks.Callback:
-    import keras
+def _train_parts(definition: Definition, parts: list[_Part], trial: optuna.Trial, progress: _Progress) -> list[Trained]:
+    """Train each part, and give the trial up between two when the pruner finds it hopeless."""
+    trained: list[Trained] = []
+    for index, part in enumerate(parts):
+        training = Training(definition, part.data, trial, part.seed)
+        progress.began(training)
+        single = len(parts) == 1
+        trained.append(training.fit(_on_epoch(definition, trial, progress, part.name, prune=single)))
+        scoring.values(definition, trained[-1].metrics)
+        so_far = [each.metrics for each in trained]
+        if single:
+            progress.metrics |= {name: so_far[0][name] for name in so_far[0] if name not in progress.epochs[-1].logs}
+        else:
+            names = [each.name for each in parts[: len(trained)]]
+            progress.metrics |= scoring.mean(so_far) | scoring.spread(definition, dict(zip(names, so_far, strict=True)))
+            _report_training(definition, trial, trained, index, last=index + 1 == len(parts))
+    return trained
 
+
+def _on_epoch(definition: Definition, trial: optuna.Trial, progress: _Progress, part: str, *, prune: bool) -> OnEpoch:
+    """Return what happens after each epoch of a training."""
     metric = definition.metrics[0]
-    first = len(progress.epochs)
+    asks = prune and len(definition.metrics) == 1
 
-    class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
-        """Collects each epoch's logs and asks the pruner; the last of the callbacks."""
+    def on_epoch(epoch: int, logs: dict[str, float]) -> None:
+        progress.ended(epoch, logs, part)
+        scoring.check_finite(definition, logs, f"after epoch {epoch + 1}" + (f" of {part}" if part else ""))
+        if asks and metric in logs:
+            trial.report(logs[metric], epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned(f"pruned after epoch {epoch + 1}")
 
-        def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-            values = {name: float(value) for name, value in (logs or {}).items()}
-            progress.epochs.append(results.Epoch(first + epoch, time.time(), values))
-            for name in definition.metrics:
-                if not math.isfinite(values.get(name, 0.0)):
-                    raise TrialFailed(f"{name} is {values[name]} after epoch {epoch + 1}")
-            report(progress.epochs)
-            if prune and metric in values and len(definition.metrics) == 1:
-                _prune(trial, values[metric], epoch, f"epoch {epoch + 1}")
-
-    return Watcher()
+    return on_epoch
 
 
-def _score_so_far(
-    definition: Definition, trial: optuna.Trial, scores: list[tuple[float, ...]], index: int, progress: _Progress
+def _report_training(
+    definition: Definition, trial: optuna.Trial, trained: list[Trained], index: int, *, last: bool
 ) -> None:
-    if len(definition.metrics) == 1 and index + 1 < max(len(scores) + 1, 2):
-        _prune(trial, float(np.mean([score[0] for score in scores])), index, f"training {index + 1}")
+    """Tell the pruner the mean of the trainings so far, and ask it unless this was the last.
+
+    The Wilcoxon pruner compares training by training, so it is told each one's own value.
+    """
+    if len(definition.metrics) > 1:
+        return
+    scores = [each.metrics[definition.metrics[0]] for each in trained]
+    paired = isinstance(trial.study.pruner, optuna.pruners.WilcoxonPruner)
+    trial.report(scores[-1] if paired else float(np.mean(scores)), index)
+    if not last and trial.should_prune():
+        raise optuna.TrialPruned(f"pruned after training {index + 1}")
 
 
-def _prune(trial: optuna.Trial, value: float, step: int, when: str) -> None:
-    trial.report(value, step)
-    if trial.should_prune():
-        raise optuna.TrialPruned(f"pruned after {when}")
-
-
-def _values(
-    definition: Definition, logs: dict[str, float], progress: _Progress, model: keras.Model, data: Data
-) -> tuple[float, ...]:
-    wanted = {*definition.metrics, *(study.parse_constraint(c)[0] for c in definition.search.constraints)}
-    if "latency_ms" in wanted:
-        progress.metrics["latency_ms"] = latency_ms(model, data)
-    known = {**logs, **progress.metrics}
-    missing = [name for name in definition.metrics if name not in known]
-    if missing:
-        raise TrialFailed(f"no metric '{missing[0]}' in the logs ({', '.join(known)})")
-    values = tuple(known[name] for name in definition.metrics)
-    for name, value in zip(definition.metrics, values, strict=True):
-        if not math.isfinite(value):
-            raise TrialFailed(f"{name} is {value}")
-    return values
-
-
-def _last_logs(progress: _Progress) -> dict[str, float]:
-    return progress.epochs[-1].logs if progress.epochs else {}
-
-
-def latency_ms(model: keras.Model, data: Data, calls: int = 30) -> float:
-    """Return the median time of predicting one row, in milliseconds, after a warm-up."""
-    one = data.example(1)
-    times = []
-    for _ in range(calls + 3):
-        started = time.perf_counter()
-        model.predict_on_batch(feed.as_tensors(one))
-        times.append(time.perf_counter() - started)
-    return float(np.median(times[3:]) * 1000)
-
-
-def _mode(definition: Definition) -> str:
-    return "min" if definition.directions[0] == "minimize" else "max"
-
-
-def _monitored(definition: Definition) -> str:
+def _best(definition: Definition, trained: list[Trained]) -> Trained:
+    """Return the training that did best in the study's first metric; the first of equals."""
     metric = definition.metrics[0]
-    return "val_loss" if metric in TRIAL_METRICS else metric
+    best = trained[0]
+    for each in trained[1:]:
+        if definition.better(each.metrics[metric], best.metrics[metric]):
+            best = each
+    return best
 
 
-def _early_stopping(definition: Definition) -> Any:
-    import keras
-
-    wanted = definition.fit.early_stopping
-    if wanted is None:
-        return None
-    monitor = _monitored(definition)
-    return keras.callbacks.EarlyStopping(
-        monitor=monitor,
-        mode="min" if monitor == "val_loss" else _mode(definition),
-        patience=wanted.patience,
-        min_delta=wanted.min_delta,
-        start_from_epoch=wanted.start_from_epoch,
-        restore_best_weights=True,
-    )
-
-
-def _schedules(definition: Definition, epochs: int, validated: bool) -> list[Any]:
-    import keras
-
-    wanted = definition.fit.learning_rate_schedule
-    if wanted is None:
-        return []
-    if wanted.type == "plateau":
-        monitor = _monitored(definition) if validated else "loss"
-        mode = "min" if monitor in ("val_loss", "loss") else _mode(definition)
-        return [
-            keras.callbacks.ReduceLROnPlateau(
-                monitor=monitor, mode=mode, factor=wanted.factor, patience=wanted.patience, min_lr=wanted.minimum
-            )
-        ]
-    initial: list[float] = []
-
-    def schedule(epoch: int, rate: float) -> float:
-        initial.append(rate)
-        if wanted.type == "exponential":
-            return max(wanted.minimum, initial[0] * wanted.factor**epoch)
-        share = (1 + math.cos(math.pi * epoch / epochs)) / 2
-        return wanted.minimum + (initial[0] - wanted.minimum) * share
-
-    return [keras.callbacks.LearningRateScheduler(schedule)]
-
-
-def _class_weight(definition: Definition, data: Data) -> dict[int, float] | None:
-    wanted = definition.fit.class_weight
-    if wanted is None:
-        return None
-    if data.task not in ("binary", "multiclass") or data.train.streamed:
-        raise DataError(f"fit.class_weight: needs classes held in memory; the task is {data.task}")
-    if wanted == "balanced":
-        counts = np.bincount(np.asarray(data.train.y, dtype=int), minlength=len(data.classes))
-        return {i: float(len(data.train) / (len(counts) * max(1, count))) for i, count in enumerate(counts)}
-    assert isinstance(wanted, dict)
-    labels = [str(label) for label in data.classes]
-    for label in wanted:
-        if label not in labels:
-            raise DataError(
-                f"fit.class_weight: no class '{label}' (classes: {', '.join(labels)}){did_you_mean(label, labels)}"
-            )
-    return {index: wanted.get(label, 1.0) for index, label in enumerate(labels)}
-
-
-def _training(model: keras.Model, epochs: int, batch_size: int, definition: Definition) -> dict[str, Any]:
-    """Return what MLflow's autologging would have recorded."""
-    optimizer = getattr(model, "optimizer", None)
-    config = optimizer.get_config() if optimizer is not None else {}
-    loss = getattr(model, "loss", None)
-    return {
-        "optimizer": {key: _plain(value) for key, value in config.items()},
-        "loss": loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", str(loss))),
-        "fit": {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            **definition.fit.model_dump(exclude={"epochs", "batch_size"}),
-        },
-        "dtype_policy": definition.fit.precision,
-    }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return value if isinstance(value, str | int | float | bool | dict | list | type(None)) else str(value)
-
-
-def _summary(model: keras.Model) -> str:
-    text = io.StringIO()
-    model.summary(print_fn=lambda line, **_: text.write(f"{line}\n"), line_length=100)
-    return text.getvalue()
-
-
-def archive(model: keras.Model) -> bytes:
-    """Return the model as the bytes of a `.keras` file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        model.save(path)
-        return path.read_bytes()
+def _refit(
+    definition: Definition, data: Data, trial: optuna.Trial, trained: list[Trained], seed: int, progress: _Progress
+) -> keras.Model:
+    """Train on all rows but the test part, for as many epochs as the folds' models were best after."""
+    epochs = max(1, round(float(np.mean([each.best_epochs for each in trained]))))
+    training = Training(definition, data.refit(), trial, seed, epochs)
+    progress.metrics["refit_epochs"] = float(epochs)
+    return training.fit(lambda epoch, logs: progress.ended(epoch, logs, "refit")).model
 
 
 def resident_size() -> int:
@@ -368,82 +223,3 @@ def resident_size() -> int:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
-
-
-def check(definition: Definition, data: Data, trial: optuna.trial.BaseTrial, seconds: float) -> results.DataSummary:
-    """Build one model and run one batch through it, before anything is created.
-
-    Returns:
-        What MLflow and the person are told of the data.
-
-    Raises:
-        ModelError: The model cannot be built or take a batch of these data.
-        StudyFileError: The study's metric is not among the metrics that Keras will log.
-        DataError: The class weights do not fit the data.
-    """
-    model = try_build(definition, trial, data)
-    _class_weight(definition, data)
-    load_callbacks(definition)
-    try:
-        names = feed.dry_run(model, data)
-    except Exception as error:
-        raise ModelError(
-            f"model.build: {definition.model.build}: the model cannot take a batch ({one_line(error)})"
-        ) from error
-    log_names = (*names, *(f"val_{name}" for name in names))
-    known = (*log_names, *TRIAL_METRICS)
-    for name in definition.metrics:
-        if name not in known:
-            raise StudyFileError(
-                str(definition.path),
-                "metric",
-                f"'{name}' is not among the metrics of this model",
-                f"it logs {', '.join(known)}{did_you_mean(name, known)}",
-            )
-    for constraint in definition.search.constraints:
-        metric = study.parse_constraint(constraint)[0]
-        if metric not in known:
-            raise StudyFileError(
-                str(definition.path), "search.constraints", f"no metric '{metric}'", f"use one of {', '.join(known)}"
-            )
-    output = model.output_shape if not isinstance(model.output_shape, list | dict) else (None, data.outputs)
-    return results.DataSummary(
-        name=data.name,
-        source=definition.data.source,
-        digest=data.digest,
-        task=data.task,
-        classes=data.classes,
-        rows={"train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test)},
-        columns=tuple((column.name, column.kind) for column in data.columns),
-        inputs=_specs(data),
-        example=_raw_example(data),
-        output=results.TensorSpec("float32", tuple(-1 if size is None else size for size in output)),
-        log_names=log_names,
-        path=feed.path_of(model, data),
-        seconds=seconds,
-    )
-
-
-def _specs(data: Data) -> tuple[results.TensorSpec, ...]:
-    x = data.example(1)
-    named = x.items() if isinstance(x, dict) else [(None, x)]
-    return tuple(results.TensorSpec(str(each.dtype), (-1, *each.shape[1:]), name) for name, each in named)
-
-
-def _raw_example(data: Data) -> Any:
-    """Return a few rows as the user sends them."""
-    from search.features import CATEGORICAL, NUMERIC
-
-    x = data.example()
-    if not data.columns:
-        return x
-    numeric = x.get(NUMERIC) if isinstance(x, dict) else x
-    rows: dict[str, list[Any]] = {}
-    counts = {True: 0, False: 0}
-    for column in data.columns:
-        source = numeric if column.numeric else x[CATEGORICAL]
-        values = source[:, counts[column.numeric]]
-        counts[column.numeric] += 1
-        cast = {"long": int, "boolean": bool, "double": float, "string": str}[column.kind]
-        rows[column.name] = [cast(value) for value in values]
-    return rows

@@ -245,6 +245,7 @@ class SearchRun:
             tags=[RunTag(name, redact(value)[:5000]) for name, value in tags.items()],
         )
         self._client.set_terminated(self.run_id, status)
+        os.environ.pop("MLFLOW_RUN_CONTEXT", None)
 
     def artifacts(self, folder: Path) -> None:
         """Add the files of a folder to the search's run."""
@@ -288,7 +289,7 @@ class TrialRun:
 
     def epochs(self, epochs: Sequence[Epoch]) -> None:
         """Log the epochs that are not logged yet, in one request for up to 1000 metrics."""
-        fresh = [epoch for epoch in epochs if epoch.step >= self._logged_epochs]
+        fresh = epochs[self._logged_epochs :]
         if not fresh:
             return
         metrics = [
@@ -298,7 +299,7 @@ class TrialRun:
         ]
         for start in range(0, len(metrics), _BATCH):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + _BATCH])
-        self._logged_epochs = fresh[-1].step + 1
+        self._logged_epochs = len(epochs)
 
     def result(self, result: TrialResult) -> None:
         """Log what the worker returned: remaining epochs, metrics, tags and how it was trained."""

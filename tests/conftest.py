@@ -1,0 +1,120 @@
+"""What the tests share: a folder of its own with a real MLflow store, real studies, real commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.definition import Definition, load_definition
+from search.optimize import Progress
+from search.session import Outcome, Request, search
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+Searcher = Callable[..., Outcome]
+
+TINY = """
+name = "{name}"
+metric = "val_loss"
+direction = "minimize"
+
+[data]
+source = "sklearn:make_blobs"
+options = {{ n_samples = 60, n_features = 2, centers = 2, random_state = 0 }}
+test_size = 0.3
+validation_size = 0.2
+
+[model]
+build = "{build}"
+
+[fit]
+epochs = 2
+batch_size = 16
+
+[space]
+width = {{ type = "int", low = 2, high = 200 }}
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the frameworks' start-up noise out of every process the tests start."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh MLflow database, made once: making one takes 2 s."""
+    from search import tracking
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with tracking.fresh_store(f"sqlite:///{path}") as publish:
+        publish()
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory with an MLflow store of its own; MLflow looks there."""
+    import mlflow
+
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_RUN_CONTEXT", raising=False)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield tmp_path
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def tiny(folder: Path) -> Callable[..., Definition]:
+    """Writes a study whose trials take a tenth of a second, and reads it."""
+
+    def write(name: str = "tiny", build: str = "mlp", code: str = "", more: str = "") -> Definition:
+        (folder / "studies").mkdir(exist_ok=True)
+        if code:
+            (folder / "studies" / build.partition(":")[0]).write_text(code)
+        path = folder / "studies" / f"{name}.toml"
+        path.write_text(TINY.format(name=name, build=build) + more)
+        return load_definition(path)
+
+    return write
+
+
+@pytest.fixture
+def run_search(folder: Path) -> Searcher:
+    """Runs a search in this process, in the test's folder; returns its outcome."""
+
+    def run(definition: Definition, hook: Callable[[Progress], None] = lambda _: None, **request: Any) -> Outcome:
+        request = {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "workers": 1, **request}
+        return search(Request(definition=definition, **request), hook)
+
+    return run
+
+
+def command(module: str, *args: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE ARGS` as a person would, and return what it printed."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *args],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def run_json(*args: str, cwd: Path) -> dict[str, Any]:
+    """Run `python -m search.run … --json`, which must succeed, and return its object."""
+    done = command("search.run", *args, "--json", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed

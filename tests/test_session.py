@@ -1,0 +1,232 @@
+"""Whole searches in this process: real workers, a real journal, a real MLflow store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from search.definition import Definition
+from search.errors import NoTrialCompleted
+from search.optimize import Progress
+from search.study import open_storage
+from tests.conftest import Searcher
+
+Tiny = Callable[..., Definition]
+
+FATES = """
+import keras
+
+from search.model import mlp
+
+
+def build(trial, data):
+    number = trial.number
+    if number == 1:
+        raise RuntimeError("the user's own mistake")
+    model = mlp(trial, data)
+    if number == 2:
+        model.compile(optimizer="adam", loss=lambda y, p: keras.ops.mean(p) * float("nan"))
+    if number == 3:
+        import tensorflow as tf
+
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+    return model
+"""
+
+DIES = """
+import os
+import signal
+from pathlib import Path
+
+from search.model import mlp
+
+
+def build(trial, data):
+    mark = Path(__file__).with_suffix(".killed")
+    if trial.number == 2 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return mlp(trial, data)
+"""
+
+
+def trial_runs(outcome_run: str) -> dict[int, Run]:
+    """Return the runs nested under a search's run, by the number of their trial."""
+    client = MlflowClient()
+    experiment = client.get_run(outcome_run).info.experiment_id
+    runs = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{outcome_run}'", max_results=1000)
+    return {int(run.data.tags["number"]): run for run in runs}
+
+
+def optuna_states(name: str) -> Counter[str]:
+    study = optuna.load_study(study_name=name, storage=open_storage(f"studies/{name}.journal"))
+    return Counter(trial.state.name for trial in study.get_trials(deepcopy=False))
+
+
+def test_a_failing_trial_fails_alone(tiny: Tiny, run_search: Searcher) -> None:
+    """Without it one bad configuration ends the night's search, or hides among the finished runs."""
+    outcome = run_search(tiny("fates", "fates.py:build", FATES), n_trials=5, pruner="none")
+    assert outcome.n_trials == {"complete": 2, "pruned": 0, "failed": 3}
+    runs = trial_runs(outcome.search_run_id)
+    assert {number: run.info.status for number, run in runs.items()} == {
+        0: "FINISHED",
+        1: "FAILED",
+        2: "FAILED",
+        3: "FAILED",
+        4: "FINISHED",
+    }
+    assert runs[1].data.tags["reason"] == "RuntimeError: the user's own mistake"
+    assert "nan" in runs[2].data.tags["reason"]
+    assert "ResourceExhaustedError" in runs[3].data.tags["reason"]
+    assert [run.data.tags["state"] for run in runs.values()].count("FAIL") == 3
+    artifacts = {file.path for file in MlflowClient().list_artifacts(runs[1].info.run_id)}
+    assert "traceback.txt" in artifacts
+    assert MlflowClient().get_run(outcome.search_run_id).info.status == "FINISHED"
+
+
+def test_a_search_in_which_no_trial_completes_says_so(tiny: Tiny, run_search: Searcher) -> None:
+    """Without it a search that produced nothing looks like one that did."""
+    code = "def build(trial, data):\n    from search.model import mlp\n    m = mlp(trial, data)\n" + (
+        "    if trial.study.study_name == 'hopeless': raise ValueError('always')\n    return m\n"
+    )
+    with pytest.raises(NoTrialCompleted, match=r"no trial of study 'hopeless' completed \(0 pruned, 2 failed\)"):
+        run_search(tiny("hopeless", "hopeless.py:build", code), n_trials=2)
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("hopeless")
+    assert experiment is not None
+    searches = client.search_runs([experiment.experiment_id], "tags.kind = 'search'")
+    assert [run.info.status for run in searches] == ["FAILED"]
+
+
+def test_a_killed_worker_costs_one_trial(tiny: Tiny, run_search: Searcher) -> None:
+    """Without it one out-of-memory kill ends the search, or its trial stays RUNNING for ever."""
+    outcome = run_search(tiny("dies", "dies.py:build", DIES), n_trials=5, pruner="none")
+    assert outcome.died == 1
+    assert outcome.n_trials == {"complete": 5, "pruned": 0, "failed": 1}
+    runs = trial_runs(outcome.search_run_id)
+    assert runs[2].info.status == "FAILED"
+    assert runs[2].data.tags["reason"] == "its worker died: signal 9 (out of memory?)"
+    assert runs[3].data.params["width"] == runs[2].data.params["width"], "its configuration is tried once more"
+    assert runs[3].info.status == "FINISHED"
+    assert optuna_states("dies") == {"COMPLETE": 5, "FAIL": 1}
+
+
+def test_pruned_trials_are_killed_runs_that_keep_their_epochs(tiny: Tiny, run_search: Searcher) -> None:
+    """Without it pruned trials show as failed or finished, and their curves are lost."""
+    more = '\n[search]\npruner = "median"\npruner_options = { n_startup_trials = 1, n_warmup_steps = 0 }\n'
+    outcome = run_search(tiny("prunes", more=more), n_trials=12)
+    pruned = [run for run in trial_runs(outcome.search_run_id).values() if run.data.tags["state"] == "PRUNED"]
+    assert len(pruned) == outcome.n_trials["pruned"] > 0
+    assert {run.info.status for run in pruned} == {"KILLED"}
+    history = MlflowClient().get_metric_history(pruned[0].info.run_id, "val_loss")
+    assert [metric.step for metric in history] == list(range(len(history)))
+    assert len(history) >= 1
+    assert pruned[0].info.end_time >= pruned[0].info.start_time
+
+
+def test_four_workers_keep_the_budget_exactly(tiny: Tiny, run_search: Searcher) -> None:
+    """Without it 100 trials come to 97 or 103, or Optuna and MLflow tell different stories."""
+    outcome = run_search(tiny("budget"), n_trials=100, workers=4)
+    states = optuna_states("budget")
+    runs = Counter(run.data.tags["state"] for run in trial_runs(outcome.search_run_id).values())
+    assert sum(states.values()) == 100
+    assert states == runs
+    assert states["COMPLETE"] == outcome.n_trials["complete"]
+    assert states["PRUNED"] == outcome.n_trials["pruned"]
+    widths = [run.data.params["width"] for run in trial_runs(outcome.search_run_id).values()]
+    assert len(set(widths)) == 100, "no configuration is trained twice"
+
+
+def test_one_worker_gives_the_same_trials_every_time(tiny: Tiny, run_search: Searcher) -> None:
+    """Without it a colleague with the same file and seed sees other results."""
+    first = run_search(tiny("same"), n_trials=4, study_name="one")
+    second = run_search(tiny("same"), n_trials=4, study_name="two")
+    assert first.best.params == second.best.params
+    assert first.best.values == second.best.values
+    values = [[run.data.metrics["objective"] for _, run in sorted(trial_runs(o.search_run_id).items())] for o in (first, second)]
+    assert values[0] == values[1]
+
+
+def test_a_finished_space_ends_the_search(tiny: Tiny, run_search: Searcher, folder: Path) -> None:
+    """Without it the same six configurations are trained all night."""
+    definition = tiny("small")
+    path = definition.path
+    path.write_text(path.read_text().replace("low = 2, high = 200", "low = 2, high = 4"))
+    from search.definition import load_definition
+
+    outcome = run_search(load_definition(path), n_trials=20, workers=2)
+    assert sum(outcome.n_trials.values()) == 3
+    assert outcome.stopped == "every configuration of the space has been tried"
+
+
+def test_a_search_without_a_better_trial_registers_nothing_new(tiny: Tiny, run_search: Searcher) -> None:
+    """Without it the registry fills with versions that nobody asked for."""
+    definition = tiny("again", more='\n[[enqueue]]\nwidth = 200\n\n[search]\nsampler = "random"\n')
+    path = definition.path
+    first = run_search(definition, n_trials=3)
+    assert first.newly_registered
+    assert first.model is not None
+    path.write_text(path.read_text().replace("epochs = 2", "epochs = 1"))
+    from search.definition import load_definition
+
+    second = run_search(load_definition(path), n_trials=2)
+    assert second.best.number == first.best.number
+    assert not second.newly_registered
+    assert second.model == first.model
+
+
+def test_users_own_mlflow_calls_write_to_the_trials_run(tiny: Tiny, run_search: Searcher) -> None:
+    """Without it what a builder logs is lost, or lands in a run of its own."""
+    code = (
+        "import mlflow\nfrom search.model import mlp\n\n\ndef build(trial, data):\n"
+        "    if trial.study.study_name == 'logs':\n        mlflow.set_tag('mine', trial.number)\n    return mlp(trial, data)\n"
+    )
+    outcome = run_search(tiny("logs", "logs.py:build", code), n_trials=2)
+    runs = trial_runs(outcome.search_run_id)
+    assert {number: run.data.tags["mine"] for number, run in runs.items()} == {0: "0", 1: "1"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_the_time_limit_begins_no_more_trials(tiny: Tiny, run_search: Searcher) -> None:
+    """Without it `--timeout` runs on into the morning."""
+    outcome = run_search(tiny("timed"), n_trials=10_000, timeout=1.0)
+    assert outcome.stopped == "the time of 1 s is up"
+    assert 0 < sum(outcome.n_trials.values()) < 100
+
+
+def test_progress_tells_every_beginning_and_end(tiny: Tiny, run_search: Searcher) -> None:
+    """Without it the terminal shows a bar that does not move."""
+    told: list[Progress] = []
+    run_search(tiny("told"), told.append, n_trials=3, pruner="none")
+    assert [each.state for each in told] == ["began", "complete"] * 3
+    assert [each.done for each in told] == [0, 1, 1, 2, 2, 3]
+    assert told[-1].best_value == min(each.value for each in told if each.value is not None)
+    assert told[-1].seconds_left == 0
+
+
+def test_long_trials_show_their_curve_while_they_run(tiny: Tiny, run_search: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it a trial of hours shows nothing in MLflow until it ends."""
+    code = (
+        "import time\nimport keras\n\n\nclass Slow(keras.callbacks.Callback):\n"
+        "    def on_epoch_end(self, epoch, logs=None):\n        time.sleep(0.7)\n"
+    )
+    definition = tiny("slow", more='\n[search]\nseed = 1\n')
+    (definition.folder / "slow.py").write_text(code)
+    path = definition.path
+    path.write_text(path.read_text().replace("epochs = 2", 'epochs = 8\ncallbacks = ["slow.py:Slow"]'))
+    from search import tracking
+    from search.definition import load_definition
+
+    seen: list[int] = []
+    original = tracking.TrialRun.epochs
+    monkeypatch.setattr(tracking.TrialRun, "epochs", lambda self, epochs: (seen.append(len(epochs)), original(self, epochs))[1])
+    outcome = run_search(load_definition(path), n_trials=1)
+    assert any(0 < count < 8 for count in seen), "epochs arrived before the trial ended"
+    history = MlflowClient().get_metric_history(outcome.best.run_id, "val_loss")
+    assert [metric.step for metric in history] == list(range(8))

@@ -25,8 +25,9 @@ import difflib
 import re
 from collections.abc import Iterable
 
-_CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://)[^/\s@]*:[^/\s]*@")
-_SECRET_OPTIONS = re.compile(r"(?i)([?&](?:[\w-]*(?:password|passwd|token|secret|key))=)[^&\s]+")
+# Greedy up to the last @: an unescaped slash or @ in a password must not end it early.
+_CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://)[^\s@/?#]*(?::\S*)?@")
+_SECRET_OPTIONS = re.compile(r"(?i)((?:\b|[?&;_-])(?:password|passwd|pwd|token|secret|[?&]\w*key)=)[^&;\s]+")
 
 
 def redact(text: str) -> str:
@@ -36,8 +37,9 @@ def redact(text: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the nearest of `known`, or an empty string."""
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+    spelt = {each.lower(): each for each in known}
+    nearest = difflib.get_close_matches(word.lower(), spelt, n=1, cutoff=0.6)
+    return f"; did you mean '{spelt[nearest[0]]}'?" if nearest else ""
 
 
 def one_line(error: BaseException) -> str:
@@ -53,7 +55,8 @@ class SearchError(Exception):
     exit_status = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(redact(" ".join(message.split())))
+        line = redact(" ".join(message.split()))
+        super().__init__("".join(each if each.isprintable() else "?" for each in line))
 
 
 class UsageError(SearchError, ValueError):

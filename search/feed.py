@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.data import Data, Part
+from search.features import leaves
 
 if TYPE_CHECKING:
     import keras
@@ -86,11 +87,14 @@ def fit(
         callbacks: Keras callbacks.
         class_weight: A weight for each class index.
     """
+    import keras
+
     path = path_of(model, data, callbacks)
     settings: dict[str, Any] = {"epochs": epochs, "callbacks": list(callbacks), "verbose": 0}
     validation, train = data.validation, data.train
     if path == PLAIN:
         if train.streamed:
+            settings["shuffle"] = isinstance(train.x, keras.utils.PyDataset)  # others shuffle themselves, or not
             model.fit(train.x, validation_data=None if validation is None else validation.x, **settings)
             return path
         held_out = None if validation is None else (as_tensors(validation.x), as_tensors(validation.y))
@@ -103,10 +107,10 @@ def fit(
     if validation is not None:
         settings["validation_data"], settings["validation_steps"] = _in_order(validation)
     if path == WHOLE_EPOCHS:
-        _fit_whole_epochs(model, tensors, len(train), batch_size, seed, settings)
+        _fit_whole_epochs(model, tensors, _rows(train), batch_size, seed, settings)
     else:
-        steps = -(-len(train) // batch_size)
-        model.fit(_shuffled(tensors, len(train), batch_size, seed), steps_per_epoch=steps, **settings)
+        steps = -(-_rows(train) // batch_size)
+        model.fit(_shuffled(tensors, _rows(train), batch_size, seed), steps_per_epoch=steps, **settings)
     return path
 
 
@@ -202,6 +206,10 @@ def _tensors(part: Part, class_weight: dict[int, float] | None = None) -> Any:
     return keras.tree.map_structure(tf.convert_to_tensor, tuple(arrays))
 
 
+def _rows(part: Part) -> int:
+    return len(leaves(part.x)[0])
+
+
 def _first_row(tensors: Any) -> Any:
     import keras
 
@@ -224,9 +232,10 @@ def _in_order(part: Part) -> tuple[tf.data.Dataset, int]:
     """
     import tensorflow as tf
 
-    size = min(_HELD_OUT_BATCH, len(part))
+    rows = _rows(part)
+    size = min(_HELD_OUT_BATCH, rows)
     dataset = tf.data.Dataset.from_tensor_slices(_tensors(part)).batch(size).repeat()
-    return _plain_pipeline(dataset), -(-len(part) // size)
+    return _plain_pipeline(dataset), -(-rows // size)
 
 
 def _plain_pipeline(dataset: tf.data.Dataset) -> tf.data.Dataset:

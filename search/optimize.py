@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -36,7 +36,8 @@ SEARCH_RUN = "search:run"  # attributes of a trial: its search, its model, and w
 MODEL_ID = "search:model"
 DIED = "search:died"
 _RECORD = "search:"  # attributes of the study: one for each search
-_POLL_SECONDS = 1.0
+_INTERRUPTED = "interrupted"
+_POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0  # what running trials are given when the time is up
 
 
@@ -115,7 +116,6 @@ class _State:
     since_best: int = 0
     deaths_in_a_row: int = 0
     stop: str = ""
-    error: BaseException | None = None
 
 
 class Search:
@@ -182,22 +182,18 @@ class Search:
             SearchError: The storage or MLflow failed.
         """
         self._slots = slots
-        threads = [threading.Thread(target=self._work, args=(slot,), daemon=True) for slot in slots]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.2)
-        except KeyboardInterrupt:
-            self._stop("interrupted")
-            for slot in slots:
-                slot.stop()
-            for thread in threads:
-                thread.join(10)
-            raise Interrupted("interrupted; everything finished so far is kept, and --resume goes on") from None
-        if self._state.error is not None:
-            raise self._state.error
+        with ThreadPoolExecutor(len(slots)) as threads:
+            working = [threads.submit(self._work, slot) for slot in slots]
+            try:
+                wait(working)
+            except KeyboardInterrupt:
+                self._stop(_INTERRUPTED)
+                for slot in slots:
+                    slot.stop()
+                wait(working)
+                raise Interrupted("interrupted; everything finished so far is kept, and --resume goes on") from None
+        for done in working:
+            done.result()
 
     def _stop(self, reason: str) -> None:
         with self._lock:
@@ -208,10 +204,9 @@ class Search:
         try:
             while (trial := self._next()) is not None:
                 self._one(slot, trial)
-        except BaseException as error:  # a thread's error ends the search, told by the main thread
-            with self._lock:
-                self._state.error = self._state.error or error
-            self._stop(one_line(error))
+        except BaseException as error:
+            self._stop(one_line(error))  # the other slots end with their trials
+            raise
 
     def _next(self) -> optuna.Trial | None:
         """Return the next trial, or None when there is a reason to stop."""
@@ -313,13 +308,15 @@ class Search:
                 if (lost := slot.lost()) is not None:
                     slot.stop()
                     raise _Died(f"its worker died: {lost}") from None
+                if self._state.stop == _INTERRUPTED:
+                    raise _Died(_INTERRUPTED) from None
                 record.epochs(worker.live_epochs(self._storage.get_trial(trial_id).system_attrs))
                 if self._out_of_time():
                     slot.stop()
                     raise optuna.TrialPruned("the time was up") from None
             except (Exception, CancelledError) as error:
-                if self._state.stop == "interrupted":
-                    raise _Died("interrupted") from None
+                if self._state.stop == _INTERRUPTED:
+                    raise _Died(_INTERRUPTED) from None
                 raise _Died(reason_of(error)) from error
 
     def _out_of_time(self) -> bool:
@@ -481,7 +478,7 @@ def records(optuna_study: optuna.Study) -> list[Record]:
     return sorted(found, key=lambda record: record.began)
 
 
-def bury_the_dead(optuna_study: optuna.Study, storage: BaseStorage) -> None:
+def bury_the_dead(definition: Definition, optuna_study: optuna.Study, storage: BaseStorage) -> None:
     """Record trials that a killed search left RUNNING as failed, and that search as interrupted."""
     from search import tracking
 
@@ -493,8 +490,7 @@ def bury_the_dead(optuna_study: optuna.Study, storage: BaseStorage) -> None:
                 trial_id = _id_of(storage, optuna_study, trial.number)
                 storage.set_trial_system_attr(trial_id, DIED, True)
                 optuna_study.tell(trial.number, state=TrialState.FAIL)
-                tracking.close_trial(trial, "its search was killed")
-        tracking.close_run(record.run_id, "KILLED", "the search's process was killed")
+        tracking.bury(definition, optuna_study, record.run_id, "its search was killed")
         record.ended("interrupted", optuna_study)
 
 

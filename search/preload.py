@@ -6,6 +6,7 @@ whatever their log level; those are kept from the person. An import that fails s
 
 import gc
 import os
+import signal
 from contextlib import contextmanager
 
 
@@ -20,6 +21,8 @@ def _quiet():  # type: ignore[no-untyped-def]
         os.dup2(kept, 2)
         os.close(kept)
 
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the search, which ends its workers itself
 
 with _quiet():
     import keras  # noqa: F401

@@ -1,4 +1,4 @@
-"""A study as tables and plots. It reads the study and writes files; it changes nothing."""
+"""A study as tables and plots, and `python -m search.report`. It reads the study; it changes nothing."""
 
 from __future__ import annotations
 
@@ -106,3 +106,14 @@ def _save(axes: Any, path: Path) -> None:
     first = axes.flat[0] if hasattr(axes, "flat") else axes
     first.figure.savefig(path, dpi=100, bbox_inches="tight")
     pyplot.close("all")
+
+
+def main() -> None:
+    """Run the command with the arguments it was called with."""
+    from search.commands import report
+
+    report()
+
+
+if __name__ == "__main__":
+    main()

@@ -177,7 +177,7 @@ def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: 
         publish()
         with study.storage_errors(settings.storage), tracking.store_errors(uri):
             storage, optuna_study = _study(request, settings)
-            bury_the_dead(optuna_study, storage)
+            bury_the_dead(request.definition, optuna_study, storage)
             unfinished = newest_interrupted(optuna_study) if request.resume else None
             begun_before = bool(optuna_study.get_trials(deepcopy=False))
             run = tracking.SearchRun(

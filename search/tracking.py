@@ -25,7 +25,7 @@ import mlflow
 import optuna
 import optuna_integration
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
@@ -256,20 +256,14 @@ class TrialRun:
     """One trial inside its MLflow run, through `MLflowCallback`.
 
     `inside` runs a function within the run; `finish` gives the run the trial's value, parameters
-    and fate. Each trial has a callback of its own: the callback's lock is held for a whole trial.
+    and fate.
     """
 
     def __init__(
         self, trial: optuna.Trial, client: MlflowClient, dataset: DatasetInput, definition: Definition
     ) -> None:
         self._trial, self._client, self._dataset = trial, client, dataset
-        names = [OBJECTIVE] if len(definition.metrics) == 1 else [f"{OBJECTIVE}_{m}" for m in definition.metrics]
-        self._callback = optuna_integration.MLflowCallback(
-            tracking_uri=mlflow.get_tracking_uri(),
-            metric_name=names,
-            create_experiment=False,
-            mlflow_kwargs={"run_name": f"trial-{trial.number:05d}"},
-        )
+        self._callback = _callback(definition, trial.number)
         self._logged_epochs = 0
         self.run_id = ""
 
@@ -336,27 +330,61 @@ class TrialRun:
 
     def finish(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Give the run the trial's value, parameters and tags, and the status of its fate."""
-        self._callback(study, trial)
-        status = _STATUS[trial.state]
-        if status != "FINISHED":  # the callback ends every run as FINISHED
-            ended = _milliseconds(trial.datetime_complete.timestamp()) if trial.datetime_complete else None
-            self._client.set_terminated(self.run_id, status, end_time=ended)
+        _finish(self._callback, self._client, study, trial, self.run_id)
 
 
-def close_trial(trial: FrozenTrial, reason: str) -> None:
-    """End the run of a trial whose search died, as FAILED with the reason."""
-    run_id = trial.system_attrs.get(RUN_ID)
-    if run_id is not None:
-        close_run(run_id, "FAILED", reason)
+def bury(definition: Definition, study: optuna.Study, run_id: str, reason: str) -> None:
+    """End the runs that a killed search left behind: its trials' by their fate, its own as KILLED.
 
-
-def close_run(run_id: str, status: str, reason: str) -> None:
-    """End a run that its process left RUNNING."""
+    Args:
+        definition: The study file.
+        study: The study; no trial of that search is RUNNING in it any more.
+        run_id: The killed search's run.
+        reason: What to write on the runs of trials that died with it.
+    """
     client = MlflowClient()
     with suppress(MlflowException):  # the run may have been deleted
-        if not RunStatus.is_terminated(RunStatus.from_string(client.get_run(run_id).info.status)):
-            client.set_tag(run_id, "reason", redact(reason))
-            client.set_terminated(run_id, status)
+        experiment = client.get_run(run_id).info.experiment_id
+        mlflow.set_experiment(experiment_id=experiment)
+        trials = {trial.system_attrs.get(RUN_ID): trial for trial in study.get_trials(deepcopy=False)}
+        for run in _runs_under(client, experiment, run_id):
+            trial = trials.get(run.info.run_id)
+            if trial is None:
+                client.set_terminated(run.info.run_id, "FAILED")
+            elif "state" not in run.data.tags or run.info.status == "RUNNING":
+                _finish(_callback(definition, trial.number), client, study, trial, run.info.run_id)
+                if trial.state == TrialState.FAIL:
+                    client.set_tag(run.info.run_id, "reason", reason)
+        client.set_terminated(run_id, "KILLED")
+
+
+def _runs_under(client: MlflowClient, experiment: str, run_id: str) -> Iterator[Run]:
+    token = None
+    while True:
+        page = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{run_id}'", page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _callback(definition: Definition, number: int) -> optuna_integration.MLflowCallback:
+    """Return a callback for one trial: its lock is held for a whole trial, so each has its own."""
+    several = len(definition.metrics) > 1
+    return optuna_integration.MLflowCallback(
+        tracking_uri=mlflow.get_tracking_uri(),
+        metric_name=[f"{OBJECTIVE}_{metric}" for metric in definition.metrics] if several else [OBJECTIVE],
+        create_experiment=False,
+        mlflow_kwargs={"run_name": f"trial-{number:05d}"},
+    )
+
+
+def _finish(callback: Any, client: MlflowClient, study: optuna.Study, trial: FrozenTrial, run_id: str) -> None:
+    callback(study, trial)
+    status = _STATUS[trial.state]
+    if status != "FINISHED":  # the callback ends every run as FINISHED
+        ended = _milliseconds(trial.datetime_complete.timestamp()) if trial.datetime_complete else None
+        client.set_terminated(run_id, status, end_time=ended)
 
 
 def metrics_of(run_id: str) -> dict[str, float]:

@@ -1,0 +1,101 @@
+"""The commands' edges: what a person who mistypes something sees, and what is not created."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import command
+
+BAD = [
+    (("nowhere",), "no study 'nowhere' in studies/ or among the shipped ones"),
+    (("blobbs",), "did you mean 'blobs'?"),
+    (("missing.toml",), "missing.toml: no such study file"),
+    (("--n-trials", "0"), "Invalid value for '--n-trials'"),
+    (("--n-trials", "many"), "Invalid value for '--n-trials'"),
+    (("--sampler", "tpee"), "did you mean 'tpe'?"),
+    (("--pruner", "medium"), "did you mean 'median'?"),
+    (("--workers", "0"), "neither a number of at least 1 nor 'auto'"),
+    (("--wrokers", "2"), "No such option: --wrokers"),
+    (("--resume", "--n-trials", "3"), "--resume with --n-trials"),
+    (("--sampler", "gp"), "sampler 'gp' needs torch; pip install 'search[gp]'"),
+    (("--cluster", "tcp://127.0.0.1:9"), "no scheduler answers there"),
+    (("--storage", "postgresql+psycopg://me:secret@127.0.0.1:9/x"), "cannot be used"),
+    (("--tracking-uri", "http://127.0.0.1:9"), "MLflow tracking store http://127.0.0.1:9 cannot be used"),
+    (("--tracking-uri", "postgresql+psycopg://me:secret@127.0.0.1:9/x"), "cannot be used"),
+]
+
+
+@pytest.mark.parametrize(("args", "said"), BAD, ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+def test_bad_input_gets_one_line_and_leaves_no_trace(args: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    """Without it a typing mistake costs a traceback, a half-made store, or a password in a log."""
+    done = command("search.run", *args, "--quiet", cwd=tmp_path)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert said in lines[0]
+    assert "secret" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+STUDY = """
+name = "bad"
+metric = "{metric}"
+direction = "minimize"
+[data]
+source = "{source}"
+{data}
+[model]
+build = "{build}"
+[space]
+epochs = {{ type = "int", low = 1, high = 2 }}
+"""
+GOOD = {"metric": "val_loss", "source": "sklearn:load_wine", "data": "", "build": "mlp"}
+BAD_STUDIES = [
+    ({"metric": "val_acuracy"}, "did you mean 'val_accuracy'?"),
+    ({"source": "sklearn:load_whine"}, "did you mean 'load_wine'?"),
+    ({"source": "csv:table.csv", "data": 'target = "prize"'}, "did you mean 'price'?"),
+    ({"source": "csv:table.csv", "data": 'target = "same"'}, "is the same in every row"),
+    ({"source": "csv:table.csv", "data": 'target = "gap"'}, "is missing in 1 rows"),
+    ({"build": "build.py:raises"}, "model.build: build.py:raises raised KeyError"),
+    ({"build": "build.py:nothing"}, "returned NoneType; return a compiled keras.Model"),
+    ({"build": "build.py:uncompiled"}, "is not compiled"),
+    ({"build": "build.py:bild"}, "did you mean 'build'?"),
+]
+
+
+@pytest.mark.parametrize(("changed", "said"), BAD_STUDIES, ids=[said[:40] for _, said in BAD_STUDIES])
+def test_a_study_that_cannot_run_creates_nothing(changed: dict[str, str], said: str, tmp_path: Path) -> None:
+    """Without it a mistake in a study is found after the first hour, or leaves an empty experiment."""
+    (tmp_path / "bad.toml").write_text(STUDY.format(**{**GOOD, **changed}))
+    (tmp_path / "table.csv").write_text(
+        "size,price,same,gap\n" + "".join(f"{i},{i * 2.5},1,{i or ''}\n" for i in range(40))
+    )
+    (tmp_path / "build.py").write_text(
+        "import keras\n\n\ndef build(trial, data):\n    raise ValueError\n\n\ndef raises(trial, data):\n    return {}['x']\n\n\n"
+        "def nothing(trial, data):\n    pass\n\n\ndef uncompiled(trial, data):\n    return keras.Sequential()\n"
+    )
+    done = command("search.run", "bad.toml", "--quiet", "--workers", "1", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert said in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"bad.toml", "table.csv", "build.py"}
+
+
+def test_promote_where_there_is_nothing(tmp_path: Path) -> None:
+    """Without it a promotion in the wrong folder creates an empty store there."""
+    done = command("search.promote", "blobs", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no MLflow store sqlite:///mlflow.db here")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", ["run", "promote", "report", "new"])
+def test_help_answers(module: str, tmp_path: Path) -> None:
+    """Without it nobody finds out what a command can do."""
+    done = command(f"search.{module}", "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m search.{module}" in done.stdout

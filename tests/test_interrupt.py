@@ -1,0 +1,104 @@
+"""Searches that are interrupted or killed: nothing finished is lost, and the rest can be finished."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+
+from search.definition import Definition
+from search.study import open_storage
+from tests.conftest import command, run_json
+
+Tiny = Callable[..., Definition]
+
+
+def begin(folder: Path, *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "search.run", *args],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_trials(name: str, count: int, state: TrialState = TrialState.COMPLETE) -> None:
+    journal = Path("studies") / f"{name}.journal"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if journal.exists():
+            try:
+                study = optuna.load_study(study_name=name, storage=open_storage(str(journal)))
+            except KeyError:  # the journal is there, the study not yet
+                time.sleep(0.1)
+                continue
+            if len(study.get_trials(deepcopy=False, states=(state,))) >= count:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the search did not come so far")
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_resume_finishes_what_was_begun(tiny: Tiny, folder: Path, end: signal.Signals) -> None:
+    """Without it a reboot in the night costs the night, or leaves trials RUNNING for ever."""
+    tiny("night", more='\n[search]\npruner = "none"\n')
+    process = begin(folder, "night", "--n-trials", "12", "--workers", "2")
+    wait_for_trials("night", 3)
+    process.send_signal(end)
+    _, stderr = process.communicate(timeout=60)
+    if end == signal.SIGINT:
+        assert process.returncode == 130
+        assert stderr.splitlines()[-1].startswith("error: interrupted; everything finished so far is kept")
+        client = MlflowClient()
+        experiment = client.get_experiment_by_name("night")
+        assert experiment is not None
+        assert not client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")
+    resumed = run_json("night", "--resume", "--workers", "2", cwd=folder)
+    study = optuna.load_study(study_name="night", storage=open_storage("studies/night.journal"))
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    assert states.count(TrialState.COMPLETE) == 12, "the budget of the interrupted search, no more"
+    assert TrialState.RUNNING not in states
+    client = MlflowClient()
+    runs = client.search_runs([resumed["experiment_id"]], max_results=100)
+    assert {run.info.status for run in runs if "kind" in run.data.tags} == {"FINISHED"}
+    assert sum(run.data.tags.get("state") == "COMPLETE" for run in runs) == 12
+    assert not [run for run in runs if run.info.status == "RUNNING"]
+    nothing = command("search.run", "night", "--resume", cwd=folder)
+    assert nothing.returncode == 2
+    assert "has no interrupted search" in nothing.stderr
+
+
+def test_workers_do_not_outlive_a_killed_search(tiny: Tiny, folder: Path) -> None:
+    """Without it killed searches leave processes that eat the machine."""
+    tiny("orphans", more='\n[search]\npruner = "none"\n')
+    process = begin(folder, "orphans", "--n-trials", "500", "--workers", "2")
+    wait_for_trials("orphans", 2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and _alive_in_group(process.pid):
+        time.sleep(0.2)
+    assert not _alive_in_group(process.pid)
+
+
+def _alive_in_group(group: int) -> list[str]:
+    alive = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            alive.append(stat.parent.name)
+    return alive

@@ -1,0 +1,246 @@
+"""The main job as a person runs it: search, inspect, promote, serve, in a folder that was empty."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tests.conftest import command, run_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """The main job's folder, what it printed, and what it left in MLflow."""
+
+    folder: Path
+    printed: dict[str, Any]
+    client: MlflowClient
+
+    def trials(self) -> list[Run]:
+        query = f"tags.mlflow.parentRunId = '{self.printed['search_run_id']}'"
+        return list(self.client.search_runs([self.printed["experiment_id"]], query, max_results=200))
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """`python -m search.run --n-trials 20 --json`, once for this module."""
+    folder = tmp_path_factory.mktemp("job")
+    printed = run_json("--n-trials", "20", cwd=folder)
+    uri = f"sqlite:///{folder}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    yield Job(folder, printed, MlflowClient())
+    mlflow.set_tracking_uri(None)
+
+
+def test_the_json_is_the_contracts(job: Job) -> None:
+    """Without it scripts that read the result break."""
+    printed = job.printed
+    assert set(printed) >= {"study", "experiment_id", "search_run_id", "n_trials", "best", "model", "seconds"}
+    assert printed["study"] == "blobs"
+    assert set(printed["n_trials"]) == {"complete", "pruned", "failed"}
+    assert sum(printed["n_trials"].values()) == 20
+    best = printed["best"]
+    assert set(best) == {"number", "value", "params", "run_id", "metrics"}
+    assert set(best["params"]) == {"epochs", "batch_size", "width"}
+    assert best["metrics"]["val_loss"] == best["value"]
+    assert best["metrics"]["test_loss"] < 0.1
+    assert printed["model"] == {"name": "blobs", "version": "1", "alias": "challenger", "uri": "models:/blobs/1"}
+
+
+def test_every_trial_is_a_run_under_the_search(job: Job) -> None:
+    """Without it the MLflow UI shows a heap of runs instead of a search."""
+    trials = job.trials()
+    assert len(trials) == 20
+    assert sorted(run.info.run_name for run in trials) == [f"trial-{number:05d}" for number in range(20)]
+    expected = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+    assert all(run.info.status == expected[run.data.tags["state"]] for run in trials)
+    everywhere = job.client.search_runs([job.printed["experiment_id"]], max_results=200)
+    assert len(everywhere) == 21, "no run beside the search and its trials"
+
+
+def test_the_tutorials_experiments_come_first(job: Job) -> None:
+    """Without it the search forgets what was tried by hand."""
+    by_number = {int(run.data.tags["number"]): run.data.params for run in job.trials()}
+    tried = [(by_number[n]["epochs"], by_number[n]["batch_size"], by_number[n]["width"]) for n in range(3)]
+    assert tried == [("10", "16", "128"), ("20", "32", "128"), ("30", "16", "128")]
+
+
+def test_a_trial_records_all_that_was_asked(job: Job) -> None:
+    """Without it a result cannot be understood or repeated."""
+    run = job.client.get_run(job.printed["best"]["run_id"])
+    metrics, tags = run.data.metrics, run.data.tags
+    epochs = int(run.data.params["epochs"])
+    for name in ("loss", "binary_accuracy", "val_loss", "val_binary_accuracy"):
+        history = job.client.get_metric_history(run.info.run_id, name)
+        assert [metric.step for metric in history] == list(range(epochs)), "one point an epoch, none added"
+    assert metrics["objective"] == metrics["val_loss"] == job.printed["best"]["value"]
+    assert {"test_loss", "test_binary_accuracy", "train_seconds", "parameters"} <= set(metrics)
+    assert tags["seed"].isdigit()
+    assert "tensorflow 2." in tags["versions"]
+    assert "keras 3." in tags["versions"]
+    dataset = run.inputs.dataset_inputs[0].dataset
+    assert dataset.name == "make_blobs"
+    assert len(dataset.digest) == 8
+    artifacts = {file.path for file in job.client.list_artifacts(run.info.run_id)}
+    assert {"training.json", "model_summary.txt"} <= artifacts
+    training = json.loads(
+        Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="training.json")).read_text()
+    )
+    assert training["fit"]["epochs"] == epochs
+    assert training["optimizer"]["learning_rate"] == pytest.approx(0.001)
+
+
+def test_the_search_has_its_table_and_plots(job: Job) -> None:
+    """Without it the outcome must be pieced together from twenty runs."""
+    run = job.client.get_run(job.printed["search_run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["n_trials"] == "20"
+    assert run.data.params["sampler"] == "tpe"
+    assert run.data.metrics["best_val_loss"] == job.printed["best"]["value"]
+    files = {file.path for file in job.client.list_artifacts(run.info.run_id)}
+    assert {"trials.csv", "parallel_coordinate.png", "optimization_history.png", "study"} <= files
+    experiment = job.client.get_experiment(job.printed["experiment_id"])
+    assert "minimize `val_loss`" in experiment.tags["mlflow.note.content"]
+
+
+def test_only_models_that_were_the_best_so_far_are_kept(job: Job) -> None:
+    """Without it twenty models fill the disk, or the best one is missing."""
+    logged = job.client.search_logged_models([job.printed["experiment_id"]])
+    finished = {run.info.run_id: run for run in job.trials() if run.info.status == "FINISHED"}
+    assert {model.source_run_id for model in logged} <= set(finished)
+    assert job.printed["best"]["run_id"] in {model.source_run_id for model in logged}
+    assert len(logged) < len(finished)
+
+
+def test_the_registered_version_tells_where_it_comes_from(job: Job) -> None:
+    """Without it nobody knows which trial, data and score a deployed model has."""
+    version = job.client.get_model_version_by_alias("blobs", "challenger")
+    best = job.printed["best"]
+    assert version.run_id == best["run_id"]
+    assert version.tags["trial"] == str(best["number"])
+    assert version.tags["study"] == "blobs"
+    assert float(version.tags["metric.test_loss"]) == pytest.approx(best["metrics"]["test_loss"], rel=1e-4)
+    assert version.tags["data_digest"] == job.client.get_run(best["run_id"]).inputs.dataset_inputs[0].dataset.digest
+    assert "Held-out test part" in version.description
+
+
+def test_the_registered_model_loads_and_predicts_alike(job: Job) -> None:
+    """Without it the model in the registry is not the one that was measured."""
+    from search import data
+    from search.definition import find_study, load_definition
+
+    test = data.load(load_definition(find_study("blobs"))).test
+    generic = mlflow.pyfunc.load_model("models:/blobs@challenger")
+    keras_model = mlflow.keras.load_model("models:/blobs@challenger")
+    predicted = generic.predict(test.x)
+    np.testing.assert_allclose(predicted, keras_model.predict(test.x, verbose=0), rtol=1e-5, atol=1e-7)
+    clipped = np.clip(predicted.ravel(), 1e-7, 1 - 1e-7)
+    loss = -np.mean(test.y * np.log(clipped) + (1 - test.y) * np.log(1 - clipped))
+    assert loss == pytest.approx(job.printed["best"]["metrics"]["test_loss"], rel=1e-3)
+    assert generic.metadata.signature is not None
+    assert generic.metadata.saved_input_example_info is not None
+    requirements = Path(mlflow.artifacts.download_artifacts("models:/blobs@challenger/requirements.txt")).read_text()
+    assert all("==" in line for line in requirements.splitlines())
+    assert "tensorflow==" in requirements
+
+
+def test_promote_roll_back_and_refuse(job: Job) -> None:
+    """Without it a worse model goes live, or a bad one cannot be taken back."""
+    first = command("search.promote", "blobs", "--json", cwd=job.folder)
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout) == {
+        "model": "blobs",
+        "version": "1",
+        "alias": "champion",
+        "previous": None,
+        "promoted": True,
+        "reason": "first to carry the alias",
+    }
+    again = command("search.promote", "blobs", cwd=job.folder)
+    assert (again.returncode, again.stdout) == (0, "nothing to do: version 1 is champion already\n")
+    nothing_before = command("search.promote", "blobs", "--rollback", cwd=job.folder)
+    assert nothing_before.returncode == 2
+    assert "is its first champion" in nothing_before.stderr
+
+
+def test_a_second_search_continues_the_study(job: Job) -> None:
+    """Without it every call begins anew and forgets what the last one learnt."""
+    printed = run_json("--n-trials", "2", "--seed", "5", cwd=job.folder)
+    assert sum(printed["n_trials"].values()) == 2
+    assert printed["experiment_id"] == job.printed["experiment_id"]
+    assert printed["best"]["value"] <= job.printed["best"]["value"]
+    numbers = {
+        int(run.data.tags["number"])
+        for run in job.client.search_runs(
+            [printed["experiment_id"]], f"tags.mlflow.parentRunId = '{printed['search_run_id']}'"
+        )
+    }
+    assert numbers == {20, 21}
+
+
+def test_the_champion_is_served(job: Job) -> None:
+    """Without it the tour in the README ends at a model that answers nobody."""
+    command("search.promote", "blobs", cwd=job.folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "models",
+            "serve",
+            "-m",
+            "models:/blobs@champion",
+            "--env-manager",
+            "local",
+            "-p",
+            str(port),
+        ],
+        cwd=job.folder,
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{job.folder}/mlflow.db",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        answer = _ask(f"http://127.0.0.1:{port}/invocations", {"inputs": [[-2.5, 9.0], [4.5, 2.0]]}, server)
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+    predictions = np.asarray(answer["predictions"])
+    assert predictions.shape == (2, 1)
+    assert predictions[0, 0] < 0.5 < predictions[1, 0], "the blobs' centres are told apart"
+
+
+def _ask(url: str, body: dict[str, Any], server: subprocess.Popen[bytes]) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return json.load(response)
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.5)
+    raise AssertionError("the server did not answer")

@@ -1,0 +1,56 @@
+"""Runs one search, and prints when its trials began and ended, and where, as JSON.
+
+    python ours.py STUDY_FILE N_TRIALS WORKERS
+
+Run as a file, not as a module, so that worker processes can import it again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    """Search, and print the moments (seconds since 1970) by the trials' numbers."""
+    from search.definition import load_definition
+    from search.workers import start_forkserver
+
+    definition = load_definition(Path(sys.argv[1]))
+    start_forkserver()
+    from search.optimize import Progress
+    from search.session import Request, search
+
+    began: dict[int, float] = {}
+    ended: dict[int, float] = {}
+
+    def hook(progress: Progress) -> None:
+        (began if progress.state == "began" else ended)[progress.number] = time.time()
+        if progress.state == "failed":
+            raise SystemExit(f"trial {progress.number} failed: {progress.reason}")
+
+    outcome = search(Request(definition, n_trials=int(sys.argv[2]), workers=int(sys.argv[3])), hook)
+    found = {"began": list(began.items()), "ended": list(ended.items()), "workers": workers_of(outcome.experiment_id)}
+    print(json.dumps(found))
+
+
+def workers_of(experiment_id: str) -> list[tuple[int, int]]:
+    """Return which process trained each trial, as MLflow knows it."""
+    from mlflow import MlflowClient
+
+    client, pairs, token = MlflowClient(), [], None
+    while True:
+        page = client.search_runs([experiment_id], max_results=1000, page_token=token)
+        for run in page:
+            if "worker" in run.data.tags:
+                number = int((run.info.run_name or "").rpartition("-")[2])
+                pairs.append((number, int(run.data.tags["worker"].rpartition(":")[2])))
+        token = page.token
+        if not token:
+            return pairs
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Runs one search by its own command, and writes when each part of it began and ended, as lines of JSON.
+
+    SPANS=FILE python spans.py N_TRIALS
+
+Worker processes import this file again as their main module, which is how their part is seen too.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_FILE = Path(os.environ["SPANS"])
+
+
+def write(name: str, start: float, end: float) -> None:
+    """Add a line: who, what, from when to when (seconds since 1970)."""
+    line = json.dumps({"who": f"{os.getpid()}:{threading.get_ident()}", "name": name, "start": start, "end": end})
+    with _FILE.open("a") as file:
+        file.write(line + "\n")
+
+
+def time_calls(owner: Any, name: str, label: str) -> None:
+    """Write a line for every call of a function."""
+    function: Callable[..., Any] = getattr(owner, name)
+
+    @functools.wraps(function)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = time.time()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            write(label, start, time.time())
+
+    setattr(owner, name, timed)
+
+
+class _WhenImported(importlib.abc.MetaPathFinder):
+    """Times the import of a module, and then calls a function with it."""
+
+    def __init__(self, name: str, then: Callable[[Any], None]) -> None:
+        self._name, self._then = name, then
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name != self._name:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            start = time.time()
+            execute(module)
+            write(f"import {name}", start, time.time())
+            self._then(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _time_tracking(tracking: Any) -> None:
+    time_calls(tracking, "set_uri", "uri")
+    time_calls(tracking, "SearchRun", "search's run")
+    for method, label in (("inside", "inside"), ("result", "MLflow: epochs, metrics"), ("finish", "MLflow: end")):
+        time_calls(tracking.TrialRun, method, label)
+
+
+def _time_session(session: Any) -> None:
+    from search import optimize
+
+    for name in ("search", "_study", "_register", "_outcome", "_end"):
+        time_calls(session, name, name)
+    time_calls(session.workers, "open_pool", "open_pool")
+    time_calls(session.workers.LocalPool, "check", "check")
+    time_calls(session.workers.LocalPool, "close", "close")
+    time_calls(optimize.Search, "optimize", "optimize")
+    time_calls(optimize.Search, "_one", "slot")
+    time_calls(optimize.Search, "_next", "ask")
+    time_calls(optimize.Search, "_result", "waiting")
+    time_calls(optimize.Search, "_keep", "MLflow: model")
+    time_calls(optimize.Search, "_tell", "tell")
+
+
+def _time_worker() -> None:
+    from search import feed, trial, worker, workers
+
+    for name in ("check", "prepare", "train", "draw", "_forget_models"):
+        time_calls(worker, name, f"worker.{name}")
+    time_calls(workers, "begin_worker", "begin_worker")
+    for name in ("build", "_prune", "archive", "_training", "_summary"):
+        time_calls(trial, name, f"trial.{name}")
+    time_calls(feed, "evaluate", "feed.evaluate")
+    time_calls(feed, "_create_variables", "feed.variables")
+    fit = feed.fit
+
+    def timed_fit(*args: Any, callbacks: Any, **kwargs: Any) -> Any:
+        start = time.time()
+        try:
+            return fit(*args, callbacks=[_clock(), *callbacks], **kwargs)
+        finally:
+            write("feed.fit", start, time.time())
+
+    feed.fit = timed_fit
+
+
+def _clock() -> Any:
+    import keras
+
+    class Clock(keras.callbacks.Callback):  # type: ignore[misc]
+        """Writes how long the first epoch took, with its tracing, and each of the others."""
+
+        def on_train_begin(self, logs: object = None) -> None:
+            self.last, self.label = time.time(), "first epoch"
+
+        def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+            now = time.time()
+            write(self.label, self.last, now)
+            self.last, self.label = now, "other epoch"
+
+    return Clock()
+
+
+def main() -> None:
+    """Run the command."""
+    write("interpreter", time.time(), time.time())
+    sys.meta_path.insert(0, _WhenImported("search.tracking", _time_tracking))
+    sys.meta_path.insert(0, _WhenImported("search.session", _time_session))
+    from search import commands
+
+    write("commands", time.time(), time.time())
+    time_calls(commands, "start_forkserver", "start_forkserver")
+    sys.argv = ["search.run", "--n-trials", sys.argv[1], "--quiet"]
+    try:
+        commands.run()
+    finally:
+        write("exit", time.time(), time.time())
+
+
+if __name__ == "__main__":
+    main()
+elif __name__ == "__mp_main__":
+    _time_worker()

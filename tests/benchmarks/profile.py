@@ -1,0 +1,154 @@
+"""Where the seconds of a 20-trial search go, and what the floor is (1 minute).
+
+First the command's own time line, phase after phase, from its start to its exit. Then what the
+workers did while trials ran: their seconds together, which are the phase's seconds times the number
+of workers. Last the floor: what stays when only importing the framework, tracing each model once
+and the epochs themselves are left.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.timing import HERE, PYTHON, Size, empty_folder, in_empty_folder, median, note, run, table
+
+
+@dataclass(frozen=True)
+class Span:
+    """One call: the process and thread that made it, and when."""
+
+    who: str
+    name: str
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.end - self.start
+
+
+def profiled(n_trials: int) -> tuple[float, float, list[Span]]:
+    """Run a search, and return when it began and ended, and its spans."""
+    with empty_folder() as folder:
+        file = folder / "spans"
+        started = time.time()
+        done = run(
+            PYTHON, str(HERE / "probes" / "spans.py"), str(n_trials), folder=folder, environment={"SPANS": str(file)}
+        )
+        return started, started + done.seconds, read(file)
+
+
+def read(file: Path) -> list[Span]:
+    """Return the spans of a file, by their beginning."""
+    return sorted((Span(**json.loads(line)) for line in file.read_text().splitlines()), key=lambda span: span.start)
+
+
+def timeline(started: float, ended: float, spans: list[Span]) -> list[tuple[str, float]]:
+    """Return the phases of the command's own process, which follow one another without gaps."""
+    first = {}
+    for span in spans:
+        first.setdefault(span.name, span)
+    until = [
+        ("interpreter, command line", first["start_forkserver"].start),
+        ("fork server started (it imports the framework from here on)", first["start_forkserver"].end),
+        ("import Optuna and the session", first["search"].start),
+        ("start workers' pools", first["open_pool"].end),
+        ("import MLflow and its store", first["uri"].start),
+        ("create MLflow's database; wait for data and first model", first["_study"].start),
+        ("study, experiment, the search's run", first["optimize"].start),
+        ("trials", first["optimize"].end),
+        ("register the best model", first["_register"].end),
+        ("plots and table", first["_end"].start),
+        ("the search's outcome", first["_outcome"].end),
+        ("end the workers", first["close"].end),
+        ("exit", ended),
+    ]
+    phases, last = [], started
+    for name, moment in until:
+        phases.append((name, moment - last))
+        last = moment
+    return phases
+
+
+def in_workers(spans: list[Span], workers: int) -> list[tuple[str, float]]:
+    """Return what slots and workers did while trials ran, as seconds of all of them together."""
+    total: dict[str, float] = defaultdict(float)
+    for span in spans:
+        total[span.name] += span.seconds
+    phase = total["optimize"] * workers
+    # Of `feed.fit`, what is neither an epoch nor the pruner's: pipelines and Keras's own set-up.
+    epochs = total["first epoch"] + total["other epoch"] - total["trial._prune"]
+    inside = total["trial.build"] + total["feed.fit"] + total["feed.evaluate"] + total["trial.archive"]
+    inside += total["trial._training"] + total["trial._summary"] + total["worker._forget_models"]
+    parts = {
+        "build the model": total["trial.build"],
+        "create variables before tracing": _within(spans, "feed.variables", "worker.train"),
+        "first epoch, its tracing included": total["first epoch"],
+        "all other epochs": total["other epoch"] - total["trial._prune"],
+        "report to Optuna, ask the pruner": total["trial._prune"],
+        "fit's set-up": total["feed.fit"]
+        - epochs
+        - total["trial._prune"]
+        - _within(spans, "feed.variables", "worker.train"),
+        "test evaluation": total["feed.evaluate"],
+        "summary and settings for MLflow": total["trial._training"] + total["trial._summary"],
+        "save the best so far": total["trial.archive"],
+        "clear the session": total["worker._forget_models"],
+        "load the study, seeds, the rest": total["worker.train"] - inside,
+        "to the worker and back": total["waiting"] - total["worker.train"],
+        "ask the sampler": total["ask"],
+        "tell Optuna": total["tell"],
+        "MLflow: begin a run": total["inside"]
+        - total["waiting"]
+        - total["MLflow: epochs, metrics"]
+        - total["MLflow: model"],
+        "MLflow: epochs and metrics": total["MLflow: epochs, metrics"],
+        "MLflow: models": total["MLflow: model"],
+        "MLflow: end a run": total["MLflow: end"],
+    }
+    parts["idle at the end, locks"] = phase - sum(parts.values())
+    return list(parts.items())
+
+
+def _within(spans: list[Span], name: str, outer: str) -> float:
+    outers = [span for span in spans if span.name == outer]
+    return sum(
+        span.seconds
+        for span in spans
+        if span.name == name and any(o.who == span.who and o.start <= span.start <= o.end for o in outers)
+    )
+
+
+def main(size: Size) -> None:
+    """Measure and print."""
+    n_trials = size.of(20, 5)
+    note("  import of the framework alone")
+    imports = median([in_empty_folder(PYTHON, "-c", "import keras").seconds for _ in range(size.of(3, 1))])
+    note("  one search")
+    started, ended, spans = profiled(n_trials)
+    whole = ended - started
+    workers = len({span.who for span in spans if span.name == "slot"})
+    rows = [[name, f"{taken:.2f} s", f"{taken / whole:.0%}"] for name, taken in timeline(started, ended, spans)]
+    rows.append(["whole process", f"{whole:.2f} s", "100%"])
+    table(f"profile: a search of {n_trials} trials, {workers} workers", ["the command", "seconds", "share"], rows)
+    trials = in_workers(spans, workers)
+    together = sum(taken for _, taken in trials)
+    rows = [[name, f"{t:.2f} s", f"{t / n_trials * 1e3:.0f} ms", f"{t / together:.0%}"] for name, t in trials]
+    rows.append(["the phase 'trials', all workers", f"{together:.2f} s", f"{together / n_trials * 1e3:.0f} ms", "100%"])
+    table("profile: while trials ran", ["workers together", "seconds", "a trial", "share"], rows)
+    known = dict(trials)
+    tracing = known["first epoch, its tracing included"] / workers
+    epochs = known["all other epochs"] / workers
+    rows = [
+        ["import the framework (python -c 'import keras')", f"{imports:.2f} s"],
+        [f"trace each model once, in {workers} workers", f"{tracing:.2f} s"],
+        [f"the epochs, in {workers} workers", f"{epochs:.2f} s"],
+        ["floor", f"{imports + tracing + epochs:.2f} s"],
+        ["this search", f"{whole:.2f} s, {whole / (imports + tracing + epochs):.2f} × the floor"],
+    ]
+    table("profile: the floor", ["", "seconds"], rows)

@@ -78,28 +78,26 @@ def timeline(started: float, ended: float, spans: list[Span]) -> list[tuple[str,
 def in_workers(spans: list[Span], workers: int) -> list[tuple[str, float]]:
     """Return what slots and workers did while trials ran, as seconds of all of them together."""
     total: dict[str, float] = defaultdict(float)
+    checks = [span for span in spans if span.name == "worker.check"]  # it builds a model too
     for span in spans:
-        total[span.name] += span.seconds
+        if not any(_inside(span, check) for check in checks):
+            total[span.name] += span.seconds
     phase = total["optimize"] * workers
-    # Of `feed.fit`, what is neither an epoch nor the pruner's: pipelines and Keras's own set-up.
-    epochs = total["first epoch"] + total["other epoch"] - total["trial._prune"]
-    inside = total["trial.build"] + total["feed.fit"] + total["feed.evaluate"] + total["trial.archive"]
-    inside += total["trial._training"] + total["trial._summary"] + total["worker._forget_models"]
+    epochs = total["first epoch"] + total["other epoch"]  # with the pruner, which is asked in between
     parts = {
-        "build the model": total["trial.build"],
-        "create variables before tracing": _within(spans, "feed.variables", "worker.train"),
+        "build the model": total["build"],
+        "create variables before tracing": total["feed.variables"],
         "first epoch, its tracing included": total["first epoch"],
-        "all other epochs": total["other epoch"] - total["trial._prune"],
-        "report to Optuna, ask the pruner": total["trial._prune"],
-        "fit's set-up": total["feed.fit"]
-        - epochs
-        - total["trial._prune"]
-        - _within(spans, "feed.variables", "worker.train"),
+        "all other epochs": total["other epoch"] - total["pruner"],
+        "report to Optuna, ask the pruner": total["pruner"],
+        "the rest of fit: pipelines, Keras's own set-up": total["feed.fit"] - total["feed.variables"] - epochs,
         "test evaluation": total["feed.evaluate"],
-        "summary and settings for MLflow": total["trial._training"] + total["trial._summary"],
-        "save the best so far": total["trial.archive"],
+        "summary for MLflow": total["summary"],
+        "save the best so far": total["archive"],
         "clear the session": total["worker._forget_models"],
-        "load the study, seeds, the rest": total["worker.train"] - inside,
+    }
+    parts |= {
+        "load the study, seeds, the rest": total["worker.train"] - sum(parts.values()),
         "to the worker and back": total["waiting"] - total["worker.train"],
         "ask the sampler": total["ask"],
         "tell Optuna": total["tell"],
@@ -115,13 +113,8 @@ def in_workers(spans: list[Span], workers: int) -> list[tuple[str, float]]:
     return list(parts.items())
 
 
-def _within(spans: list[Span], name: str, outer: str) -> float:
-    outers = [span for span in spans if span.name == outer]
-    return sum(
-        span.seconds
-        for span in spans
-        if span.name == name and any(o.who == span.who and o.start <= span.start <= o.end for o in outers)
-    )
+def _inside(span: Span, outer: Span) -> bool:
+    return span.who == outer.who and outer.start <= span.start <= outer.end
 
 
 def main(size: Size) -> None:

@@ -29,19 +29,31 @@ def write(name: str, start: float, end: float) -> None:
         file.write(line + "\n")
 
 
-def time_calls(owner: Any, name: str, label: str) -> None:
-    """Write a line for every call of a function."""
-    function: Callable[..., Any] = getattr(owner, name)
+def timed(function: Callable[..., Any], label: str) -> Callable[..., Any]:
+    """Return the function, writing a line for every call."""
 
     @functools.wraps(function)
-    def timed(*args: Any, **kwargs: Any) -> Any:
+    def calls(*args: Any, **kwargs: Any) -> Any:
         start = time.time()
         try:
             return function(*args, **kwargs)
         finally:
             write(label, start, time.time())
 
-    setattr(owner, name, timed)
+    return calls
+
+
+def time_calls(owner: Any, name: str, label: str) -> None:
+    """Time every call of a method, or of a function in every module of the package that knows it."""
+    function = getattr(owner, name, None)
+    if function is None:
+        print(f"spans: {owner.__name__}.{name} is gone; {label} is not timed", file=sys.stderr)
+        return
+    wrapped = timed(function, label)
+    setattr(owner, name, wrapped)
+    for module in [each for title, each in sys.modules.items() if title.startswith("search.")]:
+        for known in [known for known, value in vars(module).items() if value is function]:
+            setattr(module, known, wrapped)
 
 
 class _WhenImported(importlib.abc.MetaPathFinder):
@@ -92,25 +104,24 @@ def _time_session(session: Any) -> None:
 
 
 def _time_worker() -> None:
-    from search import feed, trial, worker, workers
+    import optuna
+
+    from search import feed, model, training, worker, workers
 
     for name in ("check", "prepare", "train", "draw", "_forget_models"):
         time_calls(worker, name, f"worker.{name}")
     time_calls(workers, "begin_worker", "begin_worker")
-    for name in ("build", "_prune", "archive", "_training", "_summary"):
-        time_calls(trial, name, f"trial.{name}")
+    time_calls(model, "build", "build")
+    time_calls(training, "archive", "archive")
+    time_calls(training, "summary", "summary")
     time_calls(feed, "evaluate", "feed.evaluate")
     time_calls(feed, "_create_variables", "feed.variables")
+    for name in ("report", "should_prune"):
+        time_calls(optuna.trial.Trial, name, "pruner")
     fit = feed.fit
-
-    def timed_fit(*args: Any, callbacks: Any, **kwargs: Any) -> Any:
-        start = time.time()
-        try:
-            return fit(*args, callbacks=[_clock(), *callbacks], **kwargs)
-        finally:
-            write("feed.fit", start, time.time())
-
-    feed.fit = timed_fit
+    feed.fit = timed(
+        lambda *args, callbacks, **kwargs: fit(*args, callbacks=[_clock(), *callbacks], **kwargs), "feed.fit"
+    )
 
 
 def _clock() -> Any:

@@ -174,9 +174,10 @@ def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: 
         uri = tracking.set_uri(request.tracking_uri)
         publish = stack.enter_context(tracking.fresh_store(uri))
         data = checked.result()
+        storage = _storage(request, settings)
         publish()
         with study.storage_errors(settings.storage), tracking.store_errors(uri):
-            storage, optuna_study = _study(request, settings)
+            optuna_study = _study(request, settings, storage)
             bury_the_dead(request.definition, optuna_study, storage)
             unfinished = newest_interrupted(optuna_study) if request.resume else None
             begun_before = bool(optuna_study.get_trials(deepcopy=False))
@@ -214,14 +215,16 @@ def _absolute(url: str) -> str:
     return url if "://" in url else str(Path(url).absolute())
 
 
-def _study(request: Request, settings: Settings) -> tuple[BaseStorage, optuna.Study]:
+def _storage(request: Request, settings: Settings) -> BaseStorage:
     if request.resume and "://" not in settings.storage and not Path(settings.storage).is_file():
         raise StorageError(f"no study to resume: there is no journal {settings.storage}")
-    storage = study.open_storage(settings.storage)
+    return study.open_storage(settings.storage)
+
+
+def _study(request: Request, settings: Settings, storage: BaseStorage) -> optuna.Study:
     pruner = study.make_pruner(request.definition, settings.pruner)
-    return storage, study.create(
-        request.definition, settings.study_name, storage, optuna.samplers.RandomSampler(), pruner
-    )
+    sampler = optuna.samplers.RandomSampler()  # never asked: Sampling asks the study's own
+    return study.create(request.definition, settings.study_name, storage, sampler, pruner)
 
 
 def _with_budget(settings: Settings, unfinished: Unfinished | None) -> Settings:

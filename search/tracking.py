@@ -24,6 +24,7 @@ from typing import Any
 import mlflow
 import optuna
 import optuna_integration
+import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -69,6 +70,7 @@ def fresh_store(uri: str) -> Iterator[Callable[[], None]]:
     path = _sqlite_path(uri)
     with store_errors(uri), _impatient():
         if path is None or path.exists():
+            _connect(uri)
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
             yield lambda: None
             return
@@ -85,6 +87,15 @@ def fresh_store(uri: str) -> Iterator[Callable[[], None]]:
             yield publish
 
 
+def _connect(uri: str) -> None:
+    """Try a database once: MLflow itself would try for 100 seconds, and log each try."""
+    if uri.startswith(("postgresql", "mysql", "mssql")):
+        timeout = {"connect_timeout": 10} if not uri.startswith("mssql") else {}
+        engine = sqlalchemy.create_engine(uri, connect_args=timeout)
+        engine.connect().close()
+        engine.dispose()
+
+
 @contextmanager
 def existing_store(uri: str) -> Iterator[None]:
     """Use a tracking store that must exist; nothing is created where there is none.
@@ -96,6 +107,7 @@ def existing_store(uri: str) -> Iterator[None]:
     if path is not None and not path.is_file():
         raise TrackingError(f"no MLflow store {uri} here; run a search first, or say --tracking-uri")
     with store_errors(uri), _impatient():
+        _connect(uri)
         yield
 
 
@@ -109,7 +121,7 @@ def store_errors(uri: str) -> Iterator[None]:
     """Turn an error of MLflow's store inside this block into a `TrackingError`."""
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError, ModuleNotFoundError) as error:
         raise TrackingError(
             f"MLflow tracking store {uri} cannot be used ({one_line(error)}); is it up, and the URI right?"
         ) from error

@@ -149,7 +149,10 @@ def test_one_worker_gives_the_same_trials_every_time(tiny: Tiny, run_search: Sea
     second = run_search(tiny("same"), n_trials=4, study_name="two")
     assert first.best.params == second.best.params
     assert first.best.values == second.best.values
-    values = [[run.data.metrics["objective"] for _, run in sorted(trial_runs(o.search_run_id).items())] for o in (first, second)]
+    values = [
+        [run.data.metrics["objective"] for _, run in sorted(trial_runs(o.search_run_id).items())]
+        for o in (first, second)
+    ]
     assert values[0] == values[1]
 
 
@@ -210,13 +213,15 @@ def test_progress_tells_every_beginning_and_end(tiny: Tiny, run_search: Searcher
     assert told[-1].seconds_left == 0
 
 
-def test_long_trials_show_their_curve_while_they_run(tiny: Tiny, run_search: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_trials_show_their_curve_while_they_run(
+    tiny: Tiny, run_search: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without it a trial of hours shows nothing in MLflow until it ends."""
     code = (
         "import time\nimport keras\n\n\nclass Slow(keras.callbacks.Callback):\n"
         "    def on_epoch_end(self, epoch, logs=None):\n        time.sleep(0.7)\n"
     )
-    definition = tiny("slow", more='\n[search]\nseed = 1\n')
+    definition = tiny("slow", more="\n[search]\nseed = 1\n")
     (definition.folder / "slow.py").write_text(code)
     path = definition.path
     path.write_text(path.read_text().replace("epochs = 2", 'epochs = 8\ncallbacks = ["slow.py:Slow"]'))
@@ -225,7 +230,9 @@ def test_long_trials_show_their_curve_while_they_run(tiny: Tiny, run_search: Sea
 
     seen: list[int] = []
     original = tracking.TrialRun.epochs
-    monkeypatch.setattr(tracking.TrialRun, "epochs", lambda self, epochs: (seen.append(len(epochs)), original(self, epochs))[1])
+    monkeypatch.setattr(
+        tracking.TrialRun, "epochs", lambda self, epochs: (seen.append(len(epochs)), original(self, epochs))[1]
+    )
     outcome = run_search(load_definition(path), n_trials=1)
     assert any(0 < count < 8 for count in seen), "epochs arrived before the trial ended"
     history = MlflowClient().get_metric_history(outcome.best.run_id, "val_loss")

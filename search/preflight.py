@@ -104,10 +104,18 @@ def _try_archive(definition: Definition, model: keras.Model) -> None:
             model.save(Path(folder) / "model.keras")
             keras.saving.load_model(Path(folder) / "model.keras")
     except Exception as error:
-        reason = one_line(error).partition(" Full object config")[0]
+        reason = one_line(_origin(error)).partition(". Make sure")[0]
         raise ModelError(
-            f"model.build: {definition.model.build}: the model cannot be saved and loaded again ({reason})"
+            f"model.build: {definition.model.build}: the model cannot be saved and loaded again ({reason}); decorate "
+            "own classes and functions with @keras.saving.register_keras_serializable()"
         ) from error
+
+
+def _origin(error: BaseException) -> BaseException:
+    """Return the error that Keras met first; it raises less telling ones on the way."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _inputs(data: Data) -> tuple[results.TensorSpec, ...]:

@@ -135,14 +135,13 @@ def _train(definition: Definition, data: Data, trial: optuna.Trial, seed: int, p
 
 
 def _parts(definition: Definition, data: Data, seed: int, number: int) -> Iterator[_Part]:
-    """Yield what a trial trains: every fold under every repeat's seed."""
-    for repeat in range(definition.search.repeats):
-        own_seed = seed_of(seed, number, repeat)
-        repeated = [f"repeat_{repeat}"] if definition.search.repeats > 1 else []
-        if not data.folds:
-            yield _Part("".join(repeated), data, own_seed)
-        for fold in range(len(data.folds)):
-            yield _Part("_".join([*repeated, f"fold_{fold}"]), data.fold(fold), own_seed)
+    """Yield what a trial trains: each fold, or the same data under each repeat's seed."""
+    repeats = definition.search.repeats
+    for fold in range(len(data.folds)):
+        yield _Part(f"fold_{fold}", data.fold(fold), seed_of(seed, number))
+    if not data.folds:
+        for repeat in range(repeats):
+            yield _Part(f"repeat_{repeat}" if repeats > 1 else "", data, seed_of(seed, number, repeat))
 
 
 def _train_parts(definition: Definition, parts: list[_Part], trial: optuna.Trial, progress: _Progress) -> list[Trained]:

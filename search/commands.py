@@ -137,11 +137,11 @@ def promote_command(
     debug: Debug = False,
 ) -> None:
     """Promote: make the challenger champion, unless it is worse on its recorded test metric."""
-    from search import registry, tracking
+    from search import registry, store
 
     if rollback and (version is not None or force):
         raise UsageError("--rollback with --version or --force; --rollback knows the version by itself")
-    with tracking.existing_store(tracking.set_uri(tracking_uri)):
+    with store.existing_store(store.set_uri(tracking_uri)):
         promotion = (
             registry.rollback(model, alias=alias)
             if rollback

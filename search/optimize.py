@@ -7,15 +7,12 @@ MLflow, so one process writes to its store, and a worker costs nothing but its t
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -24,7 +21,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search import space, study, worker
 from search.definition import Definition
-from search.errors import Interrupted, SearchError, TrialFailed, UsageError, one_line
+from search.errors import Interrupted, SearchError, TrialFailed, one_line
+from search.records import DIED, MODEL_ID, SEARCH_RUN, id_of, note
 from search.results import DataSummary, TrialResult
 from search.sampling import Proposal, Sampling
 from search.workers import Slot, reason_of
@@ -32,10 +30,6 @@ from search.workers import Slot, reason_of
 if TYPE_CHECKING:
     from search.tracking import SearchRun, TrialRun
 
-SEARCH_RUN = "search:run"  # attributes of a trial: its search, its model, and whether it died with its worker
-MODEL_ID = "search:model"
-DIED = "search:died"
-_RECORD = "search:"  # attributes of the study: one for each search
 _INTERRUPTED = "interrupted"
 _POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0  # what running trials are given when the time is up
@@ -264,7 +258,7 @@ class Search:
             state, reason, died = TrialState.FAIL, error.reason, isinstance(error, _Died)
             record.failed(error)
             if died:
-                self._storage.set_trial_system_attr(_id_of(self._storage, self._study, trial.number), DIED, True)
+                note(self._storage, self._study, trial.number, DIED, True)
         frozen = self._tell(trial, values, state)
         record.finish(self._study, frozen)
         self._count(frozen, died)
@@ -272,7 +266,7 @@ class Search:
 
     def _tell(self, trial: optuna.Trial, values: Sequence[float] | None, state: TrialState) -> FrozenTrial:
         self._study.tell(trial, values, state=state)
-        return self._storage.get_trial(_id_of(self._storage, self._study, trial.number))
+        return self._storage.get_trial(id_of(self._storage, self._study, trial.number))
 
     def _train(self, slot: Slot, trial: optuna.Trial, record: TrialRun) -> Sequence[float]:
         """Return the trial's values; runs inside the trial's MLflow run.
@@ -298,7 +292,7 @@ class Search:
 
     def _result(self, slot: Slot, future: Future[TrialResult], trial: optuna.Trial, record: TrialRun) -> TrialResult:
         """Wait for a worker's result; meanwhile pass on a long trial's epochs and watch the time."""
-        trial_id = _id_of(self._storage, self._study, trial.number)
+        trial_id = id_of(self._storage, self._study, trial.number)
         while True:
             try:
                 return future.result(timeout=_POLL_SECONDS)
@@ -351,7 +345,7 @@ class Search:
             user_files=user_files(self._definition),
             tags={"study": self._settings.study_name, "trial": str(trial.number)},
         )
-        self._storage.set_trial_system_attr(_id_of(self._storage, self._study, trial.number), MODEL_ID, model_id)
+        note(self._storage, self._study, trial.number, MODEL_ID, model_id)
 
     def _count(self, trial: FrozenTrial, died: bool) -> None:
         """Count a trial's fate, and see whether it is a reason to stop."""
@@ -422,105 +416,3 @@ class Search:
 
 class _Died(TrialFailed):
     """The trial's worker died, or was stopped; the trial did not come to its own end."""
-
-
-def _id_of(storage: BaseStorage, optuna_study: optuna.Study, number: int) -> int:
-    study_id = storage.get_study_id_from_name(optuna_study.study_name)
-    return storage.get_trial_id_from_study_id_trial_number(study_id, number)
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a study remembers of one search, so that an interrupted one can be finished.
-
-    Attributes:
-        run_id: The search's run in MLflow.
-        n_trials: Its budget.
-        state: `running`, `finished` or `interrupted`.
-    """
-
-    run_id: str
-    n_trials: int
-    state: str
-    host: str = field(default_factory=socket.gethostname)
-    pid: int = field(default_factory=os.getpid)
-    began: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
-
-    def write(self, optuna_study: optuna.Study) -> None:
-        """Write the record to the study."""
-        optuna_study.set_user_attr(_RECORD + self.run_id, {k: v for k, v in vars(self).items() if k != "run_id"})
-
-    def ended(self, state: str, optuna_study: optuna.Study) -> None:
-        """Write that the search is `finished` or `interrupted`."""
-        replace(self, state=state).write(optuna_study)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the search's process may still run; true for one on another machine."""
-        if self.host != socket.gethostname():
-            return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
-
-
-def records(optuna_study: optuna.Study) -> list[Record]:
-    """Return the records of a study's searches, oldest first."""
-    found = [
-        Record(run_id=name.removeprefix(_RECORD), **value)
-        for name, value in optuna_study.user_attrs.items()
-        if name.startswith(_RECORD)
-    ]
-    return sorted(found, key=lambda record: record.began)
-
-
-def bury_the_dead(definition: Definition, optuna_study: optuna.Study, storage: BaseStorage) -> None:
-    """Record trials that a killed search left RUNNING as failed, and that search as interrupted."""
-    from search import tracking
-
-    for record in records(optuna_study):
-        if record.state != "running" or record.alive:
-            continue
-        for trial in optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.system_attrs.get(SEARCH_RUN) == record.run_id:
-                trial_id = _id_of(storage, optuna_study, trial.number)
-                storage.set_trial_system_attr(trial_id, DIED, True)
-                optuna_study.tell(trial.number, state=TrialState.FAIL)
-        tracking.bury(definition, optuna_study, record.run_id, "its search was killed")
-        record.ended("interrupted", optuna_study)
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """An interrupted search: what is left of its budget, and the configurations it had begun."""
-
-    record: Record
-    left: int
-    begun: list[dict[str, Any]]
-
-
-def newest_interrupted(optuna_study: optuna.Study) -> Unfinished:
-    """Return the newest interrupted search.
-
-    Raises:
-        UsageError: There is none.
-    """
-    interrupted = [record for record in records(optuna_study) if record.state == "interrupted"]
-    if not interrupted:
-        running = [record for record in records(optuna_study) if record.state == "running"]
-        if running:
-            raise UsageError(
-                f"study '{optuna_study.study_name}' has no interrupted search; one is running on "
-                f"{running[-1].host} as process {running[-1].pid}"
-            )
-        raise UsageError(f"study '{optuna_study.study_name}' has no interrupted search; leave out --resume to run more")
-    record = interrupted[-1]
-    trials = [t for t in optuna_study.get_trials(deepcopy=False) if t.system_attrs.get(SEARCH_RUN) == record.run_id]
-    ended = [t for t in trials if t.state.is_finished() and not t.system_attrs.get(DIED)]
-    tried = {space.configuration(t.params) for t in trials if t.state in study.FINISHED}
-    begun = [t.params for t in trials if t.system_attrs.get(DIED) and space.configuration(t.params) not in tried]
-    return Unfinished(record, max(0, record.n_trials - len(ended)), begun)

@@ -13,21 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
 
 from search import report, study, worker, workers
+from search.best import Best, best_of, register_best
 from search.definition import Definition
-from search.errors import Interrupted, NoTrialCompleted, SearchError, StorageError
-from search.optimize import (
-    MODEL_ID,
-    Hook,
-    Record,
-    Search,
-    Settings,
-    Unfinished,
-    bury_the_dead,
-    newest_interrupted,
-)
+from search.errors import Interrupted, NoTrialCompleted, StorageError
+from search.optimize import Hook, Search, Settings
+from search.records import Record, Unfinished, bury_the_dead, newest_interrupted
 from search.results import DataSummary
 
 if TYPE_CHECKING:
@@ -67,17 +59,6 @@ class Request:
             pruner=self.pruner or search.pruner,
             seed=self.seed if self.seed is not None else search.seed,
         )
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best trial of the study, and what its run recorded."""
-
-    number: int
-    values: tuple[float, ...]
-    params: dict[str, Any]
-    run_id: str
-    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -169,14 +150,14 @@ def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: 
         say(f"{pool.description}; loading the data and building the first model")
         job = pool.reach(job)
         checked = stack.enter_context(ThreadPoolExecutor(1)).submit(pool.check, job)
-        from search import tracking  # 2 s, while workers import the framework and load the data
+        from search import store, tracking  # 2 s, while workers import the framework and load the data
 
-        uri = tracking.set_uri(request.tracking_uri)
-        publish = stack.enter_context(tracking.fresh_store(uri))
+        uri = store.set_uri(request.tracking_uri)
+        publish = stack.enter_context(store.fresh_store(uri))
         data = checked.result()
         storage = _storage(request, settings)
         publish()
-        with study.storage_errors(settings.storage), tracking.store_errors(uri):
+        with study.storage_errors(settings.storage), store.store_errors(uri):
             optuna_study = _study(request, settings, storage)
             bury_the_dead(request.definition, optuna_study, storage)
             unfinished = newest_interrupted(optuna_study) if request.resume else None
@@ -258,13 +239,6 @@ def _described(request: Request, settings: Settings, pool: workers.Pool) -> dict
     }
 
 
-def _best(trial: FrozenTrial) -> Best:
-    from search import tracking
-
-    run_id = str(trial.system_attrs.get(tracking.RUN_ID, ""))
-    return Best(trial.number, tuple(trial.values), dict(trial.params), run_id, tracking.metrics_of(run_id))
-
-
 def _outcome(
     request: Request,
     settings: Settings,
@@ -287,11 +261,13 @@ def _outcome(
             f"no trial of study '{settings.study_name}' completed ({searching.counts.pruned} pruned, "
             f"{searching.counts.failed} failed); {reasons}"
         )
-    best = _best(ranked[0])
+    best = best_of(ranked[0])
     # Workers draw, side by side and with the plotting library imported, while we register.
     plots = [pool.slots[i % len(pool.slots)].submit(worker.draw, job, name) for i, name in enumerate(report.PLOTS)]
     front = tuple(t.number for t in study.pareto_front(definition, trials)) if len(definition.metrics) > 1 else ()
-    model, new = _register(settings, ranked[0], best, data) if request.register else (None, False)
+    model, new = (
+        register_best(settings.study_name, definition, ranked[0], best, data) if request.register else (None, False)
+    )
     with tempfile.TemporaryDirectory() as folder:
         report.table(optuna_study, definition, Path(folder))
         for plot in plots:
@@ -321,7 +297,7 @@ def _outcome(
         seconds=time.monotonic() - started,
         workers=pool.description,
         data=data,
-        table=tuple(_best(trial) for trial in ranked[:5]),
+        table=tuple(best_of(trial) for trial in ranked[:5]),
     )
 
 
@@ -331,58 +307,3 @@ def _end(
     counts = searching.counts
     numbers = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
     run.end(status, {**{f"trials_{k}": float(v) for k, v in numbers.items()}, **(metrics or {})}, tags)
-
-
-def _register(settings: Settings, trial: FrozenTrial, best: Best, data: DataSummary) -> tuple[Registered | None, bool]:
-    """Return the best trial's version, and whether it is new."""
-    from search import registry
-
-    name, definition = settings.study_name, settings.definition
-    known = registry.version_of_run(name, best.run_id)
-    if known is not None:
-        return known, False
-    model_id = trial.system_attrs.get(MODEL_ID)
-    if model_id is None:
-        raise SearchError(f"trial {trial.number} is the best, but its model was not kept; its run is {best.run_id}")
-    test_metric, direction = _test_metric(definition, best.metrics)
-    tags = {
-        "study": name,
-        "trial": str(trial.number),
-        "run_id": best.run_id,
-        registry.DIGEST: data.digest,
-        registry.TEST_METRIC: test_metric,
-        registry.TEST_VALUE: str(best.metrics.get(test_metric, "")),
-        registry.TEST_DIRECTION: direction,
-        **{f"metric.{metric}": f"{value:.6g}" for metric, value in best.metrics.items()},
-    }
-    return registry.register(
-        name,
-        model_id,
-        tags=tags,
-        description=_description(trial, best, data, definition),
-        about=_about(definition, data),
-    ), True
-
-
-def _test_metric(definition: Definition, metrics: dict[str, float]) -> tuple[str, str]:
-    """Return the test metric that a version is judged by, and its direction."""
-    wanted = f"test_{definition.metrics[0].removeprefix('val_')}"
-    return (wanted, definition.directions[0]) if wanted in metrics else ("test_loss", "minimize")
-
-
-def _description(trial: FrozenTrial, best: Best, data: DataSummary, definition: Definition) -> str:
-    values = ", ".join(f"`{m}` {v:.6g}" for m, v in zip(definition.metrics, best.values, strict=True))
-    tests = ", ".join(f"`{name}` {value:.6g}" for name, value in best.metrics.items() if name.startswith("test_"))
-    params = ", ".join(f"{name} = {value}" for name, value in trial.params.items())
-    return (
-        f"Trial {trial.number} of study **{definition.name}**: {values}.\n\n"
-        f"Held-out test part: {tests}.\n\nParameters: {params}.\n\n"
-        f"Data `{data.name}`, digest `{data.digest}`: {data.rows}. Run `{best.run_id}`."
-    )
-
-
-def _about(definition: Definition, data: DataSummary) -> str:
-    takes = ", ".join(name for name, _ in data.columns) or ", ".join(f"{s.dtype} {s.shape}" for s in data.inputs)
-    gives = f"classes {', '.join(map(str, data.classes))}" if data.classes else "numbers"
-    what = f"The best models of study **{definition.name}**. Takes {takes}; gives {gives}."
-    return f"{definition.description}\n\n{what}".strip()

@@ -15,8 +15,9 @@ from search.definition import Definition
 if TYPE_CHECKING:
     import optuna
 
+    from search.best import Best
     from search.optimize import Progress
-    from search.session import Best, Outcome
+    from search.session import Outcome
 
 
 class Display:
@@ -103,7 +104,7 @@ class Display:
 
 def print_study(study: optuna.Study, definition: Definition, top: int) -> None:
     """Print a study's counts and its best trials."""
-    from search.session import Best
+    from search.best import Best
     from search.study import best_trials
 
     trials = study.get_trials(deepcopy=False)

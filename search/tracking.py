@@ -6,16 +6,14 @@ It never trains and never chooses; it writes down what it is told, in few reques
 from __future__ import annotations
 
 import json
-import logging
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,15 +22,15 @@ from typing import Any
 import mlflow
 import optuna
 import optuna_integration
-import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
 from search.definition import Definition
-from search.errors import TrackingError, TrialFailed, one_line, redact
+from search.errors import TrackingError, TrialFailed, redact
 from search.results import DataSummary, Epoch, TrialResult
+from search.store import store_errors
 
 OBJECTIVE = "objective"
 RUN_ID = "mlflow_run_id"  # the attribute of a trial that MLflowCallback writes
@@ -43,101 +41,6 @@ _PACKAGES = ("search", "tensorflow", "keras", "numpy", "optuna", "optuna-integra
 # Deprecated in optuna-integration 4.9, removed in 6.0; asked for, so used and pinned below 6.
 warnings.filterwarnings("ignore", message=".*MLflowCallback.*", category=FutureWarning)
 warnings.filterwarnings("ignore", message=".*track_in_mlflow.*", category=optuna.exceptions.ExperimentalWarning)
-for _name in ("mlflow", "alembic"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
-
-
-def set_uri(uri: str | None) -> str:
-    """Choose MLflow's tracking store, and return its URI; None keeps MLflow's own choice."""
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.pop("MLFLOW_RUN_ID", None)  # else the first run of ours would resume that one
-    if uri is not None:
-        mlflow.set_tracking_uri(uri)
-    return mlflow.get_tracking_uri()
-
-
-@contextmanager
-def fresh_store(uri: str) -> Iterator[Callable[[], None]]:
-    """Prepare the tracking store, and yield a function that brings it into being.
-
-    A SQLite file that does not exist is made beside its place and appears there only when the
-    function is called, all or nothing: bad input leaves no trace, and searches started at the same
-    moment never meet a half-made one.
-
-    Raises:
-        TrackingError: The store cannot be reached or used.
-    """
-    path = _sqlite_path(uri)
-    with store_errors(uri), _impatient():
-        if path is None or path.exists():
-            _connect(uri)
-            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
-            yield lambda: None
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-            made, copy = Path(folder) / "made", Path(folder) / "copy"
-            MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
-            shutil.copyfile(made, copy)
-
-            def publish() -> None:
-                with suppress(FileExistsError):  # another search was first; its store serves us too
-                    os.link(copy, path)
-
-            yield publish
-
-
-def _connect(uri: str) -> None:
-    """Try a database once: MLflow itself would try for 100 seconds, and log each try."""
-    if uri.startswith(("postgresql", "mysql", "mssql")):
-        timeout = {"connect_timeout": 10} if not uri.startswith("mssql") else {}
-        engine = sqlalchemy.create_engine(uri, connect_args=timeout)
-        engine.connect().close()
-        engine.dispose()
-
-
-@contextmanager
-def existing_store(uri: str) -> Iterator[None]:
-    """Use a tracking store that must exist; nothing is created where there is none.
-
-    Raises:
-        TrackingError: There is no such store, or it cannot be reached.
-    """
-    path = _sqlite_path(uri)
-    if path is not None and not path.is_file():
-        raise TrackingError(f"no MLflow store {uri} here; run a search first, or say --tracking-uri")
-    with store_errors(uri), _impatient():
-        _connect(uri)
-        yield
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    prefix = "sqlite:///"
-    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) and len(uri) > len(prefix) else None
-
-
-@contextmanager
-def store_errors(uri: str) -> Iterator[None]:
-    """Turn an error of MLflow's store inside this block into a `TrackingError`."""
-    try:
-        yield
-    except (MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError, ModuleNotFoundError) as error:
-        raise TrackingError(
-            f"MLflow tracking store {uri} cannot be used ({one_line(error)}); is it up, and the URI right?"
-        ) from error
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """Ask a server for seconds, not the four minutes MLflow retries by default."""
-    names = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    ours = {name: value for name, value in names.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            os.environ.pop(name)
 
 
 def git_commit() -> str | None:

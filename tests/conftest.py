@@ -52,10 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh MLflow database, made once: making one takes 2 s."""
-    from search import tracking
+    from search import store
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with tracking.fresh_store(f"sqlite:///{path}") as publish:
+    with store.fresh_store(f"sqlite:///{path}") as publish:
         publish()
     return path
 
@@ -99,7 +99,9 @@ def run_search(folder: Path) -> Searcher:
     return run
 
 
-def command(module: str, *args: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def command(
+    module: str, *args: str, cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run `python -m MODULE ARGS` as a person would, and return what it printed."""
     return subprocess.run(
         [sys.executable, "-m", module, *args],

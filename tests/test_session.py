@@ -92,9 +92,15 @@ def test_a_failing_trial_fails_alone(tiny: Tiny, run_search: Searcher) -> None:
 
 def test_a_search_in_which_no_trial_completes_says_so(tiny: Tiny, run_search: Searcher) -> None:
     """Without it a search that produced nothing looks like one that did."""
-    code = "def build(trial, data):\n    from search.model import mlp\n    m = mlp(trial, data)\n" + (
-        "    if trial.study.study_name == 'hopeless': raise ValueError('always')\n    return m\n"
-    )
+    code = """
+from search.model import mlp
+
+
+def build(trial, data):
+    if trial.study.study_name == "hopeless":
+        raise ValueError("always")
+    return mlp(trial, data)
+"""
     with pytest.raises(NoTrialCompleted, match=r"no trial of study 'hopeless' completed \(0 pruned, 2 failed\)"):
         run_search(tiny("hopeless", "hopeless.py:build", code), n_trials=2)
     client = MlflowClient()
@@ -186,10 +192,17 @@ def test_a_search_without_a_better_trial_registers_nothing_new(tiny: Tiny, run_s
 
 def test_users_own_mlflow_calls_write_to_the_trials_run(tiny: Tiny, run_search: Searcher) -> None:
     """Without it what a builder logs is lost, or lands in a run of its own."""
-    code = (
-        "import mlflow\nfrom search.model import mlp\n\n\ndef build(trial, data):\n"
-        "    if trial.study.study_name == 'logs':\n        mlflow.set_tag('mine', trial.number)\n    return mlp(trial, data)\n"
-    )
+    code = """
+import mlflow
+
+from search.model import mlp
+
+
+def build(trial, data):
+    if trial.study.study_name == "logs":
+        mlflow.set_tag("mine", trial.number)
+    return mlp(trial, data)
+"""
     outcome = run_search(tiny("logs", "logs.py:build", code), n_trials=2)
     runs = trial_runs(outcome.search_run_id)
     assert {number: run.data.tags["mine"] for number, run in runs.items()} == {0: "0", 1: "1"}

@@ -1,0 +1,129 @@
+"""What a study remembers of its searches, so that an interrupted one can be buried and finished."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from search import space, study
+from search.definition import Definition
+from search.errors import UsageError
+
+SEARCH_RUN = "search:run"  # attributes of a trial: its search, its model, and whether it died with its worker
+MODEL_ID = "search:model"
+DIED = "search:died"
+_RECORD = "search:"  # attributes of the study: one for each search
+
+
+def note(storage: BaseStorage, optuna_study: optuna.Study, number: int, name: str, value: str | bool) -> None:
+    """Write an attribute of ours to a trial, whether or not it runs in this process."""
+    storage.set_trial_system_attr(id_of(storage, optuna_study, number), name, value)
+
+
+def id_of(storage: BaseStorage, optuna_study: optuna.Study, number: int) -> int:
+    """Return what the storage calls the study's trial of this number."""
+    study_id = storage.get_study_id_from_name(optuna_study.study_name)
+    return storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a study remembers of one search, so that an interrupted one can be finished.
+
+    Attributes:
+        run_id: The search's run in MLflow.
+        n_trials: Its budget.
+        state: `running`, `finished` or `interrupted`.
+    """
+
+    run_id: str
+    n_trials: int
+    state: str
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    began: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
+
+    def write(self, optuna_study: optuna.Study) -> None:
+        """Write the record to the study."""
+        optuna_study.set_user_attr(_RECORD + self.run_id, {k: v for k, v in vars(self).items() if k != "run_id"})
+
+    def ended(self, state: str, optuna_study: optuna.Study) -> None:
+        """Write that the search is `finished` or `interrupted`."""
+        replace(self, state=state).write(optuna_study)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the search's process may still run; true for one on another machine."""
+        if self.host != socket.gethostname():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
+def records(optuna_study: optuna.Study) -> list[Record]:
+    """Return the records of a study's searches, oldest first."""
+    found = [
+        Record(run_id=name.removeprefix(_RECORD), **value)
+        for name, value in optuna_study.user_attrs.items()
+        if name.startswith(_RECORD)
+    ]
+    return sorted(found, key=lambda record: record.began)
+
+
+def bury_the_dead(definition: Definition, optuna_study: optuna.Study, storage: BaseStorage) -> None:
+    """Record trials that a killed search left RUNNING as failed, and that search as interrupted."""
+    from search import tracking
+
+    for record in records(optuna_study):
+        if record.state != "running" or record.alive:
+            continue
+        for trial in optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.system_attrs.get(SEARCH_RUN) == record.run_id:
+                note(storage, optuna_study, trial.number, DIED, True)
+                optuna_study.tell(trial.number, state=TrialState.FAIL)
+        tracking.bury(definition, optuna_study, record.run_id, "its search was killed")
+        record.ended("interrupted", optuna_study)
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An interrupted search: what is left of its budget, and the configurations it had begun."""
+
+    record: Record
+    left: int
+    begun: list[dict[str, Any]]
+
+
+def newest_interrupted(optuna_study: optuna.Study) -> Unfinished:
+    """Return the newest interrupted search.
+
+    Raises:
+        UsageError: There is none.
+    """
+    interrupted = [record for record in records(optuna_study) if record.state == "interrupted"]
+    if not interrupted:
+        running = [record for record in records(optuna_study) if record.state == "running"]
+        if running:
+            raise UsageError(
+                f"study '{optuna_study.study_name}' has no interrupted search; one is running on "
+                f"{running[-1].host} as process {running[-1].pid}"
+            )
+        raise UsageError(f"study '{optuna_study.study_name}' has no interrupted search; leave out --resume to run more")
+    record = interrupted[-1]
+    trials = [t for t in optuna_study.get_trials(deepcopy=False) if t.system_attrs.get(SEARCH_RUN) == record.run_id]
+    ended = [t for t in trials if t.state.is_finished() and not t.system_attrs.get(DIED)]
+    tried = {space.configuration(t.params) for t in trials if t.state in study.FINISHED}
+    begun = [t.params for t in trials if t.system_attrs.get(DIED) and space.configuration(t.params) not in tried]
+    return Unfinished(record, max(0, record.n_trials - len(ended)), begun)

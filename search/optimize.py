@@ -343,6 +343,7 @@ class Search:
             run_id=record.run_id,
             step=result.epochs[-1].step if result.epochs else 0,
             user_files=user_files(self._definition),
+            backend=self._data.backend,
             tags={"study": self._settings.study_name, "trial": str(trial.number)},
         )
         note(self._storage, self._study, trial.number, MODEL_ID, model_id)

@@ -64,6 +64,7 @@ class DataSummary:
     log_names: tuple[str, ...]
     path: str
     seconds: float
+    backend: str = "tensorflow"
 
 
 @dataclass(frozen=True)

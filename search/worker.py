@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -93,10 +93,13 @@ def check(job: Job) -> results.DataSummary:
     Raises:
         UsageError: The data or the model cannot be used.
     """
+    import keras
+
     started = time.perf_counter()
     definition, data = _data(job)
     seconds = time.perf_counter() - started
-    return trial.check(definition, data, _probe(definition, job.seed), seconds)
+    summary = trial.check(definition, data, _probe(definition, job.seed), seconds)
+    return replace(summary, backend=keras.backend.backend())
 
 
 def prepare(job: Job) -> int:
@@ -177,7 +180,7 @@ class _Live:
 def live_epochs(system_attrs: dict[str, Any]) -> list[results.Epoch]:
     """Return the epochs that a running trial has passed on."""
     parts = [attrs for name, attrs in system_attrs.items() if name.startswith(f"{EPOCHS}:")]
-    return sorted((results.Epoch(**each) for part in parts for each in part), key=lambda epoch: epoch.step)
+    return sorted((results.Epoch(**each) for part in parts for each in part), key=lambda epoch: epoch.time)
 
 
 def _data(job: Job) -> tuple[Definition, Data]:

@@ -27,7 +27,7 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the search, which 
 with _quiet():
     import keras  # noqa: F401
     import sklearn.datasets
-    import sklearn.model_selection
+    import sklearn.model_selection  # noqa: F401
     import tensorflow  # noqa: F401 - Keras's other backends use its pipelines
 
     import search.worker  # noqa: F401

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 from search.definition import Definition, load_definition, parse_definition
@@ -47,7 +48,7 @@ def _renamed(definition: Definition, name: str) -> str:
     """Return the study file's text under a new name."""
     if Path(name).name != name or "\\" in name:
         raise UsageError(f"'{name}' is no study name but a path; the study is written to studies/NAME.toml")
-    parse_definition({**definition.model_dump(mode="json", exclude_none=True), "name": name}, definition.path)
+    parse_definition({**tomllib.loads(definition.text), "name": name}, definition.path)  # a legal name?
     text, replaced = _NAME_LINE.subn(lambda _: f'name = "{name}"', definition.text, count=1)
     if not replaced:
         raise UsageError(f'{definition.path}: no line name = "…" to replace; copy the file by hand')

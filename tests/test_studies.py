@@ -1,0 +1,112 @@
+"""The studies that ship: each runs from its file by the real command, and ends with a version that works."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.definition import load_definition, shipped_studies
+from search.new import copy_study
+
+# Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+
+def run(study: str, folder: Path) -> dict[str, Any]:
+    """Run three trials of a study in a folder, and return the command's JSON."""
+    command = [sys.executable, "-m", "search.run", study, "--n-trials", "3", "--json"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    return outcome
+
+
+def load(outcome: dict[str, Any], folder: Path, flavour: str) -> Any:
+    """Load the registered version from the folder's MLflow store."""
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    try:
+        return getattr(mlflow, flavour).load_model(outcome["model"]["uri"])
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+def registered(outcome: dict[str, Any], study: str) -> bool:
+    counts, model = outcome["n_trials"], outcome["model"]
+    return sum(counts.values()) == 3 and counts["failed"] == 0 and (model["name"], model["version"]) == (study, "1")
+
+
+def test_blobs(tmp_path: Path) -> None:
+    """Else the first command of the README would fail."""
+    outcome = run("blobs", tmp_path)
+    assert registered(outcome, "blobs")
+    assert outcome["best"]["metrics"]["test_binary_accuracy"] > 0.95
+
+
+def test_breast_cancer_takes_a_raw_row(tmp_path: Path) -> None:
+    """Else the registered model would not take the columns of the user's own table."""
+    import pandas as pd
+
+    outcome = run("breast_cancer", tmp_path)
+    assert registered(outcome, "breast_cancer")
+    assert outcome["best"]["metrics"]["test_binary_accuracy"] > 0.9
+    table = pd.read_csv(shipped_studies()["breast_cancer"].parent / "data" / "breast_cancer.csv")
+    rows = table[table.columns[1:]].iloc[[0, 19]]  # a malignant and a benign one
+    # classes in order: benign 0, malignant 1
+    malignant, benign = load(outcome, tmp_path, "pyfunc").predict(rows).ravel()
+    assert list(table["diagnosis"].iloc[[0, 19]]) == ["malignant", "benign"]
+    assert malignant > 0.5 > benign
+
+
+def test_digits_samples_each_depth(tmp_path: Path) -> None:
+    """Else a conditional space, or a convolutional net of one's own, would not reach the registry."""
+    outcome = run("digits", tmp_path)
+    assert registered(outcome, "digits")
+    params = outcome["best"]["params"]
+    filters = [name for name in params if name.startswith("filters_")]
+    assert len(filters) == params["depth"]
+    model = load(outcome, tmp_path, "keras")
+    assert model.predict(np.zeros((2, 8, 8, 1), "float32"), verbose=0).shape == (2, 10)
+
+
+def test_diabetes_is_judged_by_its_folds(tmp_path: Path) -> None:
+    """Else the value of a cross-validated trial would be some fold's."""
+    outcome = run("diabetes", tmp_path)
+    assert registered(outcome, "diabetes")
+    metrics = outcome["best"]["metrics"]
+    folds = [metrics[f"val_loss_fold_{fold}"] for fold in range(5)]
+    assert outcome["best"]["value"] == pytest.approx(np.mean(folds))
+    assert metrics["test_mae"] < 80
+
+
+def test_reuters_on_a_local_file(tmp_path: Path) -> None:
+    """Else the path from word numbers to topics would be tested only where there is a network."""
+    studies = tmp_path / "studies"
+    copy_study("wires", shipped_studies()["reuters"], studies)
+    rng = np.random.default_rng(0)
+    topics = rng.integers(0, 3, 300)
+    numbers = np.where(rng.random((300, 12)) < 0.5, 3 + topics[:, None], rng.integers(0, 60, (300, 12)))
+    cut = {"x_train": numbers[:240], "y_train": topics[:240], "x_test": numbers[240:], "y_test": topics[240:]}
+    np.savez(studies / "wires.npz", **cut)
+    text = (studies / "wires.toml").read_text().replace("{ words = 2000 }", '{ words = 50, path = "wires.npz" }')
+    (studies / "wires.toml").write_text(text)
+    outcome = run("wires", tmp_path)
+    assert registered(outcome, "wires")
+    assert outcome["best"]["metrics"]["test_accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("study", sorted(shipped_studies()))
+def test_the_file_is_named_like_its_study(study: str) -> None:
+    """Else the name on the command line would not be the one in MLflow."""
+    definition = load_definition(shipped_studies()[study])
+    assert definition.name == study
+    assert definition.description

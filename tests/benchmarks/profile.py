@@ -53,25 +53,27 @@ def timeline(started: float, ended: float, spans: list[Span]) -> list[tuple[str,
     first = {}
     for span in spans:
         first.setdefault(span.name, span)
-    until = [
-        ("interpreter, command line", first["start_forkserver"].start),
-        ("fork server started (it imports the framework from here on)", first["start_forkserver"].end),
-        ("import Optuna and the session", first["search"].start),
-        ("start workers' pools", first["open_pool"].end),
-        ("import MLflow and its store", first["uri"].start),
-        ("create MLflow's database; wait for data and first model", first["_study"].start),
-        ("study, experiment, the search's run", first["optimize"].start),
-        ("trials", first["optimize"].end),
-        ("register the best model", first["_register"].end),
-        ("plots and table", first["_end"].start),
-        ("the search's outcome", first["_outcome"].end),
-        ("end the workers", first["close"].end),
-        ("exit", ended),
+    until = [  # a phase whose end is no longer seen counts to the next one
+        ("interpreter, command line", "start_forkserver", "start"),
+        ("fork server started (it imports the framework from here on)", "start_forkserver", "end"),
+        ("import Optuna and the session", "search", "start"),
+        ("start workers' pools", "open_pool", "end"),
+        ("import MLflow and its store", "uri", "start"),
+        ("create MLflow's database; wait for data and first model", "_study", "start"),
+        ("study, experiment, the search's run", "optimize", "start"),
+        ("trials", "optimize", "end"),
+        ("register the best model", "_register", "end"),
+        ("plots and table", "_end", "start"),
+        ("the search's outcome", "_outcome", "end"),
+        ("end the workers", "close", "end"),
     ]
     phases, last = [], started
-    for name, moment in until:
-        phases.append((name, moment - last))
-        last = moment
+    for name, span_name, edge in until:
+        if span_name in first:
+            moment = getattr(first[span_name], edge)
+            phases.append((name, moment - last))
+            last = moment
+    phases.append(("exit", ended - last))
     return phases
 
 

@@ -81,16 +81,19 @@ class _WhenImported(importlib.abc.MetaPathFinder):
 
 
 def _time_tracking(tracking: Any) -> None:
-    time_calls(tracking, "set_uri", "uri")
+    from search import store
+
+    time_calls(store, "set_uri", "uri")
     time_calls(tracking, "SearchRun", "search's run")
     for method, label in (("inside", "inside"), ("result", "MLflow: epochs, metrics"), ("finish", "MLflow: end")):
         time_calls(tracking.TrialRun, method, label)
 
 
 def _time_session(session: Any) -> None:
-    from search import optimize
+    from search import best, optimize
 
-    for name in ("search", "_study", "_register", "_outcome", "_end"):
+    time_calls(best, "register_best", "_register")
+    for name in ("search", "_study", "_outcome", "_end"):
         time_calls(session, name, name)
     time_calls(session.workers, "open_pool", "open_pool")
     time_calls(session.workers.LocalPool, "check", "check")

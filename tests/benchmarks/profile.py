@@ -50,7 +50,7 @@ def read(file: Path) -> list[Span]:
 
 def timeline(started: float, ended: float, spans: list[Span]) -> list[tuple[str, float]]:
     """Return the phases of the command's own process, which follow one another without gaps."""
-    first = {}
+    first: dict[str, Span] = {}
     for span in spans:
         first.setdefault(span.name, span)
     until = [  # a phase whose end is no longer seen counts to the next one

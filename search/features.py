@@ -5,6 +5,7 @@ Everything here is fitted on the training part alone. Keras is imported only whe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,12 +18,16 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-Array = "NDArray[Any]"
-Arrays = "NDArray[Any] | dict[str, NDArray[Any]]"
 ColumnKind = Literal["double", "long", "boolean", "string"]
 
 NUMERIC, CATEGORICAL = "numeric", "categorical"
 MISSING = ""  # how a missing category is spelt in the categorical input
+_UNKNOWN = "[UNK]"  # Keras's word for a text that training did not see
+_VOCABULARY = 1000  # texts of a column that get a place of their own; rarer ones share the unknown's
+_NONE = "[none]"  # the vocabulary of a column whose texts are all missing
+_CHUNK = 65_536  # rows
+_DATES = ("datetime64", "datetime", "date", "timedelta64", "timedelta", "time", "period")
+_NUMBERS = ("floating", "mixed-integer-float", "decimal", "empty")
 
 
 @dataclass(frozen=True)
@@ -42,30 +47,30 @@ def columns_of(frame: pd.DataFrame) -> tuple[Column, ...]:
     """Return the columns of a table with their kinds.
 
     Raises:
-        DataError: A column is neither a number, a truth value nor text.
+        DataError: A column holds neither numbers, truth values nor text.
     """
+    return tuple(Column(str(name), _kind(frame[name])) for name in frame.columns)
+
+
+def _kind(values: pd.Series[Any]) -> ColumnKind:
     from pandas.api import types
 
-    columns = []
-    for name in frame.columns:
-        values = frame[name]
-        kind: ColumnKind
-        if types.is_bool_dtype(values):
-            kind = "boolean"
-        elif types.is_integer_dtype(values):
-            kind = "long"
-        elif types.is_float_dtype(values):
-            kind = "double"
-        elif types.is_datetime64_any_dtype(values) or types.is_timedelta64_dtype(values):
-            raise DataError(f"data: column '{name}' holds dates; name it in data.drop or data.time")
-        else:
-            kind = "string"
-        columns.append(Column(str(name), kind))
-    return tuple(columns)
+    if isinstance(values.dtype, types.CategoricalDtype):
+        return "string"
+    inferred = types.infer_dtype(values, skipna=True)
+    if inferred in _DATES or types.is_datetime64_any_dtype(values) or types.is_timedelta64_dtype(values):
+        raise DataError(f"data: column '{values.name}' holds dates; name it in data.drop or data.time")
+    if inferred in ("complex", "bytes"):
+        raise DataError(f"data: column '{values.name}' holds {inferred}, which cannot be learned; name it in data.drop")
+    if inferred == "boolean":
+        return "boolean"
+    if inferred == "integer" or types.is_integer_dtype(values):
+        return "double" if values.isna().any() else "long"  # MLflow's whole numbers have no missing value
+    return "double" if inferred in _NUMBERS or types.is_float_dtype(values) else "string"
 
 
 def to_arrays(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, NDArray[Any]] | NDArray[Any]:
-    """Return a table as the model takes it.
+    """Return a table as the model takes it; `serving` does the same with what it is sent.
 
     Returns:
         Numbers of shape (rows, numeric columns), float32, missing as NaN; with text columns a
@@ -73,7 +78,11 @@ def to_arrays(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, NDArr
     """
     numbers = [c.name for c in columns if c.numeric]
     texts = [c.name for c in columns if not c.numeric]
-    numeric = frame[numbers].astype("float64").to_numpy(dtype="float32", na_value=np.nan)
+    numeric = np.empty((len(frame), len(numbers)), "float32")
+    for index, name in enumerate(numbers):
+        values = frame[name] if frame[name].dtype != object else frame[name].where(frame[name].notna(), np.nan)
+        with np.errstate(over="ignore"):  # too large a number becomes infinite, which is told with its column
+            numeric[:, index] = values.to_numpy(dtype="float64", na_value=np.nan)
     if not texts:
         return numeric
     categorical = frame[texts].astype("object").where(frame[texts].notna(), MISSING).astype(str)
@@ -104,84 +113,108 @@ class Preparation:
     """What the preprocessing layers learnt from the training part.
 
     Attributes:
+        table: Whether the arrays are the columns of a table, in which values may be missing.
         mean: Means of the numeric columns, or of an array's last axis; None to leave numbers alone.
         variance: Their variances.
         incomplete: Indices of numeric columns with missing values; each gets an indicator.
         vocabularies: The known texts of each text column.
     """
 
+    table: bool = False
     mean: tuple[float, ...] | None = None
     variance: tuple[float, ...] | None = None
     incomplete: tuple[int, ...] = ()
     vocabularies: tuple[tuple[str, ...], ...] = ()
 
 
-def fit_preparation(x: Any, normalize: bool) -> Preparation:
+def fit_preparation(x: Any, *, table: bool, normalize: bool) -> Preparation:
     """Learn means, variances and vocabularies from the training part."""
-    table = isinstance(x, dict) and set(x) <= {NUMERIC, CATEGORICAL}
-    numbers = x.get(NUMERIC) if table else x
-    vocabularies = []
-    if table:
-        for index in range(x[CATEGORICAL].shape[1]):
-            vocabularies.append(tuple(sorted(set(x[CATEGORICAL][:, index]) - {MISSING})))
+    named = x if isinstance(x, dict) else {NUMERIC: x}
+    texts = named.get(CATEGORICAL) if table else None
+    vocabularies = () if texts is None else tuple(_vocabulary(column) for column in texts.T)
+    numbers = named.get(NUMERIC) if table or not isinstance(x, dict) else None
     if not isinstance(numbers, np.ndarray) or not np.issubdtype(numbers.dtype, np.number):
-        return Preparation(vocabularies=tuple(vocabularies))
-    missing = np.isnan(numbers).any(axis=tuple(range(numbers.ndim - 1)))
-    incomplete = tuple(int(i) for i in np.flatnonzero(missing)) if numbers.ndim == 2 else ()
-    if not normalize:
-        return Preparation(incomplete=incomplete, vocabularies=tuple(vocabularies))
-    axes = tuple(range(numbers.ndim - 1))
-    mean = np.nan_to_num(np.nanmean(numbers.astype("float64"), axis=axes))
-    variance = np.nan_to_num(np.nanvar(numbers.astype("float64"), axis=axes))
-    return Preparation(
-        mean=tuple(map(float, mean)),
-        variance=tuple(float(v) if v > 0 else 1.0 for v in variance),
-        incomplete=incomplete,
-        vocabularies=tuple(vocabularies),
-    )
+        return Preparation(table, vocabularies=vocabularies)
+    incomplete = tuple(int(i) for i in np.flatnonzero(np.isnan(numbers).any(axis=0))) if table else ()
+    mean, variance = _moments(numbers) if normalize else (None, None)
+    return Preparation(table, mean, variance, incomplete, vocabularies)
+
+
+def _vocabulary(texts: NDArray[Any]) -> tuple[str, ...]:
+    """Return the most frequent texts of a column, sorted; never none at all, which Keras refuses."""
+    counts = Counter(texts.tolist())
+    known = sorted(set(counts) - {MISSING, _UNKNOWN}, key=lambda text: (-counts[text], text))
+    return tuple(sorted(known[:_VOCABULARY])) or (_NONE,)
+
+
+def _moments(numbers: NDArray[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and variance of each column, those of a column without values or spread as 0 and 1."""
+    columns = numbers.reshape(-1, numbers.shape[-1])
+    known = ~np.isnan(columns)
+    counts = np.maximum(known.sum(axis=0), 1)
+    mean = np.sum(columns, axis=0, where=known, dtype="float64") / counts
+    square = np.zeros_like(mean)
+    for start in range(0, len(columns), _CHUNK):  # the squares of all rows at once would not fit
+        part = columns[start : start + _CHUNK].astype("float64") - mean
+        square += np.sum(part * part, axis=0, where=known[start : start + _CHUNK])
+    variance = square / counts
+    spread = variance > (1e-7 * np.abs(mean)) ** 2  # less is the rounding of single precision
+    return tuple(map(float, mean)), tuple(float(v) if s else 1.0 for v, s in zip(variance, spread, strict=True))
 
 
 def make_inputs(x: Any, preparation: Preparation) -> tuple[Any, Any]:
     """Return the Keras inputs for arrays like `x`, and the tensor for the model's first layer.
 
-    Missing numbers become their column's mean (0 without normalisation) and set an indicator;
-    unknown and missing texts have a place of their own in the one-hot encoding.
+    In a table missing numbers become their column's mean (0 without normalisation), and set an
+    indicator where the training part had missing ones too; unknown and missing texts have a place
+    of their own in the one-hot encoding.
     """
-    import keras
-
-    if isinstance(x, dict) and set(x) <= {NUMERIC, CATEGORICAL}:
-        inputs: dict[str, Any] = {}
-        parts = []
-        if NUMERIC in x:
-            inputs[NUMERIC] = keras.Input(x[NUMERIC].shape[1:], name=NUMERIC, dtype="float32")
-            parts.append(_numbers(inputs[NUMERIC], preparation))
-        inputs[CATEGORICAL] = keras.Input(x[CATEGORICAL].shape[1:], name=CATEGORICAL, dtype="string")
-        for index, vocabulary in enumerate(preparation.vocabularies):
-            lookup = keras.layers.StringLookup(
-                vocabulary=list(vocabulary), mask_token=MISSING, output_mode="one_hot", num_oov_indices=1
-            )
-            parts.append(lookup(inputs[CATEGORICAL][:, index : index + 1]))
-        return inputs, keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+    if preparation.table and isinstance(x, dict):
+        return _table_inputs(x, preparation)
     if isinstance(x, dict):
-        named = {name: keras.Input(a.shape[1:], name=name, dtype=str(a.dtype)) for name, a in x.items()}
+        named = {name: _input(each, name) for name, each in x.items()}
         return named, named
     if isinstance(x, list | tuple):
-        listed = [keras.Input(a.shape[1:], dtype=str(a.dtype)) for a in x]
+        listed = [_input(each) for each in x]
         return listed, listed
-    single = keras.Input(x.shape[1:], name="features", dtype=None if x.dtype.kind == "f" else str(x.dtype))
-    return single, _numbers(single, preparation)
+    single = _input(x, "features")
+    return single, single if single.dtype == "string" else _numbers(single, preparation)
+
+
+def _input(array: Any, name: str | None = None) -> Any:
+    import keras
+
+    kind = array.dtype.kind
+    dtype = "float32" if kind == "f" else "string" if kind in "OSU" else str(array.dtype)
+    return keras.Input(array.shape[1:], name=name, dtype=dtype)
+
+
+def _table_inputs(x: dict[str, Any], preparation: Preparation) -> tuple[Any, Any]:
+    import keras
+
+    inputs = {name: _input(x[name], name) for name in (NUMERIC, CATEGORICAL) if name in x}
+    parts = [_numbers(inputs[NUMERIC], preparation)] if NUMERIC in x else []
+    for index, vocabulary in enumerate(preparation.vocabularies):
+        lookup = keras.layers.StringLookup(
+            vocabulary=list(vocabulary), mask_token=MISSING, oov_token=_UNKNOWN, output_mode="one_hot"
+        )
+        parts.append(lookup(inputs[CATEGORICAL][:, index : index + 1]))
+    return inputs, keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
 
 
 def _numbers(numbers: Any, preparation: Preparation) -> Any:
     import keras
 
-    prepared = numbers
+    prepared = keras.ops.cast(numbers, "float32") if numbers.dtype == "bool" else numbers
     if preparation.mean is not None:
         prepared = keras.layers.Normalization(
             mean=np.array(preparation.mean, "float32"), variance=np.array(preparation.variance, "float32")
-        )(numbers)
-    if not preparation.incomplete:
+        )(prepared)
+    if not preparation.table:
         return prepared
+    filled = keras.ops.nan_to_num(prepared)  # also where no value was missing in training
+    if not preparation.incomplete:
+        return filled
     missing = keras.ops.cast(keras.ops.isnan(numbers), "float32")
     indicators = keras.ops.take(missing, list(preparation.incomplete), axis=-1)
-    return keras.layers.Concatenate()([keras.ops.nan_to_num(prepared), indicators])
+    return keras.layers.Concatenate()([filled, indicators])

@@ -220,6 +220,13 @@ def test_repeats_that_are_all_done_are_not_pruned(tmp_path: Path) -> None:
     assert reported[1] == pytest.approx(run.result.values[0])
 
 
+def test_the_wilcoxon_pruner_is_told_each_training(tmp_path: Path) -> None:
+    """Else it would compare running means, which are no pairs, and prune by chance."""
+    run = Run(study_of(tmp_path, fit={"epochs": 1}, search={"repeats": 2}), optuna.pruners.WilcoxonPruner())
+    reported = run.trial.study.get_trials()[0].intermediate_values
+    assert reported == {index: run.result.metrics[f"val_loss_repeat_{index}"] for index in range(2)}
+
+
 def test_folds(tmp_path: Path) -> None:
     """Else the mean would hide a fold, or the model handed over would have seen only some of the rows."""
     fit = {"epochs": 8, "early_stopping": {"patience": 1}, "callbacks": ["user.py:Worse"]}

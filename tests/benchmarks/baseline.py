@@ -1,12 +1,13 @@
-"""Shipped studies beside a scikit-learn baseline on the same split: `python tests/benchmarks/baseline.py`.
+"""Shipped studies beside a scikit-learn baseline on the same split: test scores, not seconds.
 
-Runs 20 trials of each study (or the number given) in a folder of their own, then fits the baseline
-on every row that is not the study's test part, and scores both on that part.
+Runs 20 trials of each study in a folder of their own, then fits the baseline on every row that is
+not the study's test part, and scores both on that part. `python -m tests.benchmarks.baseline`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from sklearn.svm import SVC
 
 from search.data import load
 from search.definition import load_definition, shipped_studies
+from tests.benchmarks.timing import Size
 
 BASELINES = {
     "breast_cancer": ("test_binary_accuracy", LogisticRegression(max_iter=1000), accuracy_score),
@@ -47,9 +49,10 @@ def baseline(study: str, estimator: Any, score: Any) -> tuple[float, int]:
     return float(score(data.test.y, model.predict(rows(data.test.x)))), len(data.test)
 
 
-def main() -> None:
+def main(size: Size) -> None:
     """Print the table."""
-    n_trials = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    n_trials = 3 if size.quick else 20
     print(f"{'study':<14} {'metric':<22} {'search':>8} {'baseline':>9}  {'rows':>5} {'seconds':>8}  estimator")
     for study, (metric, estimator, score) in BASELINES.items():
         expected, rows = baseline(study, estimator, score)
@@ -60,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Size(quick="--quick" in sys.argv))

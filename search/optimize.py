@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search import space, study, worker
 from search.definition import Definition
 from search.errors import Interrupted, SearchError, TrialFailed, one_line
-from search.records import DIED, MODEL_ID, SEARCH_RUN, id_of, note
+from search.records import FAILED_ITSELF, MODEL_ID, SEARCH_RUN, beat, id_of, note
 from search.results import DataSummary, TrialResult
 from search.sampling import Proposal, Sampling
 from search.workers import Slot, reason_of
@@ -257,8 +257,8 @@ class Search:
         except TrialFailed as error:
             state, reason, died = TrialState.FAIL, error.reason, isinstance(error, _Died)
             record.failed(error)
-            if died:
-                note(self._storage, self._study, trial.number, DIED, True)
+            if not died:
+                note(self._storage, self._study, trial.number, FAILED_ITSELF, True)
         frozen = self._tell(trial, values, state)
         record.finish(self._study, frozen)
         self._count(frozen, died)
@@ -293,7 +293,11 @@ class Search:
     def _result(self, slot: Slot, future: Future[TrialResult], trial: optuna.Trial, record: TrialRun) -> TrialResult:
         """Wait for a worker's result; meanwhile pass on a long trial's epochs and watch the time."""
         trial_id = id_of(self._storage, self._study, trial.number)
+        next_beat = 0.0
         while True:
+            if time.monotonic() >= next_beat:
+                beat(self._storage, trial_id)
+                next_beat = time.monotonic() + study.HEARTBEAT_SECONDS
             try:
                 return future.result(timeout=_POLL_SECONDS)
             except FutureTimeout as error:

@@ -10,15 +10,16 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.storages._heartbeat import BaseHeartbeat  # no public name; a test fails loudly when it moves
 from optuna.trial import TrialState
 
 from search import space, study
 from search.definition import Definition
 from search.errors import UsageError
 
-SEARCH_RUN = "search:run"  # attributes of a trial: its search, its model, and whether it died with its worker
+SEARCH_RUN = "search:run"  # attributes of a trial: its search, its model, and that it failed by its own error
 MODEL_ID = "search:model"
-DIED = "search:died"
+FAILED_ITSELF = "search:failed"
 _RECORD = "search:"  # attributes of the study: one for each search
 
 
@@ -86,15 +87,31 @@ def bury_the_dead(definition: Definition, optuna_study: optuna.Study, storage: B
     """Record trials that a killed search left RUNNING as failed, and that search as interrupted."""
     from search import tracking
 
+    lifeless = _lifeless(optuna_study, storage)
     for record in records(optuna_study):
-        if record.state != "running" or record.alive:
+        if record.state != "running" or (record.alive and record.run_id not in lifeless):
             continue
         for trial in optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.system_attrs.get(SEARCH_RUN) == record.run_id:
-                note(storage, optuna_study, trial.number, DIED, True)
                 optuna_study.tell(trial.number, state=TrialState.FAIL)
         tracking.bury(definition, optuna_study, record.run_id, "its search was killed")
         record.ended("interrupted", optuna_study)
+
+
+def beat(storage: BaseStorage, trial_id: int) -> None:
+    """Show that a trial is alive, where the storage keeps heartbeats."""
+    if isinstance(storage, BaseHeartbeat) and storage.get_heartbeat_interval() is not None:
+        storage.record_heartbeat(trial_id)
+
+
+def _lifeless(optuna_study: optuna.Study, storage: BaseStorage) -> set[str]:
+    """Fail trials whose heartbeat stopped, on whatever machine they ran, and return their searches' runs."""
+    if not isinstance(storage, BaseHeartbeat) or storage.get_heartbeat_interval() is None:
+        return set()
+    before = optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    optuna.storages.fail_stale_trials(optuna_study)
+    alive = {trial.number for trial in optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+    return {str(trial.system_attrs.get(SEARCH_RUN)) for trial in before if trial.number not in alive}
 
 
 @dataclass(frozen=True)
@@ -123,7 +140,7 @@ def newest_interrupted(optuna_study: optuna.Study) -> Unfinished:
         raise UsageError(f"study '{optuna_study.study_name}' has no interrupted search; leave out --resume to run more")
     record = interrupted[-1]
     trials = [t for t in optuna_study.get_trials(deepcopy=False) if t.system_attrs.get(SEARCH_RUN) == record.run_id]
-    ended = [t for t in trials if t.state.is_finished() and not t.system_attrs.get(DIED)]
-    tried = {space.configuration(t.params) for t in trials if t.state in study.FINISHED}
-    begun = [t.params for t in trials if t.system_attrs.get(DIED) and space.configuration(t.params) not in tried]
+    ended = [t for t in trials if t.state in study.FINISHED or t.system_attrs.get(FAILED_ITSELF)]
+    tried = {space.configuration(t.params) for t in ended}
+    begun = [t.params for t in trials if t not in ended and space.configuration(t.params) not in tried]
     return Unfinished(record, max(0, record.n_trials - len(ended)), begun)

@@ -1,30 +1,52 @@
-"""The Optuna study: its storage, sampler and pruner, and what earlier searches left in it."""
+"""The Optuna study and the storage it is kept in: opened, created, continued, never searched here."""
 
 from __future__ import annotations
 
-import importlib
 import warnings
-from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+import optuna.storages.journal
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search import space
-from search.definition import Definition, parse_constraint
-from search.errors import StorageError, StudyFileError, UsageError, one_line, redact
+from search.definition import Definition
+from search.errors import StorageError, did_you_mean, one_line, redact
+from search.ranking import CONSTRAINTS, best_trials, constraints_of, feasible, pareto_front
+from search.samplers import make_pruner, make_sampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CONSTRAINTS = "constraints"
+__all__ = [
+    "CONSTRAINTS",
+    "FINISHED",
+    "HEARTBEAT_SECONDS",
+    "METRICS",
+    "SEARCH",
+    "best_trials",
+    "constraints_of",
+    "create",
+    "default_storage",
+    "describe",
+    "feasible",
+    "load",
+    "make_pruner",
+    "make_sampler",
+    "open_storage",
+    "pareto_front",
+    "storage_errors",
+    "warm_start",
+]
+
 METRICS = "metrics"
 SEARCH = "search"
+HEARTBEAT_SECONDS = 30  # after twice as long without one, a trial in a database counts as dead
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -36,8 +58,12 @@ def default_storage(name: str) -> str:
     return f"studies/{name}.journal"
 
 
-def open_storage(url: str) -> BaseStorage:
-    """Open an Optuna storage: a database URL, `grpc://host:port`, or the path of a journal.
+def open_storage(url: str, *, create: bool = True) -> BaseStorage:
+    """Open an Optuna storage.
+
+    Args:
+        url: A database URL, `grpc://host:port`, or the path of a journal.
+        create: Whether a storage that is not there yet is begun.
 
     Raises:
         StorageError: It cannot be reached, or its driver is not installed.
@@ -49,8 +75,9 @@ def open_storage(url: str) -> BaseStorage:
             proxy.wait_server_ready(timeout=10)
             return proxy
         if "://" in url:
-            return _relational(url)
-        Path(url).parent.mkdir(parents=True, exist_ok=True)
+            return _relational(url, create)
+        if create:
+            Path(url).parent.mkdir(parents=True, exist_ok=True)
         backend = optuna.storages.journal.JournalFileBackend(url)
         return optuna.storages.JournalStorage(backend)
     except ModuleNotFoundError as error:
@@ -59,28 +86,39 @@ def open_storage(url: str) -> BaseStorage:
         raise StorageError(f"storage {url} cannot be used ({one_line(error)}); is it up, and the URL right?") from None
 
 
-def _relational(url: str) -> BaseStorage:
+def _relational(url: str, create: bool) -> BaseStorage:
     import sqlalchemy.exc
 
-    pool = {} if url.startswith("sqlite") else {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
+    options: dict[str, Any] = {} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    if url.startswith(("postgresql", "mysql")):
+        options["connect_args"] = {"connect_timeout": 10}
     for attempt in range(5):
         try:
-            return optuna.storages.RDBStorage(url, engine_kwargs=pool, heartbeat_interval=None)
+            return optuna.storages.RDBStorage(
+                url,
+                engine_kwargs=options,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                skip_table_creation=not create,
+                skip_compatibility_check=not create,
+            )
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.OperationalError):
             # Searches that open a fresh database at the same moment create its tables twice.
-            if attempt == 4 or not _reachable(url):
+            if attempt == 4 or not _reachable(url, options):
                 raise
     raise AssertionError("unreachable")
 
 
-def _reachable(url: str) -> bool:
+def _reachable(url: str, options: dict[str, Any]) -> bool:
     import sqlalchemy
 
+    engine = sqlalchemy.create_engine(url, **options)
     try:
-        with sqlalchemy.create_engine(url).connect():
+        with engine.connect():
             return True
     except sqlalchemy.exc.SQLAlchemyError:
         return False
+    finally:
+        engine.dispose()
 
 
 def _install(module: str) -> str:
@@ -101,97 +139,6 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise StorageError(f"storage {url} cannot be used ({one_line(error)})") from error
-
-
-def make_sampler(definition: Definition, name: str, seed: int, finished: Sequence[FrozenTrial] = ()) -> BaseSampler:
-    """Return the sampler of this name, seeded.
-
-    Args:
-        definition: The study file, for its options, space and constraints.
-        name: One of `tpe`, `random`, `gp`, `cmaes`, `qmc`, `grid`, `nsga2`.
-        seed: Seed of the sampler.
-        finished: Trials the study already has; they move the seed on, so that a later search does
-            not repeat the random draws of the first.
-
-    Raises:
-        UsageError: The sampler's package is missing, or it does not suit the study.
-    """
-    options = dict(definition.search.sampler_options)
-    seed = (seed + len(finished)) % 2**32
-    several = len(definition.metrics) > 1
-    if several and name in ("cmaes", "gp"):
-        raise UsageError(f"sampler '{name}' takes one metric; use tpe, nsga2, random, qmc or grid")
-    takes_constraints = name in ("tpe", "gp", "nsga2")
-    if definition.search.constraints and takes_constraints:
-        options["constraints_func"] = constraints_of
-    samplers = optuna.samplers
-    makers: dict[str, Callable[..., BaseSampler]] = {
-        "tpe": samplers.TPESampler,
-        "random": samplers.RandomSampler,
-        "gp": samplers.GPSampler,
-        "cmaes": samplers.CmaEsSampler,
-        "qmc": samplers.QMCSampler,
-        "nsga2": samplers.NSGAIISampler,
-        "grid": lambda **kwargs: samplers.GridSampler(space.grid(definition), **kwargs),
-    }
-    for needed, package in (("gp", "torch"), ("cmaes", "cmaes")):
-        if name == needed and importlib.util.find_spec(package) is None:
-            raise UsageError(f"sampler '{name}' needs {package}; pip install 'search[{name}]'")
-    if name == "tpe":
-        options.setdefault("constant_liar", True)
-    if name == "qmc":
-        options.setdefault("scramble", True)
-        options.setdefault("warn_independent_sampling", False)
-    try:
-        return makers[name](seed=seed, **options)
-    except (TypeError, ValueError) as error:
-        raise StudyFileError(
-            str(definition.path), "search.sampler_options", one_line(error), "see Optuna's sampler of that name"
-        ) from None
-
-
-def make_pruner(definition: Definition, name: str) -> BasePruner:
-    """Return the pruner of this name; studies with several metrics are never pruned.
-
-    Raises:
-        StudyFileError: The pruner does not take the options.
-    """
-    pruners, options = optuna.pruners, dict(definition.search.pruner_options)
-    makers: dict[str, Callable[..., BasePruner]] = {
-        "none": pruners.NopPruner,
-        "median": pruners.MedianPruner,
-        "percentile": lambda percentile=25.0, **kwargs: pruners.PercentilePruner(percentile, **kwargs),
-        "hyperband": pruners.HyperbandPruner,
-        "asha": pruners.SuccessiveHalvingPruner,
-        "patient": lambda patience=5, **kwargs: pruners.PatientPruner(pruners.MedianPruner(), patience, **kwargs),
-        "wilcoxon": pruners.WilcoxonPruner,
-    }
-    try:
-        return pruners.NopPruner() if len(definition.metrics) > 1 else makers[name](**options)
-    except (TypeError, ValueError) as error:
-        raise StudyFileError(
-            str(definition.path), "search.pruner_options", one_line(error), "see Optuna's pruner of that name"
-        ) from None
-
-
-def constraints_of(trial: FrozenTrial) -> Sequence[float]:
-    """Return how far a trial is beyond each constraint; at most 0 where it is met."""
-    return list(trial.user_attrs.get(CONSTRAINTS, ()))
-
-
-def violations(definition: Definition, metrics: dict[str, float]) -> list[float]:
-    """Return how far these metrics are beyond each of the study's constraints."""
-    beyond = []
-    for text in definition.search.constraints:
-        metric, operator, bound = parse_constraint(text)
-        value = metrics.get(metric, float("inf"))
-        beyond.append(value - bound if operator == "<=" else bound - value)
-    return beyond
-
-
-def feasible(trial: FrozenTrial) -> bool:
-    """Return whether a trial meets the study's constraints."""
-    return all(each <= 0 for each in constraints_of(trial))
 
 
 def create(
@@ -228,40 +175,39 @@ def create(
     return study
 
 
-def best_trials(definition: Definition, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the feasible complete trials, best first.
+def load(name: str, storage_url: str) -> optuna.Study:
+    """Return an existing study, to look at it; nothing is created.
 
-    With several metrics the Pareto front comes first, ordered by the stated rule: nearest to the
-    ideal point, each metric scaled to the front's range; then the rest by their first metric.
+    Raises:
+        StorageError: The storage or the study does not exist.
     """
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and feasible(t)]
-    signs = [1 if direction == "minimize" else -1 for direction in definition.directions]
-    costs = {t.number: [s * v for s, v in zip(signs, t.values, strict=True)] for t in complete}
-    if len(signs) == 1:
-        return sorted(complete, key=lambda t: (costs[t.number], t.number))
-    front = [t for t in complete if not any(_dominates(costs[o.number], costs[t.number]) for o in complete)]
-    lows = [min((costs[t.number][i] for t in front), default=0.0) for i in range(len(signs))]
-    highs = [max((costs[t.number][i] for t in front), default=0.0) for i in range(len(signs))]
+    import sqlalchemy.exc
 
-    def distance(trial: FrozenTrial) -> float:
-        scaled = zip(costs[trial.number], lows, highs, strict=True)
-        return sum(((cost - low) / (high - low)) ** 2 for cost, low, high in scaled if high > low)
-
-    front_numbers = {t.number for t in front}
-    rest = [t for t in complete if t.number not in front_numbers]
-    return sorted(front, key=lambda t: (distance(t), t.number)) + sorted(rest, key=lambda t: costs[t.number])
-
-
-def pareto_front(definition: Definition, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the feasible complete trials that no other is better than in every metric."""
-    signs = [1 if direction == "minimize" else -1 for direction in definition.directions]
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and feasible(t)]
-    costs = [[s * v for s, v in zip(signs, t.values, strict=True)] for t in complete]
-    return [t for t, cost in zip(complete, costs, strict=True) if not any(_dominates(o, cost) for o in costs)]
+    file = _file_of(storage_url)
+    if file is not None and not file.is_file():
+        raise StorageError(f"study '{name}': there is no {file}; run the search first, or give its --storage")
+    storage = open_storage(storage_url, create=False)
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        known = sorted(optuna.get_all_study_names(storage))
+        has = f"it has {', '.join(known[:20])}" if known else "it has none"
+        raise StorageError(f"no study '{name}' in {storage_url}; {has}{did_you_mean(name, known)}") from None
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise StorageError(
+            f"no study '{name}' in {storage_url} ({one_line(error)}); give the storage that the search used"
+        ) from None
 
 
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))
+def _file_of(url: str) -> Path | None:
+    """Return the file that a storage is, None for a server."""
+    if "://" not in url:
+        return Path(url)
+    if not url.startswith("sqlite"):
+        return None
+    import sqlalchemy
+
+    return Path(sqlalchemy.make_url(url).database or "")
 
 
 def describe(url: str) -> str:
@@ -278,13 +224,10 @@ def warm_start(definition: Definition) -> list[dict[str, Any]]:
     wanted = definition.search.warm_start
     if wanted is None:
         return []
-    url = wanted.storage or default_storage(wanted.study)
-    if "://" not in url and not Path(url).is_file():
-        raise StorageError(f"search.warm_start: no journal {url}; name the other study's storage")
     try:
-        other = optuna.load_study(study_name=wanted.study, storage=open_storage(url))
-    except KeyError:
-        raise StorageError(f"search.warm_start: no study '{wanted.study}' in {url}") from None
+        other = load(wanted.study, wanted.storage or default_storage(wanted.study))
+    except StorageError as error:
+        raise StorageError(f"search.warm_start: {error}") from None
     complete = [t for t in other.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if len(other.directions) == len(definition.directions):
         complete = best_trials(definition, complete)

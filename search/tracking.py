@@ -110,7 +110,7 @@ class SearchRun:
                         f"(mlflow experiments restore -x {experiment.experiment_id}) or use --study-name"
                     )
                 return str(experiment.experiment_id)
-            tags = {"mlflow.note.content": self._description()}
+            tags = {"mlflow.note.content": self._description(), "mlflow.experimentKind": "custom_model_development"}
             with suppress(MlflowException):  # another search created it in this moment
                 return str(self._client.create_experiment(self._name, tags=tags))
             time.sleep(0.2 * attempt)

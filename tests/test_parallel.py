@@ -113,6 +113,40 @@ def test_a_study_lives_in_any_storage(
     assert study.best_value == second.best.values[0]
 
 
+def test_a_search_that_died_elsewhere_is_found_by_its_heartbeat(
+    tiny: Tiny, run_search: Searcher, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it trials of a machine that was switched off stay RUNNING in the team's database for ever.
+
+    It fails loudly, too, when Optuna moves its heartbeat, which has no public name.
+    """
+    from search import records, study
+
+    monkeypatch.setattr(study, "HEARTBEAT_SECONDS", 1)
+    url = postgres.replace("@/postgres", "@/optuna")
+    definition = tiny("beats")
+    first = run_search(definition, n_trials=2, storage=url)
+    storage = open_storage(url)
+    kept = optuna.load_study(study_name="beats", storage=storage)
+    kept.set_user_attr(
+        f"search:{first.search_run_id}",
+        {"n_trials": 5, "state": "running", "host": "elsewhere", "pid": 1, "began": "2026-01-01"},
+    )
+    running = optuna.trial.create_trial(
+        state=optuna.trial.TrialState.RUNNING, system_attrs={records.SEARCH_RUN: first.search_run_id}
+    )
+    trial_id = storage.create_new_trial(storage.get_study_id_from_name("beats"), template_trial=running)
+    records.beat(storage, trial_id)
+    records.bury_the_dead(definition, kept, storage)
+    assert [r.state for r in records.records(kept)] == ["running"], "it is given twice its interval"
+    time.sleep(3)
+    records.bury_the_dead(definition, kept, storage)
+    assert [r.state for r in records.records(kept)] == ["interrupted"]
+    assert storage.get_trial(trial_id).state == optuna.trial.TrialState.FAIL
+    resumed = run_search(definition, resume=True, storage=url)
+    assert resumed.n_trials["complete"] + resumed.n_trials["pruned"] == 3
+
+
 def test_mlflow_and_optuna_in_postgresql(tiny: Tiny, folder: Path, postgres: str) -> None:
     """Without it a team cannot keep both in its own database, or finds its password in a tag."""
     tiny("team")

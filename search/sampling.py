@@ -7,6 +7,7 @@ write, whole. What samplers note on their trials (CMA-ES's state, NSGA-II's gene
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import space
 from search.definition import Definition
+from search.ranking import constraints_of
 
-_PROPOSALS = 10  # proposals that are not new before an unseen configuration is drawn from a list
-_LISTABLE = 1_000_000  # a space of more configurations than this is not listed
-_SEEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+_PROPOSALS = 10  # proposals that are not new before an unseen configuration is drawn instead
+_DRAWS = 1000  # random draws from a space too large to be listed, before it counts as exhausted
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,10 @@ class Sampling:
         self._grid = sampler is None
         self._random = random.Random(seed)
         self._copy = optuna.create_study(sampler=sampler, directions=list(definition.directions))
-        self._seen: set[space.Configuration] = set()
+        self._finished: set[space.Configuration] = set()
+        self._running: dict[int, space.Configuration] = {}  # by number in the study
         self._known: set[int] = set()
+        self._open = False  # whether builders suggest more, so that a `[space]` alone is no configuration
         self._pending: dict[int, optuna.Trial] = {}  # by number in the study
         self._unseen: list[dict[str, Any]] | None = None
 
@@ -67,34 +71,43 @@ class Sampling:
             self._copy.enqueue_trial(configuration)
 
     def learn(self, trials: list[FrozenTrial]) -> None:
-        """Take note of the study's trials: each finished one once, each running one as seen."""
+        """Take note of all trials of the study: of each finished one once, of running ones as they are now."""
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        self._running = {trial.number: self._configuration(trial.params) for trial in running}
         for trial in trials:
-            if trial.state in _SEEN:
-                self._seen.add(self._configuration(trial.params))
-            if trial.number in self._known or trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+            if trial.number in self._known or trial.state not in _FINISHED:
                 continue
             self._known.add(trial.number)
-            running = self._pending.pop(trial.number, None)
-            if running is None:
-                self._copy.add_trial(trial)
+            self._finished.add(self._configuration(trial.params))
+            self._open = self._open or not trial.params.keys() <= self._space.keys()
+            ours = self._pending.pop(trial.number, None)
+            if ours is None:
+                self._copy.add_trial(_with_constraints(trial))
             else:
-                self._finish(running, trial)
+                self._finish(ours, trial)
 
     def forget(self, number: int) -> None:
         """Take note that the trial of this number failed: its configuration may be tried again."""
         failed = self._pending.pop(number, None)
         if failed is not None:
             self._copy.tell(failed, state=TrialState.FAIL)
-            self._seen.discard(self._configuration(failed.params))
+        self._running.pop(number, None)
 
     def propose(self) -> Proposal | None:
-        """Return a configuration that is new, or None when the space has none left."""
-        if not self._grid or self._copy.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            for _ in range(_PROPOSALS):
-                trial = self._copy.ask(self._space)
-                if self._new(trial.params):
-                    return self._proposal(trial)
-                self._copy.tell(trial, state=TrialState.FAIL)
+        """Return a configuration that is new, or None when the space has none left.
+
+        Once a builder is seen to suggest parameters of its own, any configuration counts as new.
+        """
+        refused = 0
+        while refused < _PROPOSALS:
+            queued = bool(self._copy.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+            if self._grid and not queued:
+                break
+            trial = self._copy.ask(self._space)
+            if self._new(trial.params):
+                return self._proposal(trial)
+            self._copy.tell(trial, state=TrialState.FAIL)
+            refused += not queued
         unseen = self._draw_unseen()
         if unseen is None:
             return None
@@ -104,7 +117,7 @@ class Sampling:
     def began(self, proposal: Proposal, number: int) -> None:
         """Take note that the proposal became the study's trial of this number."""
         self._pending[number] = proposal.trial
-        self._seen.add(self._configuration(proposal.params))
+        self._running[number] = self._configuration(proposal.params)
 
     def _proposal(self, trial: optuna.Trial) -> Proposal:
         attributes = dict(self._copy.get_trials(deepcopy=False)[trial.number].system_attrs)
@@ -115,31 +128,41 @@ class Sampling:
         return space.configuration({name: params[name] for name in self._space if name in params})
 
     def _new(self, params: dict[str, Any]) -> bool:
-        return self._configuration(params) not in self._seen
+        configuration = self._configuration(params)
+        return self._open or (configuration not in self._finished and configuration not in self._running.values())
 
-    def _finish(self, running: optuna.Trial, trial: FrozenTrial) -> None:
+    def _finish(self, ours: optuna.Trial, trial: FrozenTrial) -> None:
         """Give the copy's running trial the fate of the study's."""
         for name, value in trial.user_attrs.items():
-            running.set_user_attr(name, value)
+            ours.set_user_attr(name, value)
+        for index, beyond in enumerate(constraints_of(trial)):
+            ours.set_constraint(str(index), beyond)
         if len(self._copy.directions) == 1:
             for step, reported in trial.intermediate_values.items():
-                running.report(reported, step)
+                ours.report(reported, step)
         values = trial.values if trial.state == TrialState.COMPLETE else None
-        self._copy.tell(running, values, state=trial.state)
+        self._copy.tell(ours, values, state=trial.state)
 
     def _draw_unseen(self) -> dict[str, Any] | None:
-        if space.size(self._space) > _LISTABLE:
-            return self._random_configuration()
+        if space.size(self._space) > space.LARGEST_GRID:
+            drawn = (self._random_configuration() for _ in range(_DRAWS))
+            return next(filter(self._new, drawn), None)
         if self._unseen is None:
             self._unseen = list(space.every_configuration(self._space))
             self._random.shuffle(self._unseen)
-        while self._unseen:
-            if self._new(candidate := self._unseen.pop()):
-                return candidate
-        return None
+        while self._unseen and self._configuration(self._unseen[-1]) in self._finished:
+            self._unseen.pop()
+        return next(filter(self._new, reversed(self._unseen)), None)
 
     def _random_configuration(self) -> dict[str, Any]:
-        """Return a random configuration of a space too large to list; it is new almost surely."""
         sampler = optuna.samplers.RandomSampler(seed=self._random.getrandbits(31))
         drawn = optuna.create_study(sampler=sampler).ask(self._space)
         return dict(drawn.params)
+
+
+def _with_constraints(trial: FrozenTrial) -> FrozenTrial:
+    """Return a copy of the study's trial that tells samplers how far it is beyond each constraint."""
+    copied = copy.deepcopy(trial)
+    for index, beyond in enumerate(constraints_of(trial)):
+        copied.set_constraint(str(index), beyond)
+    return copied

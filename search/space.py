@@ -17,16 +17,12 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial
 
-from search.definition import (
-    CategoricalParameter,
-    Definition,
-    IntParameter,
-    Parameter,
-    contains_value,
-)
+from search.definition import CategoricalParameter, Definition, IntParameter, Parameter, contains_value
 from search.errors import StorageError, StudyFileError
+from search.parameters import written
 
 Configuration = str
+LARGEST_GRID = 100_000  # configurations
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
@@ -44,30 +40,37 @@ def distributions(definition: Definition) -> dict[str, BaseDistribution]:
 
 
 def configuration(params: Mapping[str, Any]) -> Configuration:
-    """Return a text that two parameter sets share exactly when they are the same configuration."""
-    return json.dumps(params, sort_keys=True)
+    """Return a text that two parameter sets share exactly when they are the same configuration.
+
+    Numbers count as the same to twelve digits: a grid's 0.1 + 2 * 0.1 is 0.3.
+    """
+    return json.dumps({name: _comparable(value) for name, value in params.items()}, sort_keys=True)
+
+
+def _comparable(value: Any) -> Any:
+    return value if isinstance(value, bool | str) else [f"{value:.12g}" if isinstance(value, float) else str(value)]
 
 
 def grid(definition: Definition) -> dict[str, list[Any]]:
     """Return every value of every parameter, for Optuna's grid sampler.
 
     Raises:
-        StudyFileError: A float parameter has no step, so its values cannot be listed.
+        StudyFileError: A float parameter has no step, so its values cannot be listed, or there are too many.
     """
-    values: dict[str, list[Any]] = {}
-    for name, parameter in definition.space.items():
-        if isinstance(parameter, CategoricalParameter):
-            values[name] = list(parameter.choices)
-        elif isinstance(parameter, IntParameter):
-            values[name] = list(range(parameter.low, parameter.high + 1, parameter.step or 1))
-        elif parameter.step is None:
+    known = distributions(definition)
+    for name, each in known.items():
+        if math.isinf(_values(each)):
             raise StudyFileError(
                 str(definition.path), f"space.{name}", "a float without step", "the grid sampler needs a step"
             )
-        else:
-            steps = round((parameter.high - parameter.low) / parameter.step)
-            values[name] = [parameter.low + index * parameter.step for index in range(steps + 1)]
-    return values
+    if size(known) > LARGEST_GRID:
+        raise StudyFileError(
+            str(definition.path),
+            "space",
+            f"{size(known):.3g} configurations",
+            f"the grid sampler takes at most {LARGEST_GRID:,}; use larger steps, or another sampler",
+        )
+    return {name: _listed(each) for name, each in known.items()}
 
 
 def size(space: Mapping[str, BaseDistribution]) -> float:
@@ -82,21 +85,25 @@ def _values(each: BaseDistribution) -> float:
         return (each.high - each.low) // each.step + 1
     if isinstance(each, FloatDistribution) and each.step is not None:
         return round((each.high - each.low) / each.step) + 1
-    return math.inf
+    return 1 if isinstance(each, FloatDistribution) and each.low == each.high else math.inf
+
+
+def _listed(each: BaseDistribution) -> list[Any]:
+    """Return every value of a parameter that has finitely many."""
+    if isinstance(each, CategoricalDistribution):
+        return list(each.choices)
+    if isinstance(each, IntDistribution):
+        return list(range(each.low, each.high + 1, each.step))
+    if isinstance(each, FloatDistribution):
+        step = each.step or 0.0
+        return [min(each.low + index * step, each.high) for index in range(int(_values(each)))]
+    raise TypeError(f"no values are known of {each}")
 
 
 def every_configuration(space: Mapping[str, BaseDistribution]) -> Iterable[dict[str, Any]]:
     """Yield each configuration of a space whose `size` is finite."""
-    names, columns = list(space), []
-    for each in space.values():
-        if isinstance(each, CategoricalDistribution):
-            columns.append(list(each.choices))
-        elif isinstance(each, IntDistribution):
-            columns.append(list(range(each.low, each.high + 1, each.step)))
-        elif isinstance(each, FloatDistribution) and each.step is not None:
-            columns.append([each.low + i * each.step for i in range(int(_values(each)))])
-    for values in itertools.product(*columns):
-        yield dict(zip(names, values, strict=True))
+    for values in itertools.product(*map(_listed, space.values())):
+        yield dict(zip(space, values, strict=True))
 
 
 def contains(definition: Definition, name: str, value: Any) -> bool:
@@ -117,12 +124,19 @@ def check_unchanged(definition: Definition, trials: Iterable[FrozenTrial]) -> No
         earlier.update(trial.distributions)
     for name, now in distributions(definition).items():
         before = earlier.get(name)
-        if before is None:
-            continue
         try:
-            check_distribution_compatibility(before, now)
+            check_distribution_compatibility(before or now, now)
         except ValueError:
             raise StorageError(
-                f"study '{definition.name}': space.{name} was {before} and is now {now}; a range may change, "
-                "a parameter's kind or choices may not: put it back, or start anew with --study-name"
+                f"study '{definition.name}': space.{name} was {_told(before)} and is now {_told(now)}; low, high and "
+                "step may change, its type, log and choices may not: put it back, or start anew with --study-name"
             ) from None
+
+
+def _told(each: BaseDistribution | None) -> str:
+    if isinstance(each, CategoricalDistribution):
+        return f"one of {written(each.choices)}"
+    if isinstance(each, IntDistribution | FloatDistribution):
+        kind = "int" if isinstance(each, IntDistribution) else "float"
+        return f"{kind} from {each.low} to {each.high}{' with log = true' if each.log else ''}"
+    return str(each)

@@ -1,0 +1,127 @@
+"""Optuna's samplers and pruners by name, with the options that the study file gives them."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from search import space
+from search.definition import Definition
+from search.errors import StudyFileError, UsageError, did_you_mean, one_line
+from search.parameters import written
+
+T = TypeVar("T")
+_NEEDED = {"gp": "torch", "cmaes": "cmaes"}
+_SAMPLERS: dict[str, type[BaseSampler]] = {
+    "tpe": optuna.samplers.TPESampler,
+    "random": optuna.samplers.RandomSampler,
+    "gp": optuna.samplers.GPSampler,
+    "cmaes": optuna.samplers.CmaEsSampler,
+    "qmc": optuna.samplers.QMCSampler,
+    "nsga2": optuna.samplers.NSGAIISampler,
+    "grid": optuna.samplers.GridSampler,
+}
+_PRUNERS: dict[str, type[BasePruner]] = {
+    "none": optuna.pruners.NopPruner,
+    "median": optuna.pruners.MedianPruner,
+    "percentile": optuna.pruners.PercentilePruner,
+    "hyperband": optuna.pruners.HyperbandPruner,
+    "asha": optuna.pruners.SuccessiveHalvingPruner,
+    "patient": optuna.pruners.PatientPruner,
+    "wilcoxon": optuna.pruners.WilcoxonPruner,
+}
+_OURS = ("self", "seed", "search_space", "wrapped_pruner")  # arguments that this module gives itself
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "tpe": {"constant_liar": True},  # trials run side by side
+    "qmc": {"scramble": True, "warn_independent_sampling": False},
+    "percentile": {"percentile": 25.0},
+    "patient": {"patience": 5},
+}
+
+
+def make_sampler(definition: Definition, name: str, seed: int, finished: Sequence[FrozenTrial] = ()) -> BaseSampler:
+    """Return the sampler of this name, seeded.
+
+    Args:
+        definition: The study file, for its space and, when it names this sampler, its options.
+        name: One of `tpe`, `random`, `gp`, `cmaes`, `qmc`, `grid`, `nsga2`.
+        seed: Seed of the sampler.
+        finished: Trials the study already has; they move the seed on, so that a later search does
+            not repeat the random draws of the first.
+
+    Raises:
+        UsageError: The sampler's package is missing, or it does not suit the study.
+    """
+    if len(definition.metrics) > 1 and name in ("cmaes", "gp"):
+        raise UsageError(f"sampler '{name}' takes one metric; use tpe, nsga2, random, qmc or grid")
+    if name in _NEEDED and importlib.util.find_spec(_NEEDED[name]) is None:
+        raise UsageError(f"sampler '{name}' needs {_NEEDED[name]}; pip install 'search[{name}]'")
+    given = definition.search.sampler_options if name == definition.search.sampler else {}
+    options = _checked(definition, "search.sampler_options", _SAMPLERS[name], given)
+    options = {**_DEFAULTS.get(name, {}), **options, "seed": (seed + len(finished)) % 2**32}
+    if name == "grid":
+        options["search_space"] = space.grid(definition)
+    return _made(definition, "search.sampler_options", lambda: _SAMPLERS[name](**options))
+
+
+def make_pruner(definition: Definition, name: str) -> BasePruner:
+    """Return the pruner of this name; studies with several metrics are never pruned.
+
+    Raises:
+        StudyFileError: The pruner does not take the options.
+    """
+    if len(definition.metrics) > 1:
+        return optuna.pruners.NopPruner()
+    given = definition.search.pruner_options if name == definition.search.pruner else {}
+    options = {**_DEFAULTS.get(name, {}), **_checked(definition, "search.pruner_options", _PRUNERS[name], given)}
+    if name == "patient":
+        options["wrapped_pruner"] = optuna.pruners.MedianPruner()
+    return _made(definition, "search.pruner_options", lambda: _PRUNERS[name](**options))
+
+
+def _made(definition: Definition, key: str, make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except (TypeError, ValueError) as error:
+        raise StudyFileError(
+            str(definition.path), key, one_line(error), "see Optuna's documentation of its options"
+        ) from None
+
+
+def _checked(definition: Definition, key: str, kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options, once each is known to be one and of its default's type; Optuna checks neither."""
+    parameters = inspect.signature(kind).parameters
+    known = {name: each for name, each in parameters.items() if name not in _OURS and not _is_code(each.default)}
+    for name, value in given.items():
+        if name not in known:
+            takes = f"{kind.__name__} takes {', '.join(known) or 'none'}"
+            found, right = ("no option of a study file", takes + did_you_mean(name, known))
+            if name == "seed":
+                found, right = "set elsewhere", "use search.seed"
+            raise StudyFileError(str(definition.path), f"{key}.{name}", found, right)
+        default = known[name].default
+        if default is not None and default is not inspect.Parameter.empty and not _like(value, default):
+            raise StudyFileError(
+                str(definition.path),
+                f"{key}.{name}",
+                written(value),
+                f"use a value like the default, {written(default)}",
+            )
+    return dict(given)
+
+
+def _is_code(default: object) -> bool:
+    return callable(default) and default is not inspect.Parameter.empty
+
+
+def _like(value: object, default: object) -> bool:
+    if isinstance(default, float):
+        return type(value) in (int, float)
+    return type(value) is type(default) or (isinstance(default, str) and type(value) is int)

@@ -32,7 +32,9 @@ def best_of(trial: FrozenTrial) -> Best:
     from search import tracking
 
     run_id = str(trial.system_attrs.get(tracking.RUN_ID, ""))
-    return Best(trial.number, tuple(trial.values), dict(trial.params), run_id, tracking.metrics_of(run_id))
+    # Curves of single folds and repeats have a "/" in their names; they stay in the run.
+    metrics = {name: value for name, value in tracking.metrics_of(run_id).items() if "/" not in name}
+    return Best(trial.number, tuple(trial.values), dict(trial.params), run_id, metrics)
 
 
 def register_best(

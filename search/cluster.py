@@ -174,12 +174,8 @@ class ClusterPool:
                 )
 
     def check(self, job: worker.Job) -> DataSummary:
-        """Check the study on one worker, while the others load its data; creates nothing."""
-        first, *others = self.slots
-        checked = first.submit(worker.check, job)
-        for slot in others:
-            slot.submit(worker.prepare, job)
-        return checked.result()
+        """Check the study on one worker; creates nothing."""
+        return self.slots[0].submit(worker.check, job).result()
 
     def close(self) -> None:
         """Leave the cluster; its workers stay."""

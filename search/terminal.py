@@ -119,7 +119,7 @@ def print_study(study: optuna.Study, definition: Definition, top: int) -> None:
 
 def _table(best: tuple[Best, ...], definition: Definition) -> Table:
     names = list(dict.fromkeys(name for each in best for name in each.params))
-    tests = [name for name in (best[0].metrics if best else {}) if name.startswith("test_") and name != "test_seconds"]
+    tests = [name for name in (best[0].metrics if best else {}) if name.startswith("test_")]
     table = Table(title=f"{definition.name}: best trials", title_justify="left")
     for column in ("trial", *definition.metrics, *tests, *names):
         table.add_column(column, justify="right")

@@ -102,12 +102,6 @@ def check(job: Job) -> results.DataSummary:
     return replace(summary, backend=keras.backend.backend())
 
 
-def prepare(job: Job) -> int:
-    """Load the data, so that the first trial does not wait for them."""
-    _data(job)
-    return os.getpid()
-
-
 def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
     """Train the trial of this number, which must be RUNNING, and return what became of it."""
     definition, data = _data(job)

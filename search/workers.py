@@ -53,7 +53,7 @@ class Pool(Protocol):
     description: str
 
     def check(self, job: worker.Job) -> DataSummary:
-        """Check the study in one slot, while the others load its data; creates nothing."""
+        """Check the study in one slot; creates nothing."""
 
     def reach(self, job: worker.Job) -> worker.Job:
         """Return the job as workers can do it, with the user's files where they lack them."""
@@ -151,14 +151,10 @@ class LocalPool:
         self.description = f"{count} worker{'s' if count > 1 else ''} ({why}), {each}"
 
     def check(self, job: worker.Job) -> DataSummary:
-        """Check the study in one slot, while the others load its data; creates nothing."""
+        """Check the study in one slot; creates nothing."""
         from search import worker
 
-        first, *others = self.slots
-        checked = first.submit(worker.check, job)
-        for slot in others:
-            slot.submit(worker.prepare, job)
-        return checked.result()
+        return self.slots[0].submit(worker.check, job).result()
 
     def reach(self, job: worker.Job) -> worker.Job:
         """Return the job as it is: this machine has the user's files."""

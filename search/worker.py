@@ -29,6 +29,7 @@ from search.definition import Definition
 
 EPOCHS = "search:epochs"
 BEGUN = "search:begun"
+_COLLECT_BYTES = 100_000_000
 _LIVE_SECONDS = 2.0  # how often a long trial's epochs reach the storage, and so MLflow
 
 
@@ -66,6 +67,7 @@ class _Loaded:
     data: Data | None = None
     storage: BaseStorage | None = None
     storage_url: str = ""
+    memory: int = 0  # resident bytes after the last collection
 
 
 _loaded = _Loaded()
@@ -139,7 +141,7 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
             definition, data, optuna.trial.Trial(current, trial_id), seed=job.seed, is_best=is_best, report=live
         )
     finally:
-        _forget_models()
+        _forget_model()
 
 
 def draw(job: Job, plot: str) -> dict[str, bytes]:
@@ -228,10 +230,16 @@ def _run_user_code_in(job: Job, run_id: str) -> None:
         os.environ["MLFLOW_RUN_ID"] = run_id
 
 
-def _forget_models() -> None:
+def _forget_model() -> None:
+    """Give up what Keras keeps of the last model, and end the run that the user's own code may have used."""
     import keras
 
-    keras.backend.clear_session()
+    # Collecting takes up to 0.2 s, more with every trial; Python does it in its own time, and at once only
+    # where models are large enough to matter.
+    grown = trial.resident_size() > _loaded.memory + _COLLECT_BYTES
+    keras.backend.clear_session(free_memory=grown)
+    if grown or not _loaded.memory:
+        _loaded.memory = trial.resident_size()
     mlflow = sys.modules.get("mlflow")
     while mlflow is not None and mlflow.active_run() is not None:
         mlflow.end_run("RUNNING")

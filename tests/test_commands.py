@@ -71,9 +71,8 @@ BAD_STUDIES = [
 def test_a_study_that_cannot_run_creates_nothing(changed: dict[str, str], said: str, tmp_path: Path) -> None:
     """Without it a mistake in a study is found after the first hour, or leaves an empty experiment."""
     (tmp_path / "bad.toml").write_text(STUDY.format(**{**GOOD, **changed}))
-    (tmp_path / "table.csv").write_text(
-        "size,price,same,gap\n" + "".join(f"{i},{i * 2.5},1,{i or ''}\n" for i in range(40))
-    )
+    rows = "".join(f"{i},{i * 2.5},1,{i or ''}\n" for i in range(40))
+    (tmp_path / "table.csv").write_text(f"size,price,same,gap\n{rows}")
     (tmp_path / "build.py").write_text(
         "import keras\n\n\ndef build(trial, data):\n    raise ValueError\n\n\ndef raises(trial, data):\n    return {}['x']\n\n\n"
         "def nothing(trial, data):\n    pass\n\n\ndef uncompiled(trial, data):\n    return keras.Sequential()\n"

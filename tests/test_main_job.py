@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests.conftest import command, run_json
+from tests.serving import served
 
 
 @dataclass(frozen=True)
@@ -197,50 +191,8 @@ def test_a_second_search_continues_the_study(job: Job) -> None:
 def test_the_champion_is_served(job: Job) -> None:
     """Without it the tour in the README ends at a model that answers nobody."""
     command("search.promote", "blobs", cwd=job.folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "models",
-            "serve",
-            "-m",
-            "models:/blobs@champion",
-            "--env-manager",
-            "local",
-            "-p",
-            str(port),
-        ],
-        cwd=job.folder,
-        env={
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{job.folder}/mlflow.db",
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        answer = _ask(f"http://127.0.0.1:{port}/invocations", {"inputs": [[-2.5, 9.0], [4.5, 2.0]]}, server)
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(30)
+    with served("models:/blobs@champion", job.folder) as ask:
+        answer = ask(json.dumps({"inputs": [[-2.5, 9.0], [4.5, 2.0]]}), "application/json")
     predictions = np.asarray(answer["predictions"])
     assert predictions.shape == (2, 1)
     assert predictions[0, 0] < 0.5 < predictions[1, 0], "the blobs' centres are told apart"
-
-
-def _ask(url: str, body: dict[str, Any], server: subprocess.Popen[bytes]) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(request, timeout=30) as response:
-                return json.load(response)
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.5)
-    raise AssertionError("the server did not answer")

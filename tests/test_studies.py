@@ -14,6 +14,7 @@ import pytest
 
 from search.definition import load_definition, shipped_studies
 from search.new import copy_study
+from tests.serving import served
 
 # Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -65,6 +66,11 @@ def test_breast_cancer_takes_a_raw_row(tmp_path: Path) -> None:
     malignant, benign = load(outcome, tmp_path, "pyfunc").predict(rows).ravel()
     assert list(table["diagnosis"].iloc[[0, 19]]) == ["malignant", "benign"]
     assert malignant > 0.5 > benign
+    rows.iloc[0, 3] = None  # as a table with a gap is exported
+    with served("models:/breast_cancer@challenger", tmp_path) as ask:
+        answer = ask(rows.to_csv(index=False), "text/csv")
+    assert answer["predictions"][0][0] > 0.5
+    assert answer["predictions"][1][0] == pytest.approx(benign, rel=1e-3)
 
 
 def test_digits_samples_each_depth(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import time
 
 from tests.benchmarks.timing import Size, machine, note
 
-NAMES = ("startup", "search", "profile", "overhead", "workers", "storage", "scaling", "memory")
+NAMES = ("startup", "search", "profile", "overhead", "workers", "storage", "scaling", "memory", "baseline")
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to run: {', '.join(NAMES)}  [default: all]")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that they work")
+    parser.add_argument("--repeats", type=int, default=3, help="how often to measure each variant  [default: 3]")
     arguments = parser.parse_args()
     for name in arguments.names:
         if name not in NAMES:
@@ -25,7 +26,7 @@ def main() -> None:
         module = importlib.import_module(f"tests.benchmarks.{name}")
         note(f"{name}: {(module.__doc__ or '').splitlines()[0]}")
         started = time.perf_counter()
-        module.main(Size(arguments.quick))
+        module.main(Size(arguments.quick, arguments.repeats))
         print(f"{name}: {time.perf_counter() - started:.0f} s\n", flush=True)
 
 

@@ -20,7 +20,7 @@ def main(size: Size) -> None:
         rows = []
         for count in (1, 2):
             found = alternate(
-                size.of(3, 1),
+                size.of(size.repeats, 1),
                 {
                     "search": partial(trials.ours, work, count),
                     "bare fit on NumPy": partial(trials.bare, work, count, "fit"),

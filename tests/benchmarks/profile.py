@@ -123,7 +123,7 @@ def main(size: Size) -> None:
     """Measure and print."""
     n_trials = size.of(20, 5)
     note("  import of the framework alone")
-    imports = median([in_empty_folder(PYTHON, "-c", "import keras").seconds for _ in range(size.of(3, 1))])
+    imports = median([in_empty_folder(PYTHON, "-c", "import keras").seconds for _ in range(size.of(size.repeats, 1))])
     note("  one search")
     started, ended, spans = profiled(n_trials)
     whole = ended - started

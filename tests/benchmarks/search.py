@@ -78,7 +78,7 @@ def main(size: Size) -> None:
         _PLAIN_PRUNED: partial(rival, "plain.py", n_trials, "--prune"),
         "search.run --workers 1": partial(ours, n_trials, "--workers", "1"),
     }
-    results = alternate(size.of(3, 1), fast)
+    results = alternate(size.of(size.repeats, 1), fast)
     installed = {name: script for name, (needs, script) in _SLOW.items() if all(map(importlib.util.find_spec, needs))}
     results |= alternate(1, {name: partial(rival, script, n_trials) for name, script in installed.items()})
     base = median([each.seconds for each in results[_OURS]])

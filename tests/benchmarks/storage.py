@@ -73,7 +73,7 @@ def main(size: Size) -> None:
         n_trials, rows = size.of(20, 4), []
         for processes in (1, 4):
             variants = {name: partial(cost, *where, processes, n_trials) for name, where in urls.items()}
-            found = alternate(size.of(3, 1), variants)
+            found = alternate(size.of(size.repeats, 1), variants)
             base = median(found[_BASE])
             for name, times in found.items():
                 row = [f"{name}, {processes} process{'es' if processes > 1 else ''}", spread(times)]

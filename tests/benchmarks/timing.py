@@ -36,9 +36,11 @@ class Size:
 
     Attributes:
         quick: Small sizes, to see that a benchmark works; its figures mean little.
+        repeats: How often each variant is measured, in turn.
     """
 
     quick: bool
+    repeats: int = 3
 
     def of(self, full: int, quick: int) -> int:
         """Return one of two numbers."""

@@ -17,7 +17,7 @@ def main(size: Size) -> None:
     for work in (small(size.of(24, 6)), large(size.of(8, 3))):
         counts = (1, 2, 3)
         variants = {str(count): partial(trials.ours, work, count) for count in counts}
-        found = alternate(size.of(3, 1), variants)
+        found = alternate(size.of(size.repeats, 1), variants)
         rates = {name: median([60 / one.each for one in several]) for name, several in found.items()}
         rows = [
             [name, f"{rates[name]:.0f}", ratio(rates[name], rates["1"]), f"{median([o.cores for o in several]):.2f}"]

@@ -54,6 +54,25 @@ build = "{build}"
 epochs = {{ type = "int", low = 1, high = 2 }}
 """
 GOOD = {"metric": "val_loss", "source": "sklearn:load_wine", "data": "", "build": "mlp"}
+BUILDERS = """
+import keras
+
+
+def build(trial, data):
+    raise ValueError
+
+
+def raises(trial, data):
+    return {}["x"]
+
+
+def nothing(trial, data):
+    pass
+
+
+def uncompiled(trial, data):
+    return keras.Sequential()
+"""
 BAD_STUDIES = [
     ({"metric": "val_acuracy"}, "did you mean 'val_accuracy'?"),
     ({"source": "sklearn:load_whine"}, "did you mean 'load_wine'?"),
@@ -73,10 +92,7 @@ def test_a_study_that_cannot_run_creates_nothing(changed: dict[str, str], said: 
     (tmp_path / "bad.toml").write_text(STUDY.format(**{**GOOD, **changed}))
     rows = "".join(f"{i},{i * 2.5},1,{i or ''}\n" for i in range(40))
     (tmp_path / "table.csv").write_text(f"size,price,same,gap\n{rows}")
-    (tmp_path / "build.py").write_text(
-        "import keras\n\n\ndef build(trial, data):\n    raise ValueError\n\n\ndef raises(trial, data):\n    return {}['x']\n\n\n"
-        "def nothing(trial, data):\n    pass\n\n\ndef uncompiled(trial, data):\n    return keras.Sequential()\n"
-    )
+    (tmp_path / "build.py").write_text(BUILDERS)
     done = command("search.run", "bad.toml", "--quiet", "--workers", "1", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -36,9 +36,9 @@ class Trials:
         return self.seconds / self.count
 
 
-def ours(work: Work, workers: int, n_trials: int | None = None) -> Trials:
-    """Search: everything tracked, models of the best trials logged, the best registered."""
-    return _probe("ours.py", work, str(n_trials or len(work.configurations)), str(workers))
+def ours(work: Work, workers: int, n_trials: int | None = None, *where: str) -> Trials:
+    """Search: everything tracked, models of the best trials logged, the best registered; `where` may be `dask`."""
+    return _probe("ours.py", work, str(n_trials or len(work.configurations)), str(workers), *where)
 
 
 def bare(work: Work, processes: int, how: str) -> Trials:

@@ -1,4 +1,4 @@
-"""Trials a minute with 1, 2 and 3 workers, everything tracked (5 minutes; `--quick` 1).
+"""Trials a minute with 1, 2 and 3 workers and on a dask cluster of 2, all tracked (5 minutes; `--quick` 1).
 
 The base is one worker. Start-up and exit are left out.
 """
@@ -17,6 +17,7 @@ def main(size: Size) -> None:
     for work in (small(size.of(24, 6)), large(size.of(8, 3))):
         counts = (1, 2, 3)
         variants = {str(count): partial(trials.ours, work, count) for count in counts}
+        variants["2 of a local dask cluster"] = partial(trials.ours, work, 2, None, "dask")
         found = alternate(size.of(size.repeats, 1), variants)
         rates = {name: median([60 / one.each for one in several]) for name, several in found.items()}
         rows = [

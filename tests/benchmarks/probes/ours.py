@@ -1,6 +1,8 @@
 """Runs one search, and prints when its trials began and ended, and where, as JSON.
 
-    python ours.py STUDY_FILE N_TRIALS WORKERS
+    python ours.py STUDY_FILE N_TRIALS WORKERS [dask]
+
+With `dask` the workers are those of a local dask cluster.
 
 Run as a file, not as a module, so that worker processes can import it again.
 """
@@ -19,7 +21,14 @@ def main() -> None:
     from search.workers import start_forkserver
 
     definition = load_definition(Path(sys.argv[1]))
-    start_forkserver()
+    address = None
+    if sys.argv[4:] == ["dask"]:
+        from distributed import LocalCluster
+
+        cluster = LocalCluster(n_workers=int(sys.argv[3]), threads_per_worker=1, dashboard_address=None)
+        address = cluster.scheduler_address
+    else:
+        start_forkserver()
     from search.optimize import Progress
     from search.session import Request, search
 
@@ -31,7 +40,8 @@ def main() -> None:
         if progress.state == "failed":
             raise SystemExit(f"trial {progress.number} failed: {progress.reason}")
 
-    outcome = search(Request(definition, n_trials=int(sys.argv[2]), workers=int(sys.argv[3])), hook)
+    request = Request(definition, n_trials=int(sys.argv[2]), workers=int(sys.argv[3]), cluster=address)
+    outcome = search(request, hook)
     found = {"began": list(began.items()), "ended": list(ended.items()), "workers": workers_of(outcome.experiment_id)}
     print(json.dumps(found))
 

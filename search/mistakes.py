@@ -26,7 +26,7 @@ def explain(error: ValidationError, path: str) -> StudyFileError:
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     if first["type"] != "extra_forbidden":  # of a union's complaints, the one that looked deepest
         same = [each for each in errors if each["loc"][: len(first["loc"]) - 1] == first["loc"][:-1]]
-        first = max(same, key=lambda each: len(each["loc"]))
+        first = max(same, key=lambda each: (len(each["loc"]), each["type"] == "finite_number"))
     key, annotation, table = _locate(first["loc"])
     return StudyFileError(path, *_finding(first, key, annotation, table))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +18,13 @@ from search.definition import Definition
 from search.errors import StudyFileError, UsageError, did_you_mean, one_line
 from search.parameters import written
 
+_WORDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "a table",
+}
 T = TypeVar("T")
 _NEEDED = {"gp": "torch", "cmaes": "cmaes"}
 _SAMPLERS: dict[str, type[BaseSampler]] = {
@@ -88,40 +96,38 @@ def make_pruner(definition: Definition, name: str) -> BasePruner:
 
 def _made(definition: Definition, key: str, make: Callable[[], T]) -> T:
     try:
-        return make()
-    except (TypeError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # an option that Optuna will remove
+            return make()
+    except (TypeError, ValueError, FutureWarning) as error:
         raise StudyFileError(
             str(definition.path), key, one_line(error), "see Optuna's documentation of its options"
         ) from None
 
 
 def _checked(definition: Definition, key: str, kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options, once each is known to be one and of its default's type; Optuna checks neither."""
-    parameters = inspect.signature(kind).parameters
-    known = {name: each for name, each in parameters.items() if name not in _OURS and not _is_code(each.default)}
+    """Return the options, once each is known to be one and of its type; Optuna checks neither."""
+    known = {
+        name: types
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if name not in _OURS and (types := _types(parameter))
+    }
     for name, value in given.items():
+        if name == "seed":
+            raise StudyFileError(str(definition.path), f"{key}.seed", "set elsewhere", "use search.seed")
         if name not in known:
-            takes = f"{kind.__name__} takes {', '.join(known) or 'none'}"
-            found, right = ("no option of a study file", takes + did_you_mean(name, known))
-            if name == "seed":
-                found, right = "set elsewhere", "use search.seed"
-            raise StudyFileError(str(definition.path), f"{key}.{name}", found, right)
-        default = known[name].default
-        if default is not None and default is not inspect.Parameter.empty and not _like(value, default):
-            raise StudyFileError(
-                str(definition.path),
-                f"{key}.{name}",
-                written(value),
-                f"use a value like the default, {written(default)}",
-            )
+            takes = f"{kind.__name__} takes {', '.join(known) or 'none'}{did_you_mean(name, known)}"
+            raise StudyFileError(str(definition.path), f"{key}.{name}", "no option of a study file", takes)
+        if type(value) not in known[name]:
+            taken = known[name] - {int} if float in known[name] else known[name]
+            words = [word for each, word in _WORDS.items() if each in taken]
+            raise StudyFileError(str(definition.path), f"{key}.{name}", written(value), f"use {' or '.join(words)}")
     return dict(given)
 
 
-def _is_code(default: object) -> bool:
-    return callable(default) and default is not inspect.Parameter.empty
-
-
-def _like(value: object, default: object) -> bool:
-    if isinstance(default, float):
-        return type(value) in (int, float)
-    return type(value) is type(default) or (isinstance(default, str) and type(value) is int)
+def _types(parameter: inspect.Parameter) -> set[type]:
+    """Return which types of a study file the parameter takes; none when it takes code."""
+    annotation = inspect.formatannotation(parameter.annotation).strip("'")
+    named = {part.partition("[")[0].strip() for part in annotation.split("|")}
+    types = {each for each in _WORDS if each.__name__ in named}
+    return types | {int} if float in types else types

@@ -80,6 +80,8 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
             Path(url).parent.mkdir(parents=True, exist_ok=True)
         backend = optuna.storages.journal.JournalFileBackend(url)
         return optuna.storages.JournalStorage(backend)
+    except StorageError:
+        raise
     except ModuleNotFoundError as error:
         raise StorageError(f"storage {url}: {_install(error.name or '')}") from None
     except Exception as error:
@@ -92,6 +94,8 @@ def _relational(url: str, create: bool) -> BaseStorage:
     options: dict[str, Any] = {} if url.startswith("sqlite") else {"pool_pre_ping": True}
     if url.startswith(("postgresql", "mysql")):
         options["connect_args"] = {"connect_timeout": 10}
+    if not create and not _holds_studies(url, options):
+        raise StorageError(f"storage {url} holds no study; give the storage that the search used")
     for attempt in range(5):
         try:
             return optuna.storages.RDBStorage(
@@ -106,6 +110,16 @@ def _relational(url: str, create: bool) -> BaseStorage:
             if attempt == 4 or not _reachable(url, options):
                 raise
     raise AssertionError("unreachable")
+
+
+def _holds_studies(url: str, options: dict[str, Any]) -> bool:
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(url, **options)
+    try:
+        return sqlalchemy.inspect(engine).has_table("studies")
+    finally:
+        engine.dispose()
 
 
 def _reachable(url: str, options: dict[str, Any]) -> bool:
@@ -181,22 +195,17 @@ def load(name: str, storage_url: str) -> optuna.Study:
     Raises:
         StorageError: The storage or the study does not exist.
     """
-    import sqlalchemy.exc
-
     file = _file_of(storage_url)
     if file is not None and not file.is_file():
         raise StorageError(f"study '{name}': there is no {file}; run the search first, or give its --storage")
     storage = open_storage(storage_url, create=False)
     try:
-        return optuna.load_study(study_name=name, storage=storage)
+        with storage_errors(storage_url):
+            return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         known = sorted(optuna.get_all_study_names(storage))
         has = f"it has {', '.join(known[:20])}" if known else "it has none"
         raise StorageError(f"no study '{name}' in {storage_url}; {has}{did_you_mean(name, known)}") from None
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise StorageError(
-            f"no study '{name}' in {storage_url} ({one_line(error)}); give the storage that the search used"
-        ) from None
 
 
 def _file_of(url: str) -> Path | None:

@@ -1,0 +1,96 @@
+"""The error tree: one line each, no secret in it, and the same on the other side of a process."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tests.studyfiles  # noqa: F401 - keeps hypothesis's files out of the checkout
+from search import errors
+from search.errors import DataError, SearchError, StudyFileError, TrialFailed, did_you_mean, one_line, redact
+
+WORDS = st.text(st.characters(whitelist_categories=("L", "N", "P"), blacklist_characters="@"), min_size=6, max_size=20)
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("postgresql://ann:s3cret@host/db", "s3cret"),
+        ("postgresql+psycopg://ann:s3/cr@et@host:5432/db is down", "cr@et"),
+        ("https://ghp_token@github.com/x", "ghp_token"),
+        ("mysql://u:p%40ss@h/d and sqlite:///x.db", "p%40ss"),
+        ("host?token=abc123&x=1", "abc123"),
+        ("connection failed: user=ann password=s3cret host=x", "s3cret"),
+        ("s3://b?aws_secret_key=AKIA1", "AKIA1"),
+    ],
+)
+def test_no_message_holds_a_secret(text: str, secret: str) -> None:
+    """A password in a terminal, log or MLflow tag would be lost to whoever reads it."""
+    assert secret not in redact(text)
+    assert secret not in str(SearchError(text))
+    assert secret not in one_line(ValueError(text))
+
+
+@given(user=WORDS, password=WORDS)
+@settings(max_examples=100, derandomize=True, deadline=None)
+def test_no_password_survives_in_any_url(user: str, password: str) -> None:
+    """An odd character in a password would let it through."""
+    user = "".join(each for each in user if each not in "/?#:") or "ann"
+    shown = redact(f"cannot reach postgresql://{user}:{password}@db.example/x")
+    assert shown == "cannot reach postgresql://***@db.example/x"
+
+
+@pytest.mark.parametrize("text", ["sqlite:///mlflow.db", "http://localhost:5000/#/x", "studies/blobs.journal", "a@b"])
+def test_what_is_no_secret_stays(text: str) -> None:
+    """A message that hides the file or host would help nobody."""
+    assert redact(text) == text
+
+
+def test_a_message_is_one_line() -> None:
+    """Two lines in a terminal would hide the one that says what to do."""
+    assert str(SearchError("first\nsecond\u2028third\x1b[31m")) == "first second third?[31m"
+    assert one_line(ValueError("\n  what  \nwhere")) == "ValueError: what"
+    assert one_line(KeyError()) == "KeyError"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StudyFileError("a.toml", "space.width", "5", "use a table"),
+        DataError("data.target: missing"),
+        TrialFailed("loss is nan", "Traceback …"),
+        errors.Interrupted("interrupted"),
+    ],
+)
+def test_an_error_survives_the_way_from_a_worker(error: Exception) -> None:
+    """An error that cannot be sent would take the worker with it, and the person would see a crash."""
+    returned = pickle.loads(pickle.dumps(error))
+    assert type(returned) is type(error)
+    assert str(returned) == str(error)
+    assert vars(returned) == vars(error)
+
+
+def test_exit_statuses_are_those_promised() -> None:
+    """Scripts that test the exit status would take bad input for a failed search."""
+    assert errors.UsageError("x").exit_status == 2
+    assert errors.NoTrialCompleted("x").exit_status == 1
+    assert errors.Interrupted("x").exit_status == 130
+    assert not issubclass(TrialFailed, SearchError)
+
+
+def test_every_error_stands_in_the_tree_that_is_drawn() -> None:
+    """A class that the docstring does not draw would be found by nobody who wants to catch it."""
+    drawn = errors.__doc__ or ""
+    classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Exception)]
+    assert [each.__name__ for each in classes if each.__name__ not in drawn] == []
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"), [("metrc", "; did you mean 'metric'?"), ("DATA", "; did you mean 'data'?"), ("zzz", "")]
+)
+def test_a_misspelt_word_gets_its_nearest(word: str, hint: str) -> None:
+    """Without the hint a person searches a long list for their typo."""
+    assert did_you_mean(word, ["metric", "data", "space"]) == hint

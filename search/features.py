@@ -165,9 +165,9 @@ def _moments(numbers: NDArray[Any]) -> tuple[tuple[float, ...], tuple[float, ...
 def make_inputs(x: Any, preparation: Preparation) -> tuple[Any, Any]:
     """Return the Keras inputs for arrays like `x`, and the tensor for the model's first layer.
 
-    In a table missing numbers become their column's mean (0 without normalisation), and set an
-    indicator where the training part had missing ones too; unknown and missing texts have a place
-    of their own in the one-hot encoding.
+    In a table, missing numbers become their column's mean (0 without normalisation), and set an
+    indicator where the training part had missing ones too; unknown texts share a place in the
+    one-hot encoding, missing ones have none.
     """
     if preparation.table and isinstance(x, dict):
         return _table_inputs(x, preparation)

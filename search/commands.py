@@ -184,7 +184,7 @@ def report_command(
     debug: Debug = False,
 ) -> None:
     """Report: list a study's best trials, and draw it as files."""
-    from search import report
+    from search import plots
     from search.study import default_storage, load
 
     definition = load_definition(find_study(study))
@@ -192,7 +192,7 @@ def report_command(
     loaded = load(name, storage or default_storage(name))
     folder = output or Path("reports") / name
     folder.mkdir(parents=True, exist_ok=True)
-    written = report.write(loaded, definition, folder)
+    written = plots.write(loaded, definition, folder)
     from search.terminal import print_study
 
     print_study(loaded, definition, top)
@@ -206,7 +206,7 @@ def new_command(
     debug: Debug = False,
 ) -> None:
     """New: copy a study, with the files it needs, to studies/NAME.toml."""
-    from search.new import copy_study
+    from search.copies import copy_study
 
     for path in copy_study(name, find_study(source), Path("studies")):
         print(path)

@@ -132,16 +132,28 @@ def evaluate(model: keras.Model, part: Part) -> dict[str, float]:
 
 
 def as_tensors(x: Any) -> Any:
-    """Return arrays as Keras takes them: numbers in single precision, texts as TensorFlow's strings."""
-    if isinstance(x, dict):
-        return {name: as_tensors(each) for name, each in x.items()}
-    if isinstance(x, list | tuple):
-        return tuple(as_tensors(each) for each in x)
-    if x.dtype == object or x.dtype.kind in "US":
-        import tensorflow as tf
+    """Return arrays as Keras takes them: numbers in single precision, texts as TensorFlow's strings.
 
-        return tf.constant(x.astype(str))
-    return x.astype("float32") if x.dtype == np.float64 else x
+    Where one is text all become tensors: Keras takes no mixture.
+    """
+    import keras
+
+    x = keras.tree.map_structure(_single_precision, keras.tree.lists_to_tuples(x))
+    if not any(_is_text(each) for each in keras.tree.flatten(x)):
+        return x
+    import tensorflow as tf
+
+    return keras.tree.map_structure(tf.convert_to_tensor, x)
+
+
+def _single_precision(array: Any) -> Any:
+    if array.dtype == object:
+        return array.astype(str)
+    return array.astype("float32") if array.dtype == np.float64 else array
+
+
+def _is_text(array: Any) -> bool:
+    return array.dtype.kind in "US"
 
 
 def _fit_whole_epochs(

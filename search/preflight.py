@@ -120,7 +120,8 @@ def _origin(error: BaseException) -> BaseException:
 
 def _inputs(data: Data) -> tuple[results.TensorSpec, ...]:
     x = data.example(1)
-    named = x.items() if isinstance(x, dict) else [(None, x)]
+    listed = [(f"input_{index}", each) for index, each in enumerate(x)] if isinstance(x, list | tuple) else [(None, x)]
+    named = x.items() if isinstance(x, dict) else listed
     return tuple(results.TensorSpec(str(each.dtype), (-1, *each.shape[1:]), name) for name, each in named)
 
 

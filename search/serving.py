@@ -40,7 +40,7 @@ class Predictor:
 
         if self._columns:
             frame = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(model_input)
-            model_input = self._to_arrays(frame)
+            model_input = _tensors(self._to_arrays(frame))
         elif isinstance(model_input, pd.DataFrame):
             model_input = model_input.to_numpy()
         return self._model.predict(model_input, verbose=0)
@@ -57,6 +57,15 @@ class Predictor:
         categorical = frame[texts].astype("object").where(frame[texts].notna(), MISSING).astype(str)
         arrays = {CATEGORICAL: categorical.to_numpy(dtype=object).astype("U")}
         return {NUMERIC: numeric, **arrays} if numbers else arrays
+
+
+def _tensors(arrays: Any) -> Any:
+    """Return arrays as Keras takes them: where one is text all are tensors, it takes no NumPy text."""
+    if not isinstance(arrays, dict):
+        return arrays
+    import tensorflow as tf
+
+    return {name: tf.convert_to_tensor(array) for name, array in arrays.items()}
 
 
 def _load_pyfunc(path: str) -> Predictor:

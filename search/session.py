@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.storages import BaseStorage
 
-from search import report, study, worker, workers
+from search import plots, study, worker, workers
 from search.best import Best, best_of, register_best
 from search.definition import Definition
-from search.errors import Interrupted, NoTrialCompleted, StorageError
+from search.errors import ClusterError, Interrupted, NoTrialCompleted, StorageError
 from search.optimize import Hook, Search, Settings
 from search.records import Record, Unfinished, bury_the_dead, newest_interrupted
 from search.results import DataSummary
@@ -134,8 +134,7 @@ def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: 
     started = time.monotonic()
     settings = request.settings()
     study.make_pruner(request.definition, settings.pruner)
-    if settings.sampler != "grid":
-        study.make_sampler(request.definition, settings.sampler, settings.seed)
+    study.make_sampler(request.definition, settings.sampler, settings.seed)
     with ExitStack() as stack:
         pool = _pool(request, settings)
         stack.callback(pool.close)
@@ -191,7 +190,13 @@ def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: 
 
 def _pool(request: Request, settings: Settings) -> workers.Pool:
     wanted = request.workers if request.workers is not None else request.definition.search.workers
-    return workers.open_pool(request.cluster, wanted, settings.n_trials, request.gpu_share)
+    if request.cluster is None:
+        return workers.LocalPool(wanted, settings.n_trials, request.gpu_share)
+    try:
+        from search.cluster import ClusterPool
+    except ModuleNotFoundError:
+        raise ClusterError("--cluster needs dask.distributed; pip install 'search[cluster]'") from None
+    return ClusterPool(request.cluster, wanted, settings.n_trials, request.gpu_share)
 
 
 def _absolute(url: str) -> str:
@@ -265,14 +270,14 @@ def _outcome(
         )
     best = best_of(ranked[0])
     # Workers draw, side by side and with the plotting library imported, while we register.
-    plots = [pool.slots[i % len(pool.slots)].submit(worker.draw, job, name) for i, name in enumerate(report.PLOTS)]
+    drawn = [pool.slots[i % len(pool.slots)].submit(worker.draw, job, name) for i, name in enumerate(plots.PLOTS)]
     front = tuple(t.number for t in study.pareto_front(definition, trials)) if len(definition.metrics) > 1 else ()
     model, new = (
         register_best(settings.study_name, definition, ranked[0], best, data) if request.register else (None, False)
     )
     with tempfile.TemporaryDirectory() as folder:
-        report.table(optuna_study, definition, Path(folder))
-        for plot in plots:
+        plots.table(optuna_study, definition, Path(folder))
+        for plot in drawn:
             for name, content in plot.result().items():
                 Path(folder, name).write_bytes(content)
         run.artifacts(Path(folder))

@@ -23,7 +23,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from search import report, results, space, study, trial
+from search import plots, results, space, study, trial
 from search.data import Data, load
 from search.definition import Definition
 
@@ -148,7 +148,7 @@ def draw(job: Job, plot: str) -> dict[str, bytes]:
     """Draw one plot of the study, and return the file by its name; nothing when it has too few trials."""
     current = optuna.load_study(study_name=job.study_name, storage=_storage(job))
     with tempfile.TemporaryDirectory() as folder:
-        files = report.draw(current, job.definition, plot, Path(folder))
+        files = plots.draw(current, job.definition, plot, Path(folder))
         return {file.name: file.read_bytes() for file in files}
 
 

@@ -226,12 +226,3 @@ def reason_of(error: BaseException) -> str:
             return f"its worker died: signal {-code}" + (" (out of memory?)" if code == _SIGKILL else "")
         return f"its worker died: exit status {code}"
     return f"its worker was lost: {type(error).__name__} {error}".rstrip()
-
-
-def open_pool(cluster: str | None, wanted: int | str, n_trials: int, gpu_share: float) -> Pool:
-    """Return the workers of a cluster's scheduler, or of this machine."""
-    if cluster is None:
-        return LocalPool(wanted, n_trials, gpu_share)
-    from search.cluster import ClusterPool
-
-    return ClusterPool(cluster, wanted, n_trials, gpu_share)

@@ -109,7 +109,6 @@ def test_serving_turns_raw_columns_into_the_same_arrays() -> None:
     assert np.array_equal(alone, to_arrays(numbers, columns_of(numbers)), equal_nan=True)
 
 
-@pytest.mark.xfail(strict=True, reason="Predictor hands Keras text as NumPy arrays, which it refuses")
 def test_serving_predicts_for_raw_columns_as_training_did() -> None:
     """A row sent to the served model would get another prediction than the same row in training."""
     frame = _frame()

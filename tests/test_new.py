@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from search.copies import copy_study
 from search.definition import find_study, load_definition, shipped_studies
 from search.errors import StudyFileError, UsageError
-from search.new import copy_study
 
 FILES = {
     "blobs": [],

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from search.definition import Definition
+from search.definition import Definition, load_definition
 from search.errors import NoTrialCompleted
 from search.optimize import Progress
 from search.study import open_storage
@@ -167,8 +167,6 @@ def test_a_finished_space_ends_the_search(tiny: Tiny, run_search: Searcher, fold
     definition = tiny("small")
     path = definition.path
     path.write_text(path.read_text().replace("low = 2, high = 200", "low = 2, high = 4"))
-    from search.definition import load_definition
-
     outcome = run_search(load_definition(path), n_trials=20, workers=2)
     assert sum(outcome.n_trials.values()) == 3
     assert outcome.stopped == "every configuration of the space has been tried"
@@ -182,8 +180,6 @@ def test_a_search_without_a_better_trial_registers_nothing_new(tiny: Tiny, run_s
     assert first.newly_registered
     assert first.model is not None
     path.write_text(path.read_text().replace("epochs = 2", "epochs = 1"))
-    from search.definition import load_definition
-
     second = run_search(load_definition(path), n_trials=2)
     assert second.best.number == first.best.number
     assert not second.newly_registered
@@ -239,7 +235,6 @@ def test_long_trials_show_their_curve_while_they_run(
     path = definition.path
     path.write_text(path.read_text().replace("epochs = 2", 'epochs = 8\ncallbacks = ["slow.py:Slow"]'))
     from search import tracking
-    from search.definition import load_definition
 
     seen: list[int] = []
     original = tracking.TrialRun.epochs
@@ -250,3 +245,37 @@ def test_long_trials_show_their_curve_while_they_run(
     assert any(0 < count < 8 for count in seen), "epochs arrived before the trial ended"
     history = MlflowClient().get_metric_history(outcome.best.run_id, "val_loss")
     assert [metric.step for metric in history] == list(range(8))
+
+
+def test_a_mixed_table_is_trained_registered_and_predicted(folder: Path, run_search: Searcher) -> None:
+    """Without it the table of an ordinary business, numbers beside texts with gaps, ends in an error."""
+    import mlflow
+    import numpy as np
+    import pandas as pd
+
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "id": range(200),
+            "age": generator.integers(20, 70, 200).astype(float),
+            "member": generator.random(200) < 0.5,
+            "city": generator.choice(["Bonn", "Kiel", "Ulm"], 200),
+        }
+    )
+    frame["churn"] = np.where((frame["city"] == "Kiel") | (frame["age"] > 60), "yes", "no")
+    frame.loc[:9, "age"] = np.nan
+    frame.loc[5:15, "city"] = None
+    frame.to_csv(folder / "customers.csv", index=False)
+    (folder / "churn.toml").write_text(
+        'name = "churn"\nmetric = "val_loss"\ndirection = "minimize"\n'
+        '[data]\nsource = "csv:customers.csv"\ntarget = "churn"\ndrop = ["id"]\n'
+        "[fit]\nepochs = 40\nbatch_size = 16\n"
+        '[space]\nwidth = { type = "int", low = 16, high = 32 }\n'
+    )
+    outcome = run_search(load_definition(folder / "churn.toml"), n_trials=2, pruner="none")
+    assert outcome.model is not None
+    assert outcome.best.metrics["test_binary_accuracy"] > 0.7
+    model = mlflow.pyfunc.load_model(outcome.model.uri)
+    assert [column.name for column in model.metadata.signature.inputs] == ["age", "member", "city"]
+    rows = pd.DataFrame({"age": [30.0, np.nan], "member": [True, False], "city": ["Kiel", "Atlantis"]})
+    assert np.isfinite(model.predict(rows)).all()

@@ -78,7 +78,7 @@ BAD_STUDIES = [
     ({"source": "sklearn:load_whine"}, "did you mean 'load_wine'?"),
     ({"source": "csv:table.csv", "data": 'target = "prize"'}, "did you mean 'price'?"),
     ({"source": "csv:table.csv", "data": 'target = "same"'}, "is the same in every row"),
-    ({"source": "csv:table.csv", "data": 'target = "gap"'}, "is missing in 1 rows"),
+    ({"source": "csv:table.csv", "data": 'target = "gap"'}, "the target 'gap' is missing in 1 row;"),
     ({"build": "build.py:raises"}, "model.build: build.py:raises raised KeyError"),
     ({"build": "build.py:nothing"}, "returned NoneType; return a compiled keras.Model"),
     ({"build": "build.py:uncompiled"}, "is not compiled"),

@@ -90,13 +90,31 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.wait(30)
 
 
+@pytest.fixture
+def proxy(folder: Path) -> Iterator[str]:
+    """Optuna's own gRPC proxy before a journal, for workers that cannot reach the storage itself."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = (
+        "import optuna; from search.study import open_storage; "
+        f"optuna.storages.run_grpc_proxy_server(open_storage('proxied.journal'), host='127.0.0.1', port={port})"
+    )
+    server = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stderr=subprocess.DEVNULL)
+    yield f"grpc://127.0.0.1:{port}"
+    server.kill()
+    server.wait(30)
+
+
 def storage_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
     if kind == "postgresql":
         return str(request.getfixturevalue("postgres")).replace("@/postgres", "@/optuna")
+    if kind == "grpc":
+        return str(request.getfixturevalue("proxy"))
     return {"journal": str(folder / "kept" / "s.journal"), "sqlite": f"sqlite:///{folder}/s.db"}[kind]
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["journal", "sqlite", "postgresql", "grpc"])
 def test_a_study_lives_in_any_storage(
     kind: str, tiny: Tiny, run_search: Searcher, folder: Path, request: pytest.FixtureRequest
 ) -> None:

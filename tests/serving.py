@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ def served(model: str, folder: Path) -> Iterator[Ask]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = ["-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local", "-p", str(port)]
+    log = folder / "server.log"
+    output = log.open("w")
     server = subprocess.Popen(
         [sys.executable, *command],
         cwd=folder,
@@ -33,10 +35,13 @@ def served(model: str, folder: Path) -> Iterator[Ask]:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+
+    # No proxy: urllib's shared opener keeps the one it first saw, in whichever test that was.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def ask(body: str, content_type: str = "application/json") -> Any:
         request = urllib.request.Request(
@@ -45,16 +50,18 @@ def served(model: str, folder: Path) -> Iterator[Ask]:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and server.poll() is None:
             try:
-                with urllib.request.urlopen(request, timeout=30) as response:
+                with direct.open(request, timeout=30) as response:
                     return json.load(response)
             except urllib.error.HTTPError as error:
                 raise AssertionError(error.read().decode()) from error
             except (urllib.error.URLError, ConnectionError):  # not up yet
                 time.sleep(0.5)
-        raise AssertionError("the server did not answer")
+        raise AssertionError(f"the server did not answer: {log.read_text()[-3000:]}")
 
     try:
         yield ask
     finally:
-        os.killpg(server.pid, 15)
+        with suppress(ProcessLookupError):  # it ended by itself; its log says why
+            os.killpg(server.pid, 15)
         server.wait(30)
+        output.close()

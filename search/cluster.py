@@ -21,7 +21,7 @@ from distributed import Client, WorkerPlugin
 
 from search import worker
 from search.definition import Definition
-from search.errors import ClusterError, SearchError, StorageError, one_line
+from search.errors import ClusterError, StorageError, one_line
 from search.model import user_files
 from search.results import DataSummary
 from search.worker import shipped_folder
@@ -128,8 +128,6 @@ class ClusterPool:
     def _same_versions(self, address: str) -> None:
         try:
             found: dict[str, dict[str, str]] = self.client.run(worker.versions)
-        except SearchError:
-            raise
         except Exception as error:
             self.client.close()
             raise ClusterError(

@@ -31,6 +31,12 @@ TrackingUri = Annotated[
     typer.Option("--tracking-uri", metavar="URI", help="MLflow tracking store.  [default: MLflow's own]"),
 ]
 
+Study = Annotated[str, typer.Argument(help="A study file, or the name of one in studies/.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Optuna storage URL or journal path.  [default: studies/NAME.journal]"),
+]
+
 
 def _one_of(kind: Any) -> Callable[[str | None], str | None]:
     known = get_args(kind)
@@ -50,7 +56,7 @@ def _workers(value: str | None) -> str | None:
 
 
 def run_command(
-    study: Annotated[str, typer.Argument(help="A study file, or the name of one in studies/.")] = "blobs",
+    study: Study = "blobs",
     n_trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="Run N more trials.")] = None,
     timeout: Annotated[
         float | None, typer.Option(min=0.001, metavar="SECONDS", help="Begin no trial after this time.")
@@ -68,10 +74,7 @@ def run_command(
     study_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Keep the study under this name.  [default: the file's]")
     ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Optuna storage URL or journal path.  [default: studies/NAME.journal]"),
-    ] = None,
+    storage: Storage = None,
     tracking_uri: TrackingUri = None,
     sampler: Annotated[
         str | None,
@@ -169,14 +172,11 @@ def _print_promotion(promotion: Promotion) -> None:
 
 
 def report_command(
-    study: Annotated[str, typer.Argument(help="A study file, or the name of one in studies/.")] = "blobs",
+    study: Study = "blobs",
     study_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="The study's name.  [default: the file's]")
     ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Optuna storage URL or journal path.  [default: studies/NAME.journal]"),
-    ] = None,
+    storage: Storage = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where plots go.  [default: reports/NAME]")
     ] = None,

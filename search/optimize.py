@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search import space, study, worker
 from search.definition import Definition
 from search.errors import Interrupted, SearchError, TrialFailed, one_line
+from search.ranking import beats_all
 from search.records import FAILED_ITSELF, MODEL_ID, SEARCH_RUN, beat, id_of, note
 from search.results import DataSummary, TrialResult
 from search.sampling import Proposal, Sampling
@@ -324,18 +325,12 @@ class Search:
     def _claim(self, result: TrialResult) -> bool:
         """Return whether a model is worth keeping: no trial told, and none claimed, is better."""
         with self._lock:
-            told = [
-                tuple(t.values) for t in study.best_trials(self._definition, self._study.get_trials(deepcopy=False))
-            ]
-            others = [*told, *self._state.kept]
-            if any(not self._better(result.values, other) for other in others):
+            complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            told = [each.values for each in complete if study.feasible(each)]
+            if not beats_all(self._definition, result.values, [*told, *self._state.kept]):
                 return False
             self._state.kept.append(result.values)
             return True
-
-    def _better(self, values: tuple[float, ...], other: tuple[float, ...]) -> bool:
-        """Return whether `values` beats `other` in some metric; in the metric, when there is one."""
-        return any(self._definition.better(v, o, i) for i, (v, o) in enumerate(zip(values, other, strict=True)))
 
     def _keep(self, archive: bytes, result: TrialResult, trial: optuna.Trial, record: TrialRun) -> None:
         from search import logged_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -19,6 +19,14 @@ def constraints_of(trial: FrozenTrial) -> Sequence[float]:
 def feasible(trial: FrozenTrial) -> bool:
     """Return whether a trial meets the study's constraints."""
     return all(each <= 0 for each in constraints_of(trial))
+
+
+def beats_all(definition: Definition, values: Sequence[float], others: Iterable[Sequence[float]]) -> bool:
+    """Return whether `values` is better than each of the others in some metric; in the metric, when there is one."""
+    return all(
+        any(definition.better(value, theirs, i) for i, (value, theirs) in enumerate(zip(values, other, strict=True)))
+        for other in others
+    )
 
 
 def best_trials(definition: Definition, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -304,7 +304,7 @@ def _outcome(
         seconds=time.monotonic() - started,
         workers=pool.description,
         data=data,
-        table=tuple(best_of(trial) for trial in ranked[:5]),
+        table=(best, *(best_of(trial) for trial in ranked[1:5])),
     )
 
 

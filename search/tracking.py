@@ -76,6 +76,7 @@ class SearchRun:
     def __init__(self, definition: Definition, name: str, data: DataSummary, run_id: str | None = None) -> None:
         self._definition, self._name, self._data = definition, name, data
         self._client = MlflowClient()
+        self._tags = self._common_tags()
         with store_errors(mlflow.get_tracking_uri()):
             self.experiment_id = self._experiment()
             mlflow.set_experiment(experiment_id=self.experiment_id)
@@ -84,7 +85,7 @@ class SearchRun:
                 self._client.update_run(run_id, status="RUNNING")
             self._dataset = DatasetInput(_dataset(data), [InputTag("mlflow.data.context", "training")])
             self._log_dataset()
-        context = {"mlflow.parentRunId": self.run_id, **self._common_tags()}
+        context = {"mlflow.parentRunId": self.run_id, **self._tags}
         # MLflow puts these tags on every run of this process as it is created: no request each.
         os.environ["MLFLOW_RUN_CONTEXT"] = json.dumps(context)
 
@@ -130,8 +131,7 @@ class SearchRun:
 
     def _begin(self) -> str:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-        tags = {**self._common_tags(), "mlflow.source.type": "LOCAL"}
-        tags["kind"] = "search"
+        tags = {**self._tags, "mlflow.source.type": "LOCAL", "kind": "search"}
         with suppress(Exception):
             import getpass
 

@@ -26,6 +26,8 @@ from optuna.trial import TrialState
 from search import plots, results, space, study, trial
 from search.data import Data, load
 from search.definition import Definition
+from search.ranking import beats_all
+from search.records import id_of
 
 EPOCHS = "search:epochs"
 BEGUN = "search:begun"
@@ -117,12 +119,12 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
         sampler=study.make_sampler(definition, sampler_name, seed),
         pruner=study.make_pruner(definition, job.pruner),
     )
-    trial_id = _trial_id(storage, job.study_name, number)
-    state = storage.get_trial(trial_id).state
-    if state != TrialState.RUNNING:  # a cluster runs a finished task again when its worker dies
-        return results.TrialResult(number, "died", seed, reason=f"the trial was {state.name} already")
+    trial_id = id_of(storage, current, number)
+    kept = storage.get_trial(trial_id)
+    if kept.state != TrialState.RUNNING:  # a cluster runs a finished task again when its worker dies
+        return results.TrialResult(number, "died", seed, reason=f"the trial was {kept.state.name} already")
     if job.guarded:
-        begun = storage.get_trial(trial_id).system_attrs.get(BEGUN)
+        begun = kept.system_attrs.get(BEGUN)
         if begun:
             return results.TrialResult(number, "died", seed, reason=f"its worker died: it had begun on {begun}")
         storage.set_trial_system_attr(trial_id, BEGUN, f"{socket.gethostname()}:{os.getpid()}")
@@ -131,10 +133,7 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
 
     def is_best(values: tuple[float, ...]) -> bool:
         others = current.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        others = [each for each in others if study.feasible(each)]
-        if len(values) > 1:
-            return not any(_dominated(definition, values, each.values) for each in others)
-        return all(definition.better(values[0], each.values[0]) for each in others)
+        return beats_all(definition, values, (each.values for each in others if study.feasible(each)))
 
     try:
         return trial.run(
@@ -150,11 +149,6 @@ def draw(job: Job, plot: str) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         files = plots.draw(current, job.definition, plot, Path(folder))
         return {file.name: file.read_bytes() for file in files}
-
-
-def _dominated(definition: Definition, values: tuple[float, ...], other: list[float]) -> bool:
-    pairs = list(enumerate(zip(values, other, strict=True)))
-    return all(not definition.better(mine, theirs, i) for i, (mine, theirs) in pairs)
 
 
 class _Live:
@@ -206,11 +200,6 @@ def _storage(job: Job) -> BaseStorage:
     if _loaded.storage is None or _loaded.storage_url != job.storage:
         _loaded.storage, _loaded.storage_url = study.open_storage(job.storage), job.storage
     return _loaded.storage
-
-
-def _trial_id(storage: BaseStorage, study_name: str, number: int) -> int:
-    study_id = storage.get_study_id_from_name(study_name)
-    return storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
 
 def _probe(definition: Definition, seed: int) -> optuna.Trial:

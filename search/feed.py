@@ -15,19 +15,23 @@ TensorFlow get plain `fit`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from search import graphs
 from search.data import Data, Part
 from search.features import leaves
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
+    from numpy.typing import NDArray
 
 WHOLE_EPOCHS, BATCHES, PLAIN = "whole epochs", "batches", "plain fit"
+REUSED = f"{WHOLE_EPOCHS}, traced before"
 _OWN = ("train_step", "test_step", "fit", "evaluate", "make_train_function", "make_test_function")
 _BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 _DRY_ROWS = 8
@@ -75,8 +79,9 @@ def fit(
     seed: int,
     callbacks: Sequence[keras.callbacks.Callback],
     class_weight: dict[int, float] | None = None,
-) -> str:
-    """Train the model, and return how it was fed.
+    tell: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Train the model.
 
     Args:
         model: Compiled; its weights change.
@@ -86,32 +91,49 @@ def fit(
         seed: Decides the order of the rows.
         callbacks: Keras callbacks.
         class_weight: A weight for each class index.
+        tell: Told how the model is fed, before it is trained: a path, or `REUSED`.
     """
-    import keras
-
     path = path_of(model, data, callbacks)
     settings: dict[str, Any] = {"epochs": epochs, "callbacks": list(callbacks), "verbose": 0}
-    validation, train = data.validation, data.train
     if path == PLAIN:
-        if train.streamed:
-            settings["shuffle"] = isinstance(train.x, keras.utils.PyDataset)  # others shuffle themselves, or not
-            model.fit(train.x, validation_data=None if validation is None else validation.x, **settings)
-            return path
-        held_out = None if validation is None else (as_tensors(validation.x), as_tensors(validation.y))
-        settings |= {"batch_size": batch_size, "class_weight": class_weight, "validation_data": held_out}
-        model.fit(as_tensors(train.x), as_tensors(train.y), **settings)
-        return path
+        tell(path)
+        _fit_plainly(model, data, batch_size, class_weight, settings)
+        return
+    train, validation = data.train, data.validation
     tensors = _tensors(train, class_weight)
     _create_variables(model, _first_row(tensors))
-    settings["shuffle"] = False  # the pipeline shuffles; Keras would warn that it cannot
+    settings["shuffle"] = False  # the rows come shuffled; Keras would warn that it cannot
     if validation is not None:
         settings["validation_data"], settings["validation_steps"] = _in_order(validation)
     if path == WHOLE_EPOCHS:
-        _fit_whole_epochs(model, tensors, _rows(train), batch_size, seed, settings)
+        functions = graphs.functions(model, tensors)
+        tell(REUSED if functions.reused else path)
+        orders = _orders(_rows(train), seed)
+        _fit_whole_epochs(model, functions, lambda: functions.train(next(orders), batch_size, tensors), settings)
     else:
+        tell(path)
         steps = -(-_rows(train) // batch_size)
         model.fit(_shuffled(tensors, _rows(train), batch_size, seed), steps_per_epoch=steps, **settings)
-    return path
+
+
+def _fit_plainly(
+    model: keras.Model,
+    data: Data,
+    batch_size: int,
+    class_weight: dict[int, float] | None,
+    settings: dict[str, Any],
+) -> None:
+    """Fit as Keras does it, with its own way of feeding arrays or a stream."""
+    import keras
+
+    train, validation = data.train, data.validation
+    if train.streamed:
+        settings["shuffle"] = isinstance(train.x, keras.utils.PyDataset)  # others shuffle themselves, or not
+        model.fit(train.x, validation_data=None if validation is None else validation.x, **settings)
+        return
+    held_out = None if validation is None else (as_tensors(validation.x), as_tensors(validation.y))
+    settings |= {"batch_size": batch_size, "class_weight": class_weight, "validation_data": held_out}
+    model.fit(as_tensors(train.x), as_tensors(train.y), **settings)
 
 
 def evaluate(model: keras.Model, part: Part) -> dict[str, float]:
@@ -157,34 +179,43 @@ def _is_text(array: Any) -> bool:
 
 
 def _fit_whole_epochs(
-    model: keras.Model, tensors: Any, rows: int, batch_size: int, seed: int, settings: dict[str, Any]
+    model: keras.Model,
+    functions: graphs.Functions,
+    train_epoch: Callable[[], dict[str, Any]],
+    settings: dict[str, Any],
 ) -> None:
-    """Fit with a training step that is given the epoch's order of rows and runs all its batches."""
-    import keras
+    """Fit with a training function that runs all the batches of an epoch."""
     import tensorflow as tf
 
-    orders = tf.data.Dataset.range(rows, output_type=tf.int32).shuffle(rows, seed=seed, reshuffle_each_iteration=True)
-    orders = _plain_pipeline(orders.batch(rows, drop_remainder=True).repeat())
-    steps = -(-rows // batch_size)
-    train_step = model.train_step
-
-    def train_epoch(order: tf.Tensor) -> dict[str, Any]:
-        def train_batch(step: tf.Tensor) -> tuple[tf.Tensor]:
-            index = order[step * batch_size : (step + 1) * batch_size]
-            train_step(keras.tree.map_structure(lambda tensor: tf.gather(tensor, index), tensors))
-            return (step + 1,)
-
-        tf.while_loop(lambda step: step < steps, train_batch, (tf.constant(0),), parallel_iterations=1)
-        logs: dict[str, Any] = model.get_metrics_result()
+    def test(iterator: Any) -> dict[str, Any]:
+        if _same_spec(iterator.element_spec, functions.batch):
+            return functions.test(next(iterator))
+        model.make_test_function(force=True)  # a callback of the user's evaluates other data
+        logs: dict[str, Any] = model.test_function(iterator)
         return logs
 
-    model.train_step = train_epoch
-    model.make_train_function(force=True)
+    model.train_function, model.test_function = lambda _: train_epoch(), test
     try:
-        model.fit(orders, steps_per_epoch=1, **settings)
+        model.fit(tf.data.Dataset.from_tensors(0).repeat(), steps_per_epoch=1, **settings)
     finally:
-        del model.train_step
-        model.make_train_function(force=True)  # traced anew should the user call fit again
+        model.train_function = None  # should the user call fit again
+
+
+def _same_spec(one: Any, other: Any) -> bool:
+    import keras
+
+    with suppress(ValueError, TypeError):  # another structure
+        keras.tree.assert_same_structure(one, other)
+        pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
+        return all(mine.dtype == theirs.dtype and theirs.is_compatible_with(mine) for mine, theirs in pairs)
+    return False
+
+
+def _orders(rows: int, seed: int) -> Iterator[NDArray[np.int32]]:
+    """Yield the order of the rows in each epoch, without end."""
+    generator = np.random.default_rng(seed)
+    while True:
+        yield generator.permutation(rows).astype("int32")
 
 
 def _create_variables(model: keras.Model, batch: tuple[Any, ...]) -> dict[str, Any]:
@@ -230,11 +261,16 @@ def _first_row(tensors: Any) -> Any:
 
 def _shuffled(tensors: Any, rows: int, batch_size: int, seed: int) -> tf.data.Dataset:
     """Return endless epochs of batches, in the same orders as by whole epochs."""
+    import keras
     import tensorflow as tf
 
-    dataset = tf.data.Dataset.from_tensor_slices(tensors)
-    shuffled = dataset.shuffle(rows, seed=seed, reshuffle_each_iteration=True)
-    return _plain_pipeline(shuffled.batch(batch_size).repeat())
+    def batches() -> Iterator[NDArray[np.int32]]:
+        for order in _orders(rows, seed):
+            for start in range(0, rows, batch_size):
+                yield order[start : start + batch_size]
+
+    indices = tf.data.Dataset.from_generator(batches, output_signature=tf.TensorSpec([None], tf.int32))
+    return indices.map(lambda index: keras.tree.map_structure(lambda tensor: tf.gather(tensor, index), tensors))
 
 
 def _in_order(part: Part) -> tuple[tf.data.Dataset, int]:

@@ -125,6 +125,11 @@ def _optimizer(params: dict[str, Any]) -> keras.Optimizer:
         raise ModelError(f"optimizer: {one_line(error)}; use an optimizer's name in keras.optimizers") from None
 
 
+def has_user_code(definition: Definition) -> bool:
+    """Return whether code of the user's own runs in a trial."""
+    return definition.model.build != "mlp" or bool(definition.fit.callbacks)
+
+
 def user_files(definition: Definition) -> list[Path]:
     """Return the Python files that the study file names, each once."""
     references = [definition.model.build, definition.data.source, *definition.fit.callbacks]

@@ -57,7 +57,11 @@ class _Progress:
         """Take note of what is trained, before it is."""
         if not self.summary:
             self.metrics["parameters"] = float(training.model.count_params())
-            self.summary, self.settings, self.path = summary(training.model), training.settings, training.path
+            self.summary, self.settings = summary(training.model), training.settings
+
+    def fed(self, path: str) -> None:
+        """Take note of how the model is fed; of several, the first is told."""
+        self.path = self.path or path
 
     def ended(self, epoch: int, logs: dict[str, float], part: str) -> None:
         """Take note of an epoch, and report it."""
@@ -151,7 +155,8 @@ def _train_parts(definition: Definition, parts: list[_Part], trial: optuna.Trial
         training = Training(definition, part.data, trial, part.seed)
         progress.began(training)
         single = len(parts) == 1
-        trained.append(training.fit(_on_epoch(definition, trial, progress, part.name, prune=single)))
+        on_epoch = _on_epoch(definition, trial, progress, part.name, prune=single)
+        trained.append(training.fit(on_epoch, progress.fed))
         scoring.values(definition, trained[-1].metrics)
         so_far = [each.metrics for each in trained]
         if single:

@@ -26,6 +26,7 @@ from optuna.trial import TrialState
 from search import plots, results, space, study, trial
 from search.data import Data, load
 from search.definition import Definition
+from search.model import has_user_code
 from search.ranking import beats_all
 from search.records import id_of
 
@@ -140,7 +141,7 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
             definition, data, optuna.trial.Trial(current, trial_id), seed=job.seed, is_best=is_best, report=live
         )
     finally:
-        _forget_model()
+        _forget_model(definition)
 
 
 def draw(job: Job, plot: str) -> dict[str, bytes]:
@@ -219,14 +220,19 @@ def _run_user_code_in(job: Job, run_id: str) -> None:
         os.environ["MLFLOW_RUN_ID"] = run_id
 
 
-def _forget_model() -> None:
+def _forget_model(definition: Definition) -> None:
     """Give up what Keras keeps of the last model, and end the run that the user's own code may have used."""
     import keras
+    from keras.src.utils.naming import reset_uids
 
     # Collecting takes up to 0.2 s, more with every trial; Python does it in its own time, and at once only
-    # where models are large enough to matter.
+    # where models are large enough to matter. Without code of the user's own nothing but the count of layers,
+    # by which they are named, needs to begin anew, and TensorFlow keeps what it has optimised.
     grown = trial.resident_size() > _loaded.memory + _COLLECT_BYTES
-    keras.backend.clear_session(free_memory=grown)
+    if grown or has_user_code(definition):
+        keras.backend.clear_session(free_memory=grown)
+    else:
+        reset_uids()
     if grown or not _loaded.memory:
         _loaded.memory = trial.resident_size()
     mlflow = sys.modules.get("mlflow")

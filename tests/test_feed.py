@@ -124,7 +124,9 @@ class Trained:
         keras.utils.set_random_seed(3)
         self.model, logs = build(), Logs()
         settings = {"epochs": 3, "batch_size": 16, "seed": 5, **settings}
-        self.path = feed.fit(self.model, data, callbacks=[*more, logs], **settings)
+        paths: list[str] = []
+        feed.fit(self.model, data, callbacks=[*more, logs], tell=paths.append, **settings)
+        self.path = paths[0]
         self.epochs, self.test = logs.epochs, feed.evaluate(self.model, data.test)
 
 

@@ -26,7 +26,7 @@ HOMES: dict[str, set[str]] = {
     "sqlalchemy": {"study", "store"},
     "pebble": {"workers"},
     "distributed": {"cluster"},
-    "tensorflow": {"feed", "worker", "preload", "serving"},
+    "tensorflow": {"feed", "graphs", "worker", "preload", "serving"},
     "typer": {"commands"},
     "rich": {"terminal"},
     "pydantic": {"parameters", "schema", "mistakes", "definition"},

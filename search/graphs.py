@@ -1,0 +1,388 @@
+"""Training and test functions that TensorFlow traces once and that then serve every like model.
+
+To trace a small model takes longer than to train it. But the graph that tracing gives depends on
+the model's architecture alone: its variables come in from outside. So the graph of one model is
+kept, its variables made into arguments, and called with those of the next model that has the same
+configuration. The next one may differ in learning rate, and in the number of units: that a graph
+does not depend on those is shown by tracing two models that differ in them and comparing the
+graphs, node for node. TensorFlow still optimises the graph for the sizes of each model that it runs
+with, so losses are equal to the last bit to those of a model traced by itself.
+
+Only what Keras brings, unchanged, is recognised as equal. A layer, loss, metric or optimizer of the
+user's own, and a state that the configuration does not tell, are traced for each model anew.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+_SIZES = {"Dense": "units", "__keras_tensor__": "shape"}  # what a graph may not depend on, by class
+_STATES = ("mean", "vocabulary", "bin_boundaries")  # what a preprocessing layer that was not adapted is given
+_WRAPPED = {"build", "quantize"}  # methods that Keras itself replaces in each layer
+_UNTOLD = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")  # settings no configuration tells
+_SHAPES = ("_output_shapes", "_handle_shapes", "_handle_dtypes", "_input_shapes", "_gradient_op_type")
+_KEPT = 32  # architectures; the one that was longest not met is given up
+
+Shapes = tuple[tuple[int | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class Functions:
+    """A model's training and test functions.
+
+    Attributes:
+        train: Trains an epoch; takes the order of its rows, the batch size, and the training
+            tensors, and returns the metrics by name.
+        test: Adds a batch (x, y) to the metrics, and returns them by name.
+        batch: The specification of such a batch.
+        reused: Whether they were traced for an earlier model.
+    """
+
+    train: Callable[[Any, int, Any], dict[str, Any]]
+    test: Callable[[Any], dict[str, Any]]
+    batch: Any
+    reused: bool
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """What tracing a function gave, freed from the model it was traced for.
+
+    Attributes:
+        definition: The graph, its inner functions numbered, without any shape of a variable.
+        inputs: The names of its inputs: the arguments, then what it captured.
+        specs: What the inputs are.
+        outputs: The names of its outputs.
+        structure: The outputs as the function returned them.
+        captured: Each captured input: the index of a model's resource, or a constant tensor.
+    """
+
+    definition: tf.compat.v1.GraphDef
+    inputs: tuple[str, ...]
+    specs: tuple[tf.TensorSpec, ...]
+    outputs: tuple[str, ...]
+    structure: Any
+    captured: tuple[Any, ...]
+
+    def like(self, other: _Graph) -> bool:
+        """Return whether the other is the same, node for node."""
+        mine, others = ((graph.inputs, graph.specs, graph.outputs, graph.definition) for graph in (self, other))
+        return mine == others and all(map(_equal, self.captured, other.captured))
+
+    def function(self) -> Callable[..., Any]:
+        """Return a function of the arguments and of everything captured."""
+        import tensorflow as tf
+
+        definition = _renamed(self.definition, f"search_{next(_numbers)}_")
+        # Eager execution, too, must know the inner functions: without this line TensorFlow crashes.
+        tf.graph_util.import_graph_def(tf.compat.v1.GraphDef(library=definition.library, versions=definition.versions))
+
+        def run(*arguments: tf.Tensor) -> Any:
+            inputs = dict(zip(self.inputs, arguments, strict=True))
+            outputs = tf.graph_util.import_graph_def(
+                definition, input_map=inputs, return_elements=list(self.outputs), name=""
+            )
+            return tf.nest.pack_sequence_as(self.structure, outputs)
+
+        function: Callable[..., Any] = tf.function(run, autograph=False).get_concrete_function(*self.specs)
+        return function
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, int) or isinstance(other, int):
+        return one is other or bool(one == other)
+    return np.array_equal(one, other)
+
+
+@dataclass
+class _Architecture:
+    """The graphs of an architecture.
+
+    Attributes:
+        key: What decides the graphs but for sizes.
+        graphs: Those of training and of testing.
+        shapes: Of the variables; None where models of different sizes were seen to have the same graphs.
+        functions: The graphs as functions, when they were needed.
+    """
+
+    key: str
+    graphs: tuple[_Graph, _Graph]
+    shapes: Shapes
+    functions: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+
+    def fits(self, shapes: Shapes) -> bool:
+        """Return whether the graphs are those of a model whose variables have these shapes."""
+        if [len(each) for each in self.shapes] != [len(each) for each in shapes]:
+            return False
+        # A size of one is special: Keras adds, say, a bias of one number otherwise than one of two.
+        sizes = zip(itertools.chain(*self.shapes), itertools.chain(*shapes), strict=True)
+        return all(known == size or (known is None and size != 1) for known, size in sizes)
+
+    def widened(self, other: _Architecture) -> _Architecture | None:
+        """Return one that fits both; None when their graphs differ in more than sizes."""
+        if self.key != other.key or not all(map(_Graph.like, self.graphs, other.graphs)):
+            return None
+        pairs = zip(self.shapes, other.shapes, strict=True)
+        shapes = tuple(
+            tuple(size if size == theirs else None for size, theirs in zip(mine, others, strict=True))
+            for mine, others in pairs
+        )
+        return replace(self, shapes=shapes)
+
+
+_numbers = itertools.count()
+_architectures: list[_Architecture] = []  # of this process, which trains one model at a time; the last met last
+
+
+def functions(model: keras.Model, tensors: Any) -> Functions:
+    """Return the model's functions: those of an earlier model of its architecture, or traced now.
+
+    Args:
+        model: Built and compiled, its optimizer's and metrics' variables created.
+        tensors: The training part, (x, y) or (x, y, sample weights); structure and types matter.
+    """
+    batch, key = _spec(tensors[:2]), _key(model, _spec(tensors))
+    shapes = tuple(tuple(variable.shape) for variable in _variables(model))
+    known = next((each for each in _architectures if each.key == key and each.fits(shapes)), None)
+    if known is None:
+        train, test = _trace(model, tensors)
+        if key is not None:
+            training, testing = _graph(model, train), _graph(model, test)
+            if training is not None and testing is not None:
+                _remember(_Architecture(key, (training, testing), shapes))
+        return _bound(train, test, batch)
+    _architectures.remove(known)
+    _architectures.append(known)
+    if known.functions is None:
+        known.functions = (known.graphs[0].function(), known.graphs[1].function())
+    resources = _resources(model)
+    train, test = (
+        _with_captured(function, [resources[each] if isinstance(each, int) else each for each in graph.captured])
+        for function, graph in zip(known.functions, known.graphs, strict=True)
+    )
+    return replace(_bound(train, test, batch), reused=True)
+
+
+def _remember(found: _Architecture) -> None:
+    for each in _architectures:
+        widened = each.widened(found)
+        if widened is not None:
+            _architectures.remove(each)
+            found = widened
+            break
+    _architectures.append(found)
+    del _architectures[:-_KEPT]
+
+
+def _trace(model: keras.Model, tensors: Any) -> tuple[Any, Any]:
+    """Return the concrete functions that train an epoch and test a batch; they take flat arguments."""
+    import keras
+    import tensorflow as tf
+
+    def train(order: tf.Tensor, batch_size: tf.Tensor, *flat: tf.Tensor) -> dict[str, Any]:
+        rows = keras.tree.pack_sequence_as(tensors, list(flat))
+        steps = -(-tf.size(order) // batch_size)
+
+        def train_batch(step: tf.Tensor) -> tuple[tf.Tensor]:
+            index = order[step * batch_size : (step + 1) * batch_size]
+            model.train_step(keras.tree.map_structure(lambda tensor: tf.gather(tensor, index), rows))
+            return (step + 1,)
+
+        tf.while_loop(lambda step: step < steps, train_batch, (tf.constant(0),), parallel_iterations=1)
+        logs: dict[str, Any] = model.get_metrics_result()
+        return logs
+
+    def test(*flat: tf.Tensor) -> dict[str, Any]:
+        logs: dict[str, Any] = model.test_step(keras.tree.pack_sequence_as(tensors[:2], list(flat)))
+        return logs
+
+    specs = keras.tree.flatten(_spec(tensors))
+    held_out = keras.tree.flatten(_spec(tensors[:2]))
+    order, batch_size = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)
+    return (
+        tf.function(train, autograph=False).get_concrete_function(order, batch_size, *specs),
+        tf.function(test, autograph=False).get_concrete_function(*held_out),
+    )
+
+
+def _bound(train: Callable[..., Any], test: Callable[..., Any], batch: Any) -> Functions:
+    import keras
+    import tensorflow as tf
+
+    def train_epoch(order: Any, batch_size: int, tensors: Any) -> dict[str, Any]:
+        flat = keras.tree.flatten(tensors)
+        logs: dict[str, Any] = train(tf.convert_to_tensor(order, tf.int32), tf.constant(batch_size), *flat)
+        return logs
+
+    return Functions(train_epoch, lambda rows: test(*keras.tree.flatten(rows)), batch, reused=False)
+
+
+def _with_captured(function: Callable[..., Any], captured: Sequence[Any]) -> Callable[..., Any]:
+    return lambda *arguments: function(*arguments, *captured)
+
+
+def _spec(tensors: Any) -> Any:
+    """Return what tensors like these are, with any number of rows."""
+    import keras
+    import tensorflow as tf
+
+    return keras.tree.map_structure(lambda each: tf.TensorSpec([None, *each.shape[1:]], each.dtype), tensors)
+
+
+def _variables(model: keras.Model) -> list[keras.Variable]:
+    """Return every variable that training reads or writes, in an order that the configuration decides."""
+    optimizer = model.optimizer.variables if model.optimizer is not None else []
+    return list({id(each): each for each in (*model.variables, *model.metrics_variables, *optimizer)}.values())
+
+
+def _resources(model: keras.Model) -> list[tf.Tensor]:
+    """Return the handles of a model's variables, and of the tables by which it looks texts up."""
+    tables = [layer.lookup_table.resource_handle for layer in _layers(model) if hasattr(layer, "lookup_table")]
+    return [*(variable.value.handle for variable in _variables(model)), *tables]
+
+
+def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from _layers(layer)
+
+
+def _key(model: keras.Model, spec: Any) -> str | None:
+    """Return what decides the model's graph but for sizes; None where that is not all known."""
+    if not all(map(_recognised, (model, model.optimizer, *_layers(model)))):
+        return None
+    configuration = [type(model).__name__, model.get_config(), model.get_compile_config()]
+    if not _serialized_by_keras(configuration):
+        return None
+    with suppress(TypeError):  # something that JSON does not know
+        return json.dumps([_without_sizes(configuration), str(spec)], sort_keys=True)
+    return None
+
+
+def _recognised(part: Any) -> bool:
+    """Return whether a model, layer or optimizer is Keras's own, and its configuration tells all of it."""
+    kind = type(part)
+    if not kind.__module__.startswith("keras."):
+        return False
+    own = (name for name, value in vars(part).items() if callable(value) and callable(getattr(kind, name, None)))
+    if set(own) - _WRAPPED:  # a method was replaced
+        return False
+    if hasattr(part, "adapt"):
+        config = part.get_config()
+        return any(config.get(state) is not None for state in _STATES)
+    return not any(getattr(part, name, None) for name in _UNTOLD)
+
+
+def _serialized_by_keras(configuration: Any) -> bool:
+    """Return whether every object in a configuration is one of Keras's own."""
+    if isinstance(configuration, dict):
+        if "class_name" in configuration and "module" in configuration:
+            module, registered = str(configuration["module"]), configuration.get("registered_name")
+            if not module.startswith("keras") or registered not in (None, configuration["class_name"]):
+                return False
+        return all(map(_serialized_by_keras, configuration.values()))
+    if isinstance(configuration, list | tuple):
+        return all(map(_serialized_by_keras, configuration))
+    return not callable(configuration)
+
+
+def _without_sizes(configuration: Any) -> Any:
+    """Return a configuration without what is no part of the graph: sizes, and a plain learning rate."""
+    if isinstance(configuration, dict):
+        size = _SIZES.get(str(configuration.get("class_name")))
+        rest = {
+            name: _without_sizes(value)
+            for name, value in configuration.items()
+            if name != "build_config" and not (name == "learning_rate" and isinstance(value, float))
+        }
+        if size and isinstance(rest.get("config"), dict):
+            rest["config"] = {name: value for name, value in rest["config"].items() if name != size}
+        return rest
+    if isinstance(configuration, list | tuple):
+        return [_without_sizes(each) for each in configuration]
+    return configuration
+
+
+def _graph(model: keras.Model, function: Any) -> _Graph | None:
+    """Return a traced function's graph; None when it captured a resource that is not the model's."""
+    import tensorflow as tf
+
+    known = {id(handle): index for index, handle in enumerate(_resources(model))}
+    captured = tuple(known.get(id(each), each) for each in function.captured_inputs)
+    if any(not isinstance(each, int) and each.dtype == tf.resource for each in captured):
+        return None
+    definition = function.graph.as_graph_def()
+    for nodes in (definition.node, *(inner.node_def for inner in definition.library.function)):
+        for node in nodes:
+            _forget_shapes(node.attr)
+    for inner in definition.library.function:
+        _forget_shapes(inner.attr)
+        for argument in inner.arg_attr.values():
+            _forget_shapes(argument.attr)
+    inputs = function.graph.inputs
+    return _Graph(
+        _renamed(definition, ""),
+        tuple(each.name for each in inputs),
+        tuple(tf.TensorSpec(each.shape, each.dtype) for each in inputs),
+        tuple(each.name for each in function.graph.outputs),
+        function.structured_outputs,
+        captured,
+    )
+
+
+def _forget_shapes(attributes: Any) -> None:
+    for name in _SHAPES:
+        attributes.pop(name, None)
+
+
+def _renamed(definition: tf.compat.v1.GraphDef, prefix: str) -> tf.compat.v1.GraphDef:
+    """Return a graph whose inner functions are numbered in the order in which they are met."""
+    import tensorflow as tf
+
+    renamed = tf.compat.v1.GraphDef()
+    renamed.CopyFrom(definition)
+    inner = {each.signature.name: each for each in renamed.library.function}
+    names: dict[str, str] = {}
+
+    def meet(nodes: Any) -> None:
+        for node in nodes:
+            for attribute in sorted(node.attr):
+                value = node.attr[attribute]
+                for called in (*([value.func] if value.HasField("func") else []), *value.list.func):
+                    if called.name in inner:
+                        if called.name not in names:
+                            names[called.name] = f"{prefix}{len(names)}"
+                            meet(inner[called.name].node_def)
+                        called.name = names[called.name]
+
+    meet(renamed.node)
+    functions = [inner[name] for name in names]
+    for function, name in zip(functions, names.values(), strict=True):
+        function.signature.name = name
+        _number_arguments(function)
+    del renamed.library.function[:]
+    renamed.library.function.extend(functions)
+    return renamed
+
+
+def _number_arguments(function: Any) -> None:
+    """Number the arguments of an inner function, whose names may hold the function's own."""
+    names = {each.name: f"argument_{index}" for index, each in enumerate(function.signature.input_arg)}
+    for argument in function.signature.input_arg:
+        argument.name = names[argument.name]
+    for node in function.node_def:
+        node.input[:] = [names.get(each, each) for each in node.input]
+    for output, source in list(function.ret.items()):
+        function.ret[output] = names.get(source, source)

@@ -197,22 +197,12 @@ class TrialRun:
         return values
 
     def epochs(self, epochs: Sequence[Epoch]) -> None:
-        """Log the epochs that are not logged yet, in one request for up to 1000 metrics."""
-        fresh = epochs[self._logged_epochs :]
-        if not fresh:
-            return
-        metrics = [
-            Metric(name, value, _milliseconds(epoch.time), epoch.step)
-            for epoch in fresh
-            for name, value in epoch.logs.items()
-        ]
-        for start in range(0, len(metrics), _BATCH):
-            self._client.log_batch(self.run_id, metrics=metrics[start : start + _BATCH])
-        self._logged_epochs = len(epochs)
+        """Log the epochs that are not logged yet."""
+        if len(epochs) > self._logged_epochs:
+            self._log(self._fresh(epochs))
 
     def result(self, result: TrialResult) -> None:
         """Log what the worker returned: remaining epochs, metrics, tags and how it was trained."""
-        self.epochs(result.epochs)
         last = result.epochs[-1].step if result.epochs else 0
         now = _milliseconds(time.time())
         tags = {
@@ -224,10 +214,10 @@ class TrialRun:
         }
         if result.reason:
             tags["reason"] = result.reason
-        self._client.log_batch(
-            self.run_id,
-            metrics=[Metric(name, value, now, last) for name, value in result.metrics.items()],
-            tags=[RunTag(name, redact(value)[:5000]) for name, value in tags.items() if value],
+        metrics = [Metric(name, value, now, last) for name, value in result.metrics.items()]
+        self._log(
+            [*self._fresh(result.epochs), *metrics],
+            [RunTag(name, redact(value)[:5000]) for name, value in tags.items() if value],
         )
         with tempfile.TemporaryDirectory() as folder:
             if result.training:
@@ -236,6 +226,23 @@ class TrialRun:
                 Path(folder, "model_summary.txt").write_text(result.summary)
             if any(Path(folder).iterdir()):
                 self._client.log_artifacts(self.run_id, folder)
+
+    def _fresh(self, epochs: Sequence[Epoch]) -> list[Metric]:
+        """Return the metrics of epochs that are not logged yet, which count as logged from here on."""
+        fresh = epochs[self._logged_epochs :]
+        self._logged_epochs = len(epochs)
+        return [
+            Metric(name, value, _milliseconds(epoch.time), epoch.step)
+            for epoch in fresh
+            for name, value in epoch.logs.items()
+        ]
+
+    def _log(self, metrics: Sequence[Metric], tags: Sequence[RunTag] = ()) -> None:
+        """Log metrics and tags in one request, or in one for every 1000 metrics."""
+        for start in range(0, max(1, len(metrics)), _BATCH):
+            self._client.log_batch(
+                self.run_id, metrics=metrics[start : start + _BATCH], tags=tags if start == 0 else ()
+            )
 
     def failed(self, error: TrialFailed) -> None:
         """Say in the run why the trial failed."""

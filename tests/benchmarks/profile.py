@@ -96,7 +96,7 @@ def in_workers(spans: list[Span], workers: int) -> list[tuple[str, float]]:
         "test evaluation": total["feed.evaluate"],
         "summary for MLflow": total["summary"],
         "save the best so far": total["archive"],
-        "clear the session": total["worker._forget_models"],
+        "clear the session": total["worker._forget_model"],
     }
     parts |= {
         "load the study, seeds, the rest": total["worker.train"] - sum(parts.values()),

@@ -111,7 +111,7 @@ def _time_worker() -> None:
 
     from search import feed, model, training, worker, workers
 
-    for name in ("check", "prepare", "train", "draw", "_forget_models"):
+    for name in ("check", "train", "draw", "_forget_model"):
         time_calls(worker, name, f"worker.{name}")
     time_calls(workers, "begin_worker", "begin_worker")
     time_calls(model, "build", "build")

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _SIZES = {"Dense": "units", "__keras_tensor__": "shape"}  # what a graph may not depend on, by class
-_STATES = ("mean", "vocabulary", "bin_boundaries")  # what a preprocessing layer that was not adapted is given
+_STATES = {  # what a preprocessing layer has in its configuration when it was not adapted
+    "Normalization": "mean",
+    "Discretization": "bin_boundaries",
+    **dict.fromkeys(("IntegerLookup", "StringLookup", "TextVectorization"), "vocabulary"),
+}
 _WRAPPED = {"build", "quantize"}  # methods that Keras itself replaces in each layer
 _UNTOLD = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")  # settings no configuration tells
 _SHAPES = ("_output_shapes", "_handle_shapes", "_handle_dtypes", "_input_shapes", "_gradient_op_type")
@@ -101,8 +105,8 @@ class _Graph:
 
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, int) or isinstance(other, int):
-        return one is other or bool(one == other)
-    return np.array_equal(one, other)
+        return isinstance(one, int) and isinstance(other, int) and one == other
+    return np.array_equal(one.numpy(), other.numpy())
 
 
 @dataclass
@@ -131,7 +135,8 @@ class _Architecture:
 
     def widened(self, other: _Architecture) -> _Architecture | None:
         """Return one that fits both; None when their graphs differ in more than sizes."""
-        if self.key != other.key or not all(map(_Graph.like, self.graphs, other.graphs)):
+        ranks = [[len(shape) for shape in each.shapes] for each in (self, other)]
+        if self.key != other.key or ranks[0] != ranks[1] or not all(map(_Graph.like, self.graphs, other.graphs)):
             return None
         pairs = zip(self.shapes, other.shapes, strict=True)
         shapes = tuple(
@@ -264,7 +269,7 @@ def _key(model: keras.Model, spec: Any) -> str | None:
     if not all(map(_recognised, (model, model.optimizer, *_layers(model)))):
         return None
     configuration = [type(model).__name__, model.get_config(), model.get_compile_config()]
-    if not _serialized_by_keras(configuration):
+    if not _told(configuration):
         return None
     with suppress(TypeError):  # something that JSON does not know
         return json.dumps([_without_sizes(configuration), str(spec)], sort_keys=True)
@@ -272,29 +277,26 @@ def _key(model: keras.Model, spec: Any) -> str | None:
 
 
 def _recognised(part: Any) -> bool:
-    """Return whether a model, layer or optimizer is Keras's own, and its configuration tells all of it."""
+    """Return whether a model, layer or optimizer is Keras's own, without changes of the user's."""
     kind = type(part)
-    if not kind.__module__.startswith("keras."):
-        return False
-    own = (name for name, value in vars(part).items() if callable(value) and callable(getattr(kind, name, None)))
-    if set(own) - _WRAPPED:  # a method was replaced
-        return False
-    if hasattr(part, "adapt"):
-        config = part.get_config()
-        return any(config.get(state) is not None for state in _STATES)
-    return not any(getattr(part, name, None) for name in _UNTOLD)
+    replaced = {name for name, value in vars(part).items() if callable(value) and callable(getattr(kind, name, None))}
+    untold = any(getattr(part, name, None) for name in _UNTOLD)
+    return kind.__module__.startswith("keras.") and not replaced - _WRAPPED and not untold
 
 
-def _serialized_by_keras(configuration: Any) -> bool:
-    """Return whether every object in a configuration is one of Keras's own."""
+def _told(configuration: Any) -> bool:
+    """Return whether every object in a configuration is Keras's own and wholly described by it."""
     if isinstance(configuration, dict):
-        if "class_name" in configuration and "module" in configuration:
-            module, registered = str(configuration["module"]), configuration.get("registered_name")
-            if not module.startswith("keras") or registered not in (None, configuration["class_name"]):
-                return False
-        return all(map(_serialized_by_keras, configuration.values()))
+        kind, config = configuration.get("class_name"), configuration.get("config")
+        module = str(configuration.get("module", "keras"))
+        if kind == "__lambda__" or module.partition(".")[0] != "keras":
+            return False
+        state = _STATES.get(str(kind))
+        if state and isinstance(config, dict) and config.get(state) is None:  # it was adapted
+            return False
+        return all(map(_told, configuration.values()))
     if isinstance(configuration, list | tuple):
-        return all(map(_serialized_by_keras, configuration))
+        return all(map(_told, configuration))
     return not callable(configuration)
 
 

@@ -228,6 +228,10 @@ def replaced_method(factor: float) -> keras.Model:
     return stack([layer])
 
 
+def own_lambda(factor: float) -> keras.Model:
+    return stack([layers.Lambda(lambda x: x * factor), layers.Dense(4)])
+
+
 def adapted(factor: float) -> keras.Model:
     layer = layers.Normalization()
     layer.adapt(factor * made().train.x)
@@ -256,6 +260,7 @@ def unseeded(share: float) -> keras.Model:
         (own_layer, (1.0, 2.0)),
         (own_loss, (1.0, 2.0)),
         (replaced_method, (1.0, 2.0)),
+        (own_lambda, (1.0, 2.0)),
         (adapted, (1.0, 2.0)),
         (undecayed, (1.0, 2.0)),
         (unseeded, (1.0, 2.0)),

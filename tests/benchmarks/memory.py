@@ -1,19 +1,22 @@
-"""A worker's resident size over 1000 tiny trials, against a plain loop in one process (25 minutes; `--quick` 3).
+"""A worker's resident size over 1000 tiny trials, against a plain loop in one process (30 minutes; `--quick` 3).
 
-A trial trains one epoch on 100 rows. The plain loop calls `clear_session` after each. Workers are
-replaced when they have grown; the table says how often that was.
+A trial trains one epoch on 100 rows. Once all trials have the same architecture, once each has its
+own number of units. The plain loop, of one architecture, calls `clear_session` after each. Workers
+are replaced when they have grown; the table says how often that was.
 """
 
 from __future__ import annotations
 
 from tests.benchmarks import trials
 from tests.benchmarks.timing import HERE, PYTHON, Size, in_empty_folder, median, note, ratio, table
-from tests.benchmarks.work import tiny
+from tests.benchmarks.work import Work, tiny
+
+_WIDEST = 4000
 
 
-def sizes_of_search(count: int) -> tuple[list[int], int, float]:
+def sizes_of_search(work: Work, count: int) -> tuple[list[int], int, float]:
     """Return the worker's size after each trial, how many workers there were, and seconds a trial."""
-    found = trials.ours(tiny(), 1, count)
+    found = trials.ours(work, 1, count)
     sizes = [found.watch.memory(found.workers[number], found.ended[number]) for number in sorted(found.ended)]
     return sizes, len(set(found.workers.values())), found.each
 
@@ -21,19 +24,23 @@ def sizes_of_search(count: int) -> tuple[list[int], int, float]:
 def main(size: Size) -> None:
     """Measure and print."""
     count = size.of(1000, 100)
-    note("  search, 1 worker")
-    ours, workers, ours_each = sizes_of_search(count)
+    note("  search, 1 worker, one architecture")
+    same, workers, same_each = sizes_of_search(tiny(), count)
+    note("  search, 1 worker, many architectures")
+    many, many_workers, many_each = sizes_of_search(tiny(_WIDEST), count)
     note("  plain loop")
     plain = in_empty_folder(PYTHON, str(HERE / "probes" / "loop.py"), str(count)).json
+    all_sizes = (same, many, plain["sizes"])
     rows = [
-        [f"after trial {number}", *_cells(ours, number), *_cells(plain["sizes"], number)]
+        [f"after trial {number}", *(cell for sizes in all_sizes for cell in _cells(sizes, number))]
         for number in (10, 30, 100, 200, 300, 500, 700, 1000)
         if number <= count
     ]
-    rows.append(["largest", *_cells(ours, ours.index(max(ours)) + 1), *_cells(plain["sizes"], count)])
-    rows.append(["seconds a trial", f"{ours_each:.2f} s", "", f"{median(plain['seconds']):.2f} s", ""])
-    rows.append(["processes", str(workers), "", "1", ""])
-    columns = ["", "worker", "÷ after trial 10", "plain loop", "÷ after trial 10"]
+    rows.append(["largest", *(cell for sizes in all_sizes for cell in _cells(sizes, sizes.index(max(sizes)) + 1))])
+    each = (same_each, many_each, median(plain["seconds"]))
+    rows.append(["seconds a trial", *(cell for seconds in each for cell in (f"{seconds:.2f} s", ""))])
+    rows.append(["processes", str(workers), "", str(many_workers), "", "1", ""])
+    columns = ["", "worker", "÷ trial 10", "many architectures", "÷ trial 10", "plain loop", "÷ trial 10"]
     table(f"memory: resident size over {count} tiny trials", columns, rows)
 
 

@@ -72,14 +72,14 @@ def large(n_trials: int) -> Work:
     )
 
 
-def tiny() -> Work:
-    """Return a study of trials of one epoch on 100 rows, each with another learning rate."""
+def tiny(widest: int = 8) -> Work:
+    """Return a study of trials of one epoch on 100 rows, each with another learning rate, and 8 to `widest` units."""
     return Work(
         "tiny",
         'source = "sklearn:make_blobs"\noptions = { n_samples = 100, n_features = 2, centers = 2, random_state = 42 }',
         'epochs = { type = "int", low = 1, high = 1 }\n'
         'batch_size = { type = "categorical", choices = [32] }\n'
-        'width = { type = "int", low = 8, high = 8 }\n'
+        f'width = {{ type = "int", low = 8, high = {widest} }}\n'
         'learning_rate = { type = "float", low = 1e-4, high = 1e-1, log = true }',
         [],
     )

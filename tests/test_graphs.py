@@ -270,6 +270,7 @@ def unseeded(share: float) -> keras.Model:
         "own layer",
         "own loss",
         "replaced method",
+        "lambda",
         "adapted layer",
         "untold setting",
         "a constant",

@@ -104,6 +104,7 @@ def check(job: Job) -> results.DataSummary:
     definition, data = _data(job)
     seconds = time.perf_counter() - started
     summary = trial.check(definition, data, _probe(definition, job.seed), seconds)
+    _forget_model(definition)
     return replace(summary, backend=keras.backend.backend())
 
 
@@ -228,7 +229,7 @@ def _forget_model(definition: Definition) -> None:
     # Collecting takes up to 0.2 s, more with every trial; Python does it in its own time, and at once only
     # where models are large enough to matter. Without code of the user's own nothing but the count of layers,
     # by which they are named, needs to begin anew, and TensorFlow keeps what it has optimised.
-    grown = trial.resident_size() > _loaded.memory + _COLLECT_BYTES
+    grown = 0 < _loaded.memory < trial.resident_size() - _COLLECT_BYTES
     if grown or has_user_code(definition):
         keras.backend.clear_session(free_memory=grown)
     else:

@@ -109,7 +109,7 @@ def _time_session(session: Any) -> None:
 def _time_worker() -> None:
     import optuna
 
-    from search import feed, model, training, worker, workers
+    from search import feed, graphs, model, training, worker, workers
 
     for name in ("check", "train", "draw", "_forget_model"):
         time_calls(worker, name, f"worker.{name}")
@@ -119,6 +119,7 @@ def _time_worker() -> None:
     time_calls(training, "summary", "summary")
     time_calls(feed, "evaluate", "feed.evaluate")
     time_calls(feed, "_create_variables", "feed.variables")
+    time_calls(graphs, "functions", "graphs.functions")
     for name in ("report", "should_prune"):
         time_calls(optuna.trial.Trial, name, "pruner")
     fit = feed.fit

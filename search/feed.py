@@ -265,13 +265,13 @@ def _shuffled(tensors: Any, rows: int, batch_size: int, seed: int) -> tf.data.Da
     import keras
     import tensorflow as tf
 
-    def batches() -> Iterator[NDArray[np.int32]]:
-        for order in _orders(rows, seed):
-            for start in range(0, rows, batch_size):
-                yield order[start : start + batch_size]
-
-    indices = tf.data.Dataset.from_generator(batches, output_signature=tf.TensorSpec([None], tf.int32))
-    return indices.map(lambda index: keras.tree.map_structure(lambda tensor: tf.gather(tensor, index), tensors))
+    orders = tf.data.Dataset.from_generator(
+        lambda: _orders(rows, seed), output_signature=tf.TensorSpec([rows], tf.int32)
+    )
+    indices = orders.flat_map(lambda order: tf.data.Dataset.from_tensor_slices(order).batch(batch_size))
+    return _plain_pipeline(
+        indices.map(lambda index: keras.tree.map_structure(lambda tensor: tf.gather(tensor, index), tensors))
+    )
 
 
 def _in_order(part: Part) -> tuple[tf.data.Dataset, int]:

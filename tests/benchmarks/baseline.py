@@ -43,10 +43,13 @@ def searched(study: str, n_trials: int) -> dict[str, Any]:
 def baseline(study: str, estimator: Any, score: Any) -> tuple[float, int]:
     """Return the baseline's score on the study's test part, and how many rows that part has."""
     data = load(load_definition(shipped_studies()[study]))
-    rows = lambda x: np.asarray(x).reshape(len(x), -1)  # noqa: E731
     assert data.rest is not None
-    model = make_pipeline(StandardScaler(), estimator).fit(rows(data.rest.x), data.rest.y)
-    return float(score(data.test.y, model.predict(rows(data.test.x)))), len(data.test)
+    model = make_pipeline(StandardScaler(), estimator).fit(_flat(data.rest.x), data.rest.y)
+    return float(score(data.test.y, model.predict(_flat(data.test.x)))), len(data.test)
+
+
+def _flat(x: Any) -> Any:
+    return np.asarray(x).reshape(len(x), -1)
 
 
 def main(size: Size) -> None:

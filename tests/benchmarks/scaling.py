@@ -15,7 +15,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search import report, space, study
+from search import plots, space, study
 from search.definition import Definition, load_definition
 from search.sampling import Sampling
 from tests.benchmarks.timing import Size, empty_folder, median, note, ratio, seconds, table
@@ -95,7 +95,7 @@ def measure(definition: Definition, folder: Path, count: int, asks: int) -> dict
     def listing() -> None:
         loaded = optuna.load_study(study_name=name, storage=stored)
         study.best_trials(definition, loaded.get_trials(deepcopy=False))
-        report.table(loaded, definition, folder)
+        plots.table(loaded, definition, folder)
 
     for _ in range(3):
         times["resume"].append(clock(resume))

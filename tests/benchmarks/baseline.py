@@ -43,8 +43,9 @@ def searched(study: str, n_trials: int) -> dict[str, Any]:
 def baseline(study: str, estimator: Any, score: Any) -> tuple[float, int]:
     """Return the baseline's score on the study's test part, and how many rows that part has."""
     data = load(load_definition(shipped_studies()[study]))
-    assert data.rest is not None
-    model = make_pipeline(StandardScaler(), estimator).fit(_flat(data.rest.x), data.rest.y)
+    parts = [part for part in ([data.rest] if data.folds else [data.train, data.validation]) if part is not None]
+    x, y = np.concatenate([_flat(part.x) for part in parts]), np.concatenate([np.asarray(part.y) for part in parts])
+    model = make_pipeline(StandardScaler(), estimator).fit(x, y)
     return float(score(data.test.y, model.predict(_flat(data.test.x)))), len(data.test)
 
 

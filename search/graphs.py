@@ -36,7 +36,7 @@ _STATES = {  # what a preprocessing layer has in its configuration when it was n
 _WRAPPED = {"build", "quantize"}  # methods that Keras itself replaces in each layer
 _UNTOLD = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")  # settings no configuration tells
 _SHAPES = ("_output_shapes", "_handle_shapes", "_handle_dtypes", "_input_shapes", "_gradient_op_type")
-_KEPT = 32  # architectures; the one that was longest not met is given up
+_KEPT = 64  # architectures; the one that was longest not met is given up
 
 Shapes = tuple[tuple[int | None, ...], ...]
 

@@ -30,10 +30,12 @@ def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
         ModelError: The builder cannot be called or returns no compiled Keras model.
     """
     import keras
+    from keras.src.utils.naming import reset_uids
 
     name = definition.model.build
     builder = mlp if name == "mlp" else load_object(name, definition.folder, "model.build")
     keras.config.set_dtype_policy(definition.fit.precision)
+    reset_uids()  # layers are named by counting them: alike in every model, so that `search.graphs` knows it again
     try:
         inspect.signature(builder).bind(trial, data, **definition.model.fixed)
     except TypeError as error:

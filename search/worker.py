@@ -104,7 +104,6 @@ def check(job: Job) -> results.DataSummary:
     definition, data = _data(job)
     seconds = time.perf_counter() - started
     summary = trial.check(definition, data, _probe(definition, job.seed), seconds)
-    _forget_model(definition)
     return replace(summary, backend=keras.backend.backend())
 
 
@@ -224,16 +223,13 @@ def _run_user_code_in(job: Job, run_id: str) -> None:
 def _forget_model(definition: Definition) -> None:
     """Give up what Keras keeps of the last model, and end the run that the user's own code may have used."""
     import keras
-    from keras.src.utils.naming import reset_uids
 
     # Collecting takes up to 0.2 s, more with every trial; Python does it in its own time, and at once only
-    # where models are large enough to matter. Without code of the user's own nothing but the count of layers,
-    # by which they are named, needs to begin anew, and TensorFlow keeps what it has optimised.
+    # where models are large enough to matter. Without code of the user's own there is nothing else to clear,
+    # and TensorFlow keeps what it has optimised.
     grown = 0 < _loaded.memory < trial.resident_size() - _COLLECT_BYTES
     if grown or has_user_code(definition):
         keras.backend.clear_session(free_memory=grown)
-    else:
-        reset_uids()
     if grown or not _loaded.memory:
         _loaded.memory = trial.resident_size()
     mlflow = sys.modules.get("mlflow")

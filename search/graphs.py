@@ -157,13 +157,14 @@ def functions(model: keras.Model, tensors: Any) -> Functions:
         model: Built and compiled, its optimizer's and metrics' variables created.
         tensors: The training part, (x, y) or (x, y, sample weights); structure and types matter.
     """
-    batch, key = _spec(tensors[:2]), _key(model, _spec(tensors))
+    spec, resources = _spec(tensors), _resources(model)
+    batch, key = spec[:2], _key(model, spec)
     shapes = tuple(tuple(variable.shape) for variable in _variables(model))
     known = next((each for each in _architectures if each.key == key and each.fits(shapes)), None)
     if known is None:
-        train, test = _trace(model, tensors)
+        train, test = _trace(model, spec)
         if key is not None:
-            training, testing = _graph(model, train), _graph(model, test)
+            training, testing = _graph(train, resources), _graph(test, resources)
             if training is not None and testing is not None:
                 _remember(_Architecture(key, (training, testing), shapes))
         return _bound(train, test, batch)
@@ -171,7 +172,6 @@ def functions(model: keras.Model, tensors: Any) -> Functions:
     _architectures.append(known)
     if known.functions is None:
         known.functions = (known.graphs[0].function(), known.graphs[1].function())
-    resources = _resources(model)
     train, test = (
         _with_captured(function, [resources[each] if isinstance(each, int) else each for each in graph.captured])
         for function, graph in zip(known.functions, known.graphs, strict=True)
@@ -190,13 +190,13 @@ def _remember(found: _Architecture) -> None:
     del _architectures[:-_KEPT]
 
 
-def _trace(model: keras.Model, tensors: Any) -> tuple[Any, Any]:
+def _trace(model: keras.Model, spec: Any) -> tuple[Any, Any]:
     """Return the concrete functions that train an epoch and test a batch; they take flat arguments."""
     import keras
     import tensorflow as tf
 
     def train(order: tf.Tensor, batch_size: tf.Tensor, *flat: tf.Tensor) -> dict[str, Any]:
-        rows = keras.tree.pack_sequence_as(tensors, list(flat))
+        rows = keras.tree.pack_sequence_as(spec, list(flat))
         steps = -(-tf.size(order) // batch_size)
 
         def train_batch(step: tf.Tensor) -> tuple[tf.Tensor]:
@@ -209,15 +209,13 @@ def _trace(model: keras.Model, tensors: Any) -> tuple[Any, Any]:
         return logs
 
     def test(*flat: tf.Tensor) -> dict[str, Any]:
-        logs: dict[str, Any] = model.test_step(keras.tree.pack_sequence_as(tensors[:2], list(flat)))
+        logs: dict[str, Any] = model.test_step(keras.tree.pack_sequence_as(spec[:2], list(flat)))
         return logs
 
-    specs = keras.tree.flatten(_spec(tensors))
-    held_out = keras.tree.flatten(_spec(tensors[:2]))
     order, batch_size = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)
     return (
-        tf.function(train, autograph=False).get_concrete_function(order, batch_size, *specs),
-        tf.function(test, autograph=False).get_concrete_function(*held_out),
+        tf.function(train, autograph=False).get_concrete_function(order, batch_size, *keras.tree.flatten(spec)),
+        tf.function(test, autograph=False).get_concrete_function(*keras.tree.flatten(spec[:2])),
     )
 
 
@@ -247,8 +245,8 @@ def _spec(tensors: Any) -> Any:
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
     """Return every variable that training reads or writes, in an order that the configuration decides."""
-    optimizer = model.optimizer.variables if model.optimizer is not None else []
-    return list({id(each): each for each in (*model.variables, *model.metrics_variables, *optimizer)}.values())
+    variables = (*model.variables, *model.metrics_variables, *model.optimizer.variables)
+    return list({id(each): each for each in variables}.values())
 
 
 def _resources(model: keras.Model) -> list[tf.Tensor]:
@@ -317,11 +315,11 @@ def _without_sizes(configuration: Any) -> Any:
     return configuration
 
 
-def _graph(model: keras.Model, function: Any) -> _Graph | None:
-    """Return a traced function's graph; None when it captured a resource that is not the model's."""
+def _graph(function: Any, resources: Sequence[tf.Tensor]) -> _Graph | None:
+    """Return a traced function's graph; None when it captured a resource that is not among the model's."""
     import tensorflow as tf
 
-    known = {id(handle): index for index, handle in enumerate(_resources(model))}
+    known = {id(handle): index for index, handle in enumerate(resources)}
     captured = tuple(known.get(id(each), each) for each in function.captured_inputs)
     if any(not isinstance(each, int) and each.dtype == tf.resource for each in captured):
         return None

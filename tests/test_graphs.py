@@ -24,12 +24,12 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "_architectures", [])
 
 
-def made(shape: tuple[int, ...] = (3,), task: str = "binary") -> Data:
+def made(shape: tuple[int, ...] = (3,)) -> Data:
     def part(rows: int, seed: int) -> Part:
         x = np.random.default_rng(seed).normal(size=(rows, *shape)).astype("float32")
         return Part(x, (x.reshape(rows, -1).sum(axis=1) > 0).astype("float32"))
 
-    return Data(task, (0, 1), (), part(ROWS, 0), part(HELD_OUT, 1), part(HELD_OUT, 2), False, "made", "00000000")
+    return Data("binary", (0, 1), (), part(ROWS, 0), part(HELD_OUT, 1), part(HELD_OUT, 2), False, "made", "00000000")
 
 
 def stack(hidden: list[keras.layers.Layer], shape: tuple[int, ...] = (3,), **settings: Any) -> keras.Model:

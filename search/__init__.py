@@ -2,8 +2,9 @@
 
 from importlib import metadata
 
-from search.definition import Definition, load_definition
 from search.errors import SearchError
+from search.studyfile.load import load_definition
+from search.studyfile.schema import Definition
 
 __version__ = metadata.version("search")
 __all__ = ["Definition", "SearchError", "__version__", "load_definition"]

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search.cli import Debug, execute
+from search.studyfile.load import find_study
+
+
+def new_command(
+    name: Annotated[str, typer.Argument(help="The new study's name.")],
+    source: Annotated[str, typer.Option("--from", metavar="STUDY", help="The study to copy.")] = "blobs",
+    debug: Debug = False,
+) -> None:
+    """New: copy a study, with the files it needs, to studies/NAME.toml."""
+    from search.studyfile.copy import copy_study
+
+    for path in copy_study(name, find_study(source), Path("studies")):
+        print(path)
+
 
 def main() -> None:
     """Run the command with the arguments it was called with."""
-    from search.commands import new
-
-    new()
+    execute(new_command, "python -m search.new")
 
 
 if __name__ == "__main__":

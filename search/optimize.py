@@ -19,35 +19,23 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search import space, study, worker
-from search.definition import Definition
+from search.data.summary import DataSummary
 from search.errors import Interrupted, SearchError, TrialFailed, one_line
-from search.ranking import beats_all
-from search.records import FAILED_ITSELF, MODEL_ID, SEARCH_RUN, beat, id_of, note
-from search.results import DataSummary, TrialResult
-from search.sampling import Proposal, Sampling
-from search.workers import Slot, reason_of
+from search.resume import beat
+from search.study import attributes, ranking, samplers, space, storage
+from search.study.proposals import Proposal, Sampling
+from search.study.ranking import beats_all
+from search.studyfile.settings import Settings
+from search.training.result import TrialResult
+from search.workers import worker
+from search.workers.local import Slot, reason_of
 
 if TYPE_CHECKING:
-    from search.tracking import SearchRun, TrialRun
+    from search.tracking.runs import SearchRun, TrialRun
 
 _INTERRUPTED = "interrupted"
 _POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0  # what running trials are given when the time is up
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What one call of `search.run` was asked to do, the study file's defaults filled in."""
-
-    definition: Definition
-    study_name: str
-    storage: str
-    n_trials: int
-    timeout: float | None
-    sampler: str
-    pruner: str
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -144,12 +132,12 @@ class Search:
         self._started = time.monotonic()
         self._slots: Sequence[Slot] = ()
         trials = optuna_study.get_trials(deepcopy=False)
-        finished = [t for t in trials if t.state in study.FINISHED]
+        finished = [t for t in trials if t.state in ranking.FINISHED]
         sampler = None
         if settings.sampler != "grid":
-            sampler = study.make_sampler(self._definition, settings.sampler, settings.seed, finished)
+            sampler = samplers.make_sampler(self._definition, settings.sampler, settings.seed, finished)
         self._sampling = Sampling(self._definition, sampler, settings.seed)
-        self._state.best = next(iter(study.best_trials(self._definition, trials)), None)
+        self._state.best = next(iter(ranking.best_trials(self._definition, trials)), None)
 
     @property
     def counts(self) -> _Counts:
@@ -234,9 +222,9 @@ class Search:
             distributions={name: known[name] for name in proposal.params},
             system_attrs={
                 **proposal.attributes,
-                **({"fixed_params": proposal.fixed} if proposal.fixed else {}),
-                SEARCH_RUN: self._run.run_id,
-                "search:retries": retries,
+                **({attributes.FIXED: proposal.fixed} if proposal.fixed else {}),
+                attributes.SEARCH_RUN: self._run.run_id,
+                attributes.RETRIES: retries,
             },
         )
         study_id = self._storage.get_study_id_from_name(self._settings.study_name)
@@ -259,7 +247,7 @@ class Search:
             state, reason, died = TrialState.FAIL, error.reason, isinstance(error, _Died)
             record.failed(error)
             if not died:
-                note(self._storage, self._study, trial.number, FAILED_ITSELF, True)
+                attributes.note(self._storage, self._study, trial.number, attributes.FAILED_ITSELF, True)
         frozen = self._tell(trial, values, state)
         record.finish(self._study, frozen)
         self._count(frozen, died)
@@ -267,7 +255,7 @@ class Search:
 
     def _tell(self, trial: optuna.Trial, values: Sequence[float] | None, state: TrialState) -> FrozenTrial:
         self._study.tell(trial, values, state=state)
-        return self._storage.get_trial(id_of(self._storage, self._study, trial.number))
+        return self._storage.get_trial(attributes.id_of(self._storage, self._study, trial.number))
 
     def _train(self, slot: Slot, trial: optuna.Trial, record: TrialRun) -> Sequence[float]:
         """Return the trial's values; runs inside the trial's MLflow run.
@@ -286,19 +274,19 @@ class Search:
         if result.fate == "failed":
             raise TrialFailed(result.reason, result.traceback)
         if result.violations:
-            trial.set_user_attr(study.CONSTRAINTS, list(result.violations))
+            trial.set_user_attr(attributes.CONSTRAINTS, list(result.violations))
         if result.model is not None and self._claim(result):
             self._keep(result.model, result, trial, record)
         return result.values
 
     def _result(self, slot: Slot, future: Future[TrialResult], trial: optuna.Trial, record: TrialRun) -> TrialResult:
         """Wait for a worker's result; meanwhile pass on a long trial's epochs and watch the time."""
-        trial_id = id_of(self._storage, self._study, trial.number)
+        trial_id = attributes.id_of(self._storage, self._study, trial.number)
         next_beat = 0.0
         while True:
             if time.monotonic() >= next_beat:
                 beat(self._storage, trial_id)
-                next_beat = time.monotonic() + study.HEARTBEAT_SECONDS
+                next_beat = time.monotonic() + storage.HEARTBEAT_SECONDS
             try:
                 return future.result(timeout=_POLL_SECONDS)
             except FutureTimeout as error:
@@ -326,15 +314,15 @@ class Search:
         """Return whether a model is worth keeping: no trial told, and none claimed, is better."""
         with self._lock:
             complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            told = [each.values for each in complete if study.feasible(each)]
+            told = [each.values for each in complete if ranking.feasible(each)]
             if not beats_all(self._definition, result.values, [*told, *self._state.kept]):
                 return False
             self._state.kept.append(result.values)
             return True
 
     def _keep(self, archive: bytes, result: TrialResult, trial: optuna.Trial, record: TrialRun) -> None:
-        from search import logged_model
-        from search.model import user_files
+        from search.tracking import logged_model
+        from search.training.model import user_files
 
         model_id = logged_model.log(
             archive,
@@ -345,7 +333,7 @@ class Search:
             backend=self._data.backend,
             tags={"study": self._settings.study_name, "trial": str(trial.number)},
         )
-        note(self._storage, self._study, trial.number, MODEL_ID, model_id)
+        attributes.note(self._storage, self._study, trial.number, attributes.MODEL_ID, model_id)
 
     def _count(self, trial: FrozenTrial, died: bool) -> None:
         """Count a trial's fate, and see whether it is a reason to stop."""
@@ -359,7 +347,7 @@ class Search:
             if died:
                 state.counts.died += 1
                 state.remaining += 1
-                left = int(trial.system_attrs.get("search:retries", 0))
+                left = int(trial.system_attrs.get(attributes.RETRIES, 0))
                 if left > 0:
                     state.retries.append(_Retry(dict(trial.params), left - 1))
                 if state.deaths_in_a_row > 3 + 2 * len(self._slots):
@@ -367,7 +355,7 @@ class Search:
                         f"{state.deaths_in_a_row} trials in a row died with their workers; see their runs"
                     )
                 return
-            if trial.state == TrialState.COMPLETE and study.feasible(trial) and self._leads(trial):
+            if trial.state == TrialState.COMPLETE and ranking.feasible(trial) and self._leads(trial):
                 state.best, state.since_best = trial, 0
             else:
                 state.since_best += 1
@@ -383,7 +371,7 @@ class Search:
         best = self._state.best
         if best is None or len(trial.values) == 1:
             return best is None or self._definition.better(trial.values[0], best.values[0])
-        leader = study.best_trials(self._definition, self._study.get_trials(deepcopy=False))[0]
+        leader = ranking.best_trials(self._definition, self._study.get_trials(deepcopy=False))[0]
         return leader.number == trial.number
 
     def _hopeless(self) -> bool:

@@ -1,16 +1,101 @@
-"""`python -m search.run`: search, track, register.
-
-Light on purpose: worker processes import this module again as their main module.
-"""
+"""`python -m search.run`: search, track, register."""
 
 from __future__ import annotations
+
+import json
+from typing import Annotated, get_args
+
+import typer
+
+from search.cli import Debug, Json, Storage, Study, TrackingUri, execute, one_of
+from search.errors import UsageError
+from search.studyfile.load import find_study, load_definition
+from search.studyfile.schema import Pruner, Sampler
+from search.studyfile.settings import resolve
+from search.workers.local import start_forkserver
+
+
+def _workers(value: str | None) -> str | None:
+    if value is not None and value != "auto" and not (value.isdigit() and int(value) >= 1):
+        raise typer.BadParameter(f"'{value}' is neither a number of at least 1 nor 'auto'")
+    return value
+
+
+def run_command(
+    study: Study = "blobs",
+    n_trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="Run N more trials.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, metavar="SECONDS", help="Begin no trial after this time.")
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", callback=_workers, help="Train N trials at a time.  [default: auto]"),
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Train on this dask scheduler's workers.")
+    ] = None,
+    gpu_share: Annotated[
+        float, typer.Option(min=0.01, max=1.0, metavar="SHARE", help="Share of a GPU that one worker uses.")
+    ] = 1.0,
+    study_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Keep the study under this name.  [default: the file's]")
+    ] = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(get_args(Sampler)), callback=one_of(Sampler), help="How to sample."),
+    ] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(get_args(Pruner)), callback=one_of(Pruner), help="How to prune."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Finish the newest interrupted search; add nothing.")
+    ] = False,
+    no_register: Annotated[bool, typer.Option("--no-register", help="Register no model.")] = False,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Search: train trials of a study, record them in MLflow, and register the best model."""
+    definition = load_definition(find_study(study))
+    if resume and n_trials is not None:
+        raise UsageError("--resume with --n-trials; --resume finishes what was begun, so leave one of the two out")
+    if cluster is None:
+        start_forkserver()  # first of all: it imports the framework while we import the rest
+    from search.session import search
+    from search.terminal import Display
+
+    settings = resolve(
+        definition,
+        n_trials=n_trials,
+        timeout=timeout,
+        workers=int(workers) if workers and workers != "auto" else workers,
+        cluster=cluster,
+        gpu_share=gpu_share,
+        study_name=study_name,
+        storage=storage,
+        tracking_uri=tracking_uri,
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+        resume=resume,
+        register=not no_register,
+    )
+    display = Display(definition, silent=quiet or as_json)
+    with display:
+        outcome = search(settings, display.progress, display.say)
+    if as_json:
+        print(json.dumps(outcome.as_json()))
+    else:
+        display.outcome(outcome)
 
 
 def main() -> None:
     """Run the command with the arguments it was called with."""
-    from search.commands import run
-
-    run()
+    execute(run_command, "python -m search.run")
 
 
 if __name__ == "__main__":

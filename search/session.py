@@ -14,51 +14,20 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.storages import BaseStorage
 
-from search import plots, study, worker, workers
-from search.best import Best, best_of, register_best
-from search.definition import Definition
-from search.errors import ClusterError, Interrupted, NoTrialCompleted, StorageError
-from search.optimize import Hook, Search, Settings
-from search.records import Record, Unfinished, bury_the_dead, newest_interrupted
-from search.results import DataSummary
+from search.data.summary import DataSummary
+from search.errors import ClusterError, Interrupted, NoTrialCompleted, StorageError, redact
+from search.optimize import Hook, Search
+from search.register import Best, best_of, register_best
+from search.resume import Record, Unfinished, bury_the_dead, newest_interrupted
+from search.study import create, plots, ranking, samplers
+from search.study.storage import open_storage, storage_errors
+from search.studyfile.settings import Settings
+from search.workers import local as workers
+from search.workers import worker
 
 if TYPE_CHECKING:
-    from search.registry import Registered
-    from search.tracking import SearchRun
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks for; None leaves a setting to the study file."""
-
-    definition: Definition
-    n_trials: int | None = None
-    timeout: float | None = None
-    workers: int | str | None = None
-    cluster: str | None = None
-    gpu_share: float = 1.0
-    study_name: str | None = None
-    storage: str | None = None
-    tracking_uri: str | None = None
-    sampler: str | None = None
-    pruner: str | None = None
-    seed: int | None = None
-    resume: bool = False
-    register: bool = True
-
-    def settings(self) -> Settings:
-        """Return what is to be done, the study file's defaults filled in."""
-        search, name = self.definition.search, self.study_name or self.definition.name
-        return Settings(
-            definition=self.definition,
-            study_name=name,
-            storage=self.storage or study.default_storage(name),
-            n_trials=self.n_trials if self.n_trials is not None else search.n_trials,
-            timeout=self.timeout if self.timeout is not None else search.timeout,
-            sampler=self.sampler or search.sampler,
-            pruner=self.pruner or search.pruner,
-            seed=self.seed if self.seed is not None else search.seed,
-        )
+    from search.tracking.registry import Registered
+    from search.tracking.runs import SearchRun
 
 
 @dataclass(frozen=True)
@@ -118,11 +87,11 @@ class Outcome:
         }
 
 
-def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: None) -> Outcome:
+def search(settings: Settings, hook: Hook, say: Callable[[str], None] = lambda _: None) -> Outcome:
     """Run a search: check everything, then train, record and register.
 
     Args:
-        request: What to do.
+        settings: What to do.
         hook: Told of each trial's beginning and end.
         say: Told what is going on before the first trial.
 
@@ -132,39 +101,31 @@ def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: 
         Interrupted: Ctrl-C; what finished is kept.
     """
     started = time.monotonic()
-    settings = request.settings()
-    study.make_pruner(request.definition, settings.pruner)
-    study.make_sampler(request.definition, settings.sampler, settings.seed)
+    samplers.make_pruner(settings.definition, settings.pruner)
+    samplers.make_sampler(settings.definition, settings.sampler, settings.seed)
     with ExitStack() as stack:
-        pool = _pool(request, settings)
+        pool = _pool(settings)
         stack.callback(pool.close)
-        job = worker.Job(
-            definition=request.definition,
-            study_name=settings.study_name,
-            storage=_absolute(settings.storage),
-            sampler=settings.sampler,
-            pruner=settings.pruner,
-            seed=settings.seed,
-        )
+        job = worker.Job(settings)
         say(f"{pool.description}; loading the data and building the first model")
         if settings.storage.startswith("sqlite"):
             say("the study is kept in SQLite; a journal file or PostgreSQL is about ten times faster")
         job = pool.reach(job)
         checked = stack.enter_context(ThreadPoolExecutor(1)).submit(pool.check, job)
-        from search import store, tracking  # 2 s, while workers import the framework and load the data
+        from search.tracking import runs, store  # 2 s, while workers import the framework and load the data
 
-        uri = store.set_uri(request.tracking_uri)
+        uri = store.set_uri(settings.tracking_uri)
         publish = stack.enter_context(store.fresh_store(uri))
         data = checked.result()
-        storage = _storage(request, settings)
+        storage = _storage(settings)
         publish()
-        with study.storage_errors(settings.storage), store.store_errors(uri):
-            optuna_study = _study(request, settings, storage)
-            bury_the_dead(request.definition, optuna_study, storage)
-            unfinished = newest_interrupted(optuna_study) if request.resume else None
+        with storage_errors(settings.storage), store.store_errors(uri):
+            optuna_study = _study(settings, storage)
+            bury_the_dead(settings.definition, optuna_study, storage)
+            unfinished = newest_interrupted(optuna_study) if settings.resume else None
             begun_before = bool(optuna_study.get_trials(deepcopy=False))
-            run = tracking.SearchRun(
-                request.definition, settings.study_name, data, unfinished.record.run_id if unfinished else None
+            run = runs.SearchRun(
+                settings.definition, settings.study_name, data, unfinished.record.run_id if unfinished else None
             )
             settings = _with_budget(settings, unfinished)
             record = Record(run.run_id, unfinished.record.n_trials if unfinished else settings.n_trials, "running")
@@ -174,9 +135,9 @@ def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: 
             if unfinished:
                 searching.retry(unfinished.begun)
             else:
-                run.describe(_described(request, settings, pool))
+                run.describe(_described(settings, pool))
                 if not begun_before:
-                    searching.enqueue([*request.definition.enqueue, *study.warm_start(request.definition)])
+                    searching.enqueue([*settings.definition.enqueue, *create.warm_start(settings.definition)])
             try:
                 searching.optimize(pool.slots)
             except BaseException as error:
@@ -185,34 +146,29 @@ def search(request: Request, hook: Hook, say: Callable[[str], None] = lambda _: 
                 _end(run, searching, status, {"reason": str(error)})
                 raise
             record.ended("finished", optuna_study)
-            return _outcome(request, settings, searching, optuna_study, run, data, pool, job, started)
+            return _outcome(settings, searching, optuna_study, run, data, pool, job, started)
 
 
-def _pool(request: Request, settings: Settings) -> workers.Pool:
-    wanted = request.workers if request.workers is not None else request.definition.search.workers
-    if request.cluster is None:
-        return workers.LocalPool(wanted, settings.n_trials, request.gpu_share)
+def _pool(settings: Settings) -> workers.Pool:
+    if settings.cluster is None:
+        return workers.LocalPool(settings.workers, settings.n_trials, settings.gpu_share)
     try:
-        from search.cluster import ClusterPool
+        from search.workers.cluster import ClusterPool
     except ModuleNotFoundError:
         raise ClusterError("--cluster needs dask.distributed; pip install 'search[cluster]'") from None
-    return ClusterPool(request.cluster, wanted, settings.n_trials, request.gpu_share)
+    return ClusterPool(settings.cluster, settings.workers, settings.n_trials, settings.gpu_share)
 
 
-def _absolute(url: str) -> str:
-    return url if "://" in url else str(Path(url).absolute())
-
-
-def _storage(request: Request, settings: Settings) -> BaseStorage:
-    if request.resume and "://" not in settings.storage and not Path(settings.storage).is_file():
+def _storage(settings: Settings) -> BaseStorage:
+    if settings.resume and "://" not in settings.storage and not Path(settings.storage).is_file():
         raise StorageError(f"no study to resume: there is no journal {settings.storage}")
-    return study.open_storage(settings.storage)
+    return open_storage(settings.storage)
 
 
-def _study(request: Request, settings: Settings, storage: BaseStorage) -> optuna.Study:
-    pruner = study.make_pruner(request.definition, settings.pruner)
+def _study(settings: Settings, storage: BaseStorage) -> optuna.Study:
+    pruner = samplers.make_pruner(settings.definition, settings.pruner)
     sampler = optuna.samplers.RandomSampler()  # never asked: Sampling asks the study's own
-    return study.create(request.definition, settings.study_name, storage, sampler, pruner)
+    return create.create(settings.definition, settings.study_name, storage, sampler, pruner)
 
 
 def _with_budget(settings: Settings, unfinished: Unfinished | None) -> Settings:
@@ -231,8 +187,8 @@ def _absolute_sqlite(uri: str) -> str:
     return f"{prefix}{Path(uri.removeprefix(prefix)).absolute()}" if uri.startswith(prefix) else uri
 
 
-def _described(request: Request, settings: Settings, pool: workers.Pool) -> dict[str, object]:
-    definition = request.definition
+def _described(settings: Settings, pool: workers.Pool) -> dict[str, object]:
+    definition = settings.definition
     return {
         "n_trials": settings.n_trials,
         "timeout": settings.timeout,
@@ -242,12 +198,11 @@ def _described(request: Request, settings: Settings, pool: workers.Pool) -> dict
         "workers": len(pool.slots),
         "metric": ", ".join(definition.metrics),
         "direction": ", ".join(definition.directions),
-        "storage": study.describe(settings.storage),
+        "storage": redact(settings.storage),
     }
 
 
 def _outcome(
-    request: Request,
     settings: Settings,
     searching: Search,
     optuna_study: optuna.Study,
@@ -258,9 +213,9 @@ def _outcome(
     started: float,
 ) -> Outcome:
     """Register the best trial's model, write the search's outcome to its run, and return it."""
-    definition = request.definition
+    definition = settings.definition
     trials = optuna_study.get_trials(deepcopy=False)
-    ranked = study.best_trials(definition, trials)
+    ranked = ranking.best_trials(definition, trials)
     if not ranked:
         _end(run, searching, "FAILED", {"reason": "no trial completed"})
         reasons = "see the runs' tag 'reason' in mlflow ui"
@@ -271,9 +226,9 @@ def _outcome(
     best = best_of(ranked[0])
     # Workers draw, side by side and with the plotting library imported, while we register.
     drawn = [pool.slots[i % len(pool.slots)].submit(worker.draw, job, name) for i, name in enumerate(plots.PLOTS)]
-    front = tuple(t.number for t in study.pareto_front(definition, trials)) if len(definition.metrics) > 1 else ()
+    front = tuple(t.number for t in ranking.pareto_front(definition, trials)) if len(definition.metrics) > 1 else ()
     model, new = (
-        register_best(settings.study_name, definition, ranked[0], best, data) if request.register else (None, False)
+        register_best(settings.study_name, definition, ranked[0], best, data) if settings.register else (None, False)
     )
     with tempfile.TemporaryDirectory() as folder:
         plots.table(optuna_study, definition, Path(folder))

@@ -10,13 +10,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from search.definition import Definition
+from search.studyfile.schema import Definition
 
 if TYPE_CHECKING:
     import optuna
 
-    from search.best import Best
     from search.optimize import Progress
+    from search.register import Best
     from search.session import Outcome
 
 
@@ -104,8 +104,8 @@ class Display:
 
 def print_study(study: optuna.Study, definition: Definition, top: int) -> None:
     """Print a study's counts and its best trials."""
-    from search.best import Best
-    from search.study import best_trials
+    from search.register import Best
+    from search.study.ranking import best_trials
 
     trials = study.get_trials(deepcopy=False)
     best = [Best(t.number, tuple(t.values), dict(t.params), "", {}) for t in best_trials(definition, trials)[:top]]

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from search.definition import Definition, load_definition
 from search.optimize import Progress
-from search.session import Outcome, Request, search
+from search.session import Outcome, search
+from search.studyfile.load import load_definition
+from search.studyfile.schema import Definition
+from search.studyfile.settings import resolve
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Searcher = Callable[..., Outcome]
@@ -52,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh MLflow database, made once: making one takes 2 s."""
-    from search import store
+    from search.tracking import store
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     with store.fresh_store(f"sqlite:///{path}") as publish:
@@ -94,7 +96,7 @@ def run_search(folder: Path) -> Searcher:
 
     def run(definition: Definition, hook: Callable[[Progress], None] = lambda _: None, **request: Any) -> Outcome:
         request = {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "workers": 1, **request}
-        return search(Request(definition=definition, **request), hook)
+        return search(resolve(definition, **request), hook)
 
     return run
 

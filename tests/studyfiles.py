@@ -9,7 +9,8 @@ from typing import Any
 
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from search.definition import Definition, parse_definition
+from search.studyfile.load import parse_definition
+from search.studyfile.schema import Definition
 
 # Not in the checkout: a folder `.hypothesis` there makes the next run of pytest warn, which is an error.
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "search-hypothesis")

@@ -15,8 +15,8 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from search.definition import Definition
-from search.study import open_storage
+from search.study.storage import open_storage
+from search.studyfile.schema import Definition
 from tests.conftest import command, run_json
 
 Tiny = Callable[..., Definition]

@@ -13,28 +13,62 @@ import pytest
 import typer
 
 import search
-from search import commands
+from search import new, promote, report, run
 
 PACKAGE = Path(search.__file__).parent
-MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+MODULES = {
+    path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 # Where each library is spoken to; deferred imports count, those for types alone do not.
 HOMES: dict[str, set[str]] = {
-    "mlflow": {"tracking", "logged_model", "registry", "store"},
-    "optuna_integration": {"tracking"},
-    "sqlalchemy": {"study", "store"},
-    "pebble": {"workers"},
-    "distributed": {"cluster"},
-    "tensorflow": {"feed", "graphs", "worker", "preload", "serving"},
-    "typer": {"commands"},
+    "mlflow": {"tracking.runs", "tracking.logged_model", "tracking.registry", "tracking.store"},
+    "optuna_integration": {"tracking.runs"},
+    "sqlalchemy": {"study.storage", "tracking.store"},
+    "pebble": {"workers.local"},
+    "distributed": {"workers.cluster"},
+    "tensorflow": {
+        "training.fit",
+        "training.graph_reuse",
+        "tracking.serving",
+        "workers.preload",
+        "workers.worker",
+    },
+    "typer": {"cli", "run", "promote", "report", "new", "workers.preload"},
     "rich": {"terminal"},
-    "pydantic": {"parameters", "schema", "mistakes", "definition"},
-    "tomllib": {"definition", "copies"},
-    "matplotlib": {"plots"},
-    "sklearn": {"sources", "splits", "preload"},
-    "pandas": {"sources", "rows", "targets", "features", "serving", "data", "logged_model"},
+    "pydantic": {"studyfile.parameters", "studyfile.schema", "studyfile.messages", "studyfile.load"},
+    "tomllib": {"studyfile.load", "studyfile.copy"},
+    "matplotlib": {"study.plots"},
+    "sklearn": {"data.sources", "data.splits", "workers.preload"},
+    "pandas": {
+        "data.dataset",
+        "data.preprocessing",
+        "data.sources",
+        "data.table",
+        "data.targets",
+        "tracking.logged_model",
+        "tracking.serving",
+    },
 }
+
+# Each room imports only from rooms that stand before it.
+ROOMS = (
+    {"errors"},
+    {"studyfile"},
+    {"data", "study"},
+    {"training"},
+    {"tracking"},
+    {"resume", "register"},
+    {"workers"},
+    {"optimize"},
+    {"session"},
+    {"terminal"},
+    {"cli"},
+    {"run", "promote", "report", "new"},
+)
+MOST_IN_ONE_ROOM = 14
 
 
 def _for_types(tree: ast.Module) -> set[ast.AST]:
@@ -62,7 +96,7 @@ def _neighbours(name: str) -> set[str]:
     for imported in _imports(TREES[name]):
         root, *rest = imported.split(".")
         if root == "search" and rest:
-            found.add(rest[0] if rest[0] in MODULES else "__init__")
+            found.add(max((each for each in (".".join(rest[:n]) for n in (1, 2, 3)) if each in MODULES), key=len))
     return found - {name}
 
 
@@ -82,6 +116,26 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     assert done == set(MODULES)
 
 
+def test_each_room_imports_only_from_rooms_before_it() -> None:
+    """A part could not be read, tested or replaced without the parts that use it."""
+    order = {room: index for index, rooms in enumerate(ROOMS) for room in rooms}
+    wrong = [
+        f"{name} imports {neighbour}"
+        for name in MODULES
+        for neighbour in _neighbours(name)
+        if name != "search" and "__init__" not in name
+        if name.partition(".")[0] != neighbour.partition(".")[0]
+        if order[neighbour.partition(".")[0]] >= order[name.partition(".")[0]]
+    ]
+    assert wrong == []
+
+
+def test_no_room_is_crowded() -> None:
+    """A newcomer would not find a part by looking at the list of files."""
+    folders = [path.parent for path in MODULES.values() if path.name != "__init__.py"]
+    assert {str(each): folders.count(each) for each in folders if folders.count(each) > MOST_IN_ONE_ROOM} == {}
+
+
 @pytest.mark.parametrize("library", HOMES)
 def test_each_library_has_its_home(library: str) -> None:
     """A change of a library would have to be made in modules that nobody thinks of."""
@@ -96,13 +150,13 @@ def test_each_library_has_its_home(library: str) -> None:
 def test_optunas_storages_are_opened_in_one_module() -> None:
     """A second place would open storages without the waiting and the messages of the first."""
     made = re.compile(r"\b(RDBStorage|JournalStorage|JournalFileBackend|GrpcStorageProxy)\b")
-    assert {name for name, tree in TREES.items() if made.search(ast.unparse(tree))} == {"study"}
+    assert {name for name, tree in TREES.items() if made.search(ast.unparse(tree))} == {"study.storage"}
 
 
 def test_serving_stands_alone() -> None:
     """A registered model could be served only where this package is installed."""
-    assert _neighbours("serving") == set()
-    assert not any(name.split(".")[0] == "search" for name in _imports(TREES["serving"]))
+    assert _neighbours("tracking.serving") == set()
+    assert not any(name.split(".")[0] == "search" for name in _imports(TREES["tracking.serving"]))
 
 
 def test_modules_stay_small() -> None:
@@ -131,13 +185,14 @@ def test_what_the_package_offers_is_sorted_and_there() -> None:
     assert all(hasattr(search, name) for name in search.__all__)
 
 
-COMMANDS = [name for name in vars(commands) if name.endswith("_command")]
+COMMANDS = {"run": run.run_command, "promote": promote.promote_command, "report": report.report_command}
+COMMANDS["new"] = new.new_command
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_has_help(name: str) -> None:
     """A person would have to read the source to know what an option does."""
-    function = getattr(commands, name)
+    function = COMMANDS[name]
     app = typer.Typer(add_completion=False)
     app.command()(function)
     command = typer.main.get_command(app)
@@ -170,6 +225,6 @@ def _modules_after(*arguments: str) -> set[str]:
 def test_help_answers_at_once(arguments: tuple[str, ...]) -> None:
     """`--help` would take five seconds, while TensorFlow is imported to print a page."""
     imported = _modules_after(*arguments)
-    assert "search.definition" in imported
+    assert "search.studyfile.load" in imported
     slow = {"tensorflow", "keras", "mlflow", "sklearn", "pandas", "matplotlib"}
     assert imported & slow == set()

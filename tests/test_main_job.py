@@ -17,10 +17,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from search import feed, graphs
-from search.data import load
-from search.definition import find_study, load_definition
-from search.training import Training
+from search.data.dataset import load
+from search.studyfile.load import find_study, load_definition
+from search.training import fit as feed
+from search.training import graph_reuse as graphs
+from search.training.training import Training
 from tests.conftest import command, run_json
 from tests.serving import served
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search.definition import load_definition
+from search.studyfile.load import load_definition
 from tests.conftest import Searcher, command
 
 ROOT = Path(__file__).parent.parent

@@ -11,10 +11,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from search.definition import Definition, load_definition
 from search.errors import NoTrialCompleted
 from search.optimize import Progress
-from search.study import open_storage
+from search.study.storage import open_storage
+from search.studyfile.load import load_definition
+from search.studyfile.schema import Definition
 from tests.conftest import Searcher
 
 Tiny = Callable[..., Definition]
@@ -22,7 +23,7 @@ Tiny = Callable[..., Definition]
 FATES = """
 import keras
 
-from search.model import mlp
+from search.training.model import mlp
 
 
 def build(trial, data):
@@ -44,7 +45,7 @@ import os
 import signal
 from pathlib import Path
 
-from search.model import mlp
+from search.training.model import mlp
 
 
 def build(trial, data):
@@ -93,7 +94,7 @@ def test_a_failing_trial_fails_alone(tiny: Tiny, run_search: Searcher) -> None:
 def test_a_search_in_which_no_trial_completes_says_so(tiny: Tiny, run_search: Searcher) -> None:
     """Without it a search that produced nothing looks like one that did."""
     code = """
-from search.model import mlp
+from search.training.model import mlp
 
 
 def build(trial, data):
@@ -191,7 +192,7 @@ def test_users_own_mlflow_calls_write_to_the_trials_run(tiny: Tiny, run_search: 
     code = """
 import mlflow
 
-from search.model import mlp
+from search.training.model import mlp
 
 
 def build(trial, data):
@@ -234,7 +235,7 @@ def test_long_trials_show_their_curve_while_they_run(
     (definition.folder / "slow.py").write_text(code)
     path = definition.path
     path.write_text(path.read_text().replace("epochs = 2", 'epochs = 8\ncallbacks = ["slow.py:Slow"]'))
-    from search import tracking
+    from search.tracking import runs as tracking
 
     seen: list[int] = []
     original = tracking.TrialRun.epochs

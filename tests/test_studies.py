@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.copies import copy_study
-from search.definition import load_definition, shipped_studies
+from search.studyfile.copy import copy_study
+from search.studyfile.load import load_definition, shipped_studies
 from tests.serving import served
 
 # Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.

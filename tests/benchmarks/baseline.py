@@ -20,8 +20,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from search.data import load
-from search.definition import load_definition, shipped_studies
+from search.data.dataset import load
+from search.studyfile.load import load_definition, shipped_studies
 from tests.benchmarks.timing import Size
 
 BASELINES = {

@@ -24,7 +24,7 @@ def main(size: Size) -> None:
                 {
                     "search": partial(trials.ours, work, count),
                     "bare fit on NumPy": partial(trials.bare, work, count, "fit"),
-                    "bare, fed by search.feed": partial(trials.bare, work, count, "feed"),
+                    "bare, fed by search.training.fit": partial(trials.bare, work, count, "feed"),
                 },
             )
             each = {name: median([one.each for one in several]) for name, several in found.items()}

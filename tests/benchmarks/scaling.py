@@ -15,9 +15,10 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search import plots, space, study
-from search.definition import Definition, load_definition
-from search.sampling import Sampling
+from search.study import create, plots, ranking, samplers, space, storage
+from search.study.proposals import Sampling
+from search.studyfile.load import load_definition
+from search.studyfile.schema import Definition
 from tests.benchmarks.timing import Size, empty_folder, median, note, ratio, seconds, table
 from tests.benchmarks.work import Work
 
@@ -60,20 +61,20 @@ def clock(function: Callable[[], object]) -> float:
 def measure(definition: Definition, folder: Path, count: int, asks: int) -> dict[str, float]:
     """Return the seconds of each thing at this many finished trials."""
     journal = str(folder / f"{count}.journal")
-    stored = study.open_storage(journal)
+    stored = storage.open_storage(journal)
     name = definition.name
     optuna_study = optuna.create_study(
-        study_name=name, storage=stored, sampler=study.make_sampler(definition, "tpe", 0)
+        study_name=name, storage=stored, sampler=samplers.make_sampler(definition, "tpe", 0)
     )
     optuna_study.add_trials(finished(definition, count, seed=0))
     times: dict[str, list[float]] = {"plain": [], "ask": [], "list": [], "load": [], "resume": []}
 
     def resume() -> Sampling:
-        opened = study.create(
-            definition, name, study.open_storage(journal), optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
+        opened = create.create(
+            definition, name, storage.open_storage(journal), optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
         )
         trials = opened.get_trials(deepcopy=False)
-        fresh = Sampling(definition, study.make_sampler(definition, "tpe", 0, trials), 0)
+        fresh = Sampling(definition, samplers.make_sampler(definition, "tpe", 0, trials), 0)
         fresh.learn(trials)
         return fresh
 
@@ -94,12 +95,12 @@ def measure(definition: Definition, folder: Path, count: int, asks: int) -> dict
 
     def listing() -> None:
         loaded = optuna.load_study(study_name=name, storage=stored)
-        study.best_trials(definition, loaded.get_trials(deepcopy=False))
+        ranking.best_trials(definition, loaded.get_trials(deepcopy=False))
         plots.table(loaded, definition, folder)
 
     for _ in range(3):
         times["resume"].append(clock(resume))
-        times["load"].append(clock(lambda: optuna.load_study(study_name=name, storage=study.open_storage(journal))))
+        times["load"].append(clock(lambda: optuna.load_study(study_name=name, storage=storage.open_storage(journal))))
         times["list"].append(clock(listing))
     sampling = resume()
     ask()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import optuna
 
-from search.study import open_storage
+from search.study.storage import open_storage
 from tests.benchmarks.timing import (
     HERE,
     PYTHON,

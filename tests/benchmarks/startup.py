@@ -10,7 +10,7 @@ import time
 
 import optuna
 
-from search.study import open_storage
+from search.study.storage import open_storage
 from tests.benchmarks.timing import (
     PYTHON,
     Size,

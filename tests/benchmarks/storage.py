@@ -16,7 +16,7 @@ from pathlib import Path
 
 import optuna
 
-from search.study import open_storage
+from search.study.storage import open_storage
 from tests.benchmarks.timing import HERE, PYTHON, Size, alternate, empty_folder, median, ratio, spread, table
 
 _BASE = "plain Optuna, SQLite"

@@ -23,9 +23,9 @@ def work(study_file: str, how: str, threads: int, ready: Any, start: Any, index:
     import keras
     import tensorflow as tf
 
-    from search import feed
-    from search.data import load
-    from search.definition import load_definition
+    from search.data.dataset import load
+    from search.studyfile.load import load_definition
+    from search.training import fit as feed
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)

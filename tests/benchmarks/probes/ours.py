@@ -17,8 +17,8 @@ from pathlib import Path
 
 def main() -> None:
     """Search, and print the moments (seconds since 1970) by the trials' numbers."""
-    from search.definition import load_definition
-    from search.workers import start_forkserver
+    from search.studyfile.load import load_definition
+    from search.workers.local import start_forkserver
 
     definition = load_definition(Path(sys.argv[1]))
     address = None
@@ -30,7 +30,8 @@ def main() -> None:
     else:
         start_forkserver()
     from search.optimize import Progress
-    from search.session import Request, search
+    from search.session import search
+    from search.studyfile.settings import resolve
 
     began: dict[int, float] = {}
     ended: dict[int, float] = {}
@@ -40,8 +41,8 @@ def main() -> None:
         if progress.state == "failed":
             raise SystemExit(f"trial {progress.number} failed: {progress.reason}")
 
-    request = Request(definition, n_trials=int(sys.argv[2]), workers=int(sys.argv[3]), cluster=address)
-    outcome = search(request, hook)
+    settings = resolve(definition, n_trials=int(sys.argv[2]), workers=int(sys.argv[3]), cluster=address)
+    outcome = search(settings, hook)
     found = {"began": list(began.items()), "ended": list(ended.items()), "workers": workers_of(outcome.experiment_id)}
     print(json.dumps(found))
 

@@ -81,7 +81,7 @@ class _WhenImported(importlib.abc.MetaPathFinder):
 
 
 def _time_tracking(tracking: Any) -> None:
-    from search import store
+    from search.tracking import store
 
     time_calls(store, "set_uri", "uri")
     time_calls(tracking, "SearchRun", "search's run")
@@ -90,7 +90,8 @@ def _time_tracking(tracking: Any) -> None:
 
 
 def _time_session(session: Any) -> None:
-    from search import best, optimize
+    from search import optimize
+    from search import register as best
 
     time_calls(best, "register_best", "_register")
     for name in ("search", "_study", "_outcome", "_end"):
@@ -109,7 +110,11 @@ def _time_session(session: Any) -> None:
 def _time_worker() -> None:
     import optuna
 
-    from search import feed, graphs, model, training, worker, workers
+    from search.training import fit as feed
+    from search.training import graph_reuse as graphs
+    from search.training import model, training
+    from search.workers import local as workers
+    from search.workers import worker
 
     for name in ("check", "train", "draw", "_forget_model"):
         time_calls(worker, name, f"worker.{name}")
@@ -148,15 +153,15 @@ def _clock() -> Any:
 def main() -> None:
     """Run the command."""
     write("interpreter", time.time(), time.time())
-    sys.meta_path.insert(0, _WhenImported("search.tracking", _time_tracking))
+    sys.meta_path.insert(0, _WhenImported("search.tracking.runs", _time_tracking))
     sys.meta_path.insert(0, _WhenImported("search.session", _time_session))
-    from search import commands
+    from search import run
 
     write("commands", time.time(), time.time())
-    time_calls(commands, "start_forkserver", "start_forkserver")
+    time_calls(run, "start_forkserver", "start_forkserver")
     sys.argv = ["search.run", "--n-trials", sys.argv[1], "--quiet"]
     try:
-        commands.run()
+        run.main()
     finally:
         write("exit", time.time(), time.time())
 

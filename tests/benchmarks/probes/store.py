@@ -14,7 +14,7 @@ import time
 
 import optuna
 
-from search.study import open_storage
+from search.study.storage import open_storage
 
 
 def main() -> None:

@@ -1,0 +1,75 @@
+"""What the commands share: options, and the one place where an error becomes a line and an exit status."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, get_args
+
+import typer
+
+from search.errors import Interrupted, SearchError, did_you_mean, one_line
+
+# The root of typer's own errors; typer names it nowhere in public (it was click's until 0.25).
+_TYPER_ERROR: Any = typer.BadParameter.__mro__[2]
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", metavar="URI", help="MLflow tracking store.  [default: MLflow's own]"),
+]
+
+Study = Annotated[str, typer.Argument(help="A study file, or the name of one in studies/.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Optuna storage URL or journal path.  [default: studies/NAME.journal]"),
+]
+
+
+def one_of(kind: Any) -> Callable[[str | None], str | None]:
+    """Return a check that an option is one of a `Literal`'s words."""
+    known = get_args(kind)
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in known:
+            raise typer.BadParameter(f"'{value}' is not one of {', '.join(known)}{did_you_mean(value, known)}")
+        return value
+
+    return check
+
+
+def execute(function: Callable[..., None], name: str) -> None:
+    """Run a command; turn an error into a line and an exit status."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(function)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = app(prog_name=name, standalone_mode=False)
+    except _TYPER_ERROR as error:
+        status = _fail(error.format_message(), 2)
+    except SearchError as error:
+        status = _fail(str(error), error.exit_status, error)
+    except (KeyboardInterrupt, typer.Abort):
+        status = _fail("interrupted", Interrupted.exit_status)
+    except BrokenPipeError:
+        status = 0
+    except Exception as error:
+        status = _fail(f"{one_line(error)} (a defect, or a part that failed; --debug shows where)", 1, error)
+    gc.freeze()  # nothing dies before the process does; collecting it all at exit takes 1.5 s
+    sys.exit(status or 0)
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, status: int, error: BaseException | None = None) -> int:
+    if "--debug" in sys.argv and error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return status

@@ -1,0 +1,165 @@
+"""Which rows train, which choose and which are held out: seeded, by class, by group or by time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.errors import DataError, one_line
+from search.studyfile.schema import DataDefinition
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from search.data.table import Rows
+
+Split = tuple["NDArray[np.intp]", "NDArray[np.intp]"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Row numbers of each part.
+
+    Attributes:
+        folds: Numbers (training, validation) of each fold, counted in `rest`.
+        rest: All rows but the test part.
+    """
+
+    training: NDArray[np.intp]
+    validation: NDArray[np.intp]
+    test: NDArray[np.intp]
+    rest: NDArray[np.intp]
+    folds: tuple[Split, ...] = ()
+
+
+def split(rows: Rows, given: Sequence[int], settings: DataDefinition, labels: NDArray[Any] | None) -> Parts:
+    """Choose which rows train, which choose and which are held out.
+
+    Args:
+        rows: All rows.
+        given: How many rows each part has that came as a part of its own: all of them as one,
+            training and test, or training, validation and test.
+        settings: How to split.
+        labels: The class of each row, to keep the classes' shares in each part; else None.
+
+    Raises:
+        DataError: A part would be empty, or a class too small to be in each.
+    """
+    independent = rows.group is None and rows.time is None
+    everything, drawn = np.arange(len(rows.y)), len(given) == 1
+    classes = labels if independent else None
+    if drawn:
+        rest, test = _cut_among(rows, everything, settings.test_size, settings, classes, "test_size")
+    else:
+        rest, test = everything[: -given[-1]], everything[-given[-1] :]
+    if settings.folds:
+        chosen = folds(rows.take(rest), settings, None if classes is None else classes[rest])
+        training, validation = (rest[each] for each in chosen[0])
+        return Parts(training, validation, test, rest, chosen)
+    if len(given) == 3:
+        return Parts(rest[: given[0]], rest[given[0] :], test, rest)
+    if drawn and classes is None and independent:  # as Keras does: the rows are in random order already
+        training, validation = (rest[each] for each in cut_last(len(rest), settings.validation_size))
+    else:
+        training, validation = _cut_among(rows, rest, settings.validation_size, settings, classes, "validation_size")
+    return Parts(training, validation, test, rest)
+
+
+def _cut_among(
+    rows: Rows,
+    among: NDArray[np.intp],
+    share: float,
+    settings: DataDefinition,
+    classes: NDArray[Any] | None,
+    key: str,
+) -> Split:
+    first, second = cut(rows.take(among), share, settings, None if classes is None else classes[among], key)
+    return among[first], among[second]
+
+
+def cut(rows: Rows, share: float, settings: DataDefinition, classes: NDArray[Any] | None, key: str) -> Split:
+    """Return the row numbers of both sides of a split, the second with about `share` of the rows.
+
+    Args:
+        rows: What to split.
+        share: In (0, 1).
+        settings: Seed, group and time.
+        classes: A class for each row, whose shares are kept on both sides; None to draw at random.
+        key: The study file's key to name in an error.
+
+    Raises:
+        DataError: A side would be empty, or a class too small to be on both sides.
+    """
+    count = len(rows.y)
+    if not 1 <= round(count * share) < count:
+        raise DataError(
+            f"data.{key}: {share} of {count} rows leaves a part without rows; use more rows or another share"
+        )
+    if rows.time is not None:
+        order = np.argsort(rows.time, kind="stable")
+        return order[: count - round(count * share)], order[count - round(count * share) :]
+    if rows.group is not None:
+        return _cut_groups(rows.group, share, settings)
+    from sklearn.model_selection import train_test_split
+
+    try:
+        first, second = train_test_split(
+            np.arange(count), test_size=share, random_state=settings.seed, stratify=classes
+        )
+    except ValueError as error:
+        raise DataError(f"data.{key}: {one_line(error)}; use more rows, or stratify = false") from None
+    return first, second
+
+
+def cut_last(count: int, share: float) -> Split:
+    """Return rows in order, the last `share` of them on the second side, as Keras's `validation_split`."""
+    cut_at = int(count * (1 - share))
+    if not 1 <= cut_at < count:
+        raise DataError(
+            f"data.validation_size: {share} of {count} rows leaves a part without rows; use more rows or another share"
+        )
+    return np.arange(cut_at), np.arange(cut_at, count)
+
+
+def _cut_groups(group: NDArray[Any], share: float, settings: DataDefinition) -> Split:
+    from sklearn.model_selection import GroupShuffleSplit
+
+    if len(np.unique(group)) < 2:
+        raise DataError(f"data.group: too few groups in '{settings.group}' to split; at least three are needed")
+    splitter = GroupShuffleSplit(1, test_size=share, random_state=settings.seed)
+    first, second = next(splitter.split(np.arange(len(group)), groups=group))
+    return first, second
+
+
+def folds(rows: Rows, settings: DataDefinition, classes: NDArray[Any] | None) -> tuple[Split, ...]:
+    """Return the row numbers (training, validation) of each fold.
+
+    Raises:
+        DataError: There are fewer rows, groups or members of a class than folds.
+    """
+    try:
+        return tuple(_folds(rows, settings, classes))
+    except ValueError as error:
+        raise DataError(f"data.folds: {one_line(error)}; use fewer folds") from None
+
+
+def _folds(rows: Rows, settings: DataDefinition, classes: NDArray[Any] | None) -> Iterator[Split]:
+    from sklearn import model_selection as ms
+
+    count, row_numbers = settings.folds or 2, np.zeros(len(rows.y))
+    if rows.time is not None:
+        order = np.argsort(rows.time, kind="stable")
+        for training, validation in ms.TimeSeriesSplit(count).split(order):
+            yield order[training], order[validation]
+    elif rows.group is not None:
+        yield from ms.GroupKFold(count).split(row_numbers, groups=rows.group)
+    elif classes is not None:
+        if np.unique(classes, return_counts=True)[1].min() < count:
+            raise ValueError(f"a class has fewer rows than {count} folds")
+        splitter = ms.StratifiedKFold(count, shuffle=True, random_state=settings.seed)
+        yield from splitter.split(row_numbers, classes)
+    else:
+        yield from ms.KFold(count, shuffle=True, random_state=settings.seed).split(row_numbers)

@@ -1,0 +1,93 @@
+"""The best trial and its way into the registry: what a version says of where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial
+
+from search.data.summary import DataSummary
+from search.errors import SearchError
+from search.study import attributes
+from search.studyfile.schema import Definition
+
+if TYPE_CHECKING:
+    from search.tracking.registry import Registered
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best trial of the study, and what its run recorded."""
+
+    number: int
+    values: tuple[float, ...]
+    params: dict[str, Any]
+    run_id: str
+    metrics: dict[str, float]
+
+
+def best_of(trial: FrozenTrial) -> Best:
+    """Return a complete trial with what its run recorded."""
+    from search.tracking import runs as tracking
+
+    run_id = str(trial.system_attrs.get(attributes.RUN_ID, ""))
+    # Curves of single folds and repeats have a "/" in their names; they stay in the run.
+    metrics = {name: value for name, value in tracking.metrics_of(run_id).items() if "/" not in name}
+    return Best(trial.number, tuple(trial.values), dict(trial.params), run_id, metrics)
+
+
+def register_best(
+    name: str, definition: Definition, trial: FrozenTrial, best: Best, data: DataSummary
+) -> tuple[Registered, bool]:
+    """Return the best trial's version, and whether it is new."""
+    from search.tracking import registry
+
+    known = registry.version_of_run(name, best.run_id)
+    if known is not None:
+        return known, False
+    model_id = trial.system_attrs.get(attributes.MODEL_ID)
+    if model_id is None:
+        raise SearchError(f"trial {trial.number} is the best, but its model was not kept; its run is {best.run_id}")
+    test_metric, direction = _test_metric(definition, best.metrics)
+    tags = {
+        "study": name,
+        "trial": str(trial.number),
+        "run_id": best.run_id,
+        registry.DIGEST: data.digest,
+        registry.TEST_METRIC: test_metric,
+        registry.TEST_VALUE: str(best.metrics.get(test_metric, "")),
+        registry.TEST_DIRECTION: direction,
+        **{f"metric.{metric}": f"{value:.6g}" for metric, value in best.metrics.items()},
+    }
+    return registry.register(
+        name,
+        model_id,
+        tags=tags,
+        description=_description(trial, best, data, definition),
+        about=_about(definition, data),
+    ), True
+
+
+def _test_metric(definition: Definition, metrics: dict[str, float]) -> tuple[str, str]:
+    """Return the test metric that a version is judged by, and its direction."""
+    wanted = f"test_{definition.metrics[0].removeprefix('val_')}"
+    return (wanted, definition.directions[0]) if wanted in metrics else ("test_loss", "minimize")
+
+
+def _description(trial: FrozenTrial, best: Best, data: DataSummary, definition: Definition) -> str:
+    values = ", ".join(f"`{m}` {v:.6g}" for m, v in zip(definition.metrics, best.values, strict=True))
+    tests = ", ".join(f"`{name}` {value:.6g}" for name, value in best.metrics.items() if name.startswith("test_"))
+    params = ", ".join(f"{name} = {value}" for name, value in trial.params.items())
+    return (
+        f"Trial {trial.number} of study **{definition.name}**: {values}.\n\n"
+        f"Held-out test part: {tests}.\n\nParameters: {params}.\n\n"
+        f"Data `{data.name}`, digest `{data.digest}`: {data.rows}. Run `{best.run_id}`."
+    )
+
+
+def _about(definition: Definition, data: DataSummary) -> str:
+    takes = ", ".join(name for name, _ in data.columns) or ", ".join(f"{s.dtype} {s.shape}" for s in data.inputs)
+    gives = f"classes {', '.join(map(str, data.classes))}" if data.classes else "numbers"
+    what = f"The best models of study **{definition.name}**. Takes {takes}; gives {gives}."
+    return f"{definition.description}\n\n{what}".strip()

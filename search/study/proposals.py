@@ -1,0 +1,168 @@
+"""Which configuration to try next: never one that the study has finished, pruned or is running.
+
+The sampler works on a copy of the study in memory. So asking costs the same whatever storage the
+study is kept in, a proposal that is not new leaves no trace, and a trial reaches the storage in one
+write, whole. What samplers note on their trials (CMA-ES's state, NSGA-II's generations) goes along.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from search.study import space
+from search.study.attributes import FIXED, constraints_of
+from search.study.ranking import FINISHED
+from search.studyfile.schema import Definition
+
+_PROPOSALS = 10  # proposals that are not new before an unseen configuration is drawn instead
+_DRAWS = 1000  # random draws from a space too large to be listed, before it counts as exhausted
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A configuration to try.
+
+    Attributes:
+        params: A value for each parameter of the space.
+        fixed: Values that a builder's own suggestions must take.
+        attributes: What the sampler noted on its trial.
+        trial: The sampler's own trial, in its copy of the study.
+    """
+
+    params: dict[str, Any]
+    fixed: dict[str, Any]
+    attributes: dict[str, Any]
+    trial: optuna.Trial
+
+
+class Sampling:
+    """Asks the sampler, and keeps its copy of the study up to date.
+
+    Not thread-safe: one caller at a time.
+
+    Args:
+        definition: The study file.
+        sampler: Optuna's sampler; None tries the whole space in a random order, as a grid.
+        seed: Seed of that order.
+    """
+
+    def __init__(self, definition: Definition, sampler: BaseSampler | None, seed: int) -> None:
+        self._space = space.distributions(definition)
+        self._grid = sampler is None
+        self._random = random.Random(seed)
+        self._copy = optuna.create_study(sampler=sampler, directions=list(definition.directions))
+        self._finished: set[space.Configuration] = set()
+        self._running: dict[int, space.Configuration] = {}  # by number in the study
+        self._known: set[int] = set()
+        self._open = False  # whether builders suggest more, so that a `[space]` alone is no configuration
+        self._pending: dict[int, optuna.Trial] = {}  # by number in the study
+        self._unseen: list[dict[str, Any]] | None = None
+
+    def enqueue(self, configurations: list[dict[str, Any]]) -> None:
+        """Try these first; parameters that they leave out are sampled."""
+        for configuration in configurations:
+            self._copy.enqueue_trial(configuration)
+
+    def learn(self, trials: list[FrozenTrial]) -> None:
+        """Take note of all trials of the study: of each finished one once, of running ones as they are now."""
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        self._running = {trial.number: self._configuration(trial.params) for trial in running}
+        for trial in trials:
+            if trial.number in self._known or trial.state not in FINISHED:
+                continue
+            self._known.add(trial.number)
+            self._finished.add(self._configuration(trial.params))
+            self._open = self._open or not trial.params.keys() <= self._space.keys()
+            ours = self._pending.pop(trial.number, None)
+            if ours is None:
+                self._copy.add_trial(_with_constraints(trial))
+            else:
+                self._finish(ours, trial)
+
+    def forget(self, number: int) -> None:
+        """Take note that the trial of this number failed: its configuration may be tried again."""
+        failed = self._pending.pop(number, None)
+        if failed is not None:
+            self._copy.tell(failed, state=TrialState.FAIL)
+        self._running.pop(number, None)
+
+    def propose(self) -> Proposal | None:
+        """Return a configuration that is new, or None when the space has none left.
+
+        Once a builder is seen to suggest parameters of its own, any configuration counts as new.
+        """
+        refused = 0
+        while refused < _PROPOSALS:
+            queued = bool(self._copy.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+            if self._grid and not queued:
+                break
+            trial = self._copy.ask(self._space)
+            if self._new(trial.params):
+                return self._proposal(trial)
+            self._copy.tell(trial, state=TrialState.FAIL)
+            refused += not queued
+        unseen = self._draw_unseen()
+        if unseen is None:
+            return None
+        self._copy.enqueue_trial(unseen)
+        return self._proposal(self._copy.ask(self._space))
+
+    def began(self, proposal: Proposal, number: int) -> None:
+        """Take note that the proposal became the study's trial of this number."""
+        self._pending[number] = proposal.trial
+        self._running[number] = self._configuration(proposal.params)
+
+    def _proposal(self, trial: optuna.Trial) -> Proposal:
+        attributes = dict(self._copy.get_trials(deepcopy=False)[trial.number].system_attrs)
+        fixed = attributes.pop(FIXED, {})
+        return Proposal(dict(trial.params), fixed, attributes, trial)
+
+    def _configuration(self, params: dict[str, Any]) -> space.Configuration:
+        return space.configuration({name: params[name] for name in self._space if name in params})
+
+    def _new(self, params: dict[str, Any]) -> bool:
+        configuration = self._configuration(params)
+        return self._open or (configuration not in self._finished and configuration not in self._running.values())
+
+    def _finish(self, ours: optuna.Trial, trial: FrozenTrial) -> None:
+        """Give the copy's running trial the fate of the study's."""
+        for name, value in trial.user_attrs.items():
+            ours.set_user_attr(name, value)
+        for index, beyond in enumerate(constraints_of(trial)):
+            ours.set_constraint(str(index), beyond)
+        if len(self._copy.directions) == 1:
+            for step, reported in trial.intermediate_values.items():
+                ours.report(reported, step)
+        values = trial.values if trial.state == TrialState.COMPLETE else None
+        self._copy.tell(ours, values, state=trial.state)
+
+    def _draw_unseen(self) -> dict[str, Any] | None:
+        if space.size(self._space) > space.LARGEST_GRID:
+            drawn = (self._random_configuration() for _ in range(_DRAWS))
+            return next(filter(self._new, drawn), None)
+        if self._unseen is None:
+            self._unseen = list(space.every_configuration(self._space))
+            self._random.shuffle(self._unseen)
+        while self._unseen and self._configuration(self._unseen[-1]) in self._finished:
+            self._unseen.pop()
+        return next(filter(self._new, reversed(self._unseen)), None)
+
+    def _random_configuration(self) -> dict[str, Any]:
+        sampler = optuna.samplers.RandomSampler(seed=self._random.getrandbits(31))
+        drawn = optuna.create_study(sampler=sampler).ask(self._space)
+        return dict(drawn.params)
+
+
+def _with_constraints(trial: FrozenTrial) -> FrozenTrial:
+    """Return a copy of the study's trial that tells samplers how far it is beyond each constraint."""
+    copied = copy.deepcopy(trial)
+    for index, beyond in enumerate(constraints_of(trial)):
+        copied.set_constraint(str(index), beyond)
+    return copied

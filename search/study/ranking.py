@@ -1,0 +1,73 @@
+"""Which trials are best: the order among complete ones, Pareto fronts and constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.study.attributes import constraints_of
+from search.studyfile.schema import Definition
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # states whose configuration is not tried again
+
+
+def feasible(trial: FrozenTrial) -> bool:
+    """Return whether a trial meets the study's constraints."""
+    return all(each <= 0 for each in constraints_of(trial))
+
+
+def beats_all(definition: Definition, values: Sequence[float], others: Iterable[Sequence[float]]) -> bool:
+    """Return whether `values` is better than each of the others in some metric; in the metric, when there is one."""
+    return all(
+        any(definition.better(value, theirs, i) for i, (value, theirs) in enumerate(zip(values, other, strict=True)))
+        for other in others
+    )
+
+
+def best_trials(definition: Definition, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the feasible complete trials, best first.
+
+    With several metrics the Pareto front comes first, ordered by the stated rule: nearest to the
+    ideal point, each metric scaled to the front's range; then the rest by their first metric.
+    """
+    costs = _costs(definition, trials)
+    complete = [trial for trial in trials if trial.number in costs]
+    if len(definition.metrics) == 1:
+        return sorted(complete, key=lambda trial: (costs[trial.number], trial.number))
+    front = pareto_front(definition, trials)
+    on_front = {trial.number for trial in front}
+    distances = _distances([costs[trial.number] for trial in front])
+    ranked = [trial for _, _, trial in sorted(zip(distances, sorted(on_front), front, strict=True))]
+    rest = [trial for trial in complete if trial.number not in on_front]
+    return ranked + sorted(rest, key=lambda trial: (costs[trial.number], trial.number))
+
+
+def pareto_front(definition: Definition, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the feasible complete trials that no other is better than in every metric, by number."""
+    costs = _costs(definition, trials)
+    front = [number for number, cost in costs.items() if not any(_dominates(other, cost) for other in costs.values())]
+    return sorted((trial for trial in trials if trial.number in front), key=lambda trial: trial.number)
+
+
+def _costs(definition: Definition, trials: Sequence[FrozenTrial]) -> dict[int, list[float]]:
+    """Return the values of the feasible complete trials by number, the sign such that less is better."""
+    signs = [1 if direction == "minimize" else -1 for direction in definition.directions]
+    counted = [trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)]
+    return {t.number: [sign * value for sign, value in zip(signs, t.values, strict=True)] for t in counted}
+
+
+def _distances(costs: Sequence[Sequence[float]]) -> list[float]:
+    """Return the squared distance of each to the ideal point, each metric scaled to the range of all."""
+    ranges = [(min(column), max(column)) for column in zip(*costs, strict=True)]
+    return [
+        sum(
+            (((cost - low) / (high - low)) ** 2 for cost, (low, high) in zip(each, ranges, strict=True) if high > low),
+            0.0,
+        )
+        for each in costs
+    ]
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))

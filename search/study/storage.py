@@ -1,0 +1,130 @@
+"""Where studies are kept: a journal file, a database, or Optuna's proxy. Opened here and nowhere else."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import optuna.storages.journal
+from optuna.storages import BaseStorage
+
+from search.errors import StorageError, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEARTBEAT_SECONDS = 30  # after twice as long without one, a trial in a database counts as dead
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def open_storage(url: str, *, create: bool = True) -> BaseStorage:
+    """Open an Optuna storage.
+
+    Args:
+        url: A database URL, `grpc://host:port`, or the path of a journal.
+        create: Whether a storage that is not there yet is begun.
+
+    Raises:
+        StorageError: It cannot be reached, or its driver is not installed.
+    """
+    try:
+        if url.startswith("grpc://"):
+            host, _, port = url.removeprefix("grpc://").partition(":")
+            proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
+            proxy.wait_server_ready(timeout=10)
+            return proxy
+        if "://" in url:
+            return _relational(url, create)
+        if create:
+            Path(url).parent.mkdir(parents=True, exist_ok=True)
+        backend = optuna.storages.journal.JournalFileBackend(url)
+        return optuna.storages.JournalStorage(backend)
+    except StorageError:
+        raise
+    except ModuleNotFoundError as error:
+        raise StorageError(f"storage {url}: {_install(error.name or '')}") from None
+    except Exception as error:
+        raise StorageError(f"storage {url} cannot be used ({one_line(error)}); is it up, and the URL right?") from None
+
+
+def _relational(url: str, create: bool) -> BaseStorage:
+    import sqlalchemy.exc
+
+    options: dict[str, Any] = {} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    if url.startswith(("postgresql", "mysql")):
+        options["connect_args"] = {"connect_timeout": 10}
+    if not create and not _holds_studies(url, options):
+        raise StorageError(f"storage {url} holds no study; give the storage that the search used")
+    for attempt in range(5):
+        try:
+            return optuna.storages.RDBStorage(
+                url,
+                engine_kwargs=options,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                skip_table_creation=not create,
+                skip_compatibility_check=not create,
+            )
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.OperationalError):
+            # Searches that open a fresh database at the same moment create its tables twice.
+            if attempt == 4 or not _reachable(url, options):
+                raise
+    raise AssertionError("unreachable")
+
+
+def _holds_studies(url: str, options: dict[str, Any]) -> bool:
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(url, **options)
+    try:
+        return sqlalchemy.inspect(engine).has_table("studies")
+    finally:
+        engine.dispose()
+
+
+def _reachable(url: str, options: dict[str, Any]) -> bool:
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(url, **options)
+    try:
+        with engine.connect():
+            return True
+    except sqlalchemy.exc.SQLAlchemyError:
+        return False
+    finally:
+        engine.dispose()
+
+
+def _install(module: str) -> str:
+    extra = {"psycopg": "postgresql", "psycopg2": "postgresql", "grpc": "grpc"}.get(module)
+    if module == "psycopg2":
+        return "write postgresql+psycopg://… and pip install 'search[postgresql]'"
+    if extra:
+        return f"pip install 'search[{extra}]'"
+    return f"its driver '{module}' is not installed; pip install {module}"
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn an error of the storage inside this block into a `StorageError`."""
+    import sqlalchemy.exc  # what Optuna's database storage raises beside its own error
+
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise StorageError(f"storage {url} cannot be used ({one_line(error)})") from error
+
+
+def file_of(url: str) -> Path | None:
+    """Return the file that a storage is, None for a server."""
+    if "://" not in url:
+        return Path(url)
+    if not url.startswith("sqlite"):
+        return None
+    import sqlalchemy
+
+    return Path(sqlalchemy.make_url(url).database or "")

@@ -1,0 +1,1 @@
+"""The study file: found, read, checked whole, copied. It never loads data and never imports Keras."""

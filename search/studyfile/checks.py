@@ -1,0 +1,243 @@
+"""What no single key of a study file can know: keys that contradict each other, files that are missing."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from search.errors import StudyFileError, did_you_mean
+from search.studyfile.parameters import (
+    CategoricalParameter,
+    FloatParameter,
+    IntParameter,
+    Parameter,
+    Scalar,
+    contains_value,
+    describe,
+    written,
+)
+from search.studyfile.schema import Definition, FitDefinition, parse_constraint
+
+FIT_PARAMETERS = ("epochs", "batch_size")
+
+# What the built-in model takes: each kind of value, its bounds (included, but for dropout's 1).
+MLP_BOUNDS: Mapping[str, Parameter] = {
+    "width": IntParameter(type="int", low=1, high=10**6),
+    "depth": IntParameter(type="int", low=0, high=1000),
+    "dropout": FloatParameter(type="float", low=0.0, high=1 - 1e-9),
+    "learning_rate": FloatParameter(type="float", low=0.0, high=1e6),
+    "weight_decay": FloatParameter(type="float", low=0.0, high=1e6),
+    "batch_norm": CategoricalParameter(type="categorical", choices=(True, False)),
+}
+MLP_PARAMETERS = (
+    "width",
+    "depth",
+    "activation",
+    "dropout",
+    "learning_rate",
+    "optimizer",
+    "weight_decay",
+    "batch_norm",
+)
+
+_NAME = re.compile(r"\w[\w. -]*")
+_PARAMETER_NAME = re.compile(r"[\w./ -]{1,200}")
+_LONGEST = 200  # bytes of a name: with a suffix it is a file's name, which has at most 255
+
+Finding = tuple[str, str, str]  # key, what was found, what would be right
+
+
+def check_together(definition: Definition) -> None:
+    """Check a study file as a whole.
+
+    Raises:
+        StudyFileError: Two keys contradict each other, or something named does not exist.
+    """
+    checks = (_name, _objectives, _search, _space, _fit_parameters, _builder, _enqueued, _data, _files)
+    for check in checks:
+        for key, found, expected in check(definition):
+            raise StudyFileError(str(definition.path), key, found, expected)
+
+
+def _name(definition: Definition) -> Iterator[Finding]:
+    name = definition.name
+    legal = _NAME.fullmatch(name) and name == name.strip() and not name.endswith(".")
+    if not legal or len(name.encode()) > _LONGEST:
+        yield (
+            "name",
+            f"{written(name)} is no legal name for an MLflow experiment and model",
+            f"use letters, digits, '_', '-', '.' and spaces inside, at most {_LONGEST} bytes",
+        )
+
+
+def _objectives(definition: Definition) -> Iterator[Finding]:
+    metrics, directions = definition.metrics, definition.directions
+    if not metrics or not all(metrics):
+        yield "metric", "empty", "give a metric's name, for example 'val_loss'"
+    for metric in metrics:
+        if metrics.count(metric) > 1:
+            yield "metric", f"'{metric}' stands twice", "name each metric once"
+        if metric.startswith("test_"):
+            yield "metric", f"'{metric}' would choose by the test part", f"use 'val_{metric.removeprefix('test_')}'"
+    if len(metrics) != len(directions):
+        yield (
+            "direction",
+            f"{len(directions)} for {len(metrics)} metric{'s' if len(metrics) > 1 else ''}",
+            "give one direction for each metric",
+        )
+
+
+def _search(definition: Definition) -> Iterator[Finding]:
+    search = definition.search
+    several = len(definition.metrics) > 1
+    for key, given in (("repeats", search.repeats > 1), ("target", search.target), ("terminator", search.terminator)):
+        if several and given is not None and given is not False:
+            yield f"search.{key}", "given with several metrics", "use one metric, or leave it out"
+    if search.repeats > 1 and definition.data.folds:
+        yield "search.repeats", "given with data.folds", "use one of the two"
+    for index, text in enumerate(search.constraints):
+        metric = parse_constraint(text)[0]
+        if metric.startswith("test_"):
+            yield f"search.constraints[{index}]", f"'{metric}' would choose by the test part", "use a val_ metric"
+    wanted = search.warm_start
+    if wanted and wanted.study == definition.name and wanted.storage is None:
+        yield "search.warm_start.study", f"'{wanted.study}' is this study itself", "name another study"
+
+
+def _space(definition: Definition) -> Iterator[Finding]:
+    if not definition.space:
+        yield "space", "empty", "give at least one parameter to search"
+    for name in definition.space:
+        key = f"space.{name}"
+        if not _PARAMETER_NAME.fullmatch(name) or posixpath.normpath(name) != name or name.startswith(("/", "..")):
+            yield key, "no legal parameter name", "use letters, digits, '_', '-', '.' and single '/' inside"
+        if name in definition.model.fixed:
+            yield f"model.{name}", "fixed here and searched in [space]", "leave one of the two out"
+        if name == "build":
+            yield key, "the name of a key of [model]", "use another name"
+
+
+def _fit_parameters(definition: Definition) -> Iterator[Finding]:
+    for name in definition.model.fixed:
+        if name in FitDefinition.model_fields:
+            right = "[fit] or [space]" if name in FIT_PARAMETERS else "[fit]"
+            yield f"model.{name}", "a setting of fit, not of the model", f"put it in {right}"
+    for name in definition.space:
+        if name in FitDefinition.model_fields and name not in FIT_PARAMETERS:
+            yield f"space.{name}", "cannot be searched", "put it in [fit]"
+    if "epochs" not in definition.space and definition.fit.epochs is None:
+        yield "space.epochs", "epochs is given nowhere", "add epochs to [space] or to [fit]"
+    for name in FIT_PARAMETERS:
+        parameter = definition.space.get(name)
+        if parameter is not None and not _counts(parameter):
+            yield f"space.{name}", "not only whole numbers of at least 1", 'use type = "int" with low of at least 1'
+        if parameter is not None and name in definition.fit.model_fields_set:
+            yield f"fit.{name}", "fixed here and searched in [space]", "leave one of the two out"
+
+
+def _counts(parameter: Parameter) -> bool:
+    if isinstance(parameter, CategoricalParameter):
+        return all(type(choice) is int and choice >= 1 for choice in parameter.choices)
+    return isinstance(parameter, IntParameter) and parameter.low >= 1
+
+
+def _builder(definition: Definition) -> Iterator[Finding]:
+    build = definition.model.build
+    if build == "mlp":
+        yield from _mlp(definition)
+    elif not all(build.partition(":")):
+        yield (
+            "model.build",
+            f"{written(build)} is no builder",
+            f"use 'mlp', '<file.py>:<function>' or '<module>:<function>'{did_you_mean(build, ['mlp'])}",
+        )
+
+
+def _mlp(definition: Definition) -> Iterator[Finding]:
+    known = (*FIT_PARAMETERS, *MLP_PARAMETERS)
+    for table, keys in (("space", definition.space), ("model", definition.model.fixed)):
+        for key in keys:
+            if key not in known:
+                yield (
+                    f"{table}.{key}",
+                    "the built-in 'mlp' has no such parameter",
+                    f"it has {', '.join(known)}{did_you_mean(key, known)}",
+                )
+    for name, value in definition.model.fixed.items():
+        if not _suits(name, value):
+            yield f"model.{name}", written(value), f"use {_wanted(name)}"
+    for name, parameter in definition.space.items():
+        extremes = parameter.choices if isinstance(parameter, CategoricalParameter) else (parameter.low, parameter.high)
+        for value in () if name in FIT_PARAMETERS else extremes:
+            if not _suits(name, value) or (isinstance(parameter, FloatParameter) and name in ("width", "depth")):
+                yield f"space.{name}", f"{describe(parameter)}", f"'{name}' takes {_wanted(name)}"
+
+
+def _suits(name: str, value: Scalar) -> bool:
+    return contains_value(MLP_BOUNDS[name], value) if name in MLP_BOUNDS else isinstance(value, str) and value != ""
+
+
+def _wanted(name: str) -> str:
+    bounds = MLP_BOUNDS.get(name)
+    if bounds is None:
+        return "a name that Keras knows"
+    if isinstance(bounds, CategoricalParameter):
+        return "true or false"
+    kind = "whole numbers" if isinstance(bounds, IntParameter) else "numbers"
+    return f"{kind} of at least {bounds.low:g}{' and below 1' if name == 'dropout' else ''}"
+
+
+def _enqueued(definition: Definition) -> Iterator[Finding]:
+    for index, configuration in enumerate(definition.enqueue):
+        if not configuration:
+            yield f"enqueue[{index}]", "empty", "give at least one parameter"
+        for name, value in configuration.items():
+            key, parameter = f"enqueue[{index}].{name}", definition.space.get(name)
+            if parameter is None and definition.model.build == "mlp":
+                hint = did_you_mean(name, definition.space)
+                yield key, "not in [space]", f"[space] has {', '.join(definition.space)}{hint}"
+            if parameter is not None and not contains_value(parameter, value):
+                yield key, f"{written(value)} is outside the space", f"use {describe(parameter)}"
+            if isinstance(value, float) and not math.isfinite(value):
+                yield key, written(value), "use a finite number"
+
+
+def _data(definition: Definition) -> Iterator[Finding]:
+    data = definition.data
+    table = data.kind in ("csv", "parquet")
+    if table and data.target is None:
+        yield "data.target", "missing", "name the target column"
+    for key in ("target", "features"):
+        if getattr(data, key) in ("", ()):
+            yield f"data.{key}", "empty", "name at least one column, or leave it out"
+    for key, given in (("features", data.features or ()), ("drop", data.drop)):
+        for column in given:
+            if column in data.targets:
+                yield f"data.{key}", f"names the target '{column}'", "a model must not see its target; leave it out"
+    both = set(data.features or ()) & set(data.drop)
+    if both:
+        yield "data.drop", f"'{min(both)}' stands in features too", "leave one of the two out"
+    for key in ("group", "time"):
+        if getattr(data, key) is not None and getattr(data, key) in data.targets:
+            yield f"data.{key}", "is the target", "name another column"
+
+
+def _files(definition: Definition) -> Iterator[Finding]:
+    named = {"model.build": definition.model.build, "data.source": definition.data.source}
+    named.update({f"fit.callbacks[{i}]": name for i, name in enumerate(definition.fit.callbacks)})
+    for key, reference in named.items():
+        kind, _, rest = reference.partition(":")
+        table = key == "data.source" and kind in ("csv", "parquet", "npz")
+        file = definition.folder / (rest if table else kind)
+        if (table or kind.endswith(".py")) and not _is_file(file):
+            yield key, f"no file {file}", "paths are relative to the study file"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, or a folder that may not be entered
+        return False

@@ -1,0 +1,82 @@
+"""A study of one's own, as a copy of another. It overwrites nothing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+from search.errors import UsageError
+from search.studyfile.load import load_definition, parse_definition
+from search.studyfile.schema import Definition
+
+_NAME_LINE = re.compile(r"""^name[ \t]*=[ \t]*("[^"\n]*"|'[^'\n]*')""", re.MULTILINE)
+
+
+def copy_study(name: str, source: Path, folder: Path) -> list[Path]:
+    """Copy a study file, and the files that it names, so that the copy runs at once.
+
+    Args:
+        name: The new study's name; the file becomes `folder/<name>.toml`.
+        source: The study file to copy.
+        folder: Where the copy goes, made when needed; files keep their place relative to the study file.
+
+    Returns:
+        The files that were written, the study file first.
+
+    Raises:
+        UsageError: The name cannot be a study's, the source does not run, or a file exists
+            already and differs; nothing was written.
+    """
+    definition = load_definition(source)
+    text = _renamed(definition, name)
+    copies = {folder / file: definition.folder / file for file in _files(definition)}
+    target = folder / f"{name}.toml"
+    _refuse_to_overwrite(target, copies)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+    written = [target]
+    for copy, original in copies.items():
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(original, copy)
+            written.append(copy)
+    return written
+
+
+def _renamed(definition: Definition, name: str) -> str:
+    """Return the study file's text under a new name."""
+    if Path(name).name != name or "\\" in name:
+        raise UsageError(f"'{name}' is no study name but a path; the study is written to studies/NAME.toml")
+    parse_definition({**tomllib.loads(definition.text), "name": name}, definition.path)  # a legal name?
+    text, replaced = _NAME_LINE.subn(lambda _: f'name = "{name}"', definition.text, count=1)
+    if not replaced:
+        raise UsageError(f'{definition.path}: no line name = "…" to replace; copy the file by hand')
+    return text
+
+
+def _files(definition: Definition) -> list[Path]:
+    """Return the files that the study needs beside it, relative to the study file's folder."""
+    references = [definition.model.build, definition.data.source, *definition.fit.callbacks]
+    files = []
+    for kind, _, rest in (reference.partition(":") for reference in references):
+        named = rest if kind in ("csv", "parquet", "npz") else kind
+        if kind in ("csv", "parquet", "npz") or kind.endswith(".py"):
+            files.append(Path(named))
+    path = definition.data.options.get("path")  # a data function's own file, as in `reuters`
+    if isinstance(path, str) and (definition.folder / path).is_file():
+        files.append(Path(path))
+    return sorted({file for file in files if _inside(file)})
+
+
+def _inside(file: Path) -> bool:
+    return not file.is_absolute() and ".." not in file.parts
+
+
+def _refuse_to_overwrite(target: Path, copies: dict[Path, Path]) -> None:
+    if target.exists():
+        raise UsageError(f"{target} exists already; give the new study another name")
+    for copy, original in copies.items():
+        if copy.exists() and copy.read_bytes() != original.read_bytes():
+            raise UsageError(f"{copy} exists already and is another file than {original}; move it away first")

@@ -1,0 +1,210 @@
+"""What is wrong with a study file, in one line a person can act on: pydantic's errors, translated."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from search.errors import StudyFileError, did_you_mean
+from search.studyfile.parameters import written
+from search.studyfile.schema import Definition
+
+Finding = tuple[str, str, str]  # key, what was found, what would be right
+
+_INTERNAL = ("path", "text")  # fields of `Definition` that are no keys of the file
+_MANY = 10**6  # an upper bound from here on is only there to catch nonsense, and is not told
+
+
+def explain(error: ValidationError, path: str) -> StudyFileError:
+    """Return the first thing wrong as this package's own error; a misspelt key comes first."""
+    errors = error.errors(include_url=False)
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    if first["type"] != "extra_forbidden":  # of a union's complaints, the one that looked deepest
+        same = [each for each in errors if each["loc"][: len(first["loc"]) - 1] == first["loc"][:-1]]
+        first = max(same, key=lambda each: (len(each["loc"]), each["type"] == "finite_number"))
+    key, annotation, table = _locate(first["loc"])
+    return StudyFileError(path, *_finding(first, key, annotation, table))
+
+
+def _finding(first: ErrorDetails, key: str, annotation: Any, table: type[BaseModel]) -> Finding:
+    kind, value = first["type"], first["input"]
+    findings: dict[str, Callable[[], Finding]] = {
+        "extra_forbidden": lambda: (key, "unknown key", _instead(table, str(first["loc"][-1]))),
+        "missing": lambda: (key, "missing", f"give {_expected(annotation)}"),
+        "too_short": lambda: (key, "empty", f"give {_expected(annotation)}"),
+        "finite_number": lambda: (key, written(value), "use a finite number"),
+        "less_than_equal": lambda: (key, written(value), f"use at most {first['ctx']['le']}"),
+        "value_error": lambda: (key, *_two(str(first["ctx"]["error"]))),
+    }
+    return findings[kind]() if kind in findings else _wrong_value(key, annotation, value)
+
+
+def _two(message: str) -> tuple[str, str]:
+    """Return what was found and what would be right, of a check's message."""
+    found, _, right = message.partition("; ")
+    return found, right
+
+
+def unknown_key(path: str, key: str) -> StudyFileError:
+    """Return the error for a key at the top of the file that is none."""
+    return StudyFileError(path, key, "unknown key", _instead(Definition, key))
+
+
+def _wrong_value(key: str, annotation: Any, value: object) -> Finding:
+    kinds = _parameter_kinds(annotation)
+    if kinds and isinstance(value, dict):
+        found = written(value["type"]) if "type" in value else "missing"
+        hint = did_you_mean(str(value.get("type", "")), kinds)
+        return f"{key}.type", found, f"use {_listed(map(repr, kinds), 'or')}{hint}"
+    hint = did_you_mean(value, _literals(annotation)) if isinstance(value, str) else ""
+    return key, written(value), f"use {_expected(annotation)}{hint}"
+
+
+def _locate(location: Sequence[int | str]) -> tuple[str, Any, type[BaseModel]]:
+    """Return the dotted key at pydantic's location, what may stand there, and the table it is in."""
+    key = ""
+    table: type[BaseModel] = Definition
+    here: Any = Definition
+    parts = list(location)
+    while parts:
+        part = parts.pop(0)
+        members = _members(here)
+        if len(members) > 1:  # pydantic names the member of a union that it tried
+            here = _member(members, str(part)) or (_container(members) if parts else here)
+            continue
+        only = members[0]
+        if isinstance(only, type) and issubclass(only, BaseModel):
+            table = only
+            field = only.model_fields.get(str(part))
+            here = Annotated[field.annotation, field] if field else _extra(only)
+        else:
+            here = next((each for each in reversed(get_args(only)) if each is not Ellipsis), Any)
+        key += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return key.lstrip("."), here, table
+
+
+def _bare(annotation: Any) -> Any:
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return annotation
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Return the members of a union but None; any other annotation alone."""
+    bare = _bare(annotation)
+    if get_origin(bare) in (Union, types.UnionType):
+        inner = [each for each in get_args(bare) if each is not type(None)]
+        return [bare_each for each in inner for bare_each in _members(each)] if len(inner) == 1 else inner
+    return [bare]
+
+
+def _member(members: Iterable[Any], tag: str) -> Any:
+    """Return the kind of parameter with this tag, if the union is one of those."""
+    for member in members:
+        if isinstance(member, type) and issubclass(member, BaseModel) and tag in _literals(_type_of(member)):
+            return member
+    return None
+
+
+def _container(members: Iterable[Any]) -> Any:
+    return next((_bare(each) for each in members if get_origin(_bare(each)) in (tuple, dict)), Any)
+
+
+def _type_of(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("type")
+    return field.annotation if field else Any
+
+
+def _extra(model: type[BaseModel]) -> Any:
+    return bool | int | float | str if model.model_config.get("extra") == "allow" else Any
+
+
+def _parameter_kinds(annotation: Any) -> list[str]:
+    """Return the tags of a union of parameters; nothing for any other annotation."""
+    members = _members(annotation)
+    models = [each for each in members if isinstance(each, type) and issubclass(each, BaseModel)]
+    return [tag for each in models for tag in _literals(_type_of(each))] if len(models) > 1 else []
+
+
+def _literals(annotation: Any) -> list[str]:
+    """Return the texts that may stand here, of those that are listed."""
+    known: list[str] = []
+    for member in _members(annotation):
+        if get_origin(_bare(member)) is Literal:
+            known += [str(each) for each in get_args(_bare(member))]
+    return known
+
+
+def _expected(annotation: Any) -> str:
+    """Return in words what may stand here."""
+    if _parameter_kinds(annotation):
+        return 'a table such as { type = "int", low = 1, high = 10 }'
+    members = _members(annotation)
+    if set(members) == {bool, int, float, str}:
+        return "a number, text, true or false"
+    return _listed([_one(each, _bounds([annotation, each])) for each in members], "or")
+
+
+def _one(member: Any, bounds: str) -> str:
+    bare = _bare(member)
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if bare in words:
+        return words[bare] + bounds
+    if get_origin(bare) is Literal:
+        return _listed(map(repr, get_args(bare)), "or")
+    if get_origin(bare) is tuple:
+        item = get_args(bare)[0]
+        return f"a list of {'texts' if _bare(item) is str else 'tables' if get_origin(item) is dict else 'values'}"
+    return "a table"
+
+
+def _bounds(annotations: Sequence[Any]) -> str:
+    """Return the bounds noted on the annotations, in words."""
+    bound: dict[str, Any] = {}
+    for annotation in annotations:
+        bound.update({name: value for each in _notes(annotation) for name, value in _bound(each)})
+    if "le" in bound and bound["le"] >= _MANY:
+        del bound["le"]
+    words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+    told = [f"{word} {bound[name]}" for name, word in words.items() if name in bound and abs(bound[name]) < 2**53]
+    return f" {_listed(told, 'and')}" if told else ""
+
+
+def _bound(note: object) -> list[tuple[str, Any]]:
+    return [(name, getattr(note, name)) for name in ("ge", "gt", "le", "lt") if hasattr(note, name)]
+
+
+def _notes(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Annotated:
+        inner, *notes = get_args(annotation)
+        return [*_notes(inner), *(each for note in notes for each in _notes(note))]
+    if isinstance(annotation, FieldInfo):
+        return [*annotation.metadata, *_notes(annotation.annotation)]
+    if get_origin(annotation) in (Union, types.UnionType):
+        inner = [each for each in get_args(annotation) if each is not type(None)]
+        return _notes(inner[0]) if len(inner) == 1 else []
+    return [annotation]
+
+
+def _instead(table: type[BaseModel], word: str) -> str:
+    """Return where a key that is unknown in this table belongs, or which keys the table has."""
+    known = [name for name in table.model_fields if not (table is Definition and name in _INTERNAL)]
+    nearest = did_you_mean(word, known)
+    if not nearest and table is not Definition and word in Definition.model_fields and word not in _INTERNAL:
+        return "it belongs at the top of the file, above the first [table]"
+    for name, field in Definition.model_fields.items():
+        section = _members(field.annotation)[0]
+        elsewhere = section is not table and isinstance(section, type) and issubclass(section, BaseModel)
+        if elsewhere and word in section.model_fields and not nearest:
+            return f"it belongs in [{name}]"
+    return f"known here: {', '.join(known)}{nearest}"
+
+
+def _listed(words: Iterable[str], last: str) -> str:
+    *before, final = list(words)
+    return f"{', '.join(before)} {last} {final}" if before else final

@@ -1,0 +1,257 @@
+"""The tables of a study file, each key with its type and bounds. Checks across tables are elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from search.studyfile.parameters import Parameter, Scalar, Table, as_tuple
+
+Strings = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+Direction = Literal["minimize", "maximize"]
+Task = Literal["binary", "multiclass", "multilabel", "regression"]
+Sampler = Literal["tpe", "random", "gp", "cmaes", "qmc", "grid", "nsga2"]
+Pruner = Literal["none", "median", "percentile", "hyperband", "asha", "patient", "wilcoxon"]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+# Metrics this package adds to Keras's own logs; each is a property of a finished trial.
+TRIAL_METRICS = ("parameters", "train_seconds", "latency_ms")
+
+_CONSTRAINT = re.compile(r"\s*(?P<metric>[^\s<>=]+)\s*(?P<operator><=|>=)\s*(?P<bound>[-+\d.eE]+)\s*")
+
+
+class DataDefinition(Table):
+    """Where the data come from and how they are split.
+
+    Attributes:
+        source: `sklearn:<loader or maker>`, `csv:<path>`, `parquet:<path>`, `npz:<path>`,
+            `<file.py>:<function>` or `<module>:<function>`.
+        options: Keyword arguments of the loader, maker, reader or function.
+        target: The target column of a table, or several for a multilabel task.
+        features: The columns to learn from; all but the target when left out.
+        drop: Columns to leave out, ids for example.
+        task: What to learn; inferred from the target when left out.
+        test_size: Share of the rows held out and never used to choose, in (0, 1).
+        validation_size: Share of the remaining rows used to choose, in (0, 1).
+        seed: Seed of the splits, and of a scikit-learn maker without `random_state`.
+        stratify: Keep the classes' shares in every part; true for classes when left out, but for
+            splits by group or time.
+        group: A column whose equal values stay in one part.
+        time: A column to sort by: the newest rows are the test part, the next validation.
+        folds: Cross-validate over this many folds of the remaining rows.
+        normalize: Adapt preprocessing layers on the training part; true for tables and false for
+            arrays when left out.
+    """
+
+    source: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    target: str | Strings | None = None
+    features: Strings | None = None
+    drop: Strings = ()
+    task: Task | None = None
+    test_size: Share = 0.2
+    validation_size: Share = 0.1
+    seed: Seed = 0
+    stratify: bool | None = None
+    group: str | None = None
+    time: str | None = None
+    folds: int | None = Field(default=None, ge=2, le=1000)
+    normalize: bool | None = None
+
+    @field_validator("source")
+    @classmethod
+    def _names_both(cls, source: str) -> str:
+        if not all(source.partition(":")):
+            raise ValueError(
+                f"{source!r} is no source; use 'sklearn:<loader>', 'csv:<path>', 'parquet:<path>', 'npz:<path>', "
+                "'<file.py>:<function>' or '<module>:<function>'"
+            )
+        return source
+
+    @model_validator(mode="after")
+    def _one_kind_of_split(self) -> Self:
+        if self.group and self.time:
+            raise ValueError("group and time together; split by one of the two")
+        if self.stratify and (self.group or self.time):
+            raise ValueError("stratify with group or time; leave stratify out")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """`sklearn`, `csv`, `parquet`, `npz` or `python`."""
+        prefix = self.source.partition(":")[0]
+        return prefix if prefix in ("sklearn", "csv", "parquet", "npz") else "python"
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The target columns; empty when none is named."""
+        return (self.target,) if isinstance(self.target, str) else self.target or ()
+
+
+class ModelDefinition(Table):
+    """What builds the model; every further key is an argument that stays fixed."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Scalar] = Field(init=False)
+
+    build: str = "mlp"
+
+    @property
+    def fixed(self) -> dict[str, Scalar]:
+        """The arguments of the builder that this file fixes."""
+        return dict(self.model_extra or {})
+
+
+class EarlyStopping(Table):
+    """Stop when the metric has not improved for `patience` epochs; best weights are restored."""
+
+    patience: Count
+    min_delta: float = Field(default=0.0, ge=0)
+    start_from_epoch: int = Field(default=0, ge=0, le=10**9)
+
+
+class LearningRateSchedule(Table):
+    """How the learning rate changes with the epochs.
+
+    Attributes:
+        type: `cosine` falls to `minimum` over all epochs, `exponential` multiplies by `factor`
+            after each, `plateau` multiplies by `factor` when the metric stands still.
+        factor: The multiplier of `exponential` and `plateau`, in (0, 1).
+        patience: Epochs without improvement before `plateau` acts.
+        minimum: The lowest learning rate.
+    """
+
+    type: Literal["cosine", "exponential", "plateau"]
+    factor: Share = 0.5
+    patience: Count = 5
+    minimum: float = Field(default=0.0, ge=0)
+
+
+class FitDefinition(Table):
+    """Settings of `fit`; `epochs` and `batch_size` may stand in `[space]` instead."""
+
+    epochs: Count | None = None
+    batch_size: Count = 32
+    early_stopping: EarlyStopping | None = None
+    learning_rate_schedule: LearningRateSchedule | None = None
+    class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
+    callbacks: Strings = ()
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+
+
+class WarmStart(Table):
+    """The best trials of another study are tried first.
+
+    Attributes:
+        study: The other study's name.
+        storage: Where it is kept; `studies/<study>.journal` beside this study's when left out.
+        n_trials: How many of its best trials to try.
+    """
+
+    study: str = Field(min_length=1)
+    storage: str | None = None
+    n_trials: Count = 5
+
+
+class SearchDefinition(Table):
+    """Defaults for the command line's flags, and how to choose between trials.
+
+    Attributes:
+        patience: Stop after this many trials without a better one.
+        terminator: Stop when Optuna's terminator expects no further progress.
+        target: Stop when the metric is at least this good.
+        constraints: Conditions such as `latency_ms <= 5` that a best trial must meet.
+        repeats: Train a configuration under this many seeds and compare the mean.
+        retries: How often the configuration of a trial that died with its worker is tried again.
+    """
+
+    n_trials: Count = 20
+    timeout: float | None = Field(default=None, gt=0)
+    sampler: Sampler = "tpe"
+    sampler_options: dict[str, Any] = Field(default_factory=dict)
+    pruner: Pruner = "median"
+    pruner_options: dict[str, Any] = Field(default_factory=dict)
+    seed: Seed = 0
+    workers: Annotated[int, Field(ge=1, le=10**6)] | Literal["auto"] = "auto"
+    target: float | None = None
+    patience: Count | None = None
+    terminator: bool = False
+    constraints: Strings = ()
+    repeats: int = Field(default=1, ge=1, le=1000)
+    retries: int = Field(default=1, ge=0, le=1000)
+    warm_start: WarmStart | None = None
+
+    @field_validator("constraints")
+    @classmethod
+    def _readable(cls, constraints: tuple[str, ...]) -> tuple[str, ...]:
+        for constraint in constraints:
+            parse_constraint(constraint)
+        return constraints
+
+
+def parse_constraint(text: str) -> tuple[str, str, float]:
+    """Return the metric, operator and bound of a constraint such as `latency_ms <= 5`."""
+    match = _CONSTRAINT.fullmatch(text)
+    try:
+        bound = float(match["bound"]) if match else math.nan
+    except ValueError:
+        bound = math.nan
+    if match is None or not math.isfinite(bound):
+        raise ValueError(f"'{text}' is no constraint; write for example 'latency_ms <= 5'")
+    return match["metric"], match["operator"], bound
+
+
+class Definition(Table):
+    """A checked study file.
+
+    Attributes:
+        name: Study name, MLflow experiment and registered model.
+        metric: One Keras log name or trial metric, or several for a multi-objective study.
+        direction: `minimize` or `maximize`, one for each metric.
+        path: Where the file stands; paths in it are relative to its folder.
+        text: The file as it was read.
+    """
+
+    name: str
+    metric: str | Strings
+    direction: Direction | Annotated[tuple[Direction, ...], BeforeValidator(as_tuple)]
+    description: str = ""
+    data: DataDefinition
+    model: ModelDefinition = ModelDefinition()
+    fit: FitDefinition = FitDefinition()
+    space: dict[str, Parameter]
+    enqueue: Annotated[tuple[dict[str, Scalar], ...], BeforeValidator(as_tuple)] = ()
+    search: SearchDefinition = SearchDefinition()
+    path: Path = Field(default=Path(), exclude=True)
+    text: str = Field(default="", exclude=True, repr=False)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics, one for each objective."""
+        return (self.metric,) if isinstance(self.metric, str) else self.metric
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """The directions, one for each objective."""
+        return (self.direction,) if isinstance(self.direction, str) else self.direction
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths in the file start from."""
+        return self.path.parent
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits of the SHA-256 of the checked content."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
+
+    def better(self, value: float, than: float, objective: int = 0) -> bool:
+        """Return whether `value` is strictly better than `than`."""
+        return value < than if self.directions[objective] == "minimize" else value > than

@@ -1,0 +1,89 @@
+"""One call of `search.run`, resolved: the study file with the flags that were given instead of its defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.studyfile.schema import Definition
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one search is asked to do; every default is filled in.
+
+    Attributes:
+        definition: The study file.
+        study_name: Study, MLflow experiment and registered model.
+        storage: A database URL, `grpc://host:port`, or the path of a journal.
+        tracking_uri: MLflow's tracking store; None for MLflow's own choice.
+        n_trials: How many trials to run.
+        timeout: Seconds after which no trial starts; None for no limit.
+        workers: How many trials at a time, or `auto`.
+        cluster: Address of a dask scheduler; None to train on this machine.
+        gpu_share: The share of a GPU that one worker uses, in (0, 1].
+        resume: Finish the newest interrupted search instead of running more trials.
+        register: Whether the best trial's model becomes a version in the registry.
+    """
+
+    definition: Definition
+    study_name: str
+    storage: str
+    tracking_uri: str | None
+    n_trials: int
+    timeout: float | None
+    workers: int | str
+    cluster: str | None
+    gpu_share: float
+    sampler: str
+    pruner: str
+    seed: int
+    resume: bool
+    register: bool
+
+    @property
+    def worker_storage(self) -> str:
+        """The storage as a process in another working directory reaches it."""
+        return self.storage if "://" in self.storage else str(Path(self.storage).absolute())
+
+
+def default_storage(name: str) -> str:
+    """Return the journal that a study is kept in unless the user says otherwise."""
+    return f"studies/{name}.journal"
+
+
+def resolve(
+    definition: Definition,
+    *,
+    n_trials: int | None = None,
+    timeout: float | None = None,
+    workers: int | str | None = None,
+    cluster: str | None = None,
+    gpu_share: float = 1.0,
+    study_name: str | None = None,
+    storage: str | None = None,
+    tracking_uri: str | None = None,
+    sampler: str | None = None,
+    pruner: str | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    register: bool = True,
+) -> Settings:
+    """Return the settings of a search; None leaves a setting to the study file."""
+    search, name = definition.search, study_name or definition.name
+    return Settings(
+        definition=definition,
+        study_name=name,
+        storage=storage or default_storage(name),
+        tracking_uri=tracking_uri,
+        n_trials=search.n_trials if n_trials is None else n_trials,
+        timeout=search.timeout if timeout is None else timeout,
+        workers=search.workers if workers is None else workers,
+        cluster=cluster,
+        gpu_share=gpu_share,
+        sampler=sampler or search.sampler,
+        pruner=pruner or search.pruner,
+        seed=search.seed if seed is None else seed,
+        resume=resume,
+        register=register,
+    )

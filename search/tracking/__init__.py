@@ -1,0 +1,1 @@
+"""MLflow: runs, logged models and the registry. It never trains and never chooses."""

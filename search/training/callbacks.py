@@ -1,0 +1,176 @@
+"""What `[fit]` of the study file means to Keras: callbacks, schedules and class weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.data.dataset import Data
+from search.errors import DataError, ModelError, did_you_mean, one_line
+from search.studyfile.references import load_object
+from search.studyfile.schema import TRIAL_METRICS, Definition, EarlyStopping, LearningRateSchedule
+
+if TYPE_CHECKING:
+    import keras
+
+
+def callbacks(definition: Definition, data: Data, epochs: int) -> list[keras.callbacks.Callback]:
+    """Return new instances of all callbacks that `[fit]` asks for, early stopping last.
+
+    Args:
+        definition: The study file.
+        data: Without a validation part nothing can stop early.
+        epochs: How many epochs a schedule spans.
+    """
+    wanted = [*user_callbacks(definition)]
+    if definition.fit.learning_rate_schedule is not None:
+        validated = data.validation is not None
+        wanted.append(_schedule(definition, definition.fit.learning_rate_schedule, epochs, validated))
+    if definition.fit.early_stopping is not None and data.validation is not None:
+        wanted.append(_early_stopping(definition, definition.fit.early_stopping))
+    return wanted
+
+
+def user_callbacks(definition: Definition) -> list[keras.callbacks.Callback]:
+    """Return new instances of the callbacks that the study file names.
+
+    Raises:
+        ModelError: One cannot be imported, needs arguments, or is no Keras callback.
+    """
+    return [_user_callback(definition, index, name) for index, name in enumerate(definition.fit.callbacks)]
+
+
+def _user_callback(definition: Definition, index: int, name: str) -> keras.callbacks.Callback:
+    import keras
+
+    key = f"fit.callbacks[{index}]"
+    reference = name if ":" in name else f"keras.callbacks:{name}"
+    make = load_object(reference, definition.folder, key)
+    try:
+        callback = make()
+    except Exception as error:
+        raise ModelError(
+            f"{key}: {name}() raised {one_line(error)}; name a class or function that needs no arguments"
+        ) from error
+    if not isinstance(callback, keras.callbacks.Callback):
+        raise ModelError(f"{key}: {name}() returned {type(callback).__name__}; return a keras.callbacks.Callback")
+    return callback
+
+
+def monitored(definition: Definition) -> tuple[str, str]:
+    """Return the log that early stopping and `plateau` watch, and Keras's mode for it.
+
+    It is the study's first metric that Keras logs; a study of trial metrics alone watches `val_loss`.
+    """
+    for metric, direction in zip(definition.metrics, definition.directions, strict=True):
+        if metric not in TRIAL_METRICS:
+            return metric, "min" if direction == "minimize" else "max"
+    return "val_loss", "min"
+
+
+def kept_epoch(used: Sequence[keras.callbacks.Callback], epochs: int) -> int:
+    """Return the index of the epoch whose weights the model has after `epochs` epochs with these callbacks."""
+    import keras
+
+    for callback in reversed(used):  # the last to restore has the last word
+        restores = isinstance(callback, keras.callbacks.EarlyStopping) and callback.restore_best_weights
+        if restores and callback.best_weights is not None:  # None: ended before `start_from_epoch`
+            return int(callback.best_epoch)
+    return epochs - 1
+
+
+def class_weight(definition: Definition, data: Data) -> dict[int, float] | None:
+    """Return a weight for each class index; None when all count alike.
+
+    Raises:
+        DataError: The task has no classes, a class does not exist, or the data are a stream.
+    """
+    wanted = definition.fit.class_weight
+    if wanted is None:
+        return None
+    if data.task not in ("binary", "multiclass") or data.train.streamed:
+        what = "a stream" if data.train.streamed else data.task
+        raise DataError(f"fit.class_weight: these data are {what}; class weights need classes held in memory")
+    if isinstance(wanted, str):  # balanced
+        counts = np.bincount(np.asarray(data.train.y, dtype=int), minlength=len(data.classes))
+        return {i: float(len(data.train) / (len(counts) * max(1, count))) for i, count in enumerate(counts)}
+    labels = [str(label) for label in data.classes]
+    for label in wanted:
+        if label not in labels:
+            known = f"the classes are {', '.join(labels)}"
+            raise DataError(f"fit.class_weight: no class '{label}'; {known}{did_you_mean(label, labels)}")
+    return {index: wanted.get(label, 1.0) for index, label in enumerate(labels)}
+
+
+def _early_stopping(definition: Definition, wanted: EarlyStopping) -> keras.callbacks.Callback:
+    import keras
+
+    monitor, mode = monitored(definition)
+    return keras.callbacks.EarlyStopping(
+        monitor=monitor,
+        mode=mode,
+        patience=wanted.patience,
+        min_delta=wanted.min_delta,
+        start_from_epoch=wanted.start_from_epoch,
+        restore_best_weights=True,
+    )
+
+
+def _schedule(
+    definition: Definition, wanted: LearningRateSchedule, epochs: int, validated: bool
+) -> keras.callbacks.Callback:
+    import keras
+
+    if wanted.type == "plateau":
+        monitor, mode = monitored(definition) if validated else ("loss", "min")
+        return keras.callbacks.ReduceLROnPlateau(
+            monitor=monitor, mode=mode, factor=wanted.factor, patience=wanted.patience, min_lr=wanted.minimum
+        )
+    first: list[float] = []
+
+    def rate_of(epoch: int, rate: float) -> float:
+        if not first:
+            first.append(rate)
+        return learning_rate(wanted, first[0], epoch, epochs)
+
+    return keras.callbacks.LearningRateScheduler(rate_of)
+
+
+def learning_rate(schedule: LearningRateSchedule, first: float, epoch: int, epochs: int) -> float:
+    """Return the learning rate of an epoch under a `cosine` or `exponential` schedule.
+
+    Args:
+        schedule: What the study file says.
+        first: The rate of epoch 0.
+        epoch: From 0.
+        epochs: After this many a cosine reaches `minimum`.
+    """
+    if schedule.type == "exponential":
+        return max(schedule.minimum, first * schedule.factor**epoch)
+    share = (1 + math.cos(math.pi * min(1.0, epoch / epochs))) / 2
+    return schedule.minimum + (first - schedule.minimum) * share
+
+
+def settings_of(model: keras.Model, definition: Definition, epochs: int, batch_size: int) -> dict[str, Any]:
+    """Return what MLflow's autologging would have recorded: optimizer, loss, and `fit`'s arguments."""
+    optimizer = getattr(model, "optimizer", None)
+    loss = getattr(model, "loss", None)
+    return {
+        "optimizer": {} if optimizer is None else {k: _plain(value) for k, value in optimizer.get_config().items()},
+        "loss": loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", str(loss))),
+        "fit": {"epochs": epochs, "batch_size": batch_size, **_other_settings(definition)},
+        "dtype_policy": definition.fit.precision,
+    }
+
+
+def _other_settings(definition: Definition) -> dict[str, Any]:
+    return definition.fit.model_dump(exclude={"epochs", "batch_size"})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return value if isinstance(value, str | int | float | bool | dict | list | None) else str(value)

@@ -1,0 +1,306 @@
+"""How a model is fed: Keras's own `fit`, given so little to do around the arithmetic that it is fast.
+
+A model whose data are arrays in memory and whose training step is Keras's own is trained by whole
+epochs: one graph call an epoch runs Keras's `train_step` on every batch (5–10 ms an epoch where
+`fit` on arrays takes 100). The variables that `fit` would create while tracing are created before,
+so that the step is traced once and not twice, and `search.graphs` spares even that where an earlier
+model's graph serves. Losses equal those of `fit` on the same order of batches to the last bit, which
+a test shows. The order differs from that of `fit` on arrays: it is drawn from the trial's seed alone,
+not from whatever used the global generator before, so a trial gives the same losses whichever worker
+trains it and however the others went.
+
+Everything else falls back, silently and correctly: callbacks that watch batches and compiled (XLA)
+steps are fed batch by batch; a model with a step of its own, a stream, and any backend but
+TensorFlow get plain `fit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.data.dataset import Data, Part
+from search.data.preprocessing import leaves
+from search.training import graph_reuse as graphs
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+    from numpy.typing import NDArray
+
+WHOLE_EPOCHS, BATCHES, PLAIN = "whole epochs", "batches", "plain fit"
+REUSED = f"{WHOLE_EPOCHS}, traced before"
+_OWN = ("train_step", "test_step", "fit", "evaluate", "make_train_function", "make_test_function")
+_BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+_DRY_ROWS = 8
+_HELD_OUT_BATCH = 4096  # rows of validation and test data in one batch
+
+
+def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.Callback] = ()) -> str:
+    """Return how `fit` will feed this model: by `whole epochs`, by `batches`, or by `plain fit`."""
+    import keras
+
+    own_step = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in _OWN)
+    streamed = data.train.streamed or (data.validation is not None and data.validation.streamed)
+    if keras.backend.backend() != "tensorflow" or own_step or streamed or model.run_eagerly or model.optimizer is None:
+        return PLAIN
+    if model.jit_compile or model.steps_per_execution != 1 or any(map(_sees_batches, callbacks)):
+        return BATCHES
+    return WHOLE_EPOCHS
+
+
+def ensure_built(model: keras.Model, data: Data) -> None:
+    """Give a model that was made without its input's shape its weights."""
+    if not model.built:
+        model(as_tensors(data.example(1)))
+
+
+def dry_run(model: keras.Model, data: Data) -> tuple[str, ...]:
+    """Run one small batch through the model, and return every name it will log, validation's too.
+
+    The model may be trained by it: throw it away.
+    """
+    x, y = as_tensors(data.example(_DRY_ROWS)), as_tensors(data.example_targets(_DRY_ROWS))
+    if path_of(model, data) == PLAIN:
+        names, held_out = model.train_on_batch(x, y, return_dict=True), model.test_on_batch(x, y, return_dict=True)
+    else:
+        names = held_out = _create_variables(model, (x, y))
+    return (*names, *(f"val_{name}" for name in held_out))
+
+
+def fit(
+    model: keras.Model,
+    data: Data,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    class_weight: dict[int, float] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Train the model.
+
+    Args:
+        model: Compiled; its weights change.
+        data: Its training and validation parts.
+        epochs: How often every training row is seen.
+        batch_size: Rows in a batch; the last batch of an epoch may have fewer.
+        seed: Decides the order of the rows.
+        callbacks: Keras callbacks.
+        class_weight: A weight for each class index.
+        tell: Told how the model is fed, before it is trained: a path, or `REUSED`.
+    """
+    path = path_of(model, data, callbacks)
+    settings: dict[str, Any] = {"epochs": epochs, "callbacks": list(callbacks), "verbose": 0}
+    if path == PLAIN:
+        tell(path)
+        _fit_plainly(model, data, batch_size, class_weight, settings)
+        return
+    train, validation = data.train, data.validation
+    tensors = _tensors(train, class_weight)
+    _create_variables(model, _first_row(tensors))
+    settings["shuffle"] = False  # the rows come shuffled; Keras would warn that it cannot
+    if validation is not None:
+        settings["validation_data"], settings["validation_steps"] = _in_order(validation)
+    if path == WHOLE_EPOCHS:
+        functions = graphs.functions(model, tensors)
+        tell(REUSED if functions.reused else path)
+        orders = _orders(_rows(train), seed)
+        _fit_whole_epochs(model, functions, lambda: functions.train(next(orders), batch_size, tensors), settings)
+    else:
+        tell(path)
+        steps = -(-_rows(train) // batch_size)
+        model.fit(_shuffled(tensors, _rows(train), batch_size, seed), steps_per_epoch=steps, **settings)
+
+
+def _fit_plainly(
+    model: keras.Model,
+    data: Data,
+    batch_size: int,
+    class_weight: dict[int, float] | None,
+    settings: dict[str, Any],
+) -> None:
+    """Fit as Keras does it, with its own way of feeding arrays or a stream."""
+    import keras
+
+    train, validation = data.train, data.validation
+    if train.streamed:
+        settings["shuffle"] = isinstance(train.x, keras.utils.PyDataset)  # others shuffle themselves, or not
+        model.fit(train.x, validation_data=None if validation is None else validation.x, **settings)
+        return
+    held_out = None if validation is None else (as_tensors(validation.x), as_tensors(validation.y))
+    settings |= {"batch_size": batch_size, "class_weight": class_weight, "validation_data": held_out}
+    model.fit(as_tensors(train.x), as_tensors(train.y), **settings)
+
+
+def evaluate(model: keras.Model, part: Part) -> dict[str, float]:
+    """Return the model's loss and metrics on a part, by their Keras names.
+
+    With arrays it uses the test function that validation has traced already.
+    """
+    import keras
+
+    if part.streamed:
+        logs = model.evaluate(part.x, verbose=0, return_dict=True)
+    elif keras.backend.backend() == "tensorflow":
+        dataset, steps = _in_order(part)
+        logs = model.evaluate(dataset, steps=steps, verbose=0, return_dict=True)
+    else:
+        logs = model.evaluate(as_tensors(part.x), part.y, verbose=0, return_dict=True)
+    return {name: float(value) for name, value in logs.items()}
+
+
+def as_tensors(x: Any) -> Any:
+    """Return arrays as Keras takes them: numbers in single precision, texts as TensorFlow's strings.
+
+    Where one is text all become tensors: Keras takes no mixture.
+    """
+    import keras
+
+    x = keras.tree.map_structure(_single_precision, keras.tree.lists_to_tuples(x))
+    if not any(_is_text(each) for each in keras.tree.flatten(x)):
+        return x
+    import tensorflow as tf
+
+    return keras.tree.map_structure(tf.convert_to_tensor, x)
+
+
+def _single_precision(array: Any) -> Any:
+    if array.dtype == object:
+        return array.astype(str)
+    return array.astype("float32") if array.dtype == np.float64 else array
+
+
+def _is_text(array: Any) -> bool:
+    return array.dtype.kind in "US"
+
+
+def _fit_whole_epochs(
+    model: keras.Model,
+    functions: graphs.Functions,
+    train_epoch: Callable[[], dict[str, Any]],
+    settings: dict[str, Any],
+) -> None:
+    """Fit with a training function that runs all the batches of an epoch."""
+    import tensorflow as tf
+
+    def test(iterator: Any) -> dict[str, Any]:
+        if _same_spec(iterator.element_spec, functions.batch):
+            return functions.test(next(iterator))
+        model.make_test_function(force=True)  # a callback of the user's evaluates other data
+        logs: dict[str, Any] = model.test_function(iterator)
+        return logs
+
+    model.train_function, model.test_function = lambda _: train_epoch(), test
+    try:
+        model.fit(tf.data.Dataset.from_tensors(0).repeat(), steps_per_epoch=1, **settings)
+    finally:
+        model.train_function = None  # should the user call fit again
+
+
+def _same_spec(one: Any, other: Any) -> bool:
+    import keras
+
+    with suppress(ValueError, TypeError):  # another structure
+        keras.tree.assert_same_structure(one, other)
+        pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
+        return all(mine.dtype == theirs.dtype and theirs.is_compatible_with(mine) for mine, theirs in pairs)
+    return False
+
+
+def _orders(rows: int, seed: int) -> Iterator[NDArray[np.int32]]:
+    """Yield the order of the rows in each epoch, without end."""
+    generator = np.random.default_rng(seed)
+    while True:
+        yield generator.permutation(rows).astype("int32")
+
+
+def _create_variables(model: keras.Model, batch: tuple[Any, ...]) -> dict[str, Any]:
+    """Create the optimizer's and the metrics' variables, and return the metrics by name.
+
+    The model's state, seeds of random layers among it, is left as it was.
+    """
+    import keras
+
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    state = [(variable, variable.numpy()) for variable in model.non_trainable_variables] if model.built else []
+    predicted = model(x)
+    model.optimizer.build(model.trainable_variables)
+    model.compute_loss(x, y, predicted, sample_weight)
+    logs: dict[str, Any] = model.compute_metrics(x, y, predicted, sample_weight)
+    model.reset_metrics()
+    for variable, value in state:
+        variable.assign(value)
+    return logs
+
+
+def _tensors(part: Part, class_weight: dict[int, float] | None = None) -> Any:
+    """Return a part's arrays as tensors: (x, y), or (x, y, sample weights)."""
+    import keras
+    import tensorflow as tf
+
+    arrays = [as_tensors(part.x), as_tensors(part.y)]
+    if class_weight is not None:
+        weights = np.array([class_weight[index] for index in range(len(class_weight))], "float32")
+        arrays.append(weights[np.asarray(part.y, dtype=int)])
+    return keras.tree.map_structure(tf.convert_to_tensor, tuple(arrays))
+
+
+def _rows(part: Part) -> int:
+    return len(leaves(part.x)[0])
+
+
+def _first_row(tensors: Any) -> Any:
+    import keras
+
+    return keras.tree.map_structure(lambda tensor: tensor[:1], tensors)
+
+
+def _shuffled(tensors: Any, rows: int, batch_size: int, seed: int) -> tf.data.Dataset:
+    """Return endless epochs of batches, in the same orders as by whole epochs."""
+    import keras
+    import tensorflow as tf
+
+    orders = tf.data.Dataset.from_generator(
+        lambda: _orders(rows, seed), output_signature=tf.TensorSpec([rows], tf.int32)
+    )
+    indices = orders.flat_map(lambda order: tf.data.Dataset.from_tensor_slices(order).batch(batch_size))
+    return _plain_pipeline(
+        indices.map(lambda index: keras.tree.map_structure(lambda tensor: tf.gather(tensor, index), tensors))
+    )
+
+
+def _in_order(part: Part) -> tuple[tf.data.Dataset, int]:
+    """Return the rows in order without end, and how many batches are one pass.
+
+    The batch axis stays unknown to the graph, so that one traced test function serves every part.
+    """
+    import tensorflow as tf
+
+    rows = _rows(part)
+    size = min(_HELD_OUT_BATCH, rows)
+    dataset = tf.data.Dataset.from_tensor_slices(_tensors(part)).batch(size).repeat()
+    return _plain_pipeline(dataset), -(-rows // size)
+
+
+def _plain_pipeline(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Switch off tuning and threads of its own: there is nothing to overlap with data in memory."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = 1
+    return dataset.with_options(options)
+
+
+def _sees_batches(callback: keras.callbacks.Callback) -> bool:
+    import keras
+
+    if isinstance(callback, keras.callbacks.ModelCheckpoint) and callback.save_freq == "epoch":
+        return False
+    hooks = ((getattr(callback, name), getattr(keras.callbacks.Callback, name)) for name in _BATCH_HOOKS)
+    return any(getattr(hook, "__func__", hook) is not unused for hook, unused in hooks)

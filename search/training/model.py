@@ -1,0 +1,142 @@
+"""From parameters and data to a compiled Keras model. It trains nothing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.data.dataset import Data
+from search.errors import ModelError, one_line
+from search.studyfile.checks import MLP_PARAMETERS
+from search.studyfile.parameters import Scalar
+from search.studyfile.references import load_object
+from search.studyfile.schema import Definition
+
+if TYPE_CHECKING:
+    import keras
+    from optuna.trial import BaseTrial
+
+Builder = Callable[..., "keras.Model"]
+
+
+def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
+    """Return the compiled model of a trial.
+
+    Args:
+        definition: The study file; its `[model]` names the builder and fixes arguments.
+        trial: Its `params` hold the sampled `[space]`; a builder may `suggest_*` more.
+        data: What the model will be trained on.
+
+    Raises:
+        ModelError: The builder cannot be called or returns no compiled Keras model.
+    """
+    import keras
+    from keras.src.utils.naming import reset_uids
+
+    name = definition.model.build
+    builder = mlp if name == "mlp" else load_object(name, definition.folder, "model.build")
+    keras.config.set_dtype_policy(definition.fit.precision)
+    reset_uids()  # layers are named by counting them: alike in every model, so that `search.graphs` knows it again
+    try:
+        inspect.signature(builder).bind(trial, data, **definition.model.fixed)
+    except TypeError as error:
+        raise ModelError(f"model.build: {name}: {error}; write build(trial, data, …) -> keras.Model") from None
+    model = builder(trial, data, **definition.model.fixed)
+    if not isinstance(model, keras.Model):
+        raise ModelError(f"model.build: {name} returned {type(model).__name__}; return a compiled keras.Model")
+    if not model.compiled:
+        raise ModelError(f"model.build: {name} returned a model that is not compiled; call model.compile(…)")
+    return model
+
+
+def try_build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
+    """Build a model before the first trial, so that a builder that cannot work is found at once.
+
+    Raises:
+        ModelError: As `build`, or the builder raised.
+    """
+    try:
+        return build(definition, trial, data)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"model.build: {definition.model.build} raised {one_line(error)}") from error
+
+
+def mlp(trial: BaseTrial, data: Data, **fixed: Scalar) -> keras.Model:
+    """Build a multi-layer perceptron for the data's task.
+
+    Args:
+        trial: `params` may hold `width` (units of a hidden layer, 128), `depth` (hidden layers,
+            1), `activation` (`relu`), `dropout` (share dropped after each hidden layer, 0),
+            `learning_rate` (the optimizer's own), `optimizer` (`adam`), `weight_decay` (0) and
+            `batch_norm` (false); in brackets what holds when they stand neither here nor in `fixed`.
+        data: What to learn.
+        fixed: Parameters that are not searched.
+    """
+    import keras
+
+    params: dict[str, Any] = {"width": 128, "depth": 1, "activation": "relu", "dropout": 0.0, "batch_norm": False}
+    params.update({name: value for name, value in trial.params.items() if name in MLP_PARAMETERS})
+    params.update(fixed)
+    inputs, prepared = data.inputs()
+    x = _flat(prepared)
+    for _ in range(params["depth"]):
+        if params["batch_norm"]:
+            x = keras.layers.Dense(params["width"], use_bias=False)(x)
+            x = keras.layers.BatchNormalization()(x)
+            x = keras.layers.Activation(params["activation"])(x)
+        else:
+            x = keras.layers.Dense(params["width"], activation=params["activation"])(x)
+        if params["dropout"]:
+            x = keras.layers.Dropout(params["dropout"])(x)
+    activation, loss, metrics = _HEADS[data.task]
+    outputs = keras.layers.Dense(data.outputs, activation=activation, dtype="float32")(x)
+    model = keras.Model(inputs, outputs)
+    # The losses and metrics are named, not made here: Keras makes them when it first needs them.
+    model.compile(optimizer=_optimizer(params), loss=loss, metrics=metrics)
+    return model
+
+
+_HEADS: dict[str, tuple[str | None, str, list[str]]] = {
+    "binary": ("sigmoid", "binary_crossentropy", ["binary_accuracy"]),
+    "multiclass": ("softmax", "sparse_categorical_crossentropy", ["accuracy"]),
+    "multilabel": ("sigmoid", "binary_crossentropy", ["binary_accuracy"]),
+    "regression": (None, "mean_squared_error", ["mae"]),
+}
+
+
+def _flat(prepared: Any) -> Any:
+    """Return one tensor of shape (rows, numbers) for whatever the inputs are."""
+    import keras
+
+    if isinstance(prepared, dict):
+        prepared = list(prepared.values())
+    parts = prepared if isinstance(prepared, list | tuple) else [prepared]
+    flat = [keras.layers.Flatten()(part) if len(part.shape) > 2 else part for part in parts]
+    return flat[0] if len(flat) == 1 else keras.layers.Concatenate()(flat)
+
+
+def _optimizer(params: dict[str, Any]) -> keras.Optimizer:
+    import keras
+
+    given = {name: params[name] for name in ("learning_rate", "weight_decay") if params.get(name)}
+    name = params.get("optimizer", "adam")
+    try:
+        return keras.optimizers.get({"class_name": name, "config": given})
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"optimizer: {one_line(error)}; use an optimizer's name in keras.optimizers") from None
+
+
+def has_user_code(definition: Definition) -> bool:
+    """Return whether code of the user's own runs in a trial."""
+    return definition.model.build != "mlp" or bool(definition.fit.callbacks)
+
+
+def user_files(definition: Definition) -> list[Path]:
+    """Return the Python files that the study file names, each once."""
+    references = [definition.model.build, definition.data.source, *definition.fit.callbacks]
+    files = [definition.folder / each.partition(":")[0] for each in references if ".py:" in each]
+    return sorted(set(files))

@@ -1,0 +1,63 @@
+"""The values that cross between where a trial is trained and where it is recorded: frozen, small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Fate = Literal["complete", "pruned", "failed", "died"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What Keras logged at the end of one epoch.
+
+    Attributes:
+        step: The epoch of its training, from 0.
+        time: When it ended, in seconds since 1970.
+        logs: Keras's log names and values; with folds or repeats each name begins with its
+            training's, as in `fold_0/val_loss`, so that every training has curves of its own.
+    """
+
+    step: int
+    time: float
+    logs: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What became of one trial, as its worker tells it.
+
+    Attributes:
+        number: The trial's number in the study.
+        fate: How it ended.
+        values: One value for each of the study's metrics, when complete.
+        epochs: Each epoch's logs, in the order of time.
+        metrics: `test_*`, `parameters`, `train_seconds` and further metrics of the finished trial;
+            with folds or repeats the mean of each log and how it spreads.
+        violations: How far it is beyond each constraint; at most 0 where met.
+        model: The Keras archive (`.keras`) as bytes, when the trial was the best so far.
+        training: What autologging would have recorded: optimizer, loss, `fit`'s arguments.
+        summary: The model's layers as a table of text.
+        path: How the model was fed: by `whole epochs`, by `batches`, or by `plain fit`.
+        reason: One line that says why it was pruned or failed.
+        traceback: The traceback of a failed trial.
+        worker: Host and process that trained it.
+        memory: The worker's resident size afterwards, in bytes.
+    """
+
+    number: int
+    fate: Fate
+    seed: int
+    values: tuple[float, ...] = ()
+    epochs: tuple[Epoch, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    violations: tuple[float, ...] = ()
+    model: bytes | None = field(default=None, repr=False)
+    training: dict[str, Any] = field(default_factory=dict)
+    summary: str = ""
+    path: str = ""
+    reason: str = ""
+    traceback: str = ""
+    worker: str = ""
+    memory: int = 0

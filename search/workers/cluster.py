@@ -1,0 +1,214 @@
+"""Where trials run on a cluster: the workers of an existing dask.distributed scheduler.
+
+A slot trains one trial at a time on one dask worker. The scheduler, its workers and its settings
+are the user's; nothing of theirs is changed, and all that a worker needs travels with the search.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from distributed import Client, WorkerPlugin
+
+from search.data.summary import DataSummary
+from search.errors import ClusterError, StorageError, one_line
+from search.studyfile.schema import Definition
+from search.training.model import user_files
+from search.workers import worker
+from search.workers.local import Slot
+from search.workers.worker import shipped_folder
+
+T = TypeVar("T")
+_CONNECT_SECONDS = 10
+_WORKER_SECONDS = 60.0  # how long a slot waits for a worker to come (back)
+
+
+class ClusterSlot:
+    """One dask worker at a time; another when that one leaves."""
+
+    def __init__(self, pool: ClusterPool) -> None:
+        self._pool = pool
+        self._address = ""
+        self._future: Future[Any] | None = None
+
+    def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Run `function` on a worker that runs nothing of ours."""
+        self._address = self._pool.take(self._address)
+        executor = self._pool.client.get_executor(
+            workers=[self._address], allow_other_workers=False, pure=False, retries=0, **self._pool.resources
+        )
+        # Fetched and released as soon as it is done: dask runs a held result's task again when its worker dies.
+        future: Future[T] = executor.submit(function, *args)
+        self._future = future
+        return future
+
+    def lost(self) -> str | None:
+        """Return that the worker left the cluster, if it did."""
+        return None if self._address in self._pool.workers() else f"its worker {self._address} left the cluster"
+
+    def stop(self) -> None:
+        """Give up what runs in the slot; dask cannot end it, but the worker stops at its trial's next epoch."""
+        if self._future is not None:
+            self._future.cancel()
+        self._pool.give_back(self._address)
+        self._address = ""
+
+    def trained(self, memory: int) -> None:
+        """Do nothing: a dask worker's memory is its nanny's business."""
+
+
+class ClusterPool:
+    """The workers of a dask scheduler.
+
+    Args:
+        address: The scheduler's address, for example `tcp://host:8786`.
+        wanted: How many trials at a time, or `auto` for one on each worker.
+        n_trials: The budget.
+        gpu_share: The share of the dask resource `GPU` that one trial takes, where workers have it.
+
+    Raises:
+        ClusterError: The scheduler cannot be reached, has no workers, or they lack this package.
+    """
+
+    def __init__(self, address: str, wanted: int | str, n_trials: int, gpu_share: float) -> None:
+        self._lock = threading.Lock()
+        self._taken: set[str] = set()
+        try:
+            self.client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ClusterError(f"--cluster {address}: no scheduler answers there ({one_line(error)})") from None
+        workers = self.workers()
+        if not workers:
+            self.client.close()
+            raise ClusterError(f"--cluster {address}: the scheduler has no workers; start some (dask worker {address})")
+        self._same_versions(address)
+        has_gpus = any("GPU" in details.get("resources", {}) for details in workers.values())
+        self.resources: dict[str, Any] = {"resources": {"GPU": gpu_share}} if has_gpus else {}
+        count = max(1, min(len(workers) if wanted == "auto" else int(wanted), n_trials))
+        self.slots: list[Slot] = [ClusterSlot(self) for _ in range(count)]
+        self.description = f"{count} of the cluster's {len(workers)} workers"
+
+    def workers(self) -> dict[str, Any]:
+        """Return what the scheduler knows of its workers, by address."""
+        known: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
+        return known
+
+    def take(self, preferred: str) -> str:
+        """Return the address of a worker that runs nothing of ours, and keep it; `preferred` if it is there."""
+        deadline = time.monotonic() + _WORKER_SECONDS
+        while True:
+            with self._lock:
+                known = self.workers()
+                if preferred in known:
+                    self._taken.add(preferred)
+                    return preferred
+                self._taken &= set(known)
+                free = [address for address in known if address not in self._taken]
+                if free:
+                    self._taken.add(free[0])
+                    return free[0]
+            if time.monotonic() > deadline:
+                raise ClusterError(f"no worker of the cluster came back within {_WORKER_SECONDS:g} s")
+            time.sleep(0.5)
+
+    def give_back(self, address: str) -> None:
+        """Let another slot use a worker."""
+        with self._lock:
+            self._taken.discard(address)
+
+    def _same_versions(self, address: str) -> None:
+        try:
+            found: dict[str, dict[str, str]] = self.client.run(worker.versions)
+        except Exception as error:
+            self.client.close()
+            raise ClusterError(
+                f"--cluster {address}: its workers cannot import the package 'search' ({one_line(error)}); "
+                "install it there"
+            ) from None
+        ours = worker.versions()
+        for where, theirs in found.items():
+            for name, version in ours.items():
+                if theirs.get(name) != version:
+                    raise ClusterError(
+                        f"--cluster {address}: worker {where} has {name} {theirs.get(name)}, this machine {version}; "
+                        "install the same version in both places"
+                    )
+
+    def reach(self, job: worker.Job) -> worker.Job:
+        """Return the job as the cluster's workers can do it: with the user's files shipped to them.
+
+        Raises:
+            StorageError: The study's storage is a file that workers on other machines do not see.
+        """
+        files, path = _shipped(job.definition)
+        key = f"search-{job.definition.digest}-{abs(hash(tuple(sorted(files.items())))):x}"
+        self.client.register_plugin(ShippedFiles(key, files), name=key)
+        if "://" not in job.settings.storage or job.settings.storage.startswith("sqlite"):
+            self._see_file(job.settings.storage)
+        threads = min((details.get("nthreads", 1) for details in self.workers().values()), default=1)
+        definition = job.definition.model_copy(update={"path": Path(path)})
+        return replace(
+            job, settings=replace(job.settings, definition=definition), shipped=key, threads=threads, guarded=True
+        )
+
+    def _see_file(self, storage: str) -> None:
+        """Check that workers on other machines see the folder of a file storage, by a mark left in it."""
+        if set(self.client.run(socket.gethostname).values()) <= {socket.gethostname()}:
+            return
+        folder = Path(storage.removeprefix("sqlite:///")).absolute().parent
+        existing = next(each for each in (folder, *folder.parents) if each.is_dir())
+        with tempfile.NamedTemporaryFile(dir=existing) as mark:
+            if not all(self.client.run(os.path.exists, mark.name).values()):
+                raise StorageError(
+                    f"storage {storage} is a file that the cluster's workers do not see; "
+                    "say --storage postgresql+psycopg://… or grpc://host:port"
+                )
+
+    def check(self, job: worker.Job) -> DataSummary:
+        """Check the study on one worker; creates nothing."""
+        return self.slots[0].submit(worker.check, job).result()
+
+    def close(self) -> None:
+        """Leave the cluster; its workers stay."""
+        self.client.close()
+
+
+class ShippedFiles(WorkerPlugin):  # type: ignore[misc]
+    """Writes the user's files where a worker finds them, on workers that join later too."""
+
+    def __init__(self, key: str, files: dict[str, bytes]) -> None:
+        self._key, self._files = key, files
+
+    def setup(self, worker: Any) -> None:  # noqa: ARG002 - dask's interface
+        """Write the files."""
+        folder = shipped_folder(self._key)
+        for name, content in self._files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.{os.getpid()}")
+            partial.write_bytes(content)
+            partial.replace(path)  # whole or not at all: workers of one machine share the folder
+
+
+def _shipped(definition: Definition) -> tuple[dict[str, bytes], str]:
+    """Return the study's files by their path below a common folder, and the study file's own such path."""
+    study = definition.path.absolute()
+    wanted = {study}
+    for file in user_files(definition):
+        wanted |= {each.absolute() for each in file.parent.glob("*.py")}  # a file may import its neighbours
+    if definition.data.kind in ("csv", "parquet", "npz"):
+        wanted.add((definition.folder / definition.data.source.partition(":")[2]).absolute())
+    resolved = {Path(os.path.normpath(each)) for each in wanted}
+    root = Path(os.path.commonpath([each.parent for each in resolved]))
+    return {str(each.relative_to(root)): each.read_bytes() for each in resolved}, str(
+        Path(os.path.normpath(study)).relative_to(root)
+    )

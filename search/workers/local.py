@@ -1,0 +1,228 @@
+"""Where trials run on this machine: processes forked from a server that has imported the framework.
+
+A slot trains one trial at a time in a process of its own. When that process dies its trial alone
+is lost, and the slot starts another. `search.cluster` offers the same slots on a dask cluster.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from search.data.summary import DataSummary
+
+if TYPE_CHECKING:
+    from search.workers import worker
+
+T = TypeVar("T")
+_PRELOAD = "search.workers.preload"
+_GROWTH = 1.25  # a worker grown to this multiple of its size after its first trial is replaced
+_WORKER_BYTES = 1.5e9  # what a worker with TensorFlow and a small study takes, generously
+_SIGKILL = -9
+
+
+class Slot(Protocol):
+    """A place where one trial at a time is trained."""
+
+    def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Run `function` in the slot's process."""
+
+    def lost(self) -> str | None:
+        """Return why what runs in the slot will never end, if so."""
+
+    def stop(self) -> None:
+        """End what runs in the slot; the slot can be used again."""
+
+    def trained(self, memory: int) -> None:
+        """Take note of the worker's resident size in bytes after a trial."""
+
+
+class Pool(Protocol):
+    """Slots to train in, and what to tell the person of them."""
+
+    slots: list[Slot]
+    description: str
+
+    def check(self, job: worker.Job) -> DataSummary:
+        """Check the study in one slot; creates nothing."""
+
+    def reach(self, job: worker.Job) -> worker.Job:
+        """Return the job as workers can do it, with the user's files where they lack them."""
+
+    def close(self) -> None:
+        """End every worker that was started here."""
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """What one local worker may use.
+
+    Attributes:
+        threads: Threads of TensorFlow's and of the numeric libraries' own pools.
+        gpu: The one GPU it sees, as in `CUDA_VISIBLE_DEVICES`; None where there is none.
+        gpu_share: The share of that GPU's memory it may take.
+    """
+
+    threads: int
+    gpu: str | None = None
+    gpu_share: float = 1.0
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that make the frameworks keep to the allotment."""
+        threads = str(self.threads)
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        variables = {name: threads for name in names if name not in os.environ}
+        if self.gpu is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = self.gpu
+            variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * self.gpu_share:.3f}"
+        return variables
+
+
+def begin_worker(allotment: Allotment) -> None:
+    """Make the process a worker: called once in each, before anything of the framework runs."""
+    from search.workers import worker
+
+    os.environ.update(allotment.environment())
+    worker.warm(allotment.threads)
+
+
+class LocalSlot:
+    """A process of this machine."""
+
+    def __init__(self, allotment: Allotment) -> None:
+        self._allotment = allotment
+        self._first_memory = 0
+        self._pool = self._start()
+
+    def _start(self) -> ProcessPool:
+        return ProcessPool(max_workers=1, initializer=begin_worker, initargs=(self._allotment,), context=_context())
+
+    def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Run `function` in the slot's process; a new one is started when the last has died."""
+        if not self._pool.active:
+            self._pool = self._start()
+        future: Future[T] = self._pool.schedule(function, args=args)
+        return future
+
+    def lost(self) -> None:
+        """Return None: the future of a process that died says so itself."""
+
+    def trained(self, memory: int) -> None:
+        """Replace the process when it has grown too large; the next one is ready in 0.1 s."""
+        self._first_memory = self._first_memory or memory
+        if memory > _GROWTH * self._first_memory:
+            self.stop()
+            self._first_memory = 0
+
+    def stop(self) -> None:
+        """End the process at once."""
+        self._pool.stop()
+        self._pool.join()
+
+
+class LocalPool:
+    """Worker processes of this machine.
+
+    Args:
+        wanted: How many, or `auto`.
+        n_trials: The budget; more workers than trials would idle.
+        gpu_share: The share of a GPU that one worker uses.
+    """
+
+    def __init__(self, wanted: int | str, n_trials: int, gpu_share: float = 1.0) -> None:
+        start_forkserver()
+        gpus = visible_gpus()
+        count, why = choose_workers(wanted, n_trials, gpus, gpu_share)
+        threads = max(1, cores() // count)
+        self.slots: list[Slot] = [
+            LocalSlot(Allotment(threads, gpus[index % len(gpus)] if gpus else None, gpu_share))
+            for index in range(count)
+        ]
+        each = f"{threads} thread{'s' if threads > 1 else ''}" + (f" and {gpu_share:g} GPU" if gpus else "") + " each"
+        self.description = f"{count} worker{'s' if count > 1 else ''} ({why}), {each}"
+
+    def check(self, job: worker.Job) -> DataSummary:
+        """Check the study in one slot; creates nothing."""
+        from search.workers import worker
+
+        return self.slots[0].submit(worker.check, job).result()
+
+    def reach(self, job: worker.Job) -> worker.Job:
+        """Return the job as it is: this machine has the user's files."""
+        return job
+
+    def close(self) -> None:
+        """End every worker."""
+        for slot in self.slots:
+            slot.stop()
+
+
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_PRELOAD])
+    return context
+
+
+def start_forkserver() -> None:
+    """Begin to import the framework in the server that workers are forked from."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # start-up noise; errors come as exceptions
+    _context()
+    forkserver.ensure_running()
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that workers may use, as in `CUDA_VISIBLE_DEVICES`, without touching them."""
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if stated is not None:
+        return [name for name in stated.split(",") if name and name != "-1"]
+    with suppress(OSError, subprocess.SubprocessError):
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=True)
+        return [str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+    return []
+
+
+def choose_workers(wanted: int | str, n_trials: int, gpus: list[str], gpu_share: float) -> tuple[int, str]:
+    """Return how many local workers to use, and why.
+
+    Small models gain nothing from several threads, so `auto` takes a worker for each core, or for
+    each share of a GPU; more than there are trials, or than memory holds, would idle.
+    """
+    if isinstance(wanted, int):
+        return max(1, min(wanted, n_trials)), "as asked" if wanted <= n_trials else f"one for each of {n_trials} trials"
+    places = len(gpus) * int(1 / gpu_share) if gpus else cores()
+    place = f"one for each of {places} {'GPU shares' if gpus else 'cores'}"
+    limits = {places: place, max(1, int(_free_memory() / _WORKER_BYTES)): "as many as memory holds"}
+    limits.setdefault(max(1, n_trials), f"one for each of {n_trials} trials")
+    count = min(limits)
+    return count, limits[count]
+
+
+def _free_memory() -> float:
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError):
+        return 4 * _WORKER_BYTES
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a trial failed whose worker died or was stopped."""
+    if isinstance(error, ProcessExpired):
+        code = error.exitcode
+        if isinstance(code, int) and code < 0:
+            return f"its worker died: signal {-code}" + (" (out of memory?)" if code == _SIGKILL else "")
+        return f"its worker died: exit status {code}"
+    return f"its worker was lost: {type(error).__name__} {error}".rstrip()

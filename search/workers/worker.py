@@ -1,0 +1,248 @@
+"""What runs in a worker process, local or on a cluster: the data and study stay between trials.
+
+It talks to Optuna's storage and returns results; it never talks to MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import socket
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from search.data.dataset import Data, load
+from search.data.summary import DataSummary
+from search.study import attributes, plots, ranking, samplers, space, storage
+from search.study.ranking import beats_all
+from search.studyfile.schema import Definition
+from search.studyfile.settings import Settings
+from search.training import result as results
+from search.training import trial
+from search.training.model import has_user_code
+
+_COLLECT_BYTES = 100_000_000
+_LIVE_SECONDS = 2.0  # how often a long trial's epochs reach the storage, and so MLflow
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs to train trials of one search.
+
+    Attributes:
+        settings: The search.
+        environment: Variables for the user's code, MLflow's URI among them.
+        shipped: Where the user's files were put on workers of a cluster; the study file's path is
+            then relative to that folder.
+        threads: Threads of a worker that was not started for this search.
+        guarded: Whether the same trial may be given to a worker twice, as dask does.
+    """
+
+    settings: Settings
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+    shipped: str = ""
+    threads: int = 0
+    guarded: bool = False
+
+    @property
+    def definition(self) -> Definition:
+        """The study file."""
+        return self.settings.definition
+
+
+@dataclass
+class _Loaded:
+    """What this process has loaded; one study at a time."""
+
+    key: str = ""
+    definition: Definition | None = None
+    data: Data | None = None
+    storage: BaseStorage | None = None
+    storage_url: str = ""
+    memory: int = 0  # resident bytes after the last collection
+
+
+_loaded = _Loaded()
+
+
+def warm(threads: int) -> None:
+    """Make the framework ready for trials on this many threads, in a process that has run nothing yet."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Every trial traces a model of its own, which TensorFlow takes for a mistake.
+        logging.getLogger("tensorflow").addFilter(lambda record: "tf.function retracing" not in record.getMessage())
+        with suppress(RuntimeError):  # a cluster's worker may have used TensorFlow before
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+            for device in tf.config.list_physical_devices("GPU"):
+                tf.config.experimental.set_memory_growth(device, True)
+
+
+def check(job: Job) -> DataSummary:
+    """Load the data and build one model, creating nothing.
+
+    Raises:
+        UsageError: The data or the model cannot be used.
+    """
+    import keras
+
+    started = time.perf_counter()
+    definition, data = _data(job)
+    seconds = time.perf_counter() - started
+    summary = trial.check(definition, data, _probe(definition, job.settings.seed), seconds)
+    return replace(summary, backend=keras.backend.backend())
+
+
+def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
+    """Train the trial of this number, which must be RUNNING, and return what became of it."""
+    definition, data = _data(job)
+    storage = _storage(job)
+    seed = trial.seed_of(job.settings.seed, number)
+    # Parameters that a builder suggests are sampled here, each trial from a seed of its own.
+    sampler_name = job.settings.sampler if job.settings.sampler in ("tpe", "random") else "random"
+    current = optuna.load_study(
+        study_name=job.settings.study_name,
+        storage=storage,
+        sampler=samplers.make_sampler(definition, sampler_name, seed),
+        pruner=samplers.make_pruner(definition, job.settings.pruner),
+    )
+    trial_id = attributes.id_of(storage, current, number)
+    kept = storage.get_trial(trial_id)
+    if kept.state != TrialState.RUNNING:  # a cluster runs a finished task again when its worker dies
+        return results.TrialResult(number, "died", seed, reason=f"the trial was {kept.state.name} already")
+    if job.guarded:
+        begun = kept.system_attrs.get(attributes.BEGUN)
+        if begun:
+            return results.TrialResult(number, "died", seed, reason=f"its worker died: it had begun on {begun}")
+        storage.set_trial_system_attr(trial_id, attributes.BEGUN, f"{socket.gethostname()}:{os.getpid()}")
+    _run_user_code_in(job, run_id)
+    live = _Live(storage, trial_id)
+
+    def is_best(values: tuple[float, ...]) -> bool:
+        others = current.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return beats_all(definition, values, (each.values for each in others if ranking.feasible(each)))
+
+    try:
+        return trial.run(
+            definition,
+            data,
+            optuna.trial.Trial(current, trial_id),
+            seed=job.settings.seed,
+            is_best=is_best,
+            report=live,
+        )
+    finally:
+        _forget_model(definition)
+
+
+def draw(job: Job, plot: str) -> dict[str, bytes]:
+    """Draw one plot of the study, and return the file by its name; nothing when it has too few trials."""
+    current = optuna.load_study(study_name=job.settings.study_name, storage=_storage(job))
+    with tempfile.TemporaryDirectory() as folder:
+        files = plots.draw(current, job.definition, plot, Path(folder))
+        return {file.name: file.read_bytes() for file in files}
+
+
+class _Live:
+    """Passes a long trial's epochs on through Optuna's storage, every two seconds at most."""
+
+    def __init__(self, storage: BaseStorage, trial_id: int) -> None:
+        self._storage, self._trial_id = storage, trial_id
+        self._sent, self._last = 0, time.monotonic()
+
+    def __call__(self, epochs: list[results.Epoch]) -> None:
+        now = time.monotonic()
+        if now - self._last < _LIVE_SECONDS:
+            return
+        fresh = [asdict(epoch) for epoch in epochs[self._sent :]]
+        self._storage.set_trial_system_attr(
+            self._trial_id, f"{attributes.EPOCHS}:{self._sent}", json.loads(json.dumps(fresh))
+        )
+        self._sent, self._last = len(epochs), now
+
+
+def live_epochs(system_attrs: dict[str, Any]) -> list[results.Epoch]:
+    """Return the epochs that a running trial has passed on."""
+    parts = [attrs for name, attrs in system_attrs.items() if name.startswith(f"{attributes.EPOCHS}:")]
+    return sorted((results.Epoch(**each) for part in parts for each in part), key=lambda epoch: epoch.time)
+
+
+def _data(job: Job) -> tuple[Definition, Data]:
+    key = f"{job.definition.digest}:{job.definition.path}"
+    if _loaded.key != key or _loaded.data is None or _loaded.definition is None:
+        if job.threads:
+            warm(job.threads)
+        definition = job.definition
+        if job.shipped:
+            definition = definition.model_copy(update={"path": shipped_folder(job.shipped) / definition.path})
+        _loaded.data, _loaded.definition, _loaded.key = load(definition), definition, key
+    return _loaded.definition, _loaded.data
+
+
+def shipped_folder(key: str) -> Path:
+    """Return where the files shipped under this key lie."""
+    return Path(tempfile.gettempdir()) / f"{key}-{os.getuid()}"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that must be the same wherever trials of one search run."""
+    names = ("search", "keras", "tensorflow", "optuna")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def _storage(job: Job) -> BaseStorage:
+    if _loaded.storage is None or _loaded.storage_url != job.settings.worker_storage:
+        _loaded.storage, _loaded.storage_url = (
+            storage.open_storage(job.settings.worker_storage),
+            job.settings.worker_storage,
+        )
+    return _loaded.storage
+
+
+def _probe(definition: Definition, seed: int) -> optuna.Trial:
+    """Return a trial like the search's first, in a study that is kept nowhere."""
+    probe = optuna.create_study(
+        sampler=optuna.samplers.RandomSampler(seed=seed), directions=list(definition.directions)
+    )
+    if definition.enqueue:
+        probe.enqueue_trial(dict(definition.enqueue[0]))
+    return probe.ask(space.distributions(definition))
+
+
+def _run_user_code_in(job: Job, run_id: str) -> None:
+    """Let `mlflow.log_…` in the user's own code write to the trial's run."""
+    os.environ.update(job.environment)
+    if run_id:
+        os.environ["MLFLOW_RUN_ID"] = run_id
+
+
+def _forget_model(definition: Definition) -> None:
+    """Give up what Keras keeps of the last model, and end the run that the user's own code may have used."""
+    import keras
+
+    # Collecting takes up to 0.2 s, more with every trial; Python does it in its own time, and at once only
+    # where models are large enough to matter. Without code of the user's own there is nothing else to clear,
+    # and TensorFlow keeps what it has optimised.
+    grown = 0 < _loaded.memory < trial.resident_size() - _COLLECT_BYTES
+    if grown or has_user_code(definition):
+        keras.backend.clear_session(free_memory=grown)
+    if grown or not _loaded.memory:
+        _loaded.memory = trial.resident_size()
+    mlflow = sys.modules.get("mlflow")
+    while mlflow is not None and mlflow.active_run() is not None:
+        mlflow.end_run("RUNNING")

@@ -1,0 +1,216 @@
+"""Which configuration is tried next: never one twice, each of a small space, the same under a seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import IntDistribution
+from optuna.trial import TrialState
+
+from search.study import space
+from search.study.proposals import Proposal, Sampling
+from search.study.ranking import CONSTRAINTS
+from search.study.samplers import make_sampler
+from search.studyfile.schema import Definition
+from tests.studyfiles import definition
+
+CONTINUOUS = {
+    "space.epochs": {"type": "int", "low": 1, "high": 50},
+    "space.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
+}
+TWO = {"metric": ["val_loss", "parameters"], "direction": ["minimize", "minimize"]}
+SAMPLERS = ["tpe", "random", "cmaes", "qmc", "nsga2", "grid"]
+
+
+class Run:
+    """A study in memory that is searched as a search does, without training."""
+
+    def __init__(self, wanted: Definition, sampler: str = "tpe", seed: int = 0) -> None:
+        self.wanted = wanted
+        self.study = optuna.create_study(directions=list(wanted.directions))
+        made = None if sampler == "grid" else make_sampler(wanted, sampler, seed)
+        self.sampling = Sampling(wanted, made, seed)
+
+    def ask(self) -> tuple[Proposal, int] | None:
+        self.sampling.learn(self.study.get_trials(deepcopy=False))
+        proposal = self.sampling.propose()
+        if proposal is None:
+            return None
+        known = space.distributions(self.wanted)
+        trial = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=proposal.params,
+            distributions={name: known[name] for name in proposal.params},
+            system_attrs=proposal.attributes,
+        )
+        self.study.add_trial(trial)
+        number = len(self.study.trials) - 1
+        self.sampling.began(proposal, number)
+        return proposal, number
+
+    def tell(self, number: int, state: TrialState = TrialState.COMPLETE, *values: float) -> None:
+        trial = self.study.trials[number]
+        score = values or tuple(float(sum(map(hash, map(str, trial.params))) % 97) for _ in self.wanted.directions)
+        storage = self.study._storage
+        storage.set_trial_state_values(trial._trial_id, state, score if state == TrialState.COMPLETE else None)
+        if state == TrialState.FAIL:
+            self.sampling.forget(number)
+
+    def search(self, n_trials: int) -> list[dict[str, Any]]:
+        tried = []
+        for _ in range(n_trials):
+            asked = self.ask()
+            if asked is None:
+                break
+            tried.append(asked[0].params)
+            self.tell(asked[1], TrialState.COMPLETE, *(float(len(tried) % 5) for _ in self.wanted.directions))
+        return tried
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_small_space_is_tried_whole_and_each_configuration_once(sampler: str) -> None:
+    """A night would be spent on trainings whose results are known, or a configuration be forgotten."""
+    tried = Run(definition(), sampler).search(40)
+    assert len(tried) == 3 * 2 * 3
+    assert len({space.configuration(each) for each in tried}) == len(tried)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS[:-1])
+def test_a_large_space_never_repeats_and_a_seed_decides(sampler: str) -> None:
+    """A search could not be reproduced, or would train the same configuration again."""
+    runs = [Run(definition(CONTINUOUS), sampler, seed).search(25) for seed in (3, 3, 4)]
+    assert len({space.configuration(each) for each in runs[0]}) == 25
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_workers_that_ask_at_once_get_different_configurations() -> None:
+    """Two workers would train the same configuration side by side."""
+    run = Run(definition())
+    asked = [run.ask() for _ in range(18)]
+    assert len({space.configuration(each[0].params) for each in asked if each}) == 18
+    assert run.ask() is None
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_a_failed_configuration_may_come_again(sampler: str) -> None:
+    """One crash of a machine would lose a configuration for good."""
+    run = Run(definition(), sampler)
+    asked = [run.ask() for _ in range(18)]
+    failed = asked[5]
+    assert failed is not None
+    run.tell(failed[1], TrialState.FAIL)
+    again = run.ask()
+    assert again is not None
+    assert again[0].params == failed[0].params
+    assert run.ask() is None
+
+
+def test_what_another_process_runs_is_not_proposed_until_it_failed() -> None:
+    """Two searches on one study would train the same, or never retry what died with the other."""
+    run = Run(definition())
+    params = {"epochs": 2, "batch_size": 16, "dropout": 0.25}
+    known = space.distributions(run.wanted)
+    run.study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=known))
+    rest = run.search(17)
+    assert params not in rest
+    assert run.ask() is None
+    run.tell(0, TrialState.FAIL)
+    last = run.ask()
+    assert last is not None
+    assert last[0].params == params
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_enqueued_configurations_come_first(sampler: str) -> None:
+    """The experiments a person made by hand would come late, or never."""
+    run = Run(definition(), sampler)
+    first = {"epochs": 3, "batch_size": 32, "dropout": 0.5}
+    run.sampling.enqueue([first, {"epochs": 1}, first])
+    tried = run.search(18)
+    assert tried[0] == first
+    assert tried[1]["epochs"] == 1
+    assert tried.count(first) == 1
+    assert len(tried) == 18
+
+
+def test_more_repeated_enqueued_configurations_than_patience_do_not_hide_the_next() -> None:
+    """After a warm start, what was enqueued behind known configurations would be lost."""
+    run = Run(definition(CONTINUOUS))
+    known = run.search(15)
+    new = {"epochs": 50, "batch_size": 16, "dropout": 0.0, "learning_rate": 0.05}
+    run.sampling.enqueue([*known, new])
+    asked = run.ask()
+    assert asked is not None
+    assert asked[0].params == new
+
+
+def test_values_for_a_builder_travel_with_the_proposal() -> None:
+    """An enqueued value that only the builder suggests would be replaced by a random one."""
+    run = Run(definition({"model.build": "m:f"}))
+    run.sampling.enqueue([{"epochs": 2, "depth": 3}])
+    asked = run.ask()
+    assert asked is not None
+    assert asked[0].fixed == {"epochs": 2, "depth": 3}
+    assert asked[0].params["epochs"] == 2
+    assert "fixed_params" not in asked[0].attributes
+
+
+def test_a_builder_that_suggests_more_does_not_end_with_its_space() -> None:
+    """A study whose `[space]` holds two values would end after two trials of a hundred."""
+    wanted = definition({"model.build": "m:f", "space": {"epochs": {"type": "int", "low": 1, "high": 2}}})
+    run = Run(wanted, "random")
+    for depth in range(1, 9):
+        asked = run.ask()
+        assert asked is not None
+        inner = {"epochs": IntDistribution(1, 2), "depth": IntDistribution(1, 99)}
+        run.study._storage.set_trial_param(asked[1], "depth", float(depth), inner["depth"])
+        run.tell(asked[1])
+
+
+def test_cma_es_goes_on_where_it_was() -> None:
+    """Its state would be lost with each process, and it would sample at random for ever."""
+    changes = {**CONTINUOUS, "space.width": {"type": "int", "low": 1, "high": 500}}
+    run = Run(definition({**changes, "search.sampler": "cmaes", "search.sampler_options": {"popsize": 4}}), "cmaes")
+    run.search(14)
+    noted = [name for trial in run.study.trials for name in trial.system_attrs]
+    assert any(name.startswith("cma") for name in noted)
+    later = Run(run.wanted, "cmaes")
+    later.study = run.study
+    asked = later.ask()
+    assert asked is not None
+    assert any(name.startswith("cma") for name in asked[0].attributes)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "qmc", "grid"])
+def test_several_metrics_are_searched(sampler: str) -> None:
+    """A study of loss against size would stop with an error of the sampler."""
+    assert len(Run(definition(TWO), sampler).search(18)) == 18
+
+
+def test_pruned_trials_are_not_tried_again() -> None:
+    """What the pruner found hopeless would be trained anew."""
+    run = Run(definition())
+    for _ in range(18):
+        asked = run.ask()
+        assert asked is not None
+        run.study._storage.set_trial_intermediate_value(asked[1], 0, 1.0)
+        run.tell(asked[1], TrialState.PRUNED)
+    assert run.ask() is None
+
+
+def test_samplers_hear_of_constraints() -> None:
+    """The sampler would go on proposing models that are too slow to be chosen."""
+    run = Run(definition({**CONTINUOUS, "search.constraints": ["latency_ms <= 5"]}))
+    for beyond in (1.5, -0.5):
+        asked = run.ask()
+        assert asked is not None
+        run.study._storage.set_trial_user_attr(asked[1], CONSTRAINTS, [beyond])
+        run.tell(asked[1], TrialState.COMPLETE, 1.0)
+    run.ask()
+    assert [trial.constraints for trial in run.sampling._copy.trials[:2]] == [{"0": 1.5}, {"0": -0.5}]
+    later = Run(run.wanted)
+    later.sampling.learn(run.study.trials)
+    assert [trial.constraints for trial in later.sampling._copy.trials[:2]] == [{"0": 1.5}, {"0": -0.5}]
+    assert run.study.trials[0].constraints == {}

@@ -1,0 +1,310 @@
+"""Feeding: whatever the way, the model learns exactly what Keras's own `fit` would have taught it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from search.data.dataset import Data, Part
+from search.training import fit as feed
+
+ROWS, HELD_OUT = 70, 30
+
+
+class Logs(keras.callbacks.Callback):
+    """Keeps every epoch's logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs: list[dict[str, float]] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.epochs.append(dict(logs or {}))
+
+
+class BatchCounter(keras.callbacks.Callback):
+    """A callback that watches batches, so that the model must be fed batch by batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self.seen += 1
+
+
+@keras.saving.register_keras_serializable("tests")
+class PositiveShare(keras.metrics.Metric):
+    """A metric with state of its own."""
+
+    def __init__(self, name: str = "positive_share", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.positive = self.add_weight(name="positive", initializer="zeros")
+        self.rows = self.add_weight(name="rows", initializer="zeros")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.positive.assign_add(keras.ops.sum(keras.ops.cast(y_pred > 0.5, "float32")))
+        self.rows.assign_add(keras.ops.cast(keras.ops.shape(y_pred)[0], "float32"))
+
+    def result(self) -> Any:
+        return keras.ops.divide_no_nan(self.positive, self.rows)
+
+
+def numbers(rows: int, columns: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(rows, columns)).astype("float32")
+
+
+def labels(x: np.ndarray) -> np.ndarray:
+    return (x.sum(axis=1) > 0).astype("float32")
+
+
+def data_of(part_of: Callable[[int, int], Part]) -> Data:
+    """Return data whose parts are made by `part_of(rows, seed)`."""
+    train, validation, test = part_of(ROWS, 0), part_of(HELD_OUT, 1), part_of(HELD_OUT, 2)
+    return Data("binary", (0, 1), (), train, validation, test, False, "made", "00000000")
+
+
+def binary(rows: int, seed: int) -> Part:
+    x = numbers(rows, seed=seed)
+    return Part(x, labels(x))
+
+
+def several(rows: int, seed: int) -> Part:
+    """Return two inputs and two targets."""
+    left, right = numbers(rows, 3, seed), numbers(rows, 2, seed + 10)
+    return Part({"left": left, "right": right}, {"sign": labels(left), "total": right.sum(axis=1)})
+
+
+def dense() -> keras.Model:
+    return compiled([keras.layers.Dense(8, activation="relu")])
+
+
+def random_layers() -> keras.Model:
+    layers = keras.layers
+    return compiled([layers.Dense(8), layers.BatchNormalization(), layers.Activation("relu"), layers.Dropout(0.4)])
+
+
+def compiled(hidden: list[keras.layers.Layer], **settings: Any) -> keras.Model:
+    model = keras.Sequential([keras.Input((3,)), *hidden, keras.layers.Dense(1, activation="sigmoid")])
+    model.compile(**{"optimizer": "adam", "loss": "binary_crossentropy", "metrics": ["binary_accuracy"], **settings})
+    return model
+
+
+def own_metric() -> keras.Model:
+    return compiled([keras.layers.Dense(4)], metrics=[PositiveShare(), keras.metrics.AUC(name="auc")])
+
+
+def several_heads() -> keras.Model:
+    left, right = keras.Input((3,), name="left"), keras.Input((2,), name="right")
+    x = keras.layers.Dense(6, activation="tanh")(keras.layers.Concatenate()([left, right]))
+    sign = keras.layers.Dense(1, activation="sigmoid", name="sign")(x)
+    total = keras.layers.Dense(1, name="total")(x)
+    model = keras.Model({"left": left, "right": right}, {"sign": sign, "total": total})
+    losses = {"sign": "binary_crossentropy", "total": "mse"}
+    model.compile("sgd", loss=losses, metrics={"sign": ["binary_accuracy"], "total": ["mae"]})
+    return model
+
+
+def decayed() -> keras.Model:
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.1, clipnorm=1.0, use_ema=True)
+    return compiled([keras.layers.Dense(4, kernel_regularizer="l2")], optimizer=optimizer)
+
+
+class Trained:
+    """What came of feeding a fresh model."""
+
+    def __init__(
+        self, build: Callable[[], keras.Model], data: Data, *more: keras.callbacks.Callback, **settings: Any
+    ) -> None:
+        keras.utils.set_random_seed(3)
+        self.model, logs = build(), Logs()
+        settings = {"epochs": 3, "batch_size": 16, "seed": 5, **settings}
+        paths: list[str] = []
+        feed.fit(self.model, data, callbacks=[*more, logs], tell=paths.append, **settings)
+        self.path = paths[0]
+        self.epochs, self.test = logs.epochs, feed.evaluate(self.model, data.test)
+
+
+@pytest.mark.parametrize(
+    ("build", "part_of", "settings"),
+    [
+        (dense, binary, {}),
+        (random_layers, binary, {}),
+        (dense, binary, {"class_weight": {0: 1.0, 1: 3.0}}),
+        (own_metric, binary, {}),
+        (several_heads, several, {}),
+        (decayed, binary, {"batch_size": 7}),
+        (dense, binary, {"batch_size": 1000}),
+    ],
+    ids=[
+        "dense",
+        "batch norm and dropout",
+        "class weights",
+        "own metric",
+        "several heads",
+        "decay and EMA",
+        "one batch",
+    ],
+)
+def test_whole_epochs_equal_steps(
+    build: Callable[[], keras.Model], part_of: Callable[[int, int], Part], settings: dict[str, Any]
+) -> None:
+    """Else a faster trial would be another trial: results could not be compared with plain Keras."""
+    data, counter = data_of(part_of), BatchCounter()
+    whole, steps = Trained(build, data, **settings), Trained(build, data, counter, **settings)
+    assert (whole.path, steps.path) == (feed.WHOLE_EPOCHS, feed.BATCHES)
+    assert counter.seen == 3 * -(-ROWS // settings.get("batch_size", 16))
+    assert whole.epochs == steps.epochs
+    assert whole.test == steps.test
+    for one, other in zip(whole.model.get_weights(), steps.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_class_weights_are_those_of_fit() -> None:
+    """Else the file's class weights would mean something else than Keras's."""
+    data, weights = data_of(binary), {0: 1.0, 1: 5.0}
+    ours = Trained(dense, data, epochs=1, batch_size=ROWS, class_weight=weights)
+    keras.utils.set_random_seed(3)
+    model = dense()
+    history = model.fit(data.train.x, data.train.y, batch_size=ROWS, class_weight=weights, verbose=0).history
+    assert ours.epochs[0]["loss"] == pytest.approx(history["loss"][0], rel=1e-6)
+
+
+def test_order_depends_on_the_seed_alone() -> None:
+    """Else a trial would give other losses on another worker, and could not be reproduced."""
+    data = data_of(binary)
+    first = Trained(dense, data)
+    Trained(random_layers, data, seed=99)  # draws from the global generators
+    assert Trained(dense, data).epochs == first.epochs
+    assert Trained(dense, data, seed=6).epochs != first.epochs
+
+
+def test_the_user_can_fit_again() -> None:
+    """Else a model handed over would not train further in the user's own hands."""
+    data = data_of(binary)
+    model = Trained(dense, data).model
+    before = model.get_weights()[0]
+    history = model.fit(data.train.x, data.train.y, batch_size=16, epochs=2, verbose=0).history
+    assert len(history["loss"]) == 2
+    assert not np.array_equal(before, model.get_weights()[0])
+
+
+def test_early_end_leaves_the_model_whole() -> None:
+    """Else a pruned or failed trial would leave a model whose `fit` takes row numbers."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            raise RuntimeError("enough")
+
+    data = data_of(binary)
+    model = dense()
+    with pytest.raises(RuntimeError, match="enough"):
+        feed.fit(model, data, epochs=2, batch_size=16, seed=0, callbacks=[Stop()])
+    model.fit(data.train.x, data.train.y, verbose=0)
+
+
+@keras.saving.register_keras_serializable("tests")
+class OwnStep(keras.Model):
+    """A model that trains itself, and counts how often."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layer = keras.layers.Dense(1, activation="sigmoid")
+        self.steps = self.add_weight(name="steps", shape=(), initializer="zeros", trainable=False)
+
+    def call(self, inputs: Any) -> Any:
+        return self.layer(inputs)
+
+    def train_step(self, data: Any) -> Any:
+        self.steps.assign_add(1.0)
+        return super().train_step(data)
+
+
+def own_step() -> keras.Model:
+    model = OwnStep()
+    model.compile("sgd", "binary_crossentropy", metrics=["binary_accuracy"])
+    return model
+
+
+def eager() -> keras.Model:
+    return compiled([keras.layers.Dense(4)], run_eagerly=True)
+
+
+def compiled_steps() -> keras.Model:
+    return compiled([keras.layers.Dense(4)], steps_per_execution=2)
+
+
+@pytest.mark.parametrize(
+    ("build", "path"),
+    [(own_step, feed.PLAIN), (eager, feed.PLAIN), (compiled_steps, feed.BATCHES)],
+    ids=["own train_step", "eager", "several steps an execution"],
+)
+def test_unusual_models_fall_back_and_learn(build: Callable[[], keras.Model], path: str) -> None:
+    """Else a user's own training step, or Python code in it, would be skipped in silence."""
+    trained = Trained(build, data_of(binary), epochs=4)
+    assert trained.path == path
+    assert trained.epochs[-1]["val_loss"] < trained.epochs[0]["val_loss"]
+    if build is own_step:
+        assert float(trained.model.steps) == 4 * 5
+
+
+def test_a_lambda_callback_sees_every_batch() -> None:
+    """Else a callback whose hook is set on the object, as Keras's own LambdaCallback, would be ignored."""
+    seen: list[int] = []
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+    trained = Trained(dense, data_of(binary), callback, epochs=1)
+    assert trained.path == feed.BATCHES
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize("kind", ["tf.data", "PyDataset"])
+def test_streams_are_passed_to_fit(kind: str) -> None:
+    """Else data larger than memory would be copied into it, or not be learned from."""
+    import tensorflow as tf
+
+    class Batches(keras.utils.PyDataset):
+        def __init__(self, part: Part) -> None:
+            super().__init__()
+            self.part = part
+
+        def __len__(self) -> int:
+            return math.ceil(len(self.part) / 16)
+
+        def __getitem__(self, index: int) -> Any:
+            rows = slice(index * 16, (index + 1) * 16)
+            return self.part.x[rows], self.part.y[rows]
+
+    def stream(rows: int, seed: int) -> Part:
+        part = binary(rows, seed)
+        if kind == "PyDataset":
+            return Part(Batches(part), None)
+        return Part(tf.data.Dataset.from_tensor_slices((part.x, part.y)).batch(16), None)
+
+    trained = Trained(dense, data_of(stream), epochs=4)
+    assert trained.path == feed.PLAIN
+    assert trained.epochs[-1]["val_loss"] < trained.epochs[0]["val_loss"]
+    assert set(trained.test) == {"loss", "binary_accuracy"}
+
+
+def test_mixed_precision_equals_steps() -> None:
+    """Else the loss scale of half precision would move otherwise by whole epochs than step by step."""
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        data = data_of(binary)
+        whole, steps = Trained(dense, data), Trained(dense, data, BatchCounter())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert whole.path == feed.WHOLE_EPOCHS
+    assert whole.epochs == steps.epochs
+
+
+@pytest.mark.parametrize("build", [dense, own_step], ids=["Keras's step", "own step"])
+def test_dry_run_names_every_log(build: Callable[[], keras.Model]) -> None:
+    """Else a study whose metric is right would be refused, or a wrong one found hours later."""
+    data = data_of(binary)
+    assert set(feed.dry_run(build(), data)) == set(Trained(build, data, epochs=1).epochs[0])

@@ -1,0 +1,320 @@
+"""Reuse: a model that takes over an earlier one's graph learns exactly what it would have learnt with its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+
+from search.data.dataset import Data, Part, load
+from search.training import fit as feed
+from search.training import graph_reuse as graphs
+from tests.studyfiles import definition
+
+Build = Callable[..., keras.Model]
+ROWS, HELD_OUT = 70, 30
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_architectures", [])
+
+
+def made(shape: tuple[int, ...] = (3,)) -> Data:
+    def part(rows: int, seed: int) -> Part:
+        x = np.random.default_rng(seed).normal(size=(rows, *shape)).astype("float32")
+        return Part(x, (x.reshape(rows, -1).sum(axis=1) > 0).astype("float32"))
+
+    return Data("binary", (0, 1), (), part(ROWS, 0), part(HELD_OUT, 1), part(HELD_OUT, 2), False, "made", "00000000")
+
+
+def stack(hidden: list[keras.layers.Layer], shape: tuple[int, ...] = (3,), **settings: Any) -> keras.Model:
+    model = keras.Sequential([keras.Input(shape), *hidden, layers.Dense(1, activation="sigmoid")])
+    model.compile(**{"optimizer": "adam", "loss": "binary_crossentropy", "metrics": ["binary_accuracy"], **settings})
+    return model
+
+
+def dense(units: int) -> keras.Model:
+    return stack([layers.Dense(units, activation="relu")])
+
+
+def deep(units: int) -> keras.Model:
+    hidden = [layers.Dense(units, activation="gelu"), layers.Dropout(0.3), layers.Dense(2 * units, activation="tanh")]
+    return stack(hidden, optimizer=keras.optimizers.RMSprop(0.001 * units))
+
+
+def normalised(units: int) -> keras.Model:
+    return stack([layers.Dense(units), layers.BatchNormalization(), layers.Activation("relu"), layers.Dropout(0.2)])
+
+
+def decayed(units: int) -> keras.Model:
+    optimizer = keras.optimizers.AdamW(0.01 * units, weight_decay=0.1, clipnorm=1.0, use_ema=True)
+    return stack([layers.Dense(units, kernel_regularizer="l2")], optimizer=optimizer)
+
+
+def scheduled(units: int) -> keras.Model:
+    schedule = keras.optimizers.schedules.CosineDecay(0.05, 10)
+    return stack([layers.Dense(units)], optimizer=keras.optimizers.SGD(schedule, momentum=0.9))
+
+
+def convolved(units: int) -> keras.Model:
+    return stack([layers.Conv2D(units, 3, activation="relu"), layers.GlobalAveragePooling2D()], (6, 6, 1))
+
+
+def recurrent(units: int) -> keras.Model:
+    return stack([layers.GRU(units)], (4, 2))
+
+
+class Fit:
+    """What came of one model."""
+
+    def __init__(self, model: keras.Model, data: Data, *callbacks: keras.callbacks.Callback, **settings: Any) -> None:
+        self.epochs: list[dict[str, float]] = []
+        keep = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: self.epochs.append(dict(logs)))
+        settings = {"epochs": 2, "batch_size": 16, "seed": 5, **settings}
+        paths: list[str] = []
+        feed.fit(model, data, callbacks=[*callbacks, keep], tell=paths.append, **settings)
+        self.path = paths[0]
+        self.test = feed.evaluate(model, data.test)
+        self.weights = model.get_weights()
+        self.optimizer = [variable.numpy() for variable in model.optimizer.variables]
+
+    def same(self, other: Fit) -> bool:
+        """Return whether both trained alike, to the last bit."""
+        pairs = zip([*self.weights, *self.optimizer], [*other.weights, *other.optimizer], strict=True)
+        equal = all(np.array_equal(mine, theirs) for mine, theirs in pairs)
+        return equal and self.epochs == other.epochs and self.test == other.test
+
+
+def fresh(build: Build, *arguments: Any) -> keras.Model:
+    """Return a model as a trial builds it."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(3)
+    return build(*arguments)
+
+
+def traced_alone(monkeypatch: pytest.MonkeyPatch, build: Build, argument: Any, data: Data, **settings: Any) -> Fit:
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs, "_architectures", [])
+        found = Fit(fresh(build, argument), data, **settings)
+    assert found.path == feed.WHOLE_EPOCHS
+    return found
+
+
+@pytest.mark.parametrize("build", [dense, deep, scheduled], ids=["dense", "dropout and rates", "schedule"])
+def test_other_sizes_reuse_the_graph_to_the_last_bit(monkeypatch: pytest.MonkeyPatch, build: Build) -> None:
+    """Else a trial's losses would depend on which trials its worker had trained before."""
+    data = made()
+    paths = []
+    for units, batch_size in ((4, 16), (6, 7), (33, 100), (4, 16)):
+        found = Fit(fresh(build, units), data, batch_size=batch_size)
+        paths.append(found.path)
+        if found.path == feed.REUSED:
+            assert found.same(traced_alone(monkeypatch, build, units, data, batch_size=batch_size)), units
+    assert paths == [feed.WHOLE_EPOCHS] * 2 + [feed.REUSED] * 2
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [(normalised, (3,)), (decayed, (3,)), (convolved, (6, 6, 1)), (recurrent, (4, 2))],
+    ids=["batch norm", "decay and EMA", "convolution", "GRU"],
+)
+def test_where_a_graph_holds_sizes_only_equal_models_reuse_it(
+    monkeypatch: pytest.MonkeyPatch, build: Build, shape: tuple[int, ...]
+) -> None:
+    """Else the sizes of an earlier model would be computed with."""
+    data = made(shape)
+    paths = []
+    for units in (4, 6, 6, 4):
+        found = Fit(fresh(build, units), data)
+        paths.append(found.path)
+        if found.path == feed.REUSED:
+            assert found.same(traced_alone(monkeypatch, build, units, data)), units
+    assert paths == [feed.WHOLE_EPOCHS] * 2 + [feed.REUSED] * 2
+
+
+def test_a_size_of_one_has_its_own_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its bias, which Keras adds otherwise, would be added as those of larger layers."""
+    data = made()
+    for units in (4, 6, 1, 8):
+        found = Fit(fresh(dense, units), data)
+        assert (found.path == feed.REUSED) == (units == 8)
+    assert found.same(traced_alone(monkeypatch, dense, 8, data))
+
+
+def test_half_precision_and_class_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a loss scale or the weight of a row would be an earlier model's."""
+    data = made()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        for units in (4, 4):
+
+            def build(units: int) -> keras.Model:
+                keras.config.set_dtype_policy("mixed_float16")
+                return dense(units)
+
+            found = Fit(fresh(build, units), data, class_weight={0: 1.0, 1: 3.0})
+        assert found.same(traced_alone(monkeypatch, build, units, data, class_weight={0: 1.0, 1: 3.0}))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert found.path == feed.REUSED
+
+
+def test_folds_share_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each fold would be traced, though only its rows are others."""
+    data = made()
+    rows = np.arange(ROWS)
+    folds = ((rows[20:], rows[:20]), (rows[:45], rows[45:]))
+    data = Data(**{**vars(data), "folds": folds, "rest": data.train, "_fitted": []})
+    paths = [Fit(fresh(dense, 5), data.fold(index)).path for index in (0, 1, 0)]
+    assert paths == [feed.WHOLE_EPOCHS, feed.REUSED, feed.REUSED]
+    last = Fit(fresh(dense, 5), data.fold(1))
+    assert last.same(traced_alone(monkeypatch, dense, 5, data.fold(1)))
+
+
+def test_a_table_with_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Else the commonest data of all would be traced each time, or looked up in a table that is gone."""
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"size": random.normal(5, 2, 120), "kind": random.choice(["a", "b", "c"], 120)})
+    frame.loc[::7, "size"] = np.nan
+    frame["price"] = frame["size"].fillna(1) * 2 + (frame["kind"] == "b")
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    data = load(definition({"data.source": "csv:table.csv", "data.options": None, "data.target": "price"}, tmp_path))
+
+    def build(units: int) -> keras.Model:
+        inputs, prepared = data.inputs()
+        model = keras.Model(inputs, layers.Dense(1)(layers.Dense(units, activation="relu")(prepared)))
+        model.compile("adam", "mean_squared_error", metrics=["mae"])
+        return model
+
+    paths = []
+    for units in (3, 4, 5):
+        found = Fit(fresh(build, units), data)
+        paths.append(found.path)
+    assert found.same(traced_alone(monkeypatch, build, 5, data))
+    assert paths == [feed.WHOLE_EPOCHS, feed.WHOLE_EPOCHS, feed.REUSED]
+
+
+def dropped(rate: float) -> keras.Model:
+    return stack([layers.Dense(4), layers.Dropout(rate)])
+
+
+class Doubled(layers.Layer):
+    """A layer of the user's own, whose configuration does not tell what it does."""
+
+    factor = 2.0
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * self.factor
+
+
+def own_layer(factor: float) -> keras.Model:
+    layer = Doubled()
+    layer.factor = factor
+    return stack([layer])
+
+
+def own_loss(factor: float) -> keras.Model:
+    return stack([], loss=lambda y, predicted: factor * keras.losses.mean_squared_error(y, predicted))
+
+
+def replaced_method(factor: float) -> keras.Model:
+    layer = layers.Dense(4)
+    layer.call = lambda inputs, training=None: factor * layers.Dense.call(layer, inputs)
+    return stack([layer])
+
+
+def own_lambda(factor: float) -> keras.Model:
+    return stack([layers.Lambda(lambda x: x * factor), layers.Dense(4)])
+
+
+def adapted(factor: float) -> keras.Model:
+    layer = layers.Normalization()
+    layer.adapt(factor * made().train.x)
+    return stack([layer, layers.Dense(4)])
+
+
+def undecayed(share: float) -> keras.Model:
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    if share > 1:
+        optimizer.exclude_from_weight_decay(var_names=["kernel"])
+    return stack([layers.Dense(4)], optimizer=optimizer)
+
+
+def unseeded(share: float) -> keras.Model:
+    inputs = keras.Input((3,))
+    noisy = inputs + 0.1 * keras.random.normal((3,)) * share
+    model = keras.Model(inputs, layers.Dense(1, activation="sigmoid")(noisy))
+    model.compile("adam", "binary_crossentropy")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "values"),
+    [
+        (dropped, (0.1, 0.5)),
+        (own_layer, (1.0, 2.0)),
+        (own_loss, (1.0, 2.0)),
+        (replaced_method, (1.0, 2.0)),
+        (own_lambda, (1.0, 2.0)),
+        (adapted, (1.0, 2.0)),
+        (undecayed, (1.0, 2.0)),
+        (unseeded, (1.0, 2.0)),
+    ],
+    ids=[
+        "rate",
+        "own layer",
+        "own loss",
+        "replaced method",
+        "lambda",
+        "adapted layer",
+        "untold setting",
+        "a constant",
+    ],
+)
+def test_what_the_sizes_do_not_tell_is_traced_anew(
+    monkeypatch: pytest.MonkeyPatch, build: Build, values: tuple[float, ...]
+) -> None:
+    """Else a trial would be trained with another trial's settings, and no one would know."""
+    data = made()
+    first, second = (Fit(fresh(build, value), data) for value in values)
+    assert second.same(traced_alone(monkeypatch, build, values[1], data))
+    assert first.epochs != second.epochs
+
+
+def test_callbacks_may_evaluate_other_data() -> None:
+    """Else a callback that evaluates weighted rows would meet a function that takes none."""
+
+    class Elsewhere(keras.callbacks.Callback):
+        seen: list[float]
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            train = made().train
+            weights = np.zeros(len(train), "float32")
+            self.seen.append(self.model.evaluate(train.x, train.y, sample_weight=weights, verbose=0)[0])
+
+    callback = Elsewhere()
+    callback.seen = []
+    found = Fit(fresh(dense, 4), made(), callback)
+    assert callback.seen == [0.0] * 2
+    assert found.epochs[-1]["val_loss"] > 0
+
+
+def test_only_so_many_architectures_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a night of define-by-run would fill the worker's memory with graphs."""
+    monkeypatch.setattr(graphs, "_KEPT", 2)
+    data = made()
+    for rate in (0.1, 0.2, 0.3, 0.1):
+        assert Fit(fresh(dropped, rate), data, epochs=1).path == feed.WHOLE_EPOCHS
+    assert Fit(fresh(dropped, 0.1), data, epochs=1).path == feed.REUSED
+
+
+@pytest.fixture(autouse=True)
+def names_begin_anew() -> Iterator[None]:
+    yield
+    keras.backend.clear_session()

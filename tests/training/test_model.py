@@ -1,0 +1,168 @@
+"""Building models: the built-in mlp for every task, the user's builder, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import optuna
+import pytest
+
+from search.data.dataset import Data, Part
+from search.errors import ModelError
+from search.studyfile.load import parse_definition
+from search.studyfile.schema import Definition
+from search.training import fit as feed
+from search.training import model
+
+BLOBS = {"n_samples": 40}
+
+
+def data_for(task: str) -> Data:
+    """Return 24 rows of 3 numbers and a target for the task."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(24, 3)).astype("float32")
+    targets: dict[str, Any] = {
+        "binary": (x[:, 0] > 0).astype("float32"),
+        "multiclass": (np.arange(24) % 4).astype("int32"),
+        "multilabel": (x[:, :2] > 0).astype("float32"),
+        "regression": x[:, :2] + x[:, 1:],
+    }
+    classes = {"binary": (0, 1), "multiclass": (0, 1, 2, 3), "multilabel": ("a", "b"), "regression": ()}[task]
+    part = Part(x, targets[task])
+    return Data(task, classes, (), part, part, part, False, "made", "0")  # type: ignore[arg-type]
+
+
+def fixed(**params: Any) -> optuna.trial.FixedTrial:
+    """Return a trial with these parameters sampled."""
+    trial = optuna.trial.FixedTrial(params)
+    for name, value in params.items():
+        trial.suggest_categorical(name, [value])
+    return trial
+
+
+def study_of(folder: Path, code: str = "", **tables: Any) -> Definition:
+    (folder / "user.py").write_text(code)
+    sys.modules.pop("user", None)
+    content: dict[str, Any] = {
+        "name": "tiny",
+        "metric": "val_loss",
+        "direction": "minimize",
+        "data": {"source": "sklearn:make_blobs", "options": BLOBS},
+        "fit": {"epochs": 1},
+        "space": {"batch_size": {"type": "int", "low": 8, "high": 16}},
+        **tables,
+    }
+    return parse_definition(content, folder / "tiny.toml")
+
+
+@pytest.mark.parametrize(
+    ("task", "units", "activation", "logs"),
+    [
+        ("binary", 1, "sigmoid", {"loss", "binary_accuracy"}),
+        ("multiclass", 4, "softmax", {"loss", "accuracy"}),
+        ("multilabel", 2, "sigmoid", {"loss", "binary_accuracy"}),
+        ("regression", 2, "linear", {"loss", "mae"}),
+    ],
+)
+def test_mlp_fits_its_head_to_the_task(task: str, units: int, activation: str, logs: set[str]) -> None:
+    """Else the built-in model would learn something other than the target asks for."""
+    data = data_for(task)
+    built = model.mlp(fixed(width=5), data)
+    head = built.layers[-1]
+    assert (head.units, keras.activations.serialize(head.activation)) == (units, activation)
+    feed.fit(built, data, epochs=1, batch_size=8, seed=0, callbacks=[])
+    assert set(feed.evaluate(built, data.test)) == logs
+
+
+def test_mlp_builds_what_is_searched_and_fixed() -> None:
+    """Else a parameter of the study file would change nothing."""
+    searched = fixed(width=6, depth=2, dropout=0.25, learning_rate=0.05, epochs=3, batch_size=8)
+    built = model.mlp(searched, data_for("binary"), activation="tanh", optimizer="adamw", weight_decay=0.1)
+    dense = [layer for layer in built.layers if isinstance(layer, keras.layers.Dense)]
+    assert [layer.units for layer in dense] == [6, 6, 1]
+    assert keras.activations.serialize(dense[0].activation) == "tanh"
+    assert [layer.rate for layer in built.layers if isinstance(layer, keras.layers.Dropout)] == [0.25, 0.25]
+    assert isinstance(built.optimizer, keras.optimizers.AdamW)
+    assert float(built.optimizer.learning_rate) == pytest.approx(0.05)
+    assert built.optimizer.weight_decay == 0.1
+
+
+def test_mlp_defaults_are_the_tutorials() -> None:
+    """Else the shipped study would no longer be the tutorial it grew out of."""
+    built = model.mlp(fixed(), data_for("binary"))
+    assert [type(layer).__name__ for layer in built.layers] == ["InputLayer", "Dense", "Dense"]
+    assert (built.layers[1].units, type(built.optimizer)) == (128, keras.optimizers.Adam)
+    assert keras.activations.serialize(built.layers[1].activation) == "relu"
+
+
+def test_batch_norm_stands_between_weights_and_activation() -> None:
+    """Else normalisation would follow the activation, and a bias be learned for nothing."""
+    built = model.mlp(fixed(batch_norm=True, width=4), data_for("binary"))
+    kinds = [type(layer).__name__ for layer in built.layers]
+    assert kinds == ["InputLayer", "Dense", "BatchNormalization", "Activation", "Dense"]
+    assert not built.layers[1].use_bias
+
+
+def test_images_are_flattened() -> None:
+    """Else the built-in model would predict one number for each row of pixels."""
+    part = Part(np.zeros((4, 8, 8, 1), "float32"), np.array([0, 1, 0, 1], "float32"))
+    built = model.mlp(fixed(width=4), Data("binary", (0, 1), (), part, part, part, False, "made", "0"))
+    assert built.output_shape == (None, 1)
+
+
+def test_an_unknown_optimizer_is_named() -> None:
+    """Else the person would be shown a page of Keras's serialisation."""
+    with pytest.raises(ModelError, match=r"^optimizer: .*adamm.*; use an optimizer's name in keras.optimizers$"):
+        model.mlp(fixed(optimizer="adamm"), data_for("binary"))
+
+
+def test_a_builder_may_sample_more(tmp_path: Path) -> None:
+    """Else conditional spaces could not be written."""
+    code = (
+        "import keras\n"
+        "def build(trial, data, heads):\n"
+        "    inputs, x = data.inputs()\n"
+        "    for layer in range(trial.suggest_int('depth', 1, 3)):\n"
+        "        x = keras.layers.Dense(trial.suggest_int(f'width_{layer}', 2, 4))(x)\n"
+        "    model = keras.Model(inputs, keras.layers.Dense(heads)(x))\n"
+        "    model.compile('sgd', 'mse')\n"
+        "    return model\n"
+    )
+    definition = study_of(tmp_path, code, model={"build": "user.py:build", "heads": 1})
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    model.build(definition, trial, data_for("binary"))
+    assert {"depth", "width_0"} <= set(trial.params)
+
+
+@pytest.mark.parametrize(
+    ("code", "table", "shown"),
+    [
+        ("def build(trial):\n    pass\n", {}, r"too many positional arguments; write build\(trial, data, …\)"),
+        ("def build(trial, data):\n    pass\n", {"width": 3}, "unexpected keyword argument 'width'"),
+        ("def build(trial, data):\n    return 3\n", {}, "returned int; return a compiled keras.Model"),
+        ("def build(trial, data):\n    return [][1]\n", {}, "raised IndexError: list index out of range"),
+        ("def built(trial, data):\n    pass\n", {}, "user.py has no 'build'; did you mean 'built'"),
+        ("import nowhere_to_be_found\n", {}, "user.py cannot be imported .ModuleNotFoundError"),
+    ],
+)
+def test_builders_that_cannot_work(tmp_path: Path, code: str, table: dict[str, Any], shown: str) -> None:
+    """Else a mistake in the user's file would end in a traceback through the package."""
+    definition = study_of(tmp_path, code, model={"build": "user.py:build", **table})
+    with pytest.raises(ModelError, match=f"^model.build: .*{shown}"):
+        model.try_build(definition, fixed(), data_for("binary"))
+
+
+def test_user_files_are_all_that_a_model_needs(tmp_path: Path) -> None:
+    """Else a registered model would miss the file that its custom layers are written in."""
+    (tmp_path / "more.py").write_text("")
+    definition = study_of(
+        tmp_path,
+        model={"build": "user.py:build"},
+        data={"source": "user.py:rows"},
+        fit={"epochs": 1, "callbacks": ["more.py:Mark", "TerminateOnNaN"]},
+    )
+    assert model.user_files(definition) == [tmp_path / "more.py", tmp_path / "user.py"]

@@ -1,0 +1,554 @@
+"""One trial: what it is worth, what it hands over, and how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import optuna
+import pytest
+
+from search.data.dataset import Data, load
+from search.data.summary import TensorSpec
+from search.errors import DataError, ModelError, StudyFileError, TrialFailed
+from search.study import space
+from search.studyfile.load import parse_definition
+from search.studyfile.schema import Definition, LearningRateSchedule
+from search.training import callbacks as fitting
+from search.training import dry_run as preflight
+from search.training import fit as feed
+from search.training import graph_reuse as graphs
+from search.training import metrics as scoring
+from search.training import result as results
+from search.training import trial
+
+# Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+BLOBS = {"n_samples": 90, "n_features": 2, "centers": [[-1.0, 0.0], [1.0, 0.0]], "random_state": 0}
+
+
+def study_of(folder: Path, code: str = "", **tables: Any) -> Definition:
+    """Return a tiny study; `code` becomes the file user.py beside it."""
+    content: dict[str, Any] = {
+        "name": "tiny",
+        "metric": "val_loss",
+        "direction": "minimize",
+        "data": {"source": "sklearn:make_blobs", "options": BLOBS, "validation_size": 0.25, "seed": 1},
+        "model": {"width": 4},
+        "fit": {"epochs": 3, "batch_size": 16},
+        "space": {"learning_rate": {"type": "float", "low": 0.01, "high": 0.02}},
+    }
+    for name, table in tables.items():
+        own_builder = name == "model" and "build" in table
+        both = isinstance(table, dict) and isinstance(content.get(name), dict) and not own_builder
+        content[name] = {**content[name], **table} if both else table
+    (folder / "user.py").write_text(code)
+    sys.modules.pop("user", None)  # each test's file is another
+    return parse_definition(content, folder / "tiny.toml")
+
+
+def ask(definition: Definition, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Trial:
+    """Return the first trial of a study that is kept nowhere."""
+    study = optuna.create_study(
+        sampler=optuna.samplers.RandomSampler(seed=0),
+        pruner=pruner or optuna.pruners.NopPruner(),
+        directions=list(definition.directions),
+    )
+    return study.ask(space.distributions(definition))
+
+
+class Run:
+    """A trial's result, and what was asked and told meanwhile."""
+
+    def __init__(
+        self,
+        definition: Definition,
+        pruner: optuna.pruners.BasePruner | None = None,
+        data: Data | None = None,
+        best: bool = True,
+        asked: optuna.Trial | None = None,
+    ) -> None:
+        self.data = data or load(definition)
+        self.trial = asked or ask(definition, pruner)
+        self.reports = 0
+        self.result = trial.run(
+            definition, self.data, self.trial, seed=7, is_best=lambda values: best, report=self._report
+        )
+
+    def _report(self, epochs: list[results.Epoch]) -> None:
+        self.reports = len(epochs)
+
+    def model(self, folder: Path, *, compile: bool = True) -> keras.Model:  # noqa: A002 - Keras's own word
+        """Return the model that was handed over, loaded from its archive."""
+        assert self.result.model is not None, self.result.reason
+        (folder / "handed.keras").write_bytes(self.result.model)
+        model: keras.Model = keras.saving.load_model(folder / "handed.keras", compile=compile)
+        return model
+
+
+class PruneAt(optuna.pruners.BasePruner):
+    """Prunes every trial that has reported this many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return len(trial.intermediate_values) >= self.steps
+
+
+def last(result: results.TrialResult) -> dict[str, float]:
+    return result.epochs[-1].logs
+
+
+def test_a_complete_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else value, curves, test metrics and the model handed over would not belong together."""
+    monkeypatch.setattr(graphs, "_architectures", [])
+    run = Run(study_of(tmp_path))
+    result = run.result
+    assert (result.fate, result.reason) == ("complete", "")
+    assert result.values == (last(result)["val_loss"],)
+    assert [epoch.step for epoch in result.epochs] == [0, 1, 2]
+    assert run.reports == 3
+    assert result.metrics["parameters"] == 2 * 4 + 4 + 4 + 1
+    assert result.metrics["train_seconds"] > 0
+    assert "latency_ms" not in result.metrics
+    tested = feed.evaluate(run.model(tmp_path), run.data.test)
+    assert result.metrics["test_loss"] == pytest.approx(tested["loss"], rel=1e-6)
+    assert result.training["optimizer"]["name"].startswith("adam")
+    assert result.training["fit"]["epochs"] == 3
+    assert "dense" in result.summary
+    assert result.path == feed.WHOLE_EPOCHS
+
+
+def test_a_worse_trial_hands_over_no_model(tmp_path: Path) -> None:
+    """Else every trial's model would travel and be stored."""
+    assert Run(study_of(tmp_path), best=False).result.model is None
+
+
+def test_the_same_seed_gives_the_same_losses_in_another_process(tmp_path: Path) -> None:
+    """Else nobody could reproduce a trial, and a search would depend on which worker trained what."""
+    definition = study_of(tmp_path, model={"width": 4, "dropout": 0.3})
+    here = Run(definition).result
+    Run(definition, asked=ask(definition).study.ask(space.distributions(definition)))  # draws in between
+    assert Run(definition).result.values == here.values
+    code = (
+        "from pathlib import Path; from tests.test_trial import Run, study_of;"
+        f"r = Run(study_of(Path({str(tmp_path)!r}), model={{'width': 4, 'dropout': 0.3}})).result;"
+        "print(repr([e.logs['loss'] for e in r.epochs]))"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert there.stdout.splitlines()[-1] == repr([epoch.logs["loss"] for epoch in here.epochs])
+
+
+OVERFITS = """
+import keras
+class Worse(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_loss"] = abs(epoch - 2) + 1.0
+"""
+
+
+def test_early_stopping_is_scored_at_the_restored_epoch(tmp_path: Path) -> None:
+    """Else a trial's value would belong to other weights than the model that is handed over."""
+    fit = {"epochs": 9, "early_stopping": {"patience": 2}, "callbacks": ["user.py:Worse"]}
+    run = Run(study_of(tmp_path, OVERFITS, fit=fit, metric=["val_loss"], direction=["minimize"]))
+    assert len(run.result.epochs) == 5
+    assert run.result.values == (1.0,)
+    validated = feed.evaluate(run.model(tmp_path), run.data.validation)
+    assert validated["binary_accuracy"] == pytest.approx(run.result.epochs[2].logs["val_binary_accuracy"])
+    assert run.result.metrics.get("val_loss", 1.0) == 1.0
+
+
+def test_early_stopping_that_ran_to_the_end_is_scored_at_its_best_epoch(tmp_path: Path) -> None:
+    """Else the value would be the last epoch's although Keras restores the best one's weights."""
+    fit = {"epochs": 4, "early_stopping": {"patience": 5}, "callbacks": ["user.py:Worse"]}
+    result = Run(study_of(tmp_path, OVERFITS, fit=fit)).result
+    assert (len(result.epochs), result.values) == (4, (1.0,))
+
+
+def test_early_stopping_that_never_began_is_scored_at_the_last_epoch(tmp_path: Path) -> None:
+    """Else the first epoch's value would stand for weights trained longer."""
+    fit = {"epochs": 3, "early_stopping": {"patience": 1, "start_from_epoch": 8}}
+    result = Run(study_of(tmp_path, fit=fit)).result
+    assert result.values == (last(result)["val_loss"],)
+
+
+def test_the_users_own_early_stopping_counts_too(tmp_path: Path) -> None:
+    """Else a callback of the user's that restores weights would hand over a model worth another value."""
+    code = OVERFITS + (
+        "def stop():\n"
+        "    return keras.callbacks.EarlyStopping('val_loss', patience=1, mode='min', restore_best_weights=True)\n"
+    )
+    fit = {"epochs": 6, "callbacks": ["user.py:Worse", "user.py:stop"]}
+    result = Run(study_of(tmp_path, code, fit=fit)).result
+    assert (len(result.epochs), result.values) == (4, (1.0,))
+
+
+def test_repeats_compare_on_the_mean_and_hand_over_the_best(tmp_path: Path) -> None:
+    """Else one lucky seed would win, or the test metrics would be another model's."""
+    run = Run(study_of(tmp_path, search={"repeats": 3}))
+    metrics = run.result.metrics
+    each = [metrics[f"val_loss_repeat_{index}"] for index in range(3)]
+    assert len(set(each)) == 3
+    assert run.result.values == (pytest.approx(np.mean(each)),)
+    assert metrics["val_loss"] == pytest.approx(np.mean(each))
+    assert metrics["val_loss_std"] == pytest.approx(np.std(each))
+    model = run.model(tmp_path)
+    assert feed.evaluate(model, run.data.validation)["loss"] == pytest.approx(min(each), rel=1e-6)
+    assert metrics["test_loss"] == pytest.approx(feed.evaluate(model, run.data.test)["loss"], rel=1e-6)
+
+
+def test_each_repeat_has_curves_of_its_own(tmp_path: Path) -> None:
+    """Else MLflow would draw three trainings as one zigzag."""
+    result = Run(study_of(tmp_path, search={"repeats": 2})).result
+    assert [epoch.step for epoch in result.epochs] == [0, 1, 2, 0, 1, 2]
+    assert "repeat_0/val_loss" in result.epochs[0].logs
+    assert "repeat_1/val_loss" in last(result)
+
+
+def test_a_hopeless_repeat_is_pruned_after_the_first(tmp_path: Path) -> None:
+    """Else a bad configuration would cost three trainings; or be pruned by an epoch of another training."""
+    run = Run(study_of(tmp_path, search={"repeats": 3}), PruneAt(1))
+    assert (run.result.fate, run.result.reason) == ("pruned", "pruned after training 1")
+    assert len(run.result.epochs) == 3
+    assert "val_loss_repeat_0" in run.result.metrics
+
+
+def test_repeats_that_are_all_done_are_not_pruned(tmp_path: Path) -> None:
+    """Else a trial that has paid for everything would be thrown away."""
+    run = Run(study_of(tmp_path, search={"repeats": 2}), PruneAt(2))
+    assert run.result.fate == "complete"
+    reported = run.trial.study.get_trials()[0].intermediate_values
+    assert reported[1] == pytest.approx(run.result.values[0])
+
+
+def test_the_wilcoxon_pruner_is_told_each_training(tmp_path: Path) -> None:
+    """Else it would compare running means, which are no pairs, and prune by chance."""
+    run = Run(study_of(tmp_path, fit={"epochs": 1}, search={"repeats": 2}), optuna.pruners.WilcoxonPruner())
+    reported = run.trial.study.get_trials()[0].intermediate_values
+    assert reported == {index: run.result.metrics[f"val_loss_repeat_{index}"] for index in range(2)}
+
+
+def test_folds(tmp_path: Path) -> None:
+    """Else the mean would hide a fold, or the model handed over would have seen only some of the rows."""
+    fit = {"epochs": 8, "early_stopping": {"patience": 1}, "callbacks": ["user.py:Worse"]}
+    run = Run(study_of(tmp_path, OVERFITS, fit=fit, data={"folds": 3}))
+    result = run.result
+    assert (result.fate, result.values) == ("complete", (1.0,))
+    assert [result.metrics[f"val_loss_fold_{index}"] for index in range(3)] == [1.0, 1.0, 1.0]
+    assert result.metrics["val_loss_std"] == 0.0
+    assert result.metrics["refit_epochs"] == 3  # as long as the folds' best weights were trained
+    assert [epoch.logs.keys() & {"fold_0/loss", "refit/loss"} for epoch in result.epochs] == [
+        *[{"fold_0/loss"}] * 4,
+        *[set()] * 8,
+        *[{"refit/loss"}] * 3,
+    ]
+    tested = feed.evaluate(run.model(tmp_path), run.data.test)
+    assert result.metrics["test_loss"] == pytest.approx(tested["loss"], rel=1e-6)
+
+
+def test_a_pruned_trial_keeps_its_epochs(tmp_path: Path) -> None:
+    """Else MLflow would show nothing of a trial that was stopped early."""
+    result = Run(study_of(tmp_path), PruneAt(2)).result
+    assert (result.fate, result.reason) == ("pruned", "pruned after epoch 2")
+    assert len(result.epochs) == 2
+    assert result.metrics["parameters"] == 17
+    assert result.summary
+    assert result.training
+
+
+BUILDS = {
+    "raises": "def build(trial, data):\n    raise RuntimeError('no such layer')\n",
+    "framework's memory": (
+        "import tensorflow as tf\n"
+        "def build(trial, data):\n    raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating')\n"
+    ),
+    "exits": "import sys\ndef build(trial, data):\n    sys.exit('bye')\n",
+    "returns nothing": "def build(trial, data):\n    pass\n",
+    "is not compiled": "import keras\ndef build(trial, data):\n    return keras.Sequential([keras.layers.Dense(1)])\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("raises", "RuntimeError: no such layer"),
+        ("framework's memory", "ResourceExhaustedError: OOM when allocating"),
+        ("exits", "SystemExit: bye"),
+        ("returns nothing", "build returned NoneType; return a compiled keras.Model"),
+        ("is not compiled", "not compiled; call model.compile"),
+    ],
+)
+def test_a_failing_trial_fails_alone(tmp_path: Path, kind: str, reason: str) -> None:
+    """Else one bad configuration would end the night's search, or leave no trace of why."""
+    result = Run(study_of(tmp_path, BUILDS[kind], model={"build": "user.py:build"})).result
+    assert result.fate == "failed"
+    assert reason in result.reason
+    assert "Traceback" in result.traceback
+    assert result.model is None
+
+
+DIVERGES = """
+import keras
+def undefined(y_true, y_pred):
+    return keras.ops.mean(y_pred) * float("nan")
+def build(trial, data):
+    inputs, x = data.inputs()
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
+    model.compile("sgd", loss=undefined, metrics=["binary_accuracy"])
+    return model
+"""
+
+
+@pytest.mark.parametrize(("metric", "shown"), [("val_loss", "val_loss is nan"), ("val_binary_accuracy", "loss is nan")])
+def test_a_diverged_trial_fails(tmp_path: Path, metric: str, shown: str) -> None:
+    """Else NaN weights would win by the accuracy of a constant, or break the sampler."""
+    result = Run(study_of(tmp_path, DIVERGES, model={"build": "user.py:build"}, metric=metric)).result
+    assert (result.fate, result.reason) == ("failed", f"{shown} after epoch 1")
+    assert len(result.epochs) == 1
+
+
+def test_several_metrics_and_constraints(tmp_path: Path) -> None:
+    """Else a Pareto front or a limit on latency would compare something that was not measured."""
+    definition = study_of(
+        tmp_path,
+        metric=["val_loss", "parameters"],
+        direction=["minimize", "minimize"],
+        search={"constraints": ["latency_ms <= 0.001", "val_binary_accuracy >= 0"]},
+    )
+    run = Run(definition, PruneAt(1))
+    result = run.result
+    assert result.values == (last(result)["val_loss"], 17.0)
+    assert result.metrics["latency_ms"] > 0.001
+    assert result.violations[0] == pytest.approx(result.metrics["latency_ms"] - 0.001)
+    assert result.violations[1] <= 0
+    assert result.model is None  # it breaks a constraint, so it is never the best
+
+
+def test_constraints_hold_for_the_weights_that_are_kept(tmp_path: Path) -> None:
+    """Else a model could be registered whose own accuracy breaks the study's constraint."""
+    fit = {"epochs": 6, "early_stopping": {"patience": 2}, "callbacks": ["user.py:Worse"]}
+    search = {"constraints": ["val_loss <= 1.5"]}
+    assert Run(study_of(tmp_path, OVERFITS, fit=fit, search=search)).result.violations == (-0.5,)
+
+
+def test_a_missing_or_undefined_metric_breaks_its_constraint(tmp_path: Path) -> None:
+    """Else Optuna would be given NaN, which it refuses after the trial is done."""
+    definition = study_of(tmp_path, search={"constraints": ["a <= 1", "b >= 1"]})
+    assert scoring.violations(definition, {"a": float("nan")}) == (float("inf"), float("inf"))
+
+
+def test_a_metric_that_vanished_fails_the_trial(tmp_path: Path) -> None:
+    """Else a conditional model without the metric would end the search with a KeyError."""
+    with pytest.raises(TrialFailed, match="no metric 'val_loss' in the logs \\(loss\\)"):
+        scoring.values(study_of(tmp_path), {"loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("kind", "rates"),
+    [
+        ({"type": "exponential", "factor": 0.5}, [1.0, 0.5, 0.25, 0.125]),
+        ({"type": "exponential", "factor": 0.5, "minimum": 0.3}, [1.0, 0.5, 0.3, 0.3]),
+        ({"type": "cosine"}, [1.0, 0.8536, 0.5, 0.1464]),
+        ({"type": "cosine", "minimum": 0.5}, [1.0, 0.9268, 0.75, 0.5732]),
+    ],
+)
+def test_learning_rate_schedules(kind: dict[str, Any], rates: Sequence[float]) -> None:
+    """Else a schedule would end too early or fall below its minimum."""
+    schedule = LearningRateSchedule(**kind)
+    shown = [fitting.learning_rate(schedule, 1.0, epoch, 4) for epoch in range(4)]
+    assert shown == pytest.approx(rates, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "plateau"])
+def test_a_schedule_reaches_the_optimizer(tmp_path: Path, kind: str) -> None:
+    """Else the study file's schedule would change nothing."""
+    schedule = {"type": kind, "patience": 1, "factor": 0.5}
+    fit = {"epochs": 5, "learning_rate_schedule": schedule, "callbacks": ["user.py:Worse"]}
+    result = Run(study_of(tmp_path, OVERFITS, fit=fit)).result
+    rates = [epoch.logs["learning_rate"] for epoch in result.epochs]
+    assert rates[-1] < rates[0]
+
+
+def test_callbacks_by_name(tmp_path: Path) -> None:
+    """Else Keras's own callbacks and the user's could not be used without writing a builder."""
+    code = "import keras\nclass Mark(keras.callbacks.Callback):\n    def on_epoch_end(self, epoch, logs=None):\n"
+    code += "        logs['mark'] = 10.0 + epoch\n"
+    result = Run(study_of(tmp_path, code, fit={"callbacks": ["user.py:Mark", "TerminateOnNaN"]})).result
+    assert last(result)["mark"] == 12.0
+    assert result.path == feed.BATCHES  # TerminateOnNaN watches batches
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("EarlyStoping", "keras.callbacks has no 'EarlyStoping'; did you mean 'EarlyStopping'"),
+        ("ModelCheckpoint", r"fit.callbacks\[0\]: ModelCheckpoint\(\) raised TypeError.*needs no arguments"),
+        ("user.py:number", r"number\(\) returned int; return a keras.callbacks.Callback"),
+    ],
+)
+def test_callbacks_that_cannot_be_used(tmp_path: Path, name: str, shown: str) -> None:
+    """Else every trial of the night would fail by the same misspelt name."""
+    definition = study_of(tmp_path, "def number():\n    return 3\n", fit={"callbacks": [name]})
+    with pytest.raises(ModelError, match=shown):
+        preflight.check(definition, load(definition), ask(definition), 0.0)
+
+
+def test_class_weights(tmp_path: Path) -> None:
+    """Else rare classes would not be learned as the file says, or a misspelt class would count 1."""
+    balanced = study_of(tmp_path, fit={"class_weight": "balanced"})
+    data = load(balanced)
+    weights = fitting.class_weight(balanced, data)
+    counts = np.bincount(data.train.y.astype(int))
+    assert weights == pytest.approx({i: len(data.train) / (2 * count) for i, count in enumerate(counts)})
+    named = study_of(tmp_path, fit={"class_weight": {"1": 4.0}})
+    assert fitting.class_weight(named, data) == {0: 1.0, 1: 4.0}
+    assert Run(named, data=data).result.fate == "complete"
+    wrong = study_of(tmp_path, fit={"class_weight": {"2": 4.0}})
+    with pytest.raises(DataError, match=r"fit.class_weight: no class '2'; the classes are 0, 1"):
+        fitting.class_weight(wrong, data)
+    regression = study_of(
+        tmp_path,
+        data={"source": "sklearn:make_regression", "options": {"n_samples": 40}},
+        fit=balanced.fit.model_dump(),
+    )
+    with pytest.raises(DataError, match="these data are regression; class weights need classes"):
+        fitting.class_weight(regression, load(regression))
+
+
+def test_mixed_precision(tmp_path: Path) -> None:
+    """Else half precision would leak into the next trial, or the registered model would answer in it."""
+    run = Run(study_of(tmp_path, fit={"precision": "mixed_float16"}))
+    assert run.result.fate == "complete"
+    assert run.result.training["dtype_policy"] == "mixed_float16"
+    Run(study_of(tmp_path, fit={"epochs": 1}), best=False)
+    assert keras.config.dtype_policy().name == "float32"
+    loaded = run.model(tmp_path, compile=False)  # Keras 3.15 does not load the optimizer of half precision
+    assert loaded(np.zeros((1, 2), "float32")).dtype == "float32"
+
+
+CUSTOM = """
+import keras
+
+@keras.saving.register_keras_serializable("user")
+class Scale(keras.layers.Layer):
+    def build(self, shape):
+        self.factor = self.add_weight(name="factor", shape=(), initializer="ones")
+    def call(self, x):
+        return x * self.factor
+
+@keras.saving.register_keras_serializable("user")
+def squared(y_true, y_pred):
+    return keras.ops.mean(keras.ops.square(keras.ops.cast(y_true, y_pred.dtype) - y_pred), axis=-1)
+
+@keras.saving.register_keras_serializable("user")
+class Twice(keras.Model):
+    def train_step(self, data):
+        super().train_step(data)
+        return super().train_step(data)
+
+def build(trial, data):
+    inputs, x = data.inputs()
+    outputs = keras.layers.Dense(1, activation="sigmoid")(Scale()(x))
+    model = Twice(inputs, outputs)
+    model.compile(keras.optimizers.SGD(0.1), loss=squared, metrics=["binary_accuracy"])
+    return model
+"""
+
+
+def test_custom_layers_losses_and_steps_survive_saving(tmp_path: Path) -> None:
+    """Else a study of a user's own model would end with a version that nobody can load."""
+    definition = study_of(tmp_path, CUSTOM, model={"build": "user.py:build"})
+    data = load(definition)
+    summary = preflight.check(definition, data, ask(definition), 0.5)
+    assert summary.path == feed.PLAIN
+    assert summary.output.shape == (-1, 1)
+    run = Run(definition, data=data)
+    assert (run.result.fate, run.result.path) == ("complete", feed.PLAIN)
+    loaded = run.model(tmp_path)
+    assert type(loaded).__name__ == "Twice"
+    assert feed.evaluate(loaded, data.test)["loss"] == pytest.approx(run.result.metrics["test_loss"], rel=1e-6)
+
+
+UNLOADABLE = CUSTOM.replace('@keras.saving.register_keras_serializable("user")\nclass Scale', "class Scale")
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        (UNLOADABLE, "cannot be saved and loaded again .*'Scale'.*register_keras_serializable"),
+        (CUSTOM.replace("SGD(0.1)", "SDG(0.1)"), "raised AttributeError.*SDG"),
+        (CUSTOM.replace("data.inputs()", "(keras.Input((9,)),) * 2"), "the model cannot take a batch"),
+    ],
+    ids=["unregistered layer", "builder raises", "wrong input shape"],
+)
+def test_a_model_that_cannot_work_is_refused_before_the_first_trial(tmp_path: Path, code: str, shown: str) -> None:
+    """Else the whole budget would be spent on a model that cannot be registered."""
+    definition = study_of(tmp_path, code, model={"build": "user.py:build"})
+    with pytest.raises(ModelError, match=f"^model.build: user.py:build.*{shown}"):
+        preflight.check(definition, load(definition), ask(definition), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("tables", "shown"),
+    [
+        ({"metric": "val_los"}, "metric: 'val_los' is not among the metrics of this model; .*mean 'val_loss'"),
+        ({"search": {"constraints": ["latency <= 5"]}}, "search.constraints: 'latency' is not .*mean 'latency_ms'"),
+    ],
+)
+def test_misspelt_metrics_are_found_before_the_first_trial(tmp_path: Path, tables: dict[str, Any], shown: str) -> None:
+    """Else a night's trials would fail one by one at their ends."""
+    definition = study_of(tmp_path, **tables)
+    with pytest.raises(StudyFileError, match=shown):
+        preflight.check(definition, load(definition), ask(definition), 0.0)
+
+
+def test_the_dry_run_tells_what_a_trial_will_log(tmp_path: Path) -> None:
+    """Else the metric list shown for a misspelt name would be wrong."""
+    definition = study_of(tmp_path, fit={"learning_rate_schedule": {"type": "cosine"}})
+    summary = preflight.check(definition, load(definition), ask(definition), 0.0)
+    assert set(summary.log_names) == set(last(Run(definition).result))
+    assert summary.inputs == (TensorSpec("float64", (-1, 2)),)
+
+
+STREAM = """
+import numpy as np
+import tensorflow as tf
+def streams():
+    x = np.random.default_rng(0).normal(size=(96, 3)).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices((x, (x[:, 0] > 0).astype("float32"))).batch(16)
+    return data.take(4), data.skip(4).take(1), data.skip(5)
+"""
+
+
+def test_a_stream(tmp_path: Path) -> None:
+    """Else data larger than memory could not be searched over."""
+    definition = study_of(tmp_path, STREAM, data={"source": "user.py:streams", "options": {}})
+    result = Run(definition).result
+    assert (result.fate, result.path) == ("complete", feed.PLAIN), result.traceback
+    assert "test_loss" in result.metrics
+
+
+def test_several_inputs(tmp_path: Path) -> None:
+    """Else a model with two inputs could be built but not trained, checked or scored."""
+    code = "import numpy as np\ndef rows():\n    x = np.random.default_rng(0).normal(size=(60, 3))\n"
+    code += "    return {'left': x[:, :2], 'right': x[:, 2:]}, (x[:, 0] > 0).astype('int64')\n"
+    definition = study_of(tmp_path, code, data={"source": "user.py:rows", "options": {}})
+    data = load(definition)
+    assert [spec.name for spec in preflight.check(definition, data, ask(definition), 0.0).inputs] == ["left", "right"]
+    assert Run(definition, data=data).result.fate == "complete"
+
+
+def test_seeds_differ_between_trials_and_repeats() -> None:
+    """Else repeats would be copies of one another, and trials share their luck."""
+    seeds = {trial.seed_of(study, number, repeat) for study in (0, 1) for number in range(5) for repeat in range(3)}
+    assert len(seeds) == 30
+    assert trial.seed_of(0, 3) == trial.seed_of(0, 3, 0)

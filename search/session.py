@@ -106,7 +106,7 @@ def search(settings: Settings, hook: Hook, say: Callable[[str], None] = lambda _
     with ExitStack() as stack:
         pool = _pool(settings)
         stack.callback(pool.close)
-        job = worker.Job(settings)
+        job = worker.Job(settings.located())
         say(f"{pool.description}; loading the data and building the first model")
         if settings.storage.startswith("sqlite"):
             say("the study is kept in SQLite; a journal file or PostgreSQL is about ten times faster")

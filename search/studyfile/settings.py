@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from search.studyfile.schema import Definition
@@ -41,10 +41,9 @@ class Settings:
     resume: bool
     register: bool
 
-    @property
-    def worker_storage(self) -> str:
-        """The storage as a process in another working directory reaches it."""
-        return self.storage if "://" in self.storage else str(Path(self.storage).absolute())
+    def located(self) -> Settings:
+        """Return the settings as a process in another working directory can use them: no relative path."""
+        return self if "://" in self.storage else replace(self, storage=str(Path(self.storage).absolute()))
 
 
 def default_storage(name: str) -> str:

@@ -206,10 +206,10 @@ def versions() -> dict[str, str]:
 
 
 def _storage(job: Job) -> BaseStorage:
-    if _loaded.storage is None or _loaded.storage_url != job.settings.worker_storage:
+    if _loaded.storage is None or _loaded.storage_url != job.settings.storage:
         _loaded.storage, _loaded.storage_url = (
-            storage.open_storage(job.settings.worker_storage),
-            job.settings.worker_storage,
+            storage.open_storage(job.settings.storage),
+            job.settings.storage,
         )
     return _loaded.storage
 

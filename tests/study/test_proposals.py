@@ -10,8 +10,8 @@ from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
 from search.study import space
+from search.study.attributes import CONSTRAINTS
 from search.study.proposals import Proposal, Sampling
-from search.study.ranking import CONSTRAINTS
 from search.study.samplers import make_sampler
 from search.studyfile.schema import Definition
 from tests.studyfiles import definition

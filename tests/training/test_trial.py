@@ -138,7 +138,7 @@ def test_the_same_seed_gives_the_same_losses_in_another_process(tmp_path: Path) 
     Run(definition, asked=ask(definition).study.ask(space.distributions(definition)))  # draws in between
     assert Run(definition).result.values == here.values
     code = (
-        "from pathlib import Path; from tests.test_trial import Run, study_of;"
+        "from pathlib import Path; from tests.training.test_trial import Run, study_of;"
         f"r = Run(study_of(Path({str(tmp_path)!r}), model={{'width': 4, 'dropout': 0.3}})).result;"
         "print(repr([e.logs['loss'] for e in r.epochs]))"
     )

@@ -140,7 +140,7 @@ def test_a_search_that_died_elsewhere_is_found_by_its_heartbeat(
     It fails loudly, too, when Optuna moves its heartbeat, which has no public name.
     """
     from search import resume as records
-    from search.study import storage
+    from search.study import attributes, storage
 
     monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
     url = postgres.replace("@/postgres", "@/optuna")
@@ -153,7 +153,7 @@ def test_a_search_that_died_elsewhere_is_found_by_its_heartbeat(
         {"n_trials": 5, "state": "running", "host": "elsewhere", "pid": 1, "began": "2026-01-01"},
     )
     running = optuna.trial.create_trial(
-        state=optuna.trial.TrialState.RUNNING, system_attrs={records.SEARCH_RUN: first.search_run_id}
+        state=optuna.trial.TrialState.RUNNING, system_attrs={attributes.SEARCH_RUN: first.search_run_id}
     )
     trial_id = storage.create_new_trial(storage.get_study_id_from_name("beats"), template_trial=running)
     records.beat(storage, trial_id)

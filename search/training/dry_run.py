@@ -12,9 +12,7 @@ from search.data.preprocessing import CATEGORICAL, NUMERIC
 from search.data.summary import DataSummary, TensorSpec
 from search.errors import ModelError, StudyFileError, did_you_mean, one_line
 from search.studyfile.schema import TRIAL_METRICS, Definition
-from search.training import callbacks as fitting
-from search.training import fit as feed
-from search.training import metrics as scoring
+from search.training import callbacks, fit, metrics
 from search.training.model import try_build
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 
-def check(definition: Definition, data: Data, trial: BaseTrial, seconds: float) -> DataSummary:
+def dry_run(definition: Definition, data: Data, trial: BaseTrial, seconds: float) -> DataSummary:
     """Build one model and run one batch through it, before anything is created.
 
     Args:
@@ -39,8 +37,8 @@ def check(definition: Definition, data: Data, trial: BaseTrial, seconds: float) 
         StudyFileError: The study's metric is not among the metrics that Keras will log.
         DataError: The class weights do not fit the data.
     """
-    fitting.class_weight(definition, data)
-    fitting.user_callbacks(definition)
+    callbacks.class_weight(definition, data)
+    callbacks.user_callbacks(definition)
     model = try_build(definition, trial, data)
     log_names = _try_batch(definition, model, data)
     _check_metrics(definition, log_names)
@@ -59,7 +57,7 @@ def check(definition: Definition, data: Data, trial: BaseTrial, seconds: float) 
         example=_raw_example(data),
         output=output,
         log_names=log_names,
-        path=feed.path_of(model, data, fitting.callbacks(definition, data, epochs=1)),
+        path=fit.path_of(model, data, callbacks.callbacks(definition, data, epochs=1)),
         seconds=seconds,
     )
 
@@ -67,7 +65,7 @@ def check(definition: Definition, data: Data, trial: BaseTrial, seconds: float) 
 def _try_batch(definition: Definition, model: keras.Model, data: Data) -> tuple[str, ...]:
     """Return every name that Keras will log."""
     try:
-        names = feed.dry_run(model, data)
+        names = fit.log_names(model, data)
     except Exception as error:
         raise ModelError(
             f"model.build: {definition.model.build}: the model cannot take a batch ({one_line(error)})"
@@ -78,7 +76,7 @@ def _try_batch(definition: Definition, model: keras.Model, data: Data) -> tuple[
 
 def _check_metrics(definition: Definition, log_names: tuple[str, ...]) -> None:
     known = (*log_names, *TRIAL_METRICS)
-    for name in sorted(scoring.needed(definition)):
+    for name in sorted(metrics.needed(definition)):
         if name not in known:
             raise StudyFileError(
                 str(definition.path),
@@ -89,7 +87,7 @@ def _check_metrics(definition: Definition, log_names: tuple[str, ...]) -> None:
 
 
 def _output(definition: Definition, model: keras.Model, data: Data) -> TensorSpec:
-    predicted = model(feed.as_tensors(data.example(1)), training=False)
+    predicted = model(fit.as_tensors(data.example(1)), training=False)
     if isinstance(predicted, dict | list | tuple):  # MLflow's signature has room for one
         return TensorSpec("float32", (-1, data.outputs))
     rows = predicted.shape[0]

@@ -1,17 +1,15 @@
-"""How a model is fed: Keras's own `fit`, given so little to do around the arithmetic that it is fast.
+"""The training loop: Keras's own `fit` without the per-batch overhead.
 
 A model whose data are arrays in memory and whose training step is Keras's own is trained by whole
 epochs: one graph call an epoch runs Keras's `train_step` on every batch (5–10 ms an epoch where
-`fit` on arrays takes 100). The variables that `fit` would create while tracing are created before,
-so that the step is traced once and not twice, and `search.graphs` spares even that where an earlier
-model's graph serves. Losses equal those of `fit` on the same order of batches to the last bit, which
-a test shows. The order differs from that of `fit` on arrays: it is drawn from the trial's seed alone,
-not from whatever used the global generator before, so a trial gives the same losses whichever worker
-trains it and however the others went.
+`fit` on arrays takes 100). The variables that `fit` creates while it traces are created before, so
+that the step is traced once and not twice; `graph_reuse` saves even that where the graph of an
+earlier model fits. Losses equal those of `fit` on the same order of batches to the last bit. The
+order is drawn from the trial's seed alone, so a trial gives the same losses on every worker.
 
-Everything else falls back, silently and correctly: callbacks that watch batches and compiled (XLA)
-steps are fed batch by batch; a model with a step of its own, a stream, and any backend but
-TensorFlow get plain `fit`.
+Everything else uses ordinary `fit`; the trial's result says which: callbacks that watch batches and
+compiled (XLA) steps get batches in the same order; a model with a step of its own, a stream, and
+any backend but TensorFlow get plain `fit`.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ import numpy as np
 
 from search.data.dataset import Data, Part
 from search.data.preprocessing import leaves
-from search.training import graph_reuse as graphs
+from search.training import graph_reuse
 
 if TYPE_CHECKING:
     import keras
@@ -40,7 +38,7 @@ _HELD_OUT_BATCH = 4096  # rows of validation and test data in one batch
 
 
 def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.Callback] = ()) -> str:
-    """Return how `fit` will feed this model: by `whole epochs`, by `batches`, or by `plain fit`."""
+    """Return how `fit` trains this model: by `whole epochs`, by `batches`, or by `plain fit`."""
     import keras
 
     own_step = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in _OWN)
@@ -58,7 +56,7 @@ def ensure_built(model: keras.Model, data: Data) -> None:
         model(as_tensors(data.example(1)))
 
 
-def dry_run(model: keras.Model, data: Data) -> tuple[str, ...]:
+def log_names(model: keras.Model, data: Data) -> tuple[str, ...]:
     """Run one small batch through the model, and return every name it will log, validation's too.
 
     The model may be trained by it: throw it away.
@@ -80,7 +78,7 @@ def fit(
     seed: int,
     callbacks: Sequence[keras.callbacks.Callback],
     class_weight: dict[int, float] | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    on_path: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Train the model.
 
@@ -92,12 +90,12 @@ def fit(
         seed: Decides the order of the rows.
         callbacks: Keras callbacks.
         class_weight: A weight for each class index.
-        tell: Told how the model is fed, before it is trained: a path, or `REUSED`.
+        on_path: Called with how the model is trained, before it is: a path, or `REUSED`.
     """
     path = path_of(model, data, callbacks)
     settings: dict[str, Any] = {"epochs": epochs, "callbacks": list(callbacks), "verbose": 0}
     if path == PLAIN:
-        tell(path)
+        on_path(path)
         _fit_plainly(model, data, batch_size, class_weight, settings)
         return
     train, validation = data.train, data.validation
@@ -107,12 +105,12 @@ def fit(
     if validation is not None:
         settings["validation_data"], settings["validation_steps"] = _in_order(validation)
     if path == WHOLE_EPOCHS:
-        functions = graphs.functions(model, tensors)
-        tell(REUSED if functions.reused else path)
+        functions = graph_reuse.functions(model, tensors)
+        on_path(REUSED if functions.reused else path)
         orders = _orders(_rows(train), seed)
         _fit_whole_epochs(model, functions, lambda: functions.train(next(orders), batch_size, tensors), settings)
     else:
-        tell(path)
+        on_path(path)
         steps = -(-_rows(train) // batch_size)
         model.fit(_shuffled(tensors, _rows(train), batch_size, seed), steps_per_epoch=steps, **settings)
 
@@ -124,7 +122,7 @@ def _fit_plainly(
     class_weight: dict[int, float] | None,
     settings: dict[str, Any],
 ) -> None:
-    """Fit as Keras does it, with its own way of feeding arrays or a stream."""
+    """Fit as Keras does by itself, on arrays or a stream."""
     import keras
 
     train, validation = data.train, data.validation
@@ -181,7 +179,7 @@ def _is_text(array: Any) -> bool:
 
 def _fit_whole_epochs(
     model: keras.Model,
-    functions: graphs.Functions,
+    functions: graph_reuse.Functions,
     train_epoch: Callable[[], dict[str, Any]],
     settings: dict[str, Any],
 ) -> None:

@@ -31,7 +31,7 @@ def check_finite(definition: Definition, metrics: Metrics, when: str) -> None:
         raise TrialFailed(f"loss is nan {when}")
 
 
-def values(definition: Definition, metrics: Metrics) -> tuple[float, ...]:
+def values_of(definition: Definition, metrics: Metrics) -> tuple[float, ...]:
     """Return one value for each of the study's metrics.
 
     Raises:
@@ -44,7 +44,7 @@ def values(definition: Definition, metrics: Metrics) -> tuple[float, ...]:
     return tuple(metrics[name] for name in definition.metrics)
 
 
-def violations(definition: Definition, metrics: Metrics) -> tuple[float, ...]:
+def violations_of(definition: Definition, metrics: Metrics) -> tuple[float, ...]:
     """Return how far these metrics are beyond each constraint, at most 0 where it is met.
 
     A metric that is missing or no number is infinitely far beyond.

@@ -38,7 +38,7 @@ def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
     name = definition.model.build
     builder = mlp if name == "mlp" else load_object(name, definition.folder, "model.build")
     keras.config.set_dtype_policy(definition.fit.precision)
-    reset_uids()  # layers are named by counting them: alike in every model, so that `search.graphs` knows it again
+    reset_uids()  # layers are named by counting them: alike in every model, so that `graph_reuse` knows it again
     try:
         inspect.signature(builder).bind(trial, data, **definition.model.fixed)
     except TypeError as error:

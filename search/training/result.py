@@ -39,7 +39,7 @@ class TrialResult:
         model: The Keras archive (`.keras`) as bytes, when the trial was the best so far.
         training: What autologging would have recorded: optimizer, loss, `fit`'s arguments.
         summary: The model's layers as a table of text.
-        path: How the model was fed: by `whole epochs`, by `batches`, or by `plain fit`.
+        path: How the model was trained: by `whole epochs`, by `batches`, or by `plain fit`.
         reason: One line that says why it was pruned or failed.
         traceback: The traceback of a failed trial.
         worker: Host and process that trained it.

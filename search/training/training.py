@@ -15,9 +15,7 @@ import numpy as np
 
 from search.data.dataset import Data
 from search.studyfile.schema import Definition
-from search.training import callbacks as fitting
-from search.training import fit as feed
-from search.training import metrics as scoring
+from search.training import callbacks, fit, metrics
 from search.training.model import build, has_user_code
 
 if TYPE_CHECKING:
@@ -59,20 +57,20 @@ class Training:
     ) -> None:
         _set_seeds(seed, definition, data)
         self.model = build(definition, trial, data)
-        feed.ensure_built(self.model, data)
-        fit = {"epochs": definition.fit.epochs, "batch_size": definition.fit.batch_size, **trial.params}
-        self.batch_size = int(fit["batch_size"])
-        self.epochs = epochs or int(fit["epochs"])
+        fit.ensure_built(self.model, data)
+        settings = {"epochs": definition.fit.epochs, "batch_size": definition.fit.batch_size, **trial.params}
+        self.batch_size = int(settings["batch_size"])
+        self.epochs = epochs or int(settings["epochs"])
         self._definition, self._data, self._seed = definition, data, seed
-        self._callbacks = fitting.callbacks(definition, data, int(fit["epochs"]))
-        self.settings = fitting.settings_of(self.model, definition, self.epochs, self.batch_size)
+        self._callbacks = callbacks.callbacks(definition, data, int(settings["epochs"]))
+        self.settings = callbacks.settings_of(self.model, definition, self.epochs, self.batch_size)
 
-    def fit(self, on_epoch: OnEpoch, tell: Callable[[str], None] = lambda _: None) -> Trained:
+    def fit(self, on_epoch: OnEpoch, on_path: Callable[[str], None] = lambda _: None) -> Trained:
         """Train the model.
 
         Args:
             on_epoch: Called with each epoch, from 0, and its logs; what it raises ends the training.
-            tell: Told how the model is fed, as by `feed.fit`.
+            on_path: Called with how the model is trained, as by `fit.fit`.
         """
         logs: list[dict[str, float]] = []
 
@@ -81,25 +79,25 @@ class Training:
             on_epoch(epoch, epoch_logs)
 
         started = time.perf_counter()
-        feed.fit(
+        fit.fit(
             self.model,
             self._data,
             epochs=self.epochs,
             batch_size=self.batch_size,
             seed=self._seed,
             callbacks=[*self._callbacks, _watcher(remember)],
-            class_weight=fitting.class_weight(self._definition, self._data),
-            tell=tell,
+            class_weight=callbacks.class_weight(self._definition, self._data),
+            on_path=on_path,
         )
         seconds = time.perf_counter() - started
-        kept = fitting.kept_epoch(self._callbacks, len(logs))
+        kept = callbacks.kept_epoch(self._callbacks, len(logs))
         return Trained(self.model, {**logs[kept], **self._trial_metrics(seconds)}, kept + 1)
 
     def _trial_metrics(self, seconds: float) -> dict[str, float]:
-        metrics = {"parameters": float(self.model.count_params()), "train_seconds": seconds}
-        if "latency_ms" in scoring.needed(self._definition):
-            metrics["latency_ms"] = latency_ms(self.model, self._data)
-        return metrics
+        measured = {"parameters": float(self.model.count_params()), "train_seconds": seconds}
+        if "latency_ms" in metrics.needed(self._definition):
+            measured["latency_ms"] = latency_ms(self.model, self._data)
+        return measured
 
 
 def _set_seeds(seed: int, definition: Definition, data: Data) -> None:
@@ -131,7 +129,7 @@ def _watcher(on_epoch: OnEpoch) -> keras.callbacks.Callback:
 
 def latency_ms(model: keras.Model, data: Data) -> float:
     """Return the median time of predicting one row, in milliseconds, after a warm-up."""
-    one = feed.as_tensors(data.example(1))
+    one = fit.as_tensors(data.example(1))
     times = []
     for _ in range(_WARM_UP_CALLS + _TIMED_CALLS):
         started = time.perf_counter()

@@ -16,23 +16,20 @@ import optuna
 from search.data.dataset import Data
 from search.errors import TrialFailed, one_line
 from search.studyfile.schema import Definition
-from search.training import fit as feed
-from search.training import metrics as scoring
-from search.training import result as results
-from search.training.dry_run import check
+from search.training.fit import evaluate
+from search.training.metrics import check_finite, mean, spread, values_of, violations_of
+from search.training.result import Epoch, TrialResult
 from search.training.training import OnEpoch, Trained, Training, archive, summary
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["Report", "check", "resident_size", "run", "seed_of"]
-
-Report = Callable[[list[results.Epoch]], None]
+OnEpochs = Callable[[list[Epoch]], None]
 IsBest = Callable[[tuple[float, ...]], bool]
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Split:
     """One of a trial's trainings, when folds or repeats make it several.
 
     Attributes:
@@ -45,31 +42,31 @@ class _Part:
 
 
 @dataclass
-class _Progress:
+class _TrialLog:
     """What is known of a trial while it runs; kept when it is pruned or fails."""
 
-    report: Report
-    epochs: list[results.Epoch] = field(default_factory=list)
+    on_epochs: OnEpochs
+    epochs: list[Epoch] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     summary: str = ""
     path: str = ""
 
-    def began(self, training: Training) -> None:
-        """Take note of what is trained, before it is."""
+    def begins(self, training: Training) -> None:
+        """Note what is trained, before it is."""
         if not self.summary:
             self.metrics["parameters"] = float(training.model.count_params())
             self.summary, self.settings = summary(training.model), training.settings
 
-    def fed(self, path: str) -> None:
-        """Take note of how the model is fed; of several, the first is told."""
+    def takes(self, path: str) -> None:
+        """Note how the model is trained; of several, the first counts."""
         self.path = self.path or path
 
     def ended(self, epoch: int, logs: dict[str, float], part: str) -> None:
-        """Take note of an epoch, and report it."""
+        """Note an epoch, and pass all epochs on."""
         named = {f"{part}/{name}": value for name, value in logs.items()} if part else logs
-        self.epochs.append(results.Epoch(epoch, time.time(), named))
-        self.report(self.epochs)
+        self.epochs.append(Epoch(epoch, time.time(), named))
+        self.on_epochs(self.epochs)
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,8 @@ def seed_of(study_seed: int, number: int, repeat: int = 0) -> int:
 
 
 def run(
-    definition: Definition, data: Data, trial: optuna.Trial, *, seed: int, is_best: IsBest, report: Report
-) -> results.TrialResult:
+    definition: Definition, data: Data, trial: optuna.Trial, *, seed: int, is_best: IsBest, on_epochs: OnEpochs
+) -> TrialResult:
     """Train a trial to its end and return what became of it; it never raises for the trial's own error.
 
     Args:
@@ -97,12 +94,12 @@ def run(
         trial: The Optuna trial, its `[space]` already sampled.
         seed: The study's seed; the trial's own is derived from it and the trial's number.
         is_best: Whether these values are the best so far, so that the model is worth keeping.
-        report: Called after each epoch with all epochs so far.
+        on_epochs: Called after each epoch with all epochs so far.
     """
-    progress = _Progress(report)
+    log = _TrialLog(on_epochs)
     fate: dict[str, Any]
     try:
-        finished = _train(definition, data, trial, seed, progress)
+        finished = _train(definition, data, trial, seed, log)
         met = all(each <= 0 for each in finished.violations)
         model = archive(finished.model) if met and is_best(finished.values) else None
         fate = {"fate": "complete", "values": finished.values, "violations": finished.violations, "model": model}
@@ -112,72 +109,72 @@ def run(
         fate = {"fate": "failed", "reason": error.reason, "traceback": error.traceback}
     except (Exception, SystemExit) as error:  # the user's own code may call sys.exit
         fate = {"fate": "failed", "reason": one_line(error), "traceback": traceback.format_exc()}
-    return results.TrialResult(
+    return TrialResult(
         number=trial.number,
         seed=seed_of(seed, trial.number),
-        epochs=tuple(progress.epochs),
-        metrics=progress.metrics,
-        training=progress.settings,
-        summary=progress.summary,
-        path=progress.path,
+        epochs=tuple(log.epochs),
+        metrics=log.metrics,
+        training=log.settings,
+        summary=log.summary,
+        path=log.path,
         worker=f"{socket.gethostname()}:{os.getpid()}",
         memory=resident_size(),
         **fate,
     )
 
 
-def _train(definition: Definition, data: Data, trial: optuna.Trial, seed: int, progress: _Progress) -> _Finished:
+def _train(definition: Definition, data: Data, trial: optuna.Trial, seed: int, log: _TrialLog) -> _Finished:
     """Train once, or once for each fold and repeat, and test the model to hand over."""
     parts = list(_parts(definition, data, seed, trial.number))
-    trained = _train_parts(definition, parts, trial, progress)
-    metrics = scoring.mean([each.metrics for each in trained])
-    values = scoring.values(definition, metrics)
+    trained = _train_parts(definition, parts, trial, log)
+    metrics = mean([each.metrics for each in trained])
+    values = values_of(definition, metrics)
     if data.folds:
-        model = _refit(definition, data, trial, trained, seed_of(seed, trial.number), progress)
+        model = _refit(definition, data, trial, trained, seed_of(seed, trial.number), log)
     else:
         model = _best(definition, trained).model
-    progress.metrics |= {f"test_{name}": value for name, value in feed.evaluate(model, data.test).items()}
-    return _Finished(values, scoring.violations(definition, metrics), model)
+    log.metrics |= {f"test_{name}": value for name, value in evaluate(model, data.test).items()}
+    return _Finished(values, violations_of(definition, metrics), model)
 
 
-def _parts(definition: Definition, data: Data, seed: int, number: int) -> Iterator[_Part]:
+def _parts(definition: Definition, data: Data, seed: int, number: int) -> Iterator[_Split]:
     """Yield what a trial trains: each fold, or the same data under each repeat's seed."""
     repeats = definition.search.repeats
     for fold in range(len(data.folds)):
-        yield _Part(f"fold_{fold}", data.fold(fold), seed_of(seed, number))
+        yield _Split(f"fold_{fold}", data.fold(fold), seed_of(seed, number))
     if not data.folds:
         for repeat in range(repeats):
-            yield _Part(f"repeat_{repeat}" if repeats > 1 else "", data, seed_of(seed, number, repeat))
+            yield _Split(f"repeat_{repeat}" if repeats > 1 else "", data, seed_of(seed, number, repeat))
 
 
-def _train_parts(definition: Definition, parts: list[_Part], trial: optuna.Trial, progress: _Progress) -> list[Trained]:
+def _train_parts(definition: Definition, parts: list[_Split], trial: optuna.Trial, log: _TrialLog) -> list[Trained]:
     """Train each part, and give the trial up between two when the pruner finds it hopeless."""
     trained: list[Trained] = []
     for index, part in enumerate(parts):
         training = Training(definition, part.data, trial, part.seed)
-        progress.began(training)
+        log.begins(training)
         single = len(parts) == 1
-        on_epoch = _on_epoch(definition, trial, progress, part.name, prune=single)
-        trained.append(training.fit(on_epoch, progress.fed))
-        scoring.values(definition, trained[-1].metrics)
+        on_epoch = _on_epoch(definition, trial, log, part.name, prune=single)
+        trained.append(training.fit(on_epoch, log.takes))
+        values_of(definition, trained[-1].metrics)
         so_far = [each.metrics for each in trained]
         if single:
-            progress.metrics |= {name: so_far[0][name] for name in so_far[0] if name not in progress.epochs[-1].logs}
+            log.metrics |= {name: so_far[0][name] for name in so_far[0] if name not in log.epochs[-1].logs}
         else:
             names = [each.name for each in parts[: len(trained)]]
-            progress.metrics |= scoring.mean(so_far) | scoring.spread(definition, dict(zip(names, so_far, strict=True)))
+            log.metrics |= mean(so_far) | spread(definition, dict(zip(names, so_far, strict=True)))
             _report_training(definition, trial, trained, index, last=index + 1 == len(parts))
     return trained
 
 
-def _on_epoch(definition: Definition, trial: optuna.Trial, progress: _Progress, part: str, *, prune: bool) -> OnEpoch:
+def _on_epoch(definition: Definition, trial: optuna.Trial, log: _TrialLog, part: str, *, prune: bool) -> OnEpoch:
     """Return what happens after each epoch of a training."""
     metric = definition.metrics[0]
     asks = prune and len(definition.metrics) == 1
 
     def on_epoch(epoch: int, logs: dict[str, float]) -> None:
-        progress.ended(epoch, logs, part)
-        scoring.check_finite(definition, logs, f"after epoch {epoch + 1}" + (f" of {part}" if part else ""))
+        log.ended(epoch, logs, part)
+        check_finite(definition, logs, f"after epoch {epoch + 1}" + (f" of {part}" if part else ""))
         if asks and metric in logs:
             trial.report(logs[metric], epoch)
             if trial.should_prune():
@@ -213,13 +210,13 @@ def _best(definition: Definition, trained: list[Trained]) -> Trained:
 
 
 def _refit(
-    definition: Definition, data: Data, trial: optuna.Trial, trained: list[Trained], seed: int, progress: _Progress
+    definition: Definition, data: Data, trial: optuna.Trial, trained: list[Trained], seed: int, log: _TrialLog
 ) -> keras.Model:
     """Train on all rows but the test part, for as many epochs as the folds' models were best after."""
     epochs = max(1, round(float(np.mean([each.best_epochs for each in trained]))))
     training = Training(definition, data.refit(), trial, seed, epochs)
-    progress.metrics["refit_epochs"] = float(epochs)
-    return training.fit(lambda epoch, logs: progress.ended(epoch, logs, "refit")).model
+    log.metrics["refit_epochs"] = float(epochs)
+    return training.fit(lambda epoch, logs: log.ended(epoch, logs, "refit")).model
 
 
 def resident_size() -> int:

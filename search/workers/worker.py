@@ -31,6 +31,7 @@ from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
 from search.training import result as results
 from search.training import trial
+from search.training.dry_run import dry_run
 from search.training.model import has_user_code
 
 _COLLECT_BYTES = 100_000_000
@@ -104,7 +105,7 @@ def check(job: Job) -> DataSummary:
     started = time.perf_counter()
     definition, data = _data(job)
     seconds = time.perf_counter() - started
-    summary = trial.check(definition, data, _probe(definition, job.settings.seed), seconds)
+    summary = dry_run(definition, data, _probe(definition, job.settings.seed), seconds)
     return replace(summary, backend=keras.backend.backend())
 
 
@@ -144,7 +145,7 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
             optuna.trial.Trial(current, trial_id),
             seed=job.settings.seed,
             is_best=is_best,
-            report=live,
+            on_epochs=live,
         )
     finally:
         _forget_model(definition)

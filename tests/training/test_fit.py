@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from search.data.dataset import Data, Part
-from search.training import fit as feed
+from search.training import fit
 
 ROWS, HELD_OUT = 70, 30
 
@@ -125,9 +125,9 @@ class Trained:
         self.model, logs = build(), Logs()
         settings = {"epochs": 3, "batch_size": 16, "seed": 5, **settings}
         paths: list[str] = []
-        feed.fit(self.model, data, callbacks=[*more, logs], tell=paths.append, **settings)
+        fit.fit(self.model, data, callbacks=[*more, logs], on_path=paths.append, **settings)
         self.path = paths[0]
-        self.epochs, self.test = logs.epochs, feed.evaluate(self.model, data.test)
+        self.epochs, self.test = logs.epochs, fit.evaluate(self.model, data.test)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_whole_epochs_equal_steps(
     """Else a faster trial would be another trial: results could not be compared with plain Keras."""
     data, counter = data_of(part_of), BatchCounter()
     whole, steps = Trained(build, data, **settings), Trained(build, data, counter, **settings)
-    assert (whole.path, steps.path) == (feed.WHOLE_EPOCHS, feed.BATCHES)
+    assert (whole.path, steps.path) == (fit.WHOLE_EPOCHS, fit.BATCHES)
     assert counter.seen == 3 * -(-ROWS // settings.get("batch_size", 16))
     assert whole.epochs == steps.epochs
     assert whole.test == steps.test
@@ -204,7 +204,7 @@ def test_early_end_leaves_the_model_whole() -> None:
     data = data_of(binary)
     model = dense()
     with pytest.raises(RuntimeError, match="enough"):
-        feed.fit(model, data, epochs=2, batch_size=16, seed=0, callbacks=[Stop()])
+        fit.fit(model, data, epochs=2, batch_size=16, seed=0, callbacks=[Stop()])
     model.fit(data.train.x, data.train.y, verbose=0)
 
 
@@ -241,7 +241,7 @@ def compiled_steps() -> keras.Model:
 
 @pytest.mark.parametrize(
     ("build", "path"),
-    [(own_step, feed.PLAIN), (eager, feed.PLAIN), (compiled_steps, feed.BATCHES)],
+    [(own_step, fit.PLAIN), (eager, fit.PLAIN), (compiled_steps, fit.BATCHES)],
     ids=["own train_step", "eager", "several steps an execution"],
 )
 def test_unusual_models_fall_back_and_learn(build: Callable[[], keras.Model], path: str) -> None:
@@ -258,7 +258,7 @@ def test_a_lambda_callback_sees_every_batch() -> None:
     seen: list[int] = []
     callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
     trained = Trained(dense, data_of(binary), callback, epochs=1)
-    assert trained.path == feed.BATCHES
+    assert trained.path == fit.BATCHES
     assert len(seen) == 5
 
 
@@ -286,7 +286,7 @@ def test_streams_are_passed_to_fit(kind: str) -> None:
         return Part(tf.data.Dataset.from_tensor_slices((part.x, part.y)).batch(16), None)
 
     trained = Trained(dense, data_of(stream), epochs=4)
-    assert trained.path == feed.PLAIN
+    assert trained.path == fit.PLAIN
     assert trained.epochs[-1]["val_loss"] < trained.epochs[0]["val_loss"]
     assert set(trained.test) == {"loss", "binary_accuracy"}
 
@@ -299,7 +299,7 @@ def test_mixed_precision_equals_steps() -> None:
         whole, steps = Trained(dense, data), Trained(dense, data, BatchCounter())
     finally:
         keras.config.set_dtype_policy("float32")
-    assert whole.path == feed.WHOLE_EPOCHS
+    assert whole.path == fit.WHOLE_EPOCHS
     assert whole.epochs == steps.epochs
 
 
@@ -307,4 +307,4 @@ def test_mixed_precision_equals_steps() -> None:
 def test_dry_run_names_every_log(build: Callable[[], keras.Model]) -> None:
     """Else a study whose metric is right would be refused, or a wrong one found hours later."""
     data = data_of(binary)
-    assert set(feed.dry_run(build(), data)) == set(Trained(build, data, epochs=1).epochs[0])
+    assert set(fit.log_names(build(), data)) == set(Trained(build, data, epochs=1).epochs[0])

@@ -78,7 +78,7 @@ class Fit:
         keep = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: self.epochs.append(dict(logs)))
         settings = {"epochs": 2, "batch_size": 16, "seed": 5, **settings}
         paths: list[str] = []
-        feed.fit(model, data, callbacks=[*callbacks, keep], tell=paths.append, **settings)
+        feed.fit(model, data, callbacks=[*callbacks, keep], on_path=paths.append, **settings)
         self.path = paths[0]
         self.test = feed.evaluate(model, data.test)
         self.weights = model.get_weights()

@@ -15,8 +15,7 @@ from search.data.dataset import Data, Part
 from search.errors import ModelError
 from search.studyfile.load import parse_definition
 from search.studyfile.schema import Definition
-from search.training import fit as feed
-from search.training import model
+from search.training import fit, model
 
 BLOBS = {"n_samples": 40}
 
@@ -74,8 +73,8 @@ def test_mlp_fits_its_head_to_the_task(task: str, units: int, activation: str, l
     built = model.mlp(fixed(width=5), data)
     head = built.layers[-1]
     assert (head.units, keras.activations.serialize(head.activation)) == (units, activation)
-    feed.fit(built, data, epochs=1, batch_size=8, seed=0, callbacks=[])
-    assert set(feed.evaluate(built, data.test)) == logs
+    fit.fit(built, data, epochs=1, batch_size=8, seed=0, callbacks=[])
+    assert set(fit.evaluate(built, data.test)) == logs
 
 
 def test_mlp_builds_what_is_searched_and_fixed() -> None:

@@ -19,13 +19,10 @@ from search.errors import DataError, ModelError, StudyFileError, TrialFailed
 from search.study import space
 from search.studyfile.load import parse_definition
 from search.studyfile.schema import Definition, LearningRateSchedule
-from search.training import callbacks as fitting
-from search.training import dry_run as preflight
-from search.training import fit as feed
-from search.training import graph_reuse as graphs
-from search.training import metrics as scoring
-from search.training import result as results
-from search.training import trial
+from search.training import callbacks, graph_reuse, metrics, trial
+from search.training.dry_run import dry_run
+from search.training.fit import BATCHES, PLAIN, WHOLE_EPOCHS, evaluate
+from search.training.result import Epoch, TrialResult
 
 # Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -78,10 +75,10 @@ class Run:
         self.trial = asked or ask(definition, pruner)
         self.reports = 0
         self.result = trial.run(
-            definition, self.data, self.trial, seed=7, is_best=lambda values: best, report=self._report
+            definition, self.data, self.trial, seed=7, is_best=lambda values: best, on_epochs=self._report
         )
 
-    def _report(self, epochs: list[results.Epoch]) -> None:
+    def _report(self, epochs: list[Epoch]) -> None:
         self.reports = len(epochs)
 
     def model(self, folder: Path, *, compile: bool = True) -> keras.Model:  # noqa: A002 - Keras's own word
@@ -102,13 +99,13 @@ class PruneAt(optuna.pruners.BasePruner):
         return len(trial.intermediate_values) >= self.steps
 
 
-def last(result: results.TrialResult) -> dict[str, float]:
+def last(result: TrialResult) -> dict[str, float]:
     return result.epochs[-1].logs
 
 
 def test_a_complete_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else value, curves, test metrics and the model handed over would not belong together."""
-    monkeypatch.setattr(graphs, "_architectures", [])
+    monkeypatch.setattr(graph_reuse, "_architectures", [])
     run = Run(study_of(tmp_path))
     result = run.result
     assert (result.fate, result.reason) == ("complete", "")
@@ -118,12 +115,12 @@ def test_a_complete_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert result.metrics["parameters"] == 2 * 4 + 4 + 4 + 1
     assert result.metrics["train_seconds"] > 0
     assert "latency_ms" not in result.metrics
-    tested = feed.evaluate(run.model(tmp_path), run.data.test)
+    tested = evaluate(run.model(tmp_path), run.data.test)
     assert result.metrics["test_loss"] == pytest.approx(tested["loss"], rel=1e-6)
     assert result.training["optimizer"]["name"].startswith("adam")
     assert result.training["fit"]["epochs"] == 3
     assert "dense" in result.summary
-    assert result.path == feed.WHOLE_EPOCHS
+    assert result.path == WHOLE_EPOCHS
 
 
 def test_a_worse_trial_hands_over_no_model(tmp_path: Path) -> None:
@@ -162,7 +159,7 @@ def test_early_stopping_is_scored_at_the_restored_epoch(tmp_path: Path) -> None:
     run = Run(study_of(tmp_path, OVERFITS, fit=fit, metric=["val_loss"], direction=["minimize"]))
     assert len(run.result.epochs) == 5
     assert run.result.values == (1.0,)
-    validated = feed.evaluate(run.model(tmp_path), run.data.validation)
+    validated = evaluate(run.model(tmp_path), run.data.validation)
     assert validated["binary_accuracy"] == pytest.approx(run.result.epochs[2].logs["val_binary_accuracy"])
     assert run.result.metrics.get("val_loss", 1.0) == 1.0
 
@@ -202,8 +199,8 @@ def test_repeats_compare_on_the_mean_and_hand_over_the_best(tmp_path: Path) -> N
     assert metrics["val_loss"] == pytest.approx(np.mean(each))
     assert metrics["val_loss_std"] == pytest.approx(np.std(each))
     model = run.model(tmp_path)
-    assert feed.evaluate(model, run.data.validation)["loss"] == pytest.approx(min(each), rel=1e-6)
-    assert metrics["test_loss"] == pytest.approx(feed.evaluate(model, run.data.test)["loss"], rel=1e-6)
+    assert evaluate(model, run.data.validation)["loss"] == pytest.approx(min(each), rel=1e-6)
+    assert metrics["test_loss"] == pytest.approx(evaluate(model, run.data.test)["loss"], rel=1e-6)
 
 
 def test_each_repeat_has_curves_of_its_own(tmp_path: Path) -> None:
@@ -251,7 +248,7 @@ def test_folds(tmp_path: Path) -> None:
         *[set()] * 8,
         *[{"refit/loss"}] * 3,
     ]
-    tested = feed.evaluate(run.model(tmp_path), run.data.test)
+    tested = evaluate(run.model(tmp_path), run.data.test)
     assert result.metrics["test_loss"] == pytest.approx(tested["loss"], rel=1e-6)
 
 
@@ -343,13 +340,13 @@ def test_constraints_hold_for_the_weights_that_are_kept(tmp_path: Path) -> None:
 def test_a_missing_or_undefined_metric_breaks_its_constraint(tmp_path: Path) -> None:
     """Else Optuna would be given NaN, which it refuses after the trial is done."""
     definition = study_of(tmp_path, search={"constraints": ["a <= 1", "b >= 1"]})
-    assert scoring.violations(definition, {"a": float("nan")}) == (float("inf"), float("inf"))
+    assert metrics.violations_of(definition, {"a": float("nan")}) == (float("inf"), float("inf"))
 
 
 def test_a_metric_that_vanished_fails_the_trial(tmp_path: Path) -> None:
     """Else a conditional model without the metric would end the search with a KeyError."""
     with pytest.raises(TrialFailed, match="no metric 'val_loss' in the logs \\(loss\\)"):
-        scoring.values(study_of(tmp_path), {"loss": 1.0})
+        metrics.values_of(study_of(tmp_path), {"loss": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -364,7 +361,7 @@ def test_a_metric_that_vanished_fails_the_trial(tmp_path: Path) -> None:
 def test_learning_rate_schedules(kind: dict[str, Any], rates: Sequence[float]) -> None:
     """Else a schedule would end too early or fall below its minimum."""
     schedule = LearningRateSchedule(**kind)
-    shown = [fitting.learning_rate(schedule, 1.0, epoch, 4) for epoch in range(4)]
+    shown = [callbacks.learning_rate(schedule, 1.0, epoch, 4) for epoch in range(4)]
     assert shown == pytest.approx(rates, abs=1e-4)
 
 
@@ -384,7 +381,7 @@ def test_callbacks_by_name(tmp_path: Path) -> None:
     code += "        logs['mark'] = 10.0 + epoch\n"
     result = Run(study_of(tmp_path, code, fit={"callbacks": ["user.py:Mark", "TerminateOnNaN"]})).result
     assert last(result)["mark"] == 12.0
-    assert result.path == feed.BATCHES  # TerminateOnNaN watches batches
+    assert result.path == BATCHES  # TerminateOnNaN watches batches
 
 
 @pytest.mark.parametrize(
@@ -399,29 +396,29 @@ def test_callbacks_that_cannot_be_used(tmp_path: Path, name: str, shown: str) ->
     """Else every trial of the night would fail by the same misspelt name."""
     definition = study_of(tmp_path, "def number():\n    return 3\n", fit={"callbacks": [name]})
     with pytest.raises(ModelError, match=shown):
-        preflight.check(definition, load(definition), ask(definition), 0.0)
+        dry_run(definition, load(definition), ask(definition), 0.0)
 
 
 def test_class_weights(tmp_path: Path) -> None:
     """Else rare classes would not be learned as the file says, or a misspelt class would count 1."""
     balanced = study_of(tmp_path, fit={"class_weight": "balanced"})
     data = load(balanced)
-    weights = fitting.class_weight(balanced, data)
+    weights = callbacks.class_weight(balanced, data)
     counts = np.bincount(data.train.y.astype(int))
     assert weights == pytest.approx({i: len(data.train) / (2 * count) for i, count in enumerate(counts)})
     named = study_of(tmp_path, fit={"class_weight": {"1": 4.0}})
-    assert fitting.class_weight(named, data) == {0: 1.0, 1: 4.0}
+    assert callbacks.class_weight(named, data) == {0: 1.0, 1: 4.0}
     assert Run(named, data=data).result.fate == "complete"
     wrong = study_of(tmp_path, fit={"class_weight": {"2": 4.0}})
     with pytest.raises(DataError, match=r"fit.class_weight: no class '2'; the classes are 0, 1"):
-        fitting.class_weight(wrong, data)
+        callbacks.class_weight(wrong, data)
     regression = study_of(
         tmp_path,
         data={"source": "sklearn:make_regression", "options": {"n_samples": 40}},
         fit=balanced.fit.model_dump(),
     )
     with pytest.raises(DataError, match="these data are regression; class weights need classes"):
-        fitting.class_weight(regression, load(regression))
+        callbacks.class_weight(regression, load(regression))
 
 
 def test_mixed_precision(tmp_path: Path) -> None:
@@ -468,14 +465,14 @@ def test_custom_layers_losses_and_steps_survive_saving(tmp_path: Path) -> None:
     """Else a study of a user's own model would end with a version that nobody can load."""
     definition = study_of(tmp_path, CUSTOM, model={"build": "user.py:build"})
     data = load(definition)
-    summary = preflight.check(definition, data, ask(definition), 0.5)
-    assert summary.path == feed.PLAIN
+    summary = dry_run(definition, data, ask(definition), 0.5)
+    assert summary.path == PLAIN
     assert summary.output.shape == (-1, 1)
     run = Run(definition, data=data)
-    assert (run.result.fate, run.result.path) == ("complete", feed.PLAIN)
+    assert (run.result.fate, run.result.path) == ("complete", PLAIN)
     loaded = run.model(tmp_path)
     assert type(loaded).__name__ == "Twice"
-    assert feed.evaluate(loaded, data.test)["loss"] == pytest.approx(run.result.metrics["test_loss"], rel=1e-6)
+    assert evaluate(loaded, data.test)["loss"] == pytest.approx(run.result.metrics["test_loss"], rel=1e-6)
 
 
 UNLOADABLE = CUSTOM.replace('@keras.saving.register_keras_serializable("user")\nclass Scale', "class Scale")
@@ -494,7 +491,7 @@ def test_a_model_that_cannot_work_is_refused_before_the_first_trial(tmp_path: Pa
     """Else the whole budget would be spent on a model that cannot be registered."""
     definition = study_of(tmp_path, code, model={"build": "user.py:build"})
     with pytest.raises(ModelError, match=f"^model.build: user.py:build.*{shown}"):
-        preflight.check(definition, load(definition), ask(definition), 0.0)
+        dry_run(definition, load(definition), ask(definition), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -508,13 +505,13 @@ def test_misspelt_metrics_are_found_before_the_first_trial(tmp_path: Path, table
     """Else a night's trials would fail one by one at their ends."""
     definition = study_of(tmp_path, **tables)
     with pytest.raises(StudyFileError, match=shown):
-        preflight.check(definition, load(definition), ask(definition), 0.0)
+        dry_run(definition, load(definition), ask(definition), 0.0)
 
 
 def test_the_dry_run_tells_what_a_trial_will_log(tmp_path: Path) -> None:
     """Else the metric list shown for a misspelt name would be wrong."""
     definition = study_of(tmp_path, fit={"learning_rate_schedule": {"type": "cosine"}})
-    summary = preflight.check(definition, load(definition), ask(definition), 0.0)
+    summary = dry_run(definition, load(definition), ask(definition), 0.0)
     assert set(summary.log_names) == set(last(Run(definition).result))
     assert summary.inputs == (TensorSpec("float64", (-1, 2)),)
 
@@ -533,7 +530,7 @@ def test_a_stream(tmp_path: Path) -> None:
     """Else data larger than memory could not be searched over."""
     definition = study_of(tmp_path, STREAM, data={"source": "user.py:streams", "options": {}})
     result = Run(definition).result
-    assert (result.fate, result.path) == ("complete", feed.PLAIN), result.traceback
+    assert (result.fate, result.path) == ("complete", PLAIN), result.traceback
     assert "test_loss" in result.metrics
 
 
@@ -543,7 +540,7 @@ def test_several_inputs(tmp_path: Path) -> None:
     code += "    return {'left': x[:, :2], 'right': x[:, 2:]}, (x[:, 0] > 0).astype('int64')\n"
     definition = study_of(tmp_path, code, data={"source": "user.py:rows", "options": {}})
     data = load(definition)
-    assert [spec.name for spec in preflight.check(definition, data, ask(definition), 0.0).inputs] == ["left", "right"]
+    assert [spec.name for spec in dry_run(definition, data, ask(definition), 0.0).inputs] == ["left", "right"]
     assert Run(definition, data=data).result.fate == "complete"
 
 

@@ -328,7 +328,7 @@ class Search:
             archive,
             self._data,
             run_id=record.run_id,
-            step=result.epochs[-1].step if result.epochs else 0,
+            step=result.step,
             user_files=user_files(self._definition),
             backend=self._data.backend,
             tags={"study": self._settings.study_name, "trial": str(trial.number)},

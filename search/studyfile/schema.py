@@ -135,7 +135,12 @@ class LearningRateSchedule(Table):
 
 
 class FitDefinition(Table):
-    """Settings of `fit`; `epochs` and `batch_size` may stand in `[space]` instead."""
+    """Settings of `fit`; `epochs` and `batch_size` may stand in `[space]` instead.
+
+    Attributes:
+        keep_epoch: Whose weights a trained model has, and whose metrics a trial: those of its `last` epoch or
+            of its `best` one in the study's metric. When left out: the last, but the best with early stopping.
+    """
 
     epochs: Count | None = None
     batch_size: Count = 32
@@ -144,6 +149,7 @@ class FitDefinition(Table):
     class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
     callbacks: Strings = ()
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    keep_epoch: Literal["best", "last"] | None = None
 
 
 class WarmStart(Table):

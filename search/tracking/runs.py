@@ -204,7 +204,6 @@ class TrialRun:
 
     def result(self, result: TrialResult) -> None:
         """Log what the worker returned: remaining epochs, metrics, tags and how it was trained."""
-        last = result.epochs[-1].step if result.epochs else 0
         now = _milliseconds(time.time())
         tags = {
             "seed": str(result.seed),
@@ -215,7 +214,7 @@ class TrialRun:
         }
         if result.reason:
             tags["reason"] = result.reason
-        metrics = [Metric(name, value, now, last) for name, value in result.metrics.items()]
+        metrics = [Metric(name, value, now, result.step) for name, value in result.metrics.items()]
         self._log(
             [*self._fresh(result.epochs), *metrics],
             [RunTag(name, redact(value)[:5000]) for name, value in tags.items() if value],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,8 +28,8 @@ def callbacks(definition: Definition, data: Data, epochs: int) -> list[keras.cal
     if definition.fit.learning_rate_schedule is not None:
         validated = data.validation is not None
         wanted.append(_schedule(definition, definition.fit.learning_rate_schedule, epochs, validated))
-    if definition.fit.early_stopping is not None and data.validation is not None:
-        wanted.append(_early_stopping(definition, definition.fit.early_stopping))
+    if data.validation is not None:
+        wanted += _keeping(definition, epochs)
     return wanted
 
 
@@ -71,17 +70,6 @@ def monitored(definition: Definition) -> tuple[str, str]:
     return "val_loss", "min"
 
 
-def kept_epoch(used: Sequence[keras.callbacks.Callback], epochs: int) -> int:
-    """Return the index of the epoch whose weights the model has after `epochs` epochs with these callbacks."""
-    import keras
-
-    for callback in reversed(used):  # the last to restore has the last word
-        restores = isinstance(callback, keras.callbacks.EarlyStopping) and callback.restore_best_weights
-        if restores and callback.best_weights is not None:  # None: ended before `start_from_epoch`
-            return int(callback.best_epoch)
-    return epochs - 1
-
-
 def class_weight(definition: Definition, data: Data) -> dict[int, float] | None:
     """Return a weight for each class index; None when all count alike.
 
@@ -105,7 +93,15 @@ def class_weight(definition: Definition, data: Data) -> dict[int, float] | None:
     return {index: wanted.get(label, 1.0) for index, label in enumerate(labels)}
 
 
-def _early_stopping(definition: Definition, wanted: EarlyStopping) -> keras.callbacks.Callback:
+def _keeping(definition: Definition, epochs: int) -> list[keras.callbacks.Callback]:
+    """Return what stops early and what keeps the best epoch's weights, a copy of them in memory."""
+    stopping, keep = definition.fit.early_stopping, definition.fit.keep_epoch
+    if stopping is None:
+        return [_early_stopping(definition, EarlyStopping(patience=epochs), restore=True)] if keep == "best" else []
+    return [_early_stopping(definition, stopping, restore=keep != "last")]
+
+
+def _early_stopping(definition: Definition, wanted: EarlyStopping, *, restore: bool) -> keras.callbacks.Callback:
     import keras
 
     monitor, mode = monitored(definition)
@@ -115,7 +111,7 @@ def _early_stopping(definition: Definition, wanted: EarlyStopping) -> keras.call
         patience=wanted.patience,
         min_delta=wanted.min_delta,
         start_from_epoch=wanted.start_from_epoch,
-        restore_best_weights=True,
+        restore_best_weights=restore,
     )
 
 

@@ -34,7 +34,9 @@ class TrialResult:
         values: One value for each of the study's metrics, when complete.
         epochs: Each epoch's logs, in the order of time.
         metrics: `test_*`, `parameters`, `train_seconds` and further metrics of the finished trial;
-            with folds or repeats the mean of each log and how it spreads.
+            with folds or repeats the mean of each log and how it spreads. Where the model that is kept
+            is not the last epoch's, its logs are here too, with `best_epoch` (the step of the epoch
+            that it is from) when it is an epoch's.
         violations: How far it is beyond each constraint; at most 0 where met.
         model: The Keras archive (`.keras`) as bytes, when the trial was the best so far.
         training: What autologging would have recorded: optimizer, loss, `fit`'s arguments.
@@ -61,3 +63,14 @@ class TrialResult:
     traceback: str = ""
     worker: str = ""
     memory: int = 0
+
+    @property
+    def step(self) -> int:
+        """The step to record `metrics` at: the last epoch's, or the next when they hold the logs of another epoch.
+
+        MLflow's autologging, too, records the metrics of a restored epoch as one step more.
+        """
+        if not self.epochs:
+            return 0
+        last = self.epochs[-1]
+        return last.step + (1 if self.metrics.keys() & last.logs.keys() else 0)

@@ -6,23 +6,23 @@ import io
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from search.data.dataset import Data
 from search.studyfile.schema import Definition
 from search.training import callbacks, fit, metrics
+from search.training.epochs import Epochs, OnEpoch, restores, watcher
 from search.training.model import build, has_user_code
 
 if TYPE_CHECKING:
     import keras
     from optuna.trial import BaseTrial
 
-OnEpoch = Callable[[int, dict[str, float]], None]
 _WARM_UP_CALLS, _TIMED_CALLS = 3, 30
 
 
@@ -31,13 +31,16 @@ class Trained:
     """A trained model.
 
     Attributes:
-        metrics: Keras's logs of the epoch whose weights the model has, and its trial metrics.
+        metrics: Keras's logs of the epoch whose weights the model has, and its trial metrics. Where no
+            epoch has these weights, the metrics are measured on the model.
         best_epochs: How many epochs those weights were trained for.
+        last: Whether they are those of the last epoch.
     """
 
     model: keras.Model
     metrics: dict[str, float]
     best_epochs: int
+    last: bool
 
 
 class Training:
@@ -69,15 +72,11 @@ class Training:
         """Train the model.
 
         Args:
-            on_epoch: Called with each epoch, from 0, and its logs; what it raises ends the training.
+            on_epoch: Called with each epoch, from 0, its logs, and whether it is the last; what it raises
+                ends the training.
             on_path: Called with how the model is trained, as by `fit.fit`.
         """
-        logs: list[dict[str, float]] = []
-
-        def remember(epoch: int, epoch_logs: dict[str, float]) -> None:
-            logs.append(epoch_logs)
-            on_epoch(epoch, epoch_logs)
-
+        epochs = Epochs()
         started = time.perf_counter()
         fit.fit(
             self.model,
@@ -85,13 +84,28 @@ class Training:
             epochs=self.epochs,
             batch_size=self.batch_size,
             seed=self._seed,
-            callbacks=[*self._callbacks, _watcher(remember)],
+            callbacks=[*self._callbacks, watcher(epochs, on_epoch)],
             class_weight=callbacks.class_weight(self._definition, self._data),
             on_path=on_path,
         )
         seconds = time.perf_counter() - started
-        kept = callbacks.kept_epoch(self._callbacks, len(logs))
-        return Trained(self.model, {**logs[kept], **self._trial_metrics(seconds)}, kept + 1)
+        kept = epochs.kept(self.model, self._callbacks)
+        logs = self._measured(epochs) if kept is None else epochs.logs[kept]
+        if kept is not None and any(map(restores, self._callbacks)):
+            logs = {**logs, "best_epoch": float(kept)}
+        trained_for = epochs.last if kept is None else kept
+        return Trained(
+            self.model, {**logs, **self._trial_metrics(seconds)}, max(1, trained_for + 1), kept == epochs.last
+        )
+
+    def _measured(self, epochs: Epochs) -> dict[str, float]:
+        """Return the metrics of the model as it is, and of the last epoch what only a callback can tell."""
+        logs, train, validation = dict(epochs.logs.get(epochs.last, {})), self._data.train, self._data.validation
+        if not train.streamed:
+            logs |= fit.evaluate(self.model, train)
+        if validation is not None:
+            logs |= {f"val_{name}": value for name, value in fit.evaluate(self.model, validation).items()}
+        return logs
 
     def _trial_metrics(self, seconds: float) -> dict[str, float]:
         measured = {"parameters": float(self.model.count_params()), "train_seconds": seconds}
@@ -113,18 +127,6 @@ def _set_seeds(seed: int, definition: Definition, data: Data) -> None:
     else:
         random.seed(seed)  # where Keras draws the seeds of its layers
         np.random.seed(seed)
-
-
-def _watcher(on_epoch: OnEpoch) -> keras.callbacks.Callback:
-    import keras
-
-    class Watcher(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
-        """Passes each epoch's logs on, after all other callbacks."""
-
-        def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-            on_epoch(epoch, {name: float(value) for name, value in (logs or {}).items()})
-
-    return Watcher()
 
 
 def latency_ms(model: keras.Model, data: Data) -> float:

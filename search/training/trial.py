@@ -16,10 +16,11 @@ import optuna
 from search.data.dataset import Data
 from search.errors import TrialFailed, one_line
 from search.studyfile.schema import Definition
+from search.training.epochs import OnEpoch
 from search.training.fit import evaluate
 from search.training.metrics import check_finite, mean, spread, values_of, violations_of
 from search.training.result import Epoch, TrialResult
-from search.training.training import OnEpoch, Trained, Training, archive, summary
+from search.training.training import Trained, Training, archive, summary
 
 if TYPE_CHECKING:
     import keras
@@ -159,7 +160,8 @@ def _train_parts(definition: Definition, parts: list[_Split], trial: optuna.Tria
         values_of(definition, trained[-1].metrics)
         so_far = [each.metrics for each in trained]
         if single:
-            log.metrics |= {name: so_far[0][name] for name in so_far[0] if name not in log.epochs[-1].logs}
+            known = log.epochs[-1].logs if trained[0].last else {}
+            log.metrics |= {name: value for name, value in so_far[0].items() if name not in known}
         else:
             names = [each.name for each in parts[: len(trained)]]
             log.metrics |= mean(so_far) | spread(definition, dict(zip(names, so_far, strict=True)))
@@ -168,16 +170,16 @@ def _train_parts(definition: Definition, parts: list[_Split], trial: optuna.Tria
 
 
 def _on_epoch(definition: Definition, trial: optuna.Trial, log: _TrialLog, part: str, *, prune: bool) -> OnEpoch:
-    """Return what happens after each epoch of a training."""
+    """Return what happens after each epoch of a training; after its last one nothing is left to prune."""
     metric = definition.metrics[0]
     asks = prune and len(definition.metrics) == 1
 
-    def on_epoch(epoch: int, logs: dict[str, float]) -> None:
+    def on_epoch(epoch: int, logs: dict[str, float], last: bool) -> None:
         log.ended(epoch, logs, part)
         check_finite(definition, logs, f"after epoch {epoch + 1}" + (f" of {part}" if part else ""))
         if asks and metric in logs:
             trial.report(logs[metric], epoch)
-            if trial.should_prune():
+            if not last and trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch + 1}")
 
     return on_epoch
@@ -216,7 +218,7 @@ def _refit(
     epochs = max(1, round(float(np.mean([each.best_epochs for each in trained]))))
     training = Training(definition, data.refit(), trial, seed, epochs)
     log.metrics["refit_epochs"] = float(epochs)
-    return training.fit(lambda epoch, logs: log.ended(epoch, logs, "refit")).model
+    return training.fit(lambda epoch, logs, _: log.ended(epoch, logs, "refit")).model
 
 
 def resident_size() -> int:

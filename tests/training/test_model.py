@@ -90,6 +90,20 @@ def test_mlp_builds_what_is_searched_and_fixed() -> None:
     assert built.optimizer.weight_decay == 0.1
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop", "lion"])
+def test_zero_reaches_the_optimizer(optimizer: str) -> None:
+    """MLflow would record 0 where the optimizer used its own default."""
+    built = model.mlp(fixed(learning_rate=0.0, weight_decay=0), data_for("binary"), optimizer=optimizer)
+    assert float(built.optimizer.learning_rate) == 0.0
+    assert built.optimizer.weight_decay == 0
+
+
+def test_every_falsy_value_reaches_the_model() -> None:
+    """A sampled 0 or false would be replaced by a default in silence."""
+    built = model.mlp(fixed(depth=0, dropout=0.0, batch_norm=False), data_for("binary"))
+    assert [type(layer).__name__ for layer in built.layers] == ["InputLayer", "Dense"]
+
+
 def test_mlp_defaults_are_the_tutorials() -> None:
     """Else the shipped study would no longer be the tutorial it grew out of."""
     built = model.mlp(fixed(), data_for("binary"))

@@ -161,7 +161,10 @@ def test_early_stopping_is_scored_at_the_restored_epoch(tmp_path: Path) -> None:
     assert run.result.values == (1.0,)
     validated = evaluate(run.model(tmp_path), run.data.validation)
     assert validated["binary_accuracy"] == pytest.approx(run.result.epochs[2].logs["val_binary_accuracy"])
-    assert run.result.metrics.get("val_loss", 1.0) == 1.0
+    kept = run.result.epochs[2].logs
+    assert {name: run.result.metrics[name] for name in kept} == kept  # what MLflow shows is the restored epoch's
+    assert run.result.metrics["best_epoch"] == 2
+    assert run.result.step == 5  # one step more than the curves, as MLflow's autologging records a restored epoch
 
 
 def test_early_stopping_that_ran_to_the_end_is_scored_at_its_best_epoch(tmp_path: Path) -> None:
@@ -250,6 +253,79 @@ def test_folds(tmp_path: Path) -> None:
     ]
     tested = evaluate(run.model(tmp_path), run.data.test)
     assert result.metrics["test_loss"] == pytest.approx(tested["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("keep", "stopping", "epochs", "value"),
+    [("best", None, 6, 1.0), ("last", None, 6, 4.0), ("last", 2, 5, 3.0), ("best", 2, 5, 1.0)],
+)
+def test_the_study_says_which_epoch_is_kept(
+    tmp_path: Path, keep: str, stopping: int | None, epochs: int, value: float
+) -> None:
+    """A trial's value would belong to other weights than the user asked to keep."""
+    fit = {"epochs": 6, "keep_epoch": keep, "callbacks": ["user.py:Worse"]}
+    if stopping is not None:
+        fit["early_stopping"] = {"patience": stopping}
+    run = Run(study_of(tmp_path, OVERFITS, fit=fit))
+    assert (len(run.result.epochs), run.result.values) == (epochs, (value,))
+    kept = run.result.epochs[2 if keep == "best" else -1].logs
+    validated = evaluate(run.model(tmp_path), run.data.validation)
+    assert validated["binary_accuracy"] == pytest.approx(kept["val_binary_accuracy"])
+
+
+OWN_ENDS = """
+import keras
+
+@keras.saving.register_keras_serializable("user")
+class Twice(keras.Model):
+    def fit(self, *args, **settings):
+        super().fit(*args, **settings)
+        return super().fit(*args, **{**settings, "callbacks": []})
+
+@keras.saving.register_keras_serializable("user")
+class Silent(keras.Model):
+    def fit(self, *args, **settings):
+        return super().fit(*args, **{**settings, "callbacks": []})
+
+class Reset(keras.callbacks.Callback):
+    def on_train_end(self, logs=None):
+        self.model.set_weights([0 * each for each in self.model.get_weights()])
+
+def build(trial, data, kind):
+    inputs, x = data.inputs()
+    made = {"twice": Twice, "silent": Silent}.get(kind, keras.Model)
+    model = made(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
+    optimizer = keras.optimizers.Adam(0.1, use_ema=kind == "averaged", ema_momentum=0.5)
+    model.compile(optimizer, "binary_crossentropy", metrics=["binary_accuracy"])
+    return model
+"""
+
+
+@pytest.mark.parametrize("kind", ["twice", "silent", "averaged", "reset"])
+def test_a_trial_is_worth_what_its_kept_model_is(tmp_path: Path, kind: str) -> None:
+    """A model that changes after its last epoch would be chosen by the score of another."""
+    fit = {"epochs": 2, "callbacks": ["user.py:Reset"] if kind == "reset" else []}
+    run = Run(study_of(tmp_path, OWN_ENDS, model={"build": "user.py:build", "kind": kind}, fit=fit))
+    assert run.result.fate == "complete", run.result.traceback
+    measured = evaluate(run.model(tmp_path), run.data.validation)
+    assert run.result.values == pytest.approx((measured["loss"],), rel=1e-6)
+    assert run.result.metrics["val_binary_accuracy"] == pytest.approx(measured["binary_accuracy"])
+    assert "best_epoch" not in run.result.metrics
+
+
+def test_a_model_that_trains_in_phases_has_one_curve(tmp_path: Path) -> None:
+    """The second phase's epochs would stand on top of the first's."""
+    code = OWN_ENDS.replace('**{**settings, "callbacks": []}', "**settings")
+    run = Run(study_of(tmp_path, code, model={"build": "user.py:build", "kind": "twice"}, fit={"epochs": 2}))
+    assert [epoch.step for epoch in run.result.epochs] == [0, 1, 2, 3]
+    assert run.result.values == (last(run.result)["val_loss"],)
+
+
+def test_nothing_is_pruned_at_its_last_epoch(tmp_path: Path) -> None:
+    """A finished trial would be thrown away: with one epoch each, half of a search."""
+    assert Run(study_of(tmp_path), PruneAt(3)).result.fate == "complete"
+    stops = {"epochs": 9, "early_stopping": {"patience": 2}, "callbacks": ["user.py:Worse"]}
+    assert Run(study_of(tmp_path, OVERFITS, fit=stops), PruneAt(5)).result.fate == "complete"
 
 
 def test_a_pruned_trial_keeps_its_epochs(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""The epochs of a training: their logs, and which of them the model's weights are from at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+    from numpy.typing import NDArray
+
+OnEpoch = Callable[[int, dict[str, float], bool], None]
+Weights = list["NDArray[Any]"]
+
+
+@dataclass
+class Epochs:
+    """What a training logged.
+
+    Attributes:
+        logs: The logs of each epoch by its step. Steps count on when a model's own `fit` trains several times.
+        offset: What to add to Keras's epoch in the training that is going on.
+        weights: Those at the end of the last epoch.
+    """
+
+    logs: dict[int, dict[str, float]] = field(default_factory=dict)
+    offset: int = 0
+    weights: Weights | None = None
+
+    @property
+    def last(self) -> int:
+        """The step of the last epoch; -1 before the first."""
+        return max(self.logs, default=-1)
+
+    def add(self, epoch: int, logs: dict[str, float]) -> int:
+        """Note an epoch as Keras counts it, and return its step."""
+        if epoch + self.offset <= self.last:  # another training of the same model
+            self.offset = self.last + 1 - epoch
+        self.logs[epoch + self.offset] = logs
+        return epoch + self.offset
+
+    def kept(self, model: keras.Model, used: Sequence[keras.callbacks.Callback]) -> int | None:
+        """Return the step of the epoch whose weights the model has; None when they are from none of them.
+
+        A model whose own `fit` changes its weights after the last epoch, a callback that does, and an
+        optimizer that puts averaged weights in place at the end leave weights that no epoch's logs are of.
+
+        Args:
+            model: The trained model.
+            used: The callbacks it was trained with.
+        """
+        now = model.get_weights()
+        for callback in reversed(used):  # the last to restore has the last word
+            if restores(callback) and _same(callback.best_weights, now):
+                return int(callback.best_epoch) + self.offset
+        return self.last if _same(self.weights, now) else None
+
+
+def restores(callback: keras.callbacks.Callback) -> bool:
+    """Return whether a callback puts the best epoch's weights back at the end of training."""
+    import keras
+
+    return isinstance(callback, keras.callbacks.EarlyStopping) and bool(callback.restore_best_weights)
+
+
+def _same(some: Weights | None, others: Weights) -> bool:
+    return some is not None and len(some) == len(others) and all(map(np.array_equal, some, others))
+
+
+def watcher(epochs: Epochs, on_epoch: OnEpoch) -> keras.callbacks.Callback:
+    """Return a callback that notes every epoch, to stand after all other callbacks.
+
+    Args:
+        epochs: Where to note them.
+        on_epoch: Called with the step, the logs, and whether it is the training's last epoch.
+    """
+    import keras
+
+    class Watcher(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
+        def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+            numbers = {name: float(value) for name, value in (logs or {}).items()}
+            step = epochs.add(epoch, numbers)
+            last = self.model.stop_training or epoch + 1 >= self.params.get("epochs", 0)
+            if last:
+                epochs.weights = self.model.get_weights()
+            on_epoch(step, numbers, last)
+
+    return Watcher()

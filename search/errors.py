@@ -42,11 +42,27 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{spelt[nearest[0]]}'?" if nearest else ""
 
 
+# What frameworks put before the cause: which layer was called, where the graph's node was made.
+_PREAMBLE = re.compile(
+    r"Exception encountered when calling|Graph execution error|Detected at node|<stack traces unavailable>|File \""
+    r"|Could not automatically infer the output|Error encountered:|Arguments received by"
+)
+_USER_CODE = "in user code:"  # a traceback follows, whose last line is the cause
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_NODE = re.compile(r"^\{\{(?:function_)?node [^}]*\}\}\s*|\s*\[Op:[^\]]*\]\s*(?:name:)?\s*$")
+_ERROR = re.compile(r"[A-Za-z_.]+(?:Error|Exception): ")
+
+
 def one_line(error: BaseException) -> str:
-    """Return the type and first line of `error`'s message, without credentials."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    """Return the type and the line of `error`'s message that tells the cause, without credentials."""
+    lines = [line.strip() for line in _ESCAPES.sub("", str(error)).splitlines() if line.strip()]
     name = type(error).__name__
-    return redact(f"{name}: {lines[0].strip()}" if lines else name)
+    if not lines:
+        return name
+    if lines[0] == _USER_CODE:
+        lines = [_ERROR.sub("", line, count=1) for line in lines if _ERROR.match(line)][-1:] or lines
+    cause = next((line for line in lines if not _PREAMBLE.match(line)), lines[0])
+    return redact(f"{name}: {_NODE.sub('', cause)}")
 
 
 class SearchError(Exception):

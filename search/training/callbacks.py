@@ -25,12 +25,34 @@ def callbacks(definition: Definition, data: Data, epochs: int) -> list[keras.cal
         epochs: How many epochs a schedule spans.
     """
     wanted = [*user_callbacks(definition)]
+    if data.validation is None:
+        wanted = _without_validation(wanted)
     if definition.fit.learning_rate_schedule is not None:
         validated = data.validation is not None
         wanted.append(_schedule(definition, definition.fit.learning_rate_schedule, epochs, validated))
     if data.validation is not None:
         wanted += _keeping(definition, epochs)
     return wanted
+
+
+def _without_validation(wanted: list[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
+    """Let callbacks that read `val_` logs read those of training, where there is no validation part."""
+    import keras
+
+    if not wanted:
+        return []
+    lent: list[str] = []
+
+    def lend(epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG001 - Keras passes both
+        lent[:] = [f"val_{name}" for name in logs if f"val_{name}" not in logs]
+        logs.update({name: logs[name.removeprefix("val_")] for name in lent})
+
+    def take_back(epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG001
+        for name in lent:
+            logs.pop(name, None)
+
+    first, last = (keras.callbacks.LambdaCallback(on_epoch_end=each) for each in (lend, take_back))
+    return [first, *wanted, last]
 
 
 def user_callbacks(definition: Definition) -> list[keras.callbacks.Callback]:

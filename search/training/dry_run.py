@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +15,27 @@ from search.data.summary import DataSummary, TensorSpec
 from search.errors import ModelError, StudyFileError, did_you_mean, one_line
 from search.studyfile.schema import TRIAL_METRICS, Definition
 from search.training import callbacks, fit, metrics
-from search.training.model import try_build
+from search.training.model import Refused, try_build
+from search.training.probes import check_enqueued
 
 if TYPE_CHECKING:
     import keras
     from optuna.trial import BaseTrial
 
 
-def dry_run(definition: Definition, data: Data, trial: BaseTrial, seconds: float) -> DataSummary:
+_MOST_TRIES, _FEWEST_TRIES, _TRY_SECONDS = 20, 5, 20.0
+
+
+def dry_run(definition: Definition, data: Data, trials: Iterable[BaseTrial], seconds: float) -> DataSummary:
     """Build one model and run one batch through it, before anything is created.
+
+    A builder may refuse some configurations: those trials fail and no more. It is a mistake of the study
+    only when it refuses several in a row.
 
     Args:
         definition: The study file.
         data: The study's data.
-        trial: A trial like the search's first.
+        trials: Trials like the search's first; the first one that works is enough.
         seconds: How long loading the data took.
 
     Returns:
@@ -34,13 +43,14 @@ def dry_run(definition: Definition, data: Data, trial: BaseTrial, seconds: float
 
     Raises:
         ModelError: The model cannot be built, take a batch of these data, or be saved and loaded.
-        StudyFileError: The study's metric is not among the metrics that Keras will log.
+        StudyFileError: The study's metric is not among the metrics that Keras will log, or `[[enqueue]]`
+            gives the builder what it does not take.
         DataError: The class weights do not fit the data.
     """
     callbacks.class_weight(definition, data)
     callbacks.user_callbacks(definition)
-    model = try_build(definition, trial, data)
-    log_names = _try_batch(definition, model, data)
+    model, log_names = _first_that_works(definition, trials, data)
+    check_enqueued(definition, data)
     _check_metrics(definition, log_names)
     output = _output(definition, model, data)
     if definition.model.build != "mlp":
@@ -62,12 +72,30 @@ def dry_run(definition: Definition, data: Data, trial: BaseTrial, seconds: float
     )
 
 
+def _first_that_works(
+    definition: Definition, trials: Iterable[BaseTrial], data: Data
+) -> tuple[keras.Model, tuple[str, ...]]:
+    """Return the first model that can be built and take a batch, and what it logs."""
+    first, tries, began = None, 0, time.monotonic()
+    for tries, trial in enumerate(trials, 1):
+        try:
+            model = try_build(definition, trial, data)
+            return model, _try_batch(definition, model, data)
+        except Refused as error:
+            first = first or error
+        late = time.monotonic() - began > _TRY_SECONDS
+        if tries >= _MOST_TRIES or (late and tries >= _FEWEST_TRIES):
+            break
+    row = f"; {tries} configurations in a row failed, the first of them like this" if tries > 1 else ""
+    raise ModelError(f"{first}{row}") from first
+
+
 def _try_batch(definition: Definition, model: keras.Model, data: Data) -> tuple[str, ...]:
     """Return every name that Keras will log."""
     try:
         names = fit.log_names(model, data)
     except Exception as error:
-        raise ModelError(
+        raise Refused(
             f"model.build: {definition.model.build}: the model cannot take a batch ({one_line(error)})"
         ) from error
     scheduled = ("learning_rate",) if definition.fit.learning_rate_schedule else ()

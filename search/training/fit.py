@@ -14,8 +14,10 @@ any backend but TensorFlow get plain `fit`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +36,9 @@ REUSED = f"{WHOLE_EPOCHS}, traced before"
 _OWN = ("train_step", "test_step", "fit", "evaluate", "make_train_function", "make_test_function")
 _BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 _DRY_ROWS = 8
-_HELD_OUT_BATCH = 4096  # rows of validation and test data in one batch
+# A batch of validation or test data: at most so many rows, and bytes of inputs and of the largest layer's output.
+_MOST_ROWS, _FEWEST_ROWS, _HELD_OUT_BYTES = 4096, 32, 2**25
+_UNKNOWN_LAYERS = 32  # times the bytes of its input that a layer may give whose output Keras does not tell
 
 
 def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.Callback] = ()) -> str:
@@ -61,12 +65,33 @@ def log_names(model: keras.Model, data: Data) -> tuple[str, ...]:
 
     The model may be trained by it: throw it away.
     """
-    x, y = as_tensors(data.example(_DRY_ROWS)), as_tensors(data.example_targets(_DRY_ROWS))
+    few = Part(data.example(_DRY_ROWS), data.example_targets(_DRY_ROWS))
     if path_of(model, data) == PLAIN:
-        names, held_out = model.train_on_batch(x, y, return_dict=True), model.test_on_batch(x, y, return_dict=True)
-    else:
-        names = held_out = _create_variables(model, (x, y))
-    return (*names, *(f"val_{name}" for name in held_out))
+        return _plain_log_names(model, replace(data, train=few, validation=few, test=few))
+    names = _create_variables(model, (as_tensors(few.x), as_tensors(few.y)))
+    return (*names, *(f"val_{name}" for name in names))
+
+
+def _plain_log_names(model: keras.Model, few: Data) -> tuple[str, ...]:
+    """Return what `fit` logs: only it knows how a model with steps of its own is given its data."""
+    import keras
+
+    logged: dict[str, Any] = {}
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logged.update(logs))  # noqa: ARG005
+    _fit_plainly(model, few, _DRY_ROWS, None, {"epochs": 1, "callbacks": [note], "verbose": 0})
+    held_out = evaluate(model, few.test)
+    return tuple(dict.fromkeys((*logged, *held_out, *(f"val_{name}" for name in held_out))))
+
+
+def can_evaluate(model: keras.Model) -> bool:
+    """Return whether `evaluate` works: a model that only has a training step of its own has no loss to compute."""
+    import keras
+
+    own = any(
+        getattr(type(model), name) is not getattr(keras.Model, name)
+        for name in ("test_step", "evaluate", "compute_loss", "make_test_function")
+    )
+    return own or model.loss is not None or bool(model.losses)
 
 
 def fit(
@@ -103,7 +128,7 @@ def fit(
     _create_variables(model, _first_row(tensors))
     settings["shuffle"] = False  # the rows come shuffled; Keras would warn that it cannot
     if validation is not None:
-        settings["validation_data"], settings["validation_steps"] = _in_order(validation)
+        settings["validation_data"], settings["validation_steps"] = _in_order(model, validation)
     if path == WHOLE_EPOCHS:
         functions = graph_reuse.functions(model, tensors)
         on_path(REUSED if functions.reused else path)
@@ -125,7 +150,7 @@ def _fit_plainly(
     """Fit as Keras does by itself, on arrays or a stream."""
     import keras
 
-    train, validation = data.train, data.validation
+    train, validation = data.train, data.validation if can_evaluate(model) else None
     if train.streamed:
         settings["shuffle"] = isinstance(train.x, keras.utils.PyDataset)  # others shuffle themselves, or not
         model.fit(train.x, validation_data=None if validation is None else validation.x, **settings)
@@ -136,16 +161,18 @@ def _fit_plainly(
 
 
 def evaluate(model: keras.Model, part: Part) -> dict[str, float]:
-    """Return the model's loss and metrics on a part, by their Keras names.
+    """Return the model's loss and metrics on a part, by their Keras names; none where it cannot be evaluated.
 
     With arrays it uses the test function that validation has traced already.
     """
     import keras
 
+    if not can_evaluate(model):
+        return {}
     if part.streamed:
         logs = model.evaluate(part.x, verbose=0, return_dict=True)
     elif keras.backend.backend() == "tensorflow":
-        dataset, steps = _in_order(part)
+        dataset, steps = _in_order(model, part)
         logs = model.evaluate(dataset, steps=steps, verbose=0, return_dict=True)
     else:
         logs = model.evaluate(as_tensors(part.x), part.y, verbose=0, return_dict=True)
@@ -272,7 +299,7 @@ def _shuffled(tensors: Any, rows: int, batch_size: int, seed: int) -> tf.data.Da
     )
 
 
-def _in_order(part: Part) -> tuple[tf.data.Dataset, int]:
+def _in_order(model: keras.Model, part: Part) -> tuple[tf.data.Dataset, int]:
     """Return the rows in order without end, and how many batches are one pass.
 
     The batch axis stays unknown to the graph, so that one traced test function serves every part.
@@ -280,9 +307,28 @@ def _in_order(part: Part) -> tuple[tf.data.Dataset, int]:
     import tensorflow as tf
 
     rows = _rows(part)
-    size = min(_HELD_OUT_BATCH, rows)
+    size = min(_held_out_rows(model, part), rows)
     dataset = tf.data.Dataset.from_tensor_slices(_tensors(part)).batch(size).repeat()
     return _plain_pipeline(dataset), -(-rows // size)
+
+
+def _held_out_rows(model: keras.Model, part: Part) -> int:
+    """Return how many rows of validation or test data go through the model at once; their memory is bounded."""
+    row = sum(math.prod(array.shape[1:]) * max(4, array.dtype.itemsize) for array in map(np.asarray, leaves(part.x)))
+    outputs = [4 * math.prod(size or 1 for size in shape[1:]) for shape in _output_shapes(model)]
+    needed = row + 2 * max(outputs, default=_UNKNOWN_LAYERS * row)
+    return max(_FEWEST_ROWS, min(_MOST_ROWS, _HELD_OUT_BYTES // max(1, needed)))
+
+
+def _output_shapes(model: keras.Model) -> Iterator[tuple[int | None, ...]]:
+    """Yield the shape of every layer's output where Keras knows it."""
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _output_shapes(layer)
+        with suppress(AttributeError, ValueError):  # a layer that was not called on symbolic tensors
+            yield from (each.shape for each in keras.tree.flatten(layer.output))
 
 
 def _plain_pipeline(dataset: tf.data.Dataset) -> tf.data.Dataset:

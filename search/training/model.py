@@ -51,18 +51,23 @@ def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
     return model
 
 
+class Refused(ModelError):
+    """The builder raised for this configuration, or its model cannot take a batch; others may do."""
+
+
 def try_build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
     """Build a model before the first trial, so that a builder that cannot work is found at once.
 
     Raises:
-        ModelError: As `build`, or the builder raised.
+        ModelError: As `build`.
+        Refused: The builder raised.
     """
     try:
         return build(definition, trial, data)
     except ModelError:
         raise
-    except Exception as error:
-        raise ModelError(f"model.build: {definition.model.build} raised {one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise Refused(f"model.build: {definition.model.build} raised {one_line(error)}") from error
 
 
 def mlp(trial: BaseTrial, data: Data, **fixed: Scalar) -> keras.Model:

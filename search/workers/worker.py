@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 
 from search.data.dataset import Data, load
 from search.data.summary import DataSummary
-from search.study import attributes, plots, ranking, samplers, space, storage
+from search.study import attributes, plots, ranking, samplers, storage
 from search.study.ranking import beats_all
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
@@ -33,6 +33,7 @@ from search.training import result as results
 from search.training import trial
 from search.training.dry_run import dry_run
 from search.training.model import has_user_code
+from search.training.probes import probes
 
 _COLLECT_BYTES = 100_000_000
 _LIVE_SECONDS = 2.0  # how often a long trial's epochs reach the storage, and so MLflow
@@ -105,7 +106,7 @@ def check(job: Job) -> DataSummary:
     started = time.perf_counter()
     definition, data = _data(job)
     seconds = time.perf_counter() - started
-    summary = dry_run(definition, data, _probe(definition, job.settings.seed), seconds)
+    summary = dry_run(definition, data, probes(definition, job.settings.seed), seconds)
     return replace(summary, backend=keras.backend.backend())
 
 
@@ -213,16 +214,6 @@ def _storage(job: Job) -> BaseStorage:
             job.settings.storage,
         )
     return _loaded.storage
-
-
-def _probe(definition: Definition, seed: int) -> optuna.Trial:
-    """Return a trial like the search's first, in a study that is kept nowhere."""
-    probe = optuna.create_study(
-        sampler=optuna.samplers.RandomSampler(seed=seed), directions=list(definition.directions)
-    )
-    if definition.enqueue:
-        probe.enqueue_trial(dict(definition.enqueue[0]))
-    return probe.ask(space.distributions(definition))
 
 
 def _run_user_code_in(job: Job, run_id: str) -> None:

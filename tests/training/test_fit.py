@@ -303,6 +303,31 @@ def test_mixed_precision_equals_steps() -> None:
     assert whole.epochs == steps.epochs
 
 
+def pictures(rows: int, seed: int) -> Part:
+    x = np.random.default_rng(seed).normal(size=(rows, 28, 28, 1)).astype("float32")
+    return Part(x, labels(x.reshape(rows, -1)))
+
+
+def test_held_out_rows_are_bounded_by_bytes() -> None:
+    """Validating pictures would need hundreds of megabytes where Keras's own `evaluate` needs few."""
+    inputs = keras.Input((28, 28, 1))
+    x = keras.layers.Conv2D(32, 3)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Flatten()(x)))
+    rows = fit._held_out_rows(model, pictures(300, 0))
+    assert 32 <= rows < 300
+    assert rows * 26 * 26 * 32 * 4 <= 2**24
+    assert fit._held_out_rows(dense(), binary(9000, 0)) == 4096
+
+
+def test_several_batches_of_held_out_rows_score_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metric would depend on how its rows are cut into batches."""
+    data = data_of(binary)
+    model = Trained(dense, data, epochs=1).model
+    whole = fit.evaluate(model, data.test)
+    monkeypatch.setattr(fit, "_held_out_rows", lambda model, part: 7)
+    assert fit.evaluate(model, data.test) == pytest.approx(whole, rel=1e-5)
+
+
 @pytest.mark.parametrize("build", [dense, own_step], ids=["Keras's step", "own step"])
 def test_dry_run_names_every_log(build: Callable[[], keras.Model]) -> None:
     """Else a study whose metric is right would be refused, or a wrong one found hours later."""

@@ -22,6 +22,7 @@ from search.studyfile.schema import Definition, LearningRateSchedule
 from search.training import callbacks, graph_reuse, metrics, trial
 from search.training.dry_run import dry_run
 from search.training.fit import BATCHES, PLAIN, WHOLE_EPOCHS, evaluate
+from search.training.probes import probes
 from search.training.result import Epoch, TrialResult
 
 # Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.
@@ -472,7 +473,7 @@ def test_callbacks_that_cannot_be_used(tmp_path: Path, name: str, shown: str) ->
     """Else every trial of the night would fail by the same misspelt name."""
     definition = study_of(tmp_path, "def number():\n    return 3\n", fit={"callbacks": [name]})
     with pytest.raises(ModelError, match=shown):
-        dry_run(definition, load(definition), ask(definition), 0.0)
+        dry_run(definition, load(definition), [ask(definition)], 0.0)
 
 
 def test_class_weights(tmp_path: Path) -> None:
@@ -541,7 +542,7 @@ def test_custom_layers_losses_and_steps_survive_saving(tmp_path: Path) -> None:
     """Else a study of a user's own model would end with a version that nobody can load."""
     definition = study_of(tmp_path, CUSTOM, model={"build": "user.py:build"})
     data = load(definition)
-    summary = dry_run(definition, data, ask(definition), 0.5)
+    summary = dry_run(definition, data, [ask(definition)], 0.5)
     assert summary.path == PLAIN
     assert summary.output.shape == (-1, 1)
     run = Run(definition, data=data)
@@ -567,7 +568,135 @@ def test_a_model_that_cannot_work_is_refused_before_the_first_trial(tmp_path: Pa
     """Else the whole budget would be spent on a model that cannot be registered."""
     definition = study_of(tmp_path, code, model={"build": "user.py:build"})
     with pytest.raises(ModelError, match=f"^model.build: user.py:build.*{shown}"):
-        dry_run(definition, load(definition), ask(definition), 0.0)
+        dry_run(definition, load(definition), [ask(definition)], 0.0)
+
+
+PICKY = """
+import keras, optuna
+def build(trial, data):
+    if trial.params["learning_rate"] < {least}:
+        raise {error}
+    inputs, x = data.inputs()
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
+    model.compile("sgd", "binary_crossentropy")
+    return model
+"""
+
+
+@pytest.mark.parametrize(("error", "fate"), [("ValueError('too slow')", "failed"), ("optuna.TrialPruned()", "pruned")])
+def test_a_builder_may_refuse_configurations(tmp_path: Path, error: str, fate: str) -> None:
+    """A study whose first configuration is refused would never run."""
+    code = PICKY.format(least=0.016, error=error)
+    definition = study_of(tmp_path, code, model={"build": "user.py:build"})
+    data, asked = load(definition), probes(definition, seed=3)
+    assert next(asked).params["learning_rate"] < 0.016
+    assert dry_run(definition, data, probes(definition, seed=3), 0.0).log_names == ("loss", "val_loss")
+    assert Run(definition, data=data, asked=next(probes(definition, seed=3))).result.fate == fate
+
+
+def test_a_builder_that_refuses_everything_is_a_mistake(tmp_path: Path) -> None:
+    """The whole budget would be spent on trials that fail alike."""
+    code = PICKY.format(least=1.0, error="ValueError('too slow')")
+    definition = study_of(tmp_path, code, model={"build": "user.py:build"})
+    with pytest.raises(ModelError, match=r"raised ValueError: too slow; 20 configurations in a row failed"):
+        dry_run(definition, load(definition), probes(definition, seed=0), 0.0)
+
+
+SUGGESTS = """
+import keras
+def build(trial, data):
+    inputs, x = data.inputs()
+    if trial.suggest_categorical("kind", ["wide", "deep"]) == "wide":
+        x = keras.layers.Dense(trial.suggest_int("units", 2, 8, step=2))(x)
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
+    model.compile("sgd", "binary_crossentropy")
+    return model
+"""
+
+
+@pytest.mark.parametrize(
+    ("enqueued", "shown"),
+    [
+        ({"kind": "wide", "unit": 4}, "unit: neither in .space. nor suggested .* did you mean 'units'"),
+        ({"kind": "wide", "units": 9}, "units: 9 is outside .* a whole number from 2 to 8 in steps of 2"),
+        ({"kind": "wide", "units": 3}, "units: 3 is outside"),
+        ({"kind": "tall"}, r"kind: 'tall' is outside .* one of \['wide', 'deep'\]"),
+        ({"kind": "deep", "units": 4}, "units: neither in .space. nor suggested"),
+        ({"kind": 1}, "kind: 1 is outside"),
+    ],
+)
+def test_enqueued_values_are_those_the_builder_suggests(tmp_path: Path, enqueued: dict[str, Any], shown: str) -> None:
+    """A misspelt name would be ignored in silence, and a value out of range used."""
+    definition = study_of(tmp_path, SUGGESTS, model={"build": "user.py:build"}, enqueue=[enqueued])
+    with pytest.raises(StudyFileError, match=rf"enqueue\[0\]\.{shown}"):
+        dry_run(definition, load(definition), probes(definition, seed=0), 0.0)
+
+
+def test_enqueued_values_of_the_builder_are_accepted(tmp_path: Path) -> None:
+    """A right configuration would be refused."""
+    enqueued = [{"kind": "wide", "units": 4}, {"kind": "deep", "learning_rate": 0.011}]
+    definition = study_of(tmp_path, SUGGESTS, model={"build": "user.py:build"}, enqueue=enqueued)
+    assert dry_run(definition, load(definition), probes(definition, seed=0), 0.0).log_names == ("loss", "val_loss")
+
+
+OWN_STEPS = """
+import keras, numpy as np
+from keras import ops
+
+@keras.saving.register_keras_serializable("user")
+class Own(keras.Model):
+    def train_step(self, data):
+        {unpack}
+        import tensorflow as tf
+        with tf.GradientTape() as tape:
+            loss = ops.mean(ops.square(self(x, training=True)))
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {{"own_loss": loss}}
+
+def build(trial, data):
+    inputs, x = data.inputs()
+    model = Own(inputs, keras.layers.Dense(1)(x))
+    model.compile("sgd"{loss})
+    return model
+"""
+
+
+@pytest.mark.parametrize("unpack", ["x, y = data", "x, _ = data", "x = data[0]"])
+@pytest.mark.parametrize(
+    ("loss", "metric", "names"),
+    [("", "own_loss", {"own_loss"}), (", 'mse'", "val_loss", {"own_loss", "val_loss"})],
+    ids=["no loss", "loss"],
+)
+def test_the_dry_run_hands_over_what_fit_does(
+    tmp_path: Path, unpack: str, loss: str, metric: str, names: set[str]
+) -> None:
+    """A training step written as in Keras's guide would be refused, or a model without a loss."""
+    code = OWN_STEPS.format(unpack=unpack, loss=loss)
+    definition = study_of(tmp_path, code, model={"build": "user.py:build"}, metric=metric)
+    data = load(definition)
+    assert names <= set(dry_run(definition, data, [ask(definition)], 0.0).log_names)
+    result = Run(definition, data=data).result
+    assert result.fate == "complete", result.traceback
+    assert set(last(result)) == names
+
+
+def test_callbacks_read_val_logs_in_a_refit(tmp_path: Path) -> None:
+    """Every trial would fail after all its folds, in the refit, which has no validation part."""
+    code = "import keras\nclass Reads(keras.callbacks.Callback):\n    def on_epoch_end(self, epoch, logs=None):\n"
+    code += "        logs['seen'] = logs['val_loss']\n"
+    result = Run(study_of(tmp_path, code, fit={"callbacks": ["user.py:Reads"]}, data={"folds": 2})).result
+    assert result.fate == "complete", result.traceback
+    refit = last(result)
+    assert refit["refit/seen"] == refit["refit/loss"]
+    assert "refit/val_loss" not in refit
+
+
+def test_a_failure_says_its_cause(tmp_path: Path) -> None:
+    """The reason would be "Exception encountered when calling Reshape.call()."."""
+    code = "import keras\ndef build(trial, data):\n    inputs, x = data.inputs()\n    keras.layers.Reshape((3, 4))(x)\n"
+    result = Run(study_of(tmp_path, code, model={"build": "user.py:build"})).result
+    assert result.reason.startswith("ValueError: The total size of the tensor must be unchanged. Received: input_shape")
 
 
 @pytest.mark.parametrize(
@@ -581,13 +710,13 @@ def test_misspelt_metrics_are_found_before_the_first_trial(tmp_path: Path, table
     """Else a night's trials would fail one by one at their ends."""
     definition = study_of(tmp_path, **tables)
     with pytest.raises(StudyFileError, match=shown):
-        dry_run(definition, load(definition), ask(definition), 0.0)
+        dry_run(definition, load(definition), [ask(definition)], 0.0)
 
 
 def test_the_dry_run_tells_what_a_trial_will_log(tmp_path: Path) -> None:
     """Else the metric list shown for a misspelt name would be wrong."""
     definition = study_of(tmp_path, fit={"learning_rate_schedule": {"type": "cosine"}})
-    summary = dry_run(definition, load(definition), ask(definition), 0.0)
+    summary = dry_run(definition, load(definition), [ask(definition)], 0.0)
     assert set(summary.log_names) == set(last(Run(definition).result))
     assert summary.inputs == (TensorSpec("float64", (-1, 2)),)
 
@@ -616,7 +745,7 @@ def test_several_inputs(tmp_path: Path) -> None:
     code += "    return {'left': x[:, :2], 'right': x[:, 2:]}, (x[:, 0] > 0).astype('int64')\n"
     definition = study_of(tmp_path, code, data={"source": "user.py:rows", "options": {}})
     data = load(definition)
-    assert [spec.name for spec in dry_run(definition, data, ask(definition), 0.0).inputs] == ["left", "right"]
+    assert [spec.name for spec in dry_run(definition, data, [ask(definition)], 0.0).inputs] == ["left", "right"]
     assert Run(definition, data=data).result.fate == "complete"
 
 

@@ -1,0 +1,120 @@
+"""Trials asked before the first one: which configurations the builder takes, and what it makes of the enqueued ones."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial, Trial
+
+from search.data.dataset import Data
+from search.errors import StudyFileError, did_you_mean
+from search.study import space
+from search.studyfile.parameters import written
+from search.studyfile.schema import Definition
+from search.training.model import build
+
+
+def probes(definition: Definition, seed: int) -> Iterator[Trial]:
+    """Yield trials like the search's first ones, without end, of a study that is kept nowhere."""
+    study = optuna.create_study(sampler=RandomSampler(seed=seed), directions=list(definition.directions))
+    if definition.enqueue:
+        study.enqueue_trial(dict(definition.enqueue[0]))
+    while True:
+        yield study.ask(space.distributions(definition))
+
+
+def check_enqueued(definition: Definition, data: Data, seed: int = 0) -> None:
+    """Check what `[[enqueue]]` gives beyond `[space]` against what the builder suggests for that configuration.
+
+    Raises:
+        StudyFileError: The builder suggests no parameter of that name, or not with that value.
+    """
+    for index, given in enumerate(definition.enqueue):
+        more = {name: value for name, value in given.items() if name not in definition.space}
+        if not more:
+            continue
+        suggested, finished = _suggested(definition, data, given, seed)
+        for name, value in more.items():
+            key = f"enqueue[{index}].{name}"
+            if name in suggested:
+                _check_value(definition, key, value, suggested[name])
+            elif finished:
+                known = ", ".join(suggested)
+                raise StudyFileError(
+                    str(definition.path),
+                    key,
+                    "neither in [space] nor suggested by the builder for this configuration",
+                    f"there are {known}{did_you_mean(name, suggested)}",
+                )
+
+
+def _suggested(
+    definition: Definition, data: Data, given: Mapping[str, Any], seed: int
+) -> tuple[dict[str, BaseDistribution], bool]:
+    """Return what a configuration's builder suggests, and whether it came to its end."""
+    sampler = _Given(given, seed)
+    study = optuna.create_study(sampler=sampler, directions=list(definition.directions))
+    trial = study.ask(space.distributions(definition))
+    finished = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            build(definition, trial, data)
+    except Exception:  # it refuses this configuration: the trial will say so
+        finished = False
+    return {**trial.distributions, **sampler.seen}, finished
+
+
+class _Given(RandomSampler):
+    """Gives each parameter its given value where its distribution has that; another one where not."""
+
+    def __init__(self, given: Mapping[str, Any], seed: int) -> None:
+        super().__init__(seed)
+        self._given = given
+        self.seen: dict[str, BaseDistribution] = {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        self.seen[param_name] = param_distribution
+        if param_name in self._given and _contains(param_distribution, self._given[param_name]):
+            return self._given[param_name]
+        return super().sample_independent(study, trial, param_name, param_distribution)
+
+
+def _check_value(definition: Definition, key: str, value: Any, distribution: BaseDistribution) -> None:
+    if not _contains(distribution, value):
+        raise StudyFileError(
+            str(definition.path),
+            key,
+            f"{written(value)} is outside what the builder suggests",
+            f"use {_described(distribution)}",
+        )
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return any(type(value) is type(choice) and value == choice for choice in distribution.choices)
+    if not isinstance(distribution, IntDistribution | FloatDistribution) or type(value) not in (int, float):
+        return False
+    if isinstance(distribution, IntDistribution) and value != int(value):
+        return False
+    steps = (value - distribution.low) / (distribution.step or 1)
+    return distribution.low <= value <= distribution.high and (
+        distribution.step is None or abs(steps - round(steps)) <= 1e-8
+    )
+
+
+def _described(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return f"one of {written(distribution.choices)}"
+    if isinstance(distribution, IntDistribution | FloatDistribution):
+        kind = "a whole number" if isinstance(distribution, IntDistribution) else "a number"
+        step = f" in steps of {distribution.step}" if distribution.step not in (None, 1) else ""
+        return f"{kind} from {distribution.low} to {distribution.high}{step}"
+    return str(distribution)

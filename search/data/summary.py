@@ -26,9 +26,9 @@ class DataSummary:
     Attributes:
         rows: Rows of the training, validation and test part; 0 where a stream hides them.
         columns: Names and kinds of a table's columns; empty for arrays.
-        inputs: The arrays that the model takes.
+        inputs: The arrays that the registered model takes.
         example: A few rows as the user sends them: an array, or a dictionary of columns or arrays.
-        output: What the model gives.
+        output: What the model gives: one array without a name, or several by name.
         log_names: Every metric that Keras logs for this study's model.
         seconds: How long loading took.
     """
@@ -42,7 +42,7 @@ class DataSummary:
     columns: tuple[tuple[str, str], ...]
     inputs: tuple[TensorSpec, ...]
     example: Any
-    output: TensorSpec
+    output: tuple[TensorSpec, ...]
     log_names: tuple[str, ...]
     path: str
     seconds: float

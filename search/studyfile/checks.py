@@ -44,6 +44,7 @@ MLP_PARAMETERS = (
 )
 
 _NAME = re.compile(r"\w[\w. -]*")
+_METRIC_NAME = re.compile(r"\w[\w.-]{0,99}")
 _PARAMETER_NAME = re.compile(r"[\w./ -]{1,200}")
 _LONGEST = 200  # bytes of a name: with a suffix it is a file's name, which has at most 255
 
@@ -56,7 +57,7 @@ def check_together(definition: Definition) -> None:
     Raises:
         StudyFileError: Two keys contradict each other, or something named does not exist.
     """
-    checks = (_name, _objectives, _search, _space, _fit_parameters, _builder, _enqueued, _data, _files)
+    checks = (_name, _objectives, _search, _space, _fit_parameters, _fit, _builder, _enqueued, _data, _files)
     for check in checks:
         for key, found, expected in check(definition):
             raise StudyFileError(str(definition.path), key, found, expected)
@@ -136,6 +137,17 @@ def _fit_parameters(definition: Definition) -> Iterator[Finding]:
             yield f"space.{name}", "not only whole numbers of at least 1", 'use type = "int" with low of at least 1'
         if parameter is not None and name in definition.fit.model_fields_set:
             yield f"fit.{name}", "fixed here and searched in [space]", "leave one of the two out"
+
+
+def _fit(definition: Definition) -> Iterator[Finding]:
+    for key, reference in (("fit.function", definition.fit.function), ("model.export", definition.model.export)):
+        if reference is not None and not all(reference.partition(":")):
+            yield key, f"{written(reference)} is not a function", "use '<file.py>:<function>' or '<module>:<function>'"
+    for name in definition.own_metrics:
+        if not _METRIC_NAME.fullmatch(name) or name.startswith(("val_", "test_")):
+            yield f"metrics.{name}", "not a legal metric name", "use letters, digits and '_'; 'val_' is put before it"
+    if definition.fit.refit and definition.data.folds:
+        yield "fit.refit", "given with data.folds", "leave it out: with folds every model is refitted"
 
 
 def _counts(parameter: Parameter) -> bool:
@@ -226,9 +238,7 @@ def _data(definition: Definition) -> Iterator[Finding]:
 
 
 def _files(definition: Definition) -> Iterator[Finding]:
-    named = {"model.build": definition.model.build, "data.source": definition.data.source}
-    named.update({f"fit.callbacks[{i}]": name for i, name in enumerate(definition.fit.callbacks)})
-    for key, reference in named.items():
+    for key, reference in definition.references.items():
         kind, _, rest = reference.partition(":")
         table = key == "data.source" and kind in ("csv", "parquet", "npz")
         file = definition.folder / (rest if table else kind)

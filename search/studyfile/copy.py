@@ -58,7 +58,7 @@ def _renamed(definition: Definition, name: str) -> str:
 
 def _files(definition: Definition) -> list[Path]:
     """Return the files that the study needs beside it, relative to the study file's folder."""
-    references = [definition.model.build, definition.data.source, *definition.fit.callbacks]
+    references = definition.references.values()
     files = []
     for kind, _, rest in (reference.partition(":") for reference in references):
         named = rest if kind in ("csv", "parquet", "npz") else kind

@@ -80,12 +80,17 @@ def _locate(location: Sequence[int | str]) -> tuple[str, Any, type[BaseModel]]:
         only = members[0]
         if isinstance(only, type) and issubclass(only, BaseModel):
             table = only
-            field = only.model_fields.get(str(part))
+            field = _keys(only).get(str(part))
             here = Annotated[field.annotation, field] if field else _extra(only)
         else:
             here = next((each for each in reversed(get_args(only)) if each is not Ellipsis), Any)
         key += f"[{part}]" if isinstance(part, int) else f".{part}"
     return key.lstrip("."), here, table
+
+
+def _keys(table: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return a table's fields as the file spells them."""
+    return {field.alias or name: field for name, field in table.model_fields.items()}
 
 
 def _bare(annotation: Any) -> Any:
@@ -193,14 +198,14 @@ def _notes(annotation: Any) -> list[Any]:
 
 def _instead(table: type[BaseModel], word: str) -> str:
     """Return where a key that is unknown in this table belongs, or which keys the table has."""
-    known = [name for name in table.model_fields if not (table is Definition and name in _INTERNAL)]
+    known = [name for name in _keys(table) if not (table is Definition and name in _INTERNAL)]
     nearest = did_you_mean(word, known)
-    if not nearest and table is not Definition and word in Definition.model_fields and word not in _INTERNAL:
+    if not nearest and table is not Definition and word in _keys(Definition) and word not in _INTERNAL:
         return "it belongs at the top of the file, above the first [table]"
-    for name, field in Definition.model_fields.items():
+    for name, field in _keys(Definition).items():
         section = _members(field.annotation)[0]
         elsewhere = section is not table and isinstance(section, type) and issubclass(section, BaseModel)
-        if elsewhere and word in section.model_fields and not nearest:
+        if elsewhere and word in _keys(section) and not nearest:
             return f"it belongs in [{name}]"
     return f"known here: {', '.join(known)}{nearest}"
 

@@ -96,12 +96,19 @@ class DataDefinition(Table):
 
 
 class ModelDefinition(Table):
-    """What builds the model; every further key is an argument that stays fixed."""
+    """What builds the model; every further key is an argument that stays fixed.
+
+    Attributes:
+        build: `mlp`, `<file.py>:<function>` or `<module>:<function>`.
+        export: `<file.py>:<function>`, called as `export(model, data)`: returns the model to register where
+            that is another than the one trained.
+    """
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Scalar] = Field(init=False)
 
     build: str = "mlp"
+    export: str | None = None
 
     @property
     def fixed(self) -> dict[str, Scalar]:
@@ -134,10 +141,72 @@ class LearningRateSchedule(Table):
     minimum: float = Field(default=0.0, ge=0)
 
 
+class CallbackDefinition(Table):
+    """A callback; every further key is an argument of it.
+
+    Attributes:
+        kind: The key `class`: a name in `keras.callbacks`, `<file.py>:<class>` or `<module>:<class>`.
+    """
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    kind: str = Field(alias="class", min_length=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The callback's arguments."""
+        return dict(self.model_extra or {})
+
+
+def _callbacks(value: object) -> object:
+    """Return a list of names and tables as tables alone; one text is a function that returns the list."""
+    if isinstance(value, str) and not all(value.partition(":")):
+        raise ValueError(f"{value!r} is not a list; use a list of names and tables, or '<file.py>:<function>'")
+    if isinstance(value, list | tuple):
+        return tuple({"class": each} if isinstance(each, str) else each for each in value)
+    return value
+
+
+Callbacks = Annotated[str | tuple[CallbackDefinition, ...], BeforeValidator(_callbacks)]
+
+
+class MetricDefinition(Table):
+    """A metric of the user's own, logged as `val_<name>` and `test_<name>`.
+
+    Attributes:
+        function: `<file.py>:<function>` or `<module>:<function>`, called as `f(y_true, y_pred, **options)`.
+        options: Its keyword arguments.
+        threshold: Give it classes instead of probabilities: from this probability on a class is 1; of several
+            outputs the largest. When left out: classes only if the function takes no probabilities.
+        every_epoch: Measure it after each epoch, not only at the end of training.
+    """
+
+    function: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    threshold: float | None = None
+    every_epoch: bool = False
+
+    @field_validator("function")
+    @classmethod
+    def _names_both(cls, function: str) -> str:
+        if not all(function.partition(":")):
+            raise ValueError(f"{function!r} is not a function; use '<file.py>:<function>' or '<module>:<function>'")
+        return function
+
+
 class FitDefinition(Table):
     """Settings of `fit`; `epochs` and `batch_size` may stand in `[space]` instead.
 
     Attributes:
+        callbacks: Names and tables of callbacks, or `<file.py>:<function>`, called as `callbacks(trial, data)`.
+        function: `<file.py>:<function>`, the user's own training, called as `fit(trial, model, data, epochs=…,
+            batch_size=…, callbacks=[…])`.
+        shuffle: Whether the training rows get a new order in each epoch.
+        steps_per_epoch: Batches in an epoch, for streams that do not say.
+        validation_steps: Batches of the validation and test part, for streams that do not say.
+        checkpoint: Whether a killed trial goes on from its last epoch; `auto` once an epoch takes seconds.
+        refit: Train the best configuration again on training and validation rows, for the epochs that were best.
+            With folds that is always so.
         keep_epoch: Whose weights a trained model has, and whose metrics a trial: those of its `last` epoch or
             of its `best` one in the study's metric. When left out: the last, but the best with early stopping.
     """
@@ -147,7 +216,13 @@ class FitDefinition(Table):
     early_stopping: EarlyStopping | None = None
     learning_rate_schedule: LearningRateSchedule | None = None
     class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
-    callbacks: Strings = ()
+    callbacks: Callbacks = ()
+    function: str | None = None
+    shuffle: bool = True
+    steps_per_epoch: Count | None = None
+    validation_steps: Count | None = None
+    checkpoint: Literal["auto"] | bool = "auto"
+    refit: bool = False
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     keep_epoch: Literal["best", "last"] | None = None
 
@@ -176,6 +251,7 @@ class SearchDefinition(Table):
         constraints: Conditions such as `latency_ms <= 5` that a best trial must meet.
         repeats: Train a configuration under this many seeds and compare the mean.
         retries: How often the configuration of a trial that died with its worker is tried again.
+        keep: The models of this many best trials are kept.
     """
 
     n_trials: Count = 20
@@ -193,6 +269,7 @@ class SearchDefinition(Table):
     repeats: int = Field(default=1, ge=1, le=1000)
     retries: int = Field(default=1, ge=0, le=1000)
     warm_start: WarmStart | None = None
+    keep: Count = 1
 
     @field_validator("constraints")
     @classmethod
@@ -221,6 +298,7 @@ class Definition(Table):
         name: Study name, MLflow experiment and registered model.
         metric: One Keras log name or trial metric, or several for a multi-objective study.
         direction: `minimize` or `maximize`, one for each metric.
+        own_metrics: The table `metrics`: metrics of the user's own, by name.
         path: Where the file stands; paths in it are relative to its folder.
         text: The file as it was read.
     """
@@ -232,6 +310,7 @@ class Definition(Table):
     data: DataDefinition
     model: ModelDefinition = ModelDefinition()
     fit: FitDefinition = FitDefinition()
+    own_metrics: dict[str, MetricDefinition] = Field(default_factory=dict, alias="metrics")
     space: dict[str, Parameter]
     enqueue: Annotated[tuple[dict[str, Scalar], ...], BeforeValidator(as_tuple)] = ()
     search: SearchDefinition = SearchDefinition()
@@ -247,6 +326,19 @@ class Definition(Table):
     def directions(self) -> tuple[Direction, ...]:
         """The directions, one for each objective."""
         return (self.direction,) if isinstance(self.direction, str) else self.direction
+
+    @property
+    def references(self) -> dict[str, str]:
+        """What the file names in Python, `<file.py>:<name>` or `<module>:<name>`, and its data, by key."""
+        callbacks = self.fit.callbacks
+        named = {"model.build": self.model.build, "data.source": self.data.source}
+        named |= {"model.export": self.model.export or "", "fit.function": self.fit.function or ""}
+        if isinstance(callbacks, str):
+            named["fit.callbacks"] = callbacks
+        else:
+            named |= {f"fit.callbacks[{index}]": each.kind for index, each in enumerate(callbacks)}
+        named |= {f"metrics.{name}.function": each.function for name, each in self.own_metrics.items()}
+        return {key: reference for key, reference in named.items() if reference}
 
     @property
     def folder(self) -> Path:

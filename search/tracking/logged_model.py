@@ -123,8 +123,8 @@ def signature(data: DataSummary) -> ModelSignature:
     """Return what the model takes: the user's raw columns, or arrays of the user's own dtype."""
     columns: list[Any] = [ColSpec(DataType[kind], name, required=False) for name, kind in data.columns]
     arrays: list[Any] = [TensorSpec(np.dtype(each.dtype), each.shape, each.name) for each in data.inputs]
-    output = TensorSpec(np.dtype(data.output.dtype), data.output.shape)
-    return ModelSignature(inputs=Schema(columns or arrays), outputs=Schema([output]))
+    outputs: list[Any] = [TensorSpec(np.dtype(each.dtype), each.shape, each.name) for each in data.output]
+    return ModelSignature(inputs=Schema(columns or arrays), outputs=Schema(outputs))
 
 
 def _example(data: DataSummary) -> Any:

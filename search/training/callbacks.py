@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,21 +12,41 @@ import numpy as np
 from search.data.dataset import Data
 from search.errors import DataError, ModelError, did_you_mean, one_line
 from search.studyfile.references import load_object
-from search.studyfile.schema import TRIAL_METRICS, Definition, EarlyStopping, LearningRateSchedule
+from search.studyfile.schema import (
+    TRIAL_METRICS,
+    CallbackDefinition,
+    Definition,
+    EarlyStopping,
+    LearningRateSchedule,
+)
+from search.training import own_metrics
 
 if TYPE_CHECKING:
     import keras
+    from optuna.trial import BaseTrial
+
+# Keras's callbacks that write files: the argument that says where, and what it is when the study file does not.
+_WRITERS = {
+    "ModelCheckpoint": ("filepath", "checkpoint.keras"),
+    "TensorBoard": ("log_dir", "tensorboard"),
+    "CSVLogger": ("filename", "log.csv"),
+    "BackupAndRestore": ("backup_dir", "backup"),
+}
 
 
-def callbacks(definition: Definition, data: Data, epochs: int) -> list[keras.callbacks.Callback]:
-    """Return new instances of all callbacks that `[fit]` asks for, early stopping last.
+def callbacks(
+    definition: Definition, data: Data, epochs: int, trial: BaseTrial, folder: Path
+) -> list[keras.callbacks.Callback]:
+    """Return new instances of all callbacks that `[fit]` asks for: own metrics first, early stopping last.
 
     Args:
         definition: The study file.
         data: Without a validation part nothing can stop early.
         epochs: How many epochs a schedule spans.
+        trial: What a function of callbacks is given.
+        folder: The trial's own; where Keras's callbacks write.
     """
-    wanted = [*user_callbacks(definition)]
+    wanted = user_callbacks(definition, data, trial, folder)
     if data.validation is None:
         wanted = _without_validation(wanted)
     if definition.fit.learning_rate_schedule is not None:
@@ -32,7 +54,70 @@ def callbacks(definition: Definition, data: Data, epochs: int) -> list[keras.cal
         wanted.append(_schedule(definition, definition.fit.learning_rate_schedule, epochs, validated))
     if data.validation is not None:
         wanted += _keeping(definition, epochs)
-    return wanted
+    watched = {str(getattr(each, "monitor", "")) for each in wanted}
+    return [*own_metrics.each_epoch(definition, data, watched), *wanted]
+
+
+def user_callbacks(
+    definition: Definition, data: Data, trial: BaseTrial, folder: Path
+) -> list[keras.callbacks.Callback]:
+    """Return new instances of the callbacks that the study file names.
+
+    Raises:
+        ModelError: One cannot be imported or made, or is no Keras callback.
+    """
+    wanted = definition.fit.callbacks
+    if isinstance(wanted, str):
+        return _from_function(definition, wanted, data, trial)
+    return [_user_callback(definition, f"fit.callbacks[{index}]", each, folder) for index, each in enumerate(wanted)]
+
+
+def _from_function(definition: Definition, name: str, data: Data, trial: BaseTrial) -> list[keras.callbacks.Callback]:
+    function = load_object(name, definition.folder, "fit.callbacks")
+    try:
+        made = function(trial, data)
+    except Exception as error:
+        raise ModelError(
+            f"fit.callbacks: {name} raised {one_line(error)}; it is called as callbacks(trial, data)"
+        ) from error
+    if not isinstance(made, list | tuple):
+        raise ModelError(f"fit.callbacks: {name} returned {type(made).__name__}; return a list of callbacks")
+    return [_checked("fit.callbacks", name, each) for each in made]
+
+
+def _user_callback(
+    definition: Definition, key: str, wanted: CallbackDefinition, folder: Path
+) -> keras.callbacks.Callback:
+    reference = wanted.kind if ":" in wanted.kind else f"keras.callbacks:{wanted.kind}"
+    make = load_object(reference, definition.folder, key)
+    options = {**_where(wanted.kind, wanted.options, folder)}
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        raise ModelError(
+            f"{key}: {wanted.kind}: {error}; give its arguments in a table: {{ class = '{wanted.kind}', … }}"
+        ) from None
+    except ValueError:  # a class without a signature
+        pass
+    try:
+        callback = make(**options)
+    except Exception as error:
+        raise ModelError(f"{key}: {wanted.kind} raised {one_line(error)}") from error
+    return _checked(key, wanted.kind, callback)
+
+
+def _where(kind: str, options: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a callback's arguments; what Keras's own ones write goes into the trial's folder."""
+    argument, default = _WRITERS.get(kind, ("", ""))
+    return {**options, argument: str(folder / options.get(argument, default))} if argument else options
+
+
+def _checked(key: str, name: str, callback: Any) -> keras.callbacks.Callback:
+    import keras
+
+    if not isinstance(callback, keras.callbacks.Callback):
+        raise ModelError(f"{key}: {name} gave {type(callback).__name__}; give a keras.callbacks.Callback")
+    return callback
 
 
 def _without_validation(wanted: list[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
@@ -53,32 +138,6 @@ def _without_validation(wanted: list[keras.callbacks.Callback]) -> list[keras.ca
 
     first, last = (keras.callbacks.LambdaCallback(on_epoch_end=each) for each in (lend, take_back))
     return [first, *wanted, last]
-
-
-def user_callbacks(definition: Definition) -> list[keras.callbacks.Callback]:
-    """Return new instances of the callbacks that the study file names.
-
-    Raises:
-        ModelError: One cannot be imported, needs arguments, or is no Keras callback.
-    """
-    return [_user_callback(definition, index, name) for index, name in enumerate(definition.fit.callbacks)]
-
-
-def _user_callback(definition: Definition, index: int, name: str) -> keras.callbacks.Callback:
-    import keras
-
-    key = f"fit.callbacks[{index}]"
-    reference = name if ":" in name else f"keras.callbacks:{name}"
-    make = load_object(reference, definition.folder, key)
-    try:
-        callback = make()
-    except Exception as error:
-        raise ModelError(
-            f"{key}: {name}() raised {one_line(error)}; name a class or function that needs no arguments"
-        ) from error
-    if not isinstance(callback, keras.callbacks.Callback):
-        raise ModelError(f"{key}: {name}() returned {type(callback).__name__}; return a keras.callbacks.Callback")
-    return callback
 
 
 def monitored(definition: Definition) -> tuple[str, str]:
@@ -185,7 +244,7 @@ def settings_of(model: keras.Model, definition: Definition, epochs: int, batch_s
 
 
 def _other_settings(definition: Definition) -> dict[str, Any]:
-    return definition.fit.model_dump(exclude={"epochs", "batch_size"})
+    return definition.fit.model_dump(exclude={"epochs", "batch_size"}, by_alias=True)
 
 
 def _plain(value: Any) -> Any:

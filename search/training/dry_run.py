@@ -14,7 +14,8 @@ from search.data.preprocessing import CATEGORICAL, NUMERIC
 from search.data.summary import DataSummary, TensorSpec
 from search.errors import ModelError, StudyFileError, did_you_mean, one_line
 from search.studyfile.schema import TRIAL_METRICS, Definition
-from search.training import callbacks, fit, metrics
+from search.training import callbacks, export, fit, metrics, own_fit, own_metrics
+from search.training.export import exported
 from search.training.model import Refused, try_build
 from search.training.probes import check_enqueued
 
@@ -48,11 +49,18 @@ def dry_run(definition: Definition, data: Data, trials: Iterable[BaseTrial], sec
         DataError: The class weights do not fit the data.
     """
     callbacks.class_weight(definition, data)
-    callbacks.user_callbacks(definition)
-    model, log_names = _first_that_works(definition, trials, data)
+    own_metrics.functions(definition)
+    if definition.fit.function:
+        own_fit.load(definition)
+    model, log_names, trial = _first_that_works(definition, trials, data)
+    with tempfile.TemporaryDirectory() as folder:
+        made = callbacks.callbacks(definition, data, 1, trial, Path(folder))
     check_enqueued(definition, data)
     _check_metrics(definition, log_names)
-    output = _output(definition, model, data)
+    path = own_fit.OWN_FIT if definition.fit.function else fit.path_of(model, data, made)
+    model = exported(definition, model, data)
+    example = export.example(definition, model, data)
+    output = _output(definition, model, example)
     if definition.model.build != "mlp":
         _try_archive(definition, model)
     return DataSummary(
@@ -63,24 +71,24 @@ def dry_run(definition: Definition, data: Data, trials: Iterable[BaseTrial], sec
         classes=data.classes,
         rows={"train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test)},
         columns=tuple((column.name, column.kind) for column in data.columns),
-        inputs=_inputs(data),
-        example=_raw_example(data),
+        inputs=_inputs(example),
+        example=_raw_example(data) if data.columns else example,
         output=output,
         log_names=log_names,
-        path=fit.path_of(model, data, callbacks.callbacks(definition, data, epochs=1)),
+        path=path,
         seconds=seconds,
     )
 
 
 def _first_that_works(
     definition: Definition, trials: Iterable[BaseTrial], data: Data
-) -> tuple[keras.Model, tuple[str, ...]]:
-    """Return the first model that can be built and take a batch, and what it logs."""
+) -> tuple[keras.Model, tuple[str, ...], BaseTrial]:
+    """Return the first model that can be built and take a batch, what it logs, and its trial."""
     first, tries, began = None, 0, time.monotonic()
     for tries, trial in enumerate(trials, 1):
         try:
             model = try_build(definition, trial, data)
-            return model, _try_batch(definition, model, data)
+            return model, _try_batch(definition, model, data), trial
         except Refused as error:
             first = first or error
         late = time.monotonic() - began > _TRY_SECONDS
@@ -93,8 +101,10 @@ def _first_that_works(
 def _try_batch(definition: Definition, model: keras.Model, data: Data) -> tuple[str, ...]:
     """Return every name that Keras will log."""
     try:
-        names = fit.log_names(model, data)
+        names = fit.log_names(model, data) if model.compiled else ()
     except Exception as error:
+        if definition.fit.function:  # only the user's own training knows how to train it
+            return ()
         raise Refused(
             f"model.build: {definition.model.build}: the model cannot take a batch ({one_line(error)})"
         ) from error
@@ -103,9 +113,10 @@ def _try_batch(definition: Definition, model: keras.Model, data: Data) -> tuple[
 
 
 def _check_metrics(definition: Definition, log_names: tuple[str, ...]) -> None:
-    known = (*log_names, *TRIAL_METRICS)
+    known = (*log_names, *(f"val_{name}" for name in definition.own_metrics), *TRIAL_METRICS)
+    unknown = definition.fit.callbacks or definition.fit.function  # code that may log more
     for name in sorted(metrics.needed(definition)):
-        if name not in known:
+        if name not in known and not unknown:
             raise StudyFileError(
                 str(definition.path),
                 "metric" if name in definition.metrics else "search.constraints",
@@ -114,14 +125,56 @@ def _check_metrics(definition: Definition, log_names: tuple[str, ...]) -> None:
             )
 
 
-def _output(definition: Definition, model: keras.Model, data: Data) -> TensorSpec:
-    predicted = model(fit.as_tensors(data.example(1)), training=False)
-    if isinstance(predicted, dict | list | tuple):  # MLflow's signature has room for one
-        return TensorSpec("float32", (-1, data.outputs))
-    rows = predicted.shape[0]
-    if rows != 1:
-        raise ModelError(f"model.build: {definition.model.build}: the model gave {rows} predictions for 1 row")
-    return TensorSpec(str(predicted.dtype.name), (-1, *predicted.shape[1:]))
+def _output(definition: Definition, model: keras.Model, example: Any) -> tuple[TensorSpec, ...]:
+    """Return what the model to register gives: one array, or several with their names."""
+    import keras
+
+    one = keras.tree.map_structure(lambda each: each[:1], example)
+    try:
+        predicted = model(fit.as_tensors(one), training=False)
+    except NotImplementedError:
+        raise ModelError(
+            f"model.build: {definition.model.build}: the model has no `call`, so it cannot be registered; "
+            "name a function in model.export that returns the model to register"
+        ) from None
+    named = _named(model, predicted)
+    for name, each in named:
+        if each.shape[0] != 1:
+            what = f" in output '{name}'" if name else ""
+            raise ModelError(
+                f"model.build: {definition.model.build}: the model gave {each.shape[0]} predictions for 1 row{what}"
+            )
+    return tuple(TensorSpec(_dtype(each), (-1, *_open(each.shape[1:], model, name)), name) for name, each in named)
+
+
+def _named(model: keras.Model, predicted: Any) -> list[tuple[str | None, Any]]:
+    """Return each output with its name; a single one has none."""
+    if isinstance(predicted, dict):
+        return list(predicted.items())
+    if not isinstance(predicted, list | tuple):
+        return [(None, predicted)]
+    names = list(getattr(model, "output_names", None) or ())
+    if len(set(names)) != len(predicted):
+        names = [f"output_{index}" for index in range(len(predicted))]
+    return list(zip(names, predicted, strict=True))
+
+
+def _open(shape: Any, model: keras.Model, name: str | None) -> tuple[int, ...]:
+    """Return an output's shape with -1 where the model leaves a size open: lengths, sizes of pictures."""
+    known = getattr(model, "output_shape", None)
+    if isinstance(known, dict):
+        known = known.get(name)
+    elif isinstance(known, list):
+        known = known[list(model.output_names).index(name)] if name in getattr(model, "output_names", ()) else None
+    if not isinstance(known, tuple) or len(known) != len(shape) + 1:
+        return tuple(shape)
+    return tuple(-1 if open_size is None else size for size, open_size in zip(shape, known[1:], strict=True))
+
+
+def _dtype(tensor: Any) -> str:
+    """Return an output's type as NumPy knows it: bfloat16 is served as float32."""
+    name = str(getattr(tensor.dtype, "name", tensor.dtype))
+    return "float32" if name == "bfloat16" else name
 
 
 def _try_archive(definition: Definition, model: keras.Model) -> None:
@@ -147,8 +200,7 @@ def _origin(error: BaseException) -> BaseException:
     return error
 
 
-def _inputs(data: Data) -> tuple[TensorSpec, ...]:
-    x = data.example(1)
+def _inputs(x: Any) -> tuple[TensorSpec, ...]:
     listed = [(f"input_{index}", each) for index, each in enumerate(x)] if isinstance(x, list | tuple) else [(None, x)]
     named = x.items() if isinstance(x, dict) else listed
     return tuple(TensorSpec(str(each.dtype), (-1, *each.shape[1:]), name) for name, each in named)

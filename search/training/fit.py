@@ -57,7 +57,8 @@ def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.
 def ensure_built(model: keras.Model, data: Data) -> None:
     """Give a model that was made without its input's shape its weights."""
     if not model.built:
-        model(as_tensors(data.example(1)))
+        with suppress(NotImplementedError):  # no `call`: a model of models, that its own training step calls
+            model(as_tensors(data.example(1)))
 
 
 def log_names(model: keras.Model, data: Data) -> tuple[str, ...]:
@@ -103,6 +104,9 @@ def fit(
     seed: int,
     callbacks: Sequence[keras.callbacks.Callback],
     class_weight: dict[int, float] | None = None,
+    shuffle: bool = True,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
     on_path: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Train the model.
@@ -115,12 +119,16 @@ def fit(
         seed: Decides the order of the rows.
         callbacks: Keras callbacks.
         class_weight: A weight for each class index.
+        shuffle: Whether each epoch has an order of its own; else the rows come as they are.
+        steps_per_epoch: Batches in an epoch; needed for a stream without end.
+        validation_steps: Batches of the validation part; needed for a stream without end.
         on_path: Called with how the model is trained, before it is: a path, or `REUSED`.
     """
-    path = path_of(model, data, callbacks)
+    path = path_of(model, data, callbacks) if steps_per_epoch is validation_steps is None else PLAIN
     settings: dict[str, Any] = {"epochs": epochs, "callbacks": list(callbacks), "verbose": 0}
     if path == PLAIN:
         on_path(path)
+        settings |= {"shuffle": shuffle, "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
         _fit_plainly(model, data, batch_size, class_weight, settings)
         return
     train, validation = data.train, data.validation
@@ -132,12 +140,13 @@ def fit(
     if path == WHOLE_EPOCHS:
         functions = graph_reuse.functions(model, tensors)
         on_path(REUSED if functions.reused else path)
-        orders = _orders(_rows(train), seed)
+        orders = _orders(_rows(train), seed, shuffle)
         _fit_whole_epochs(model, functions, lambda: functions.train(next(orders), batch_size, tensors), settings)
     else:
         on_path(path)
         steps = -(-_rows(train) // batch_size)
-        model.fit(_shuffled(tensors, _rows(train), batch_size, seed), steps_per_epoch=steps, **settings)
+        batches = _batches(tensors, lambda: _orders(_rows(train), seed, shuffle), batch_size)
+        model.fit(batches, steps_per_epoch=steps, **settings)
 
 
 def _fit_plainly(
@@ -152,7 +161,7 @@ def _fit_plainly(
 
     train, validation = data.train, data.validation if can_evaluate(model) else None
     if train.streamed:
-        settings["shuffle"] = isinstance(train.x, keras.utils.PyDataset)  # others shuffle themselves, or not
+        settings["shuffle"] = settings.get("shuffle", True) and isinstance(train.x, keras.utils.PyDataset)
         model.fit(train.x, validation_data=None if validation is None else validation.x, **settings)
         return
     held_out = None if validation is None else (as_tensors(validation.x), as_tensors(validation.y))
@@ -160,20 +169,25 @@ def _fit_plainly(
     model.fit(as_tensors(train.x), as_tensors(train.y), **settings)
 
 
-def evaluate(model: keras.Model, part: Part) -> dict[str, float]:
+def evaluate(model: keras.Model, part: Part, steps: int | None = None) -> dict[str, float]:
     """Return the model's loss and metrics on a part, by their Keras names; none where it cannot be evaluated.
 
     With arrays it uses the test function that validation has traced already.
+
+    Args:
+        model: Compiled.
+        part: What to evaluate it on.
+        steps: How many batches are read of a stream that has no end.
     """
     import keras
 
     if not can_evaluate(model):
         return {}
     if part.streamed:
-        logs = model.evaluate(part.x, verbose=0, return_dict=True)
+        logs = model.evaluate(part.x, steps=steps, verbose=0, return_dict=True)
     elif keras.backend.backend() == "tensorflow":
-        dataset, steps = _in_order(model, part)
-        logs = model.evaluate(dataset, steps=steps, verbose=0, return_dict=True)
+        dataset, count = _in_order(model, part)
+        logs = model.evaluate(dataset, steps=count, verbose=0, return_dict=True)
     else:
         logs = model.evaluate(as_tensors(part.x), part.y, verbose=0, return_dict=True)
     return {name: float(value) for name, value in logs.items()}
@@ -237,11 +251,11 @@ def _same_spec(one: Any, other: Any) -> bool:
     return False
 
 
-def _orders(rows: int, seed: int) -> Iterator[NDArray[np.int32]]:
+def _orders(rows: int, seed: int, shuffle: bool = True) -> Iterator[NDArray[np.int32]]:
     """Yield the order of the rows in each epoch, without end."""
     generator = np.random.default_rng(seed)
     while True:
-        yield generator.permutation(rows).astype("int32")
+        yield (generator.permutation(rows) if shuffle else np.arange(rows)).astype("int32")
 
 
 def _create_variables(model: keras.Model, batch: tuple[Any, ...]) -> dict[str, Any]:
@@ -285,14 +299,12 @@ def _first_row(tensors: Any) -> Any:
     return keras.tree.map_structure(lambda tensor: tensor[:1], tensors)
 
 
-def _shuffled(tensors: Any, rows: int, batch_size: int, seed: int) -> tf.data.Dataset:
+def _batches(tensors: Any, orders_of: Callable[[], Iterator[NDArray[np.int32]]], batch_size: int) -> tf.data.Dataset:
     """Return endless epochs of batches, in the same orders as by whole epochs."""
     import keras
     import tensorflow as tf
 
-    orders = tf.data.Dataset.from_generator(
-        lambda: _orders(rows, seed), output_signature=tf.TensorSpec([rows], tf.int32)
-    )
+    orders = tf.data.Dataset.from_generator(orders_of, output_signature=tf.TensorSpec([None], tf.int32))
     indices = orders.flat_map(lambda order: tf.data.Dataset.from_tensor_slices(order).batch(batch_size))
     return _plain_pipeline(
         indices.map(lambda index: keras.tree.map_structure(lambda tensor: tf.gather(tensor, index), tensors))
@@ -307,12 +319,12 @@ def _in_order(model: keras.Model, part: Part) -> tuple[tf.data.Dataset, int]:
     import tensorflow as tf
 
     rows = _rows(part)
-    size = min(_held_out_rows(model, part), rows)
+    size = min(held_out_rows(model, part), rows)
     dataset = tf.data.Dataset.from_tensor_slices(_tensors(part)).batch(size).repeat()
     return _plain_pipeline(dataset), -(-rows // size)
 
 
-def _held_out_rows(model: keras.Model, part: Part) -> int:
+def held_out_rows(model: keras.Model, part: Part) -> int:
     """Return how many rows of validation or test data go through the model at once; their memory is bounded."""
     row = sum(math.prod(array.shape[1:]) * max(4, array.dtype.itemsize) for array in map(np.asarray, leaves(part.x)))
     outputs = [4 * math.prod(size or 1 for size in shape[1:]) for shape in _output_shapes(model)]

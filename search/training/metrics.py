@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from search.errors import TrialFailed
-from search.studyfile.schema import Definition, parse_constraint
+from search.errors import TrialFailed, did_you_mean
+from search.studyfile.schema import TRIAL_METRICS, Definition, parse_constraint
 
 Metrics = Mapping[str, float]
 
@@ -29,6 +29,22 @@ def check_finite(definition: Definition, metrics: Metrics, when: str) -> None:
             raise TrialFailed(f"{name} is {metrics[name]} {when}")
     if math.isnan(metrics.get("loss", 0.0)):  # so are the weights, whatever an accuracy says
         raise TrialFailed(f"loss is nan {when}")
+
+
+def check_known(definition: Definition, logs: Metrics) -> None:
+    """Fail the trial after its first epoch when a callback was to log a metric of the study, and did not.
+
+    What is only known at the end is not looked for: metrics of the trial, of `[metrics]`, of the user's own
+    training, and of the validation part where there is none.
+
+    Raises:
+        TrialFailed: Says which, and what was logged.
+    """
+    late = {*TRIAL_METRICS, *(f"val_{name}" for name in definition.own_metrics)}
+    for name in definition.metrics:
+        if name not in logs and name not in late and not definition.fit.function:
+            known = ", ".join(logs)
+            raise TrialFailed(f"no metric '{name}' in the logs after epoch 1 ({known}){did_you_mean(name, logs)}")
 
 
 def values_of(definition: Definition, metrics: Metrics) -> tuple[float, ...]:

@@ -46,7 +46,7 @@ def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
     model = builder(trial, data, **definition.model.fixed)
     if not isinstance(model, keras.Model):
         raise ModelError(f"model.build: {name} returned {type(model).__name__}; return a compiled keras.Model")
-    if not model.compiled:
+    if not model.compiled and not definition.fit.function:
         raise ModelError(f"model.build: {name} returned a model that is not compiled; call model.compile(…)")
     return model
 
@@ -137,11 +137,12 @@ def _optimizer(params: dict[str, Any]) -> keras.Optimizer:
 
 def has_user_code(definition: Definition) -> bool:
     """Return whether code of the user's own runs in a trial."""
-    return definition.model.build != "mlp" or bool(definition.fit.callbacks)
+    fit = definition.fit
+    return definition.model.build != "mlp" or bool(fit.callbacks or fit.function or definition.own_metrics)
 
 
 def user_files(definition: Definition) -> list[Path]:
     """Return the Python files that the study file names, each once."""
-    references = [definition.model.build, definition.data.source, *definition.fit.callbacks]
+    references = definition.references.values()
     files = [definition.folder / each.partition(":")[0] for each in references if ".py:" in each]
     return sorted(set(files))

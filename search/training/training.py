@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import numpy as np
 
 from search.data.dataset import Data
 from search.studyfile.schema import Definition
-from search.training import callbacks, fit, metrics
+from search.training import callbacks, fit, metrics, own_fit, own_metrics
 from search.training.epochs import Epochs, OnEpoch, restores, watcher
 from search.training.model import build, has_user_code
 
@@ -51,12 +52,13 @@ class Training:
         data: The training part, and the validation part if there is one.
         trial: Its parameters build the model, and may say `epochs` and `batch_size`.
         seed: Of the model's weights, of its random layers, and of the order of the rows.
+        folder: The trial's own, where callbacks write.
         epochs: How many to train for, when it is not for the study file or the trial to say; a
             schedule still spans as many as they say.
     """
 
     def __init__(
-        self, definition: Definition, data: Data, trial: BaseTrial, seed: int, epochs: int | None = None
+        self, definition: Definition, data: Data, trial: BaseTrial, seed: int, folder: Path, epochs: int | None = None
     ) -> None:
         _set_seeds(seed, definition, data)
         self.model = build(definition, trial, data)
@@ -64,8 +66,8 @@ class Training:
         settings = {"epochs": definition.fit.epochs, "batch_size": definition.fit.batch_size, **trial.params}
         self.batch_size = int(settings["batch_size"])
         self.epochs = epochs or int(settings["epochs"])
-        self._definition, self._data, self._seed = definition, data, seed
-        self._callbacks = callbacks.callbacks(definition, data, int(settings["epochs"]))
+        self._definition, self._data, self._trial, self._seed = definition, data, trial, seed
+        self._callbacks = callbacks.callbacks(definition, data, int(settings["epochs"]), trial, folder)
         self.settings = callbacks.settings_of(self.model, definition, self.epochs, self.batch_size)
 
     def fit(self, on_epoch: OnEpoch, on_path: Callable[[str], None] = lambda _: None) -> Trained:
@@ -78,6 +80,25 @@ class Training:
         """
         epochs = Epochs()
         started = time.perf_counter()
+        if self._definition.fit.function:
+            on_path(own_fit.OWN_FIT)
+            returned = self._fit_by_function(epochs, on_epoch)
+        else:
+            returned = {}
+            self._fit(epochs, on_epoch, on_path)
+        seconds = time.perf_counter() - started
+        kept = epochs.kept(self.model, self._callbacks)
+        logs = self._measured(epochs) if kept is None else epochs.logs[kept]
+        if kept is not None and any(map(restores, self._callbacks)):
+            logs = {**logs, "best_epoch": float(kept)}
+        logs = {**logs, **self._own_metrics(logs, measured=kept is None), **returned}
+        trained_for = epochs.last if kept is None else kept
+        return Trained(
+            self.model, {**logs, **self._trial_metrics(seconds)}, max(1, trained_for + 1), kept == epochs.last
+        )
+
+    def _fit(self, epochs: Epochs, on_epoch: OnEpoch, on_path: Callable[[str], None]) -> None:
+        wanted = self._definition.fit
         fit.fit(
             self.model,
             self._data,
@@ -86,32 +107,61 @@ class Training:
             seed=self._seed,
             callbacks=[*self._callbacks, watcher(epochs, on_epoch)],
             class_weight=callbacks.class_weight(self._definition, self._data),
+            shuffle=wanted.shuffle,
+            steps_per_epoch=wanted.steps_per_epoch,
+            validation_steps=wanted.validation_steps,
             on_path=on_path,
         )
-        seconds = time.perf_counter() - started
-        kept = epochs.kept(self.model, self._callbacks)
-        logs = self._measured(epochs) if kept is None else epochs.logs[kept]
-        if kept is not None and any(map(restores, self._callbacks)):
-            logs = {**logs, "best_epoch": float(kept)}
-        trained_for = epochs.last if kept is None else kept
-        return Trained(
-            self.model, {**logs, **self._trial_metrics(seconds)}, max(1, trained_for + 1), kept == epochs.last
+
+    def _fit_by_function(self, epochs: Epochs, on_epoch: OnEpoch) -> dict[str, float]:
+        """Train by the user's function, and return the metrics that it returned."""
+        returned, history = own_fit.train(
+            self._definition,
+            self._trial,
+            self.model,
+            self._data,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            callbacks=[*self._callbacks, watcher(epochs, on_epoch)],
+            class_weight=callbacks.class_weight(self._definition, self._data),
         )
+        if not epochs.logs:  # it did not use the callbacks
+            for epoch, logs in enumerate(history):
+                on_epoch(epochs.add(epoch, logs), logs, True)
+            epochs.weights = self.model.get_weights() if history else None
+        return returned
+
+    def _trial_metrics(self, seconds: float) -> dict[str, float]:
+        measured = {"parameters": float(parameter_count(self.model)), "train_seconds": seconds}
+        if "latency_ms" in metrics.needed(self._definition):
+            measured["latency_ms"] = latency_ms(self.model, self._data)
+        return measured
+
+    def _own_metrics(self, logs: Mapping[str, float], *, measured: bool) -> dict[str, float]:
+        """Return the metrics of `[metrics]` that the kept epoch's logs do not have."""
+        part = self._data.validation
+        missing = {name for name in self._definition.own_metrics if measured or f"val_{name}" not in logs}
+        if part is None or not missing:
+            return {}
+        found = own_metrics.measure(self._definition, self.model, self._data, part, missing)
+        return {f"val_{name}": value for name, value in found.items()}
 
     def _measured(self, epochs: Epochs) -> dict[str, float]:
         """Return the metrics of the model as it is, and of the last epoch what only a callback can tell."""
         logs, train, validation = dict(epochs.logs.get(epochs.last, {})), self._data.train, self._data.validation
+        if not self.model.compiled:
+            return logs
         if not train.streamed:
             logs |= fit.evaluate(self.model, train)
         if validation is not None:
-            logs |= {f"val_{name}": value for name, value in fit.evaluate(self.model, validation).items()}
+            steps = self._definition.fit.validation_steps
+            logs |= {f"val_{name}": value for name, value in fit.evaluate(self.model, validation, steps).items()}
         return logs
 
-    def _trial_metrics(self, seconds: float) -> dict[str, float]:
-        measured = {"parameters": float(self.model.count_params()), "train_seconds": seconds}
-        if "latency_ms" in metrics.needed(self._definition):
-            measured["latency_ms"] = latency_ms(self.model, self._data)
-        return measured
+
+def parameter_count(model: keras.Model) -> int:
+    """Return how many numbers a model's weights hold, whether or not Keras counts it as built."""
+    return sum(math.prod(weight.shape) for weight in model.weights)
 
 
 def _set_seeds(seed: int, definition: Definition, data: Data) -> None:
@@ -149,6 +199,9 @@ def summary(model: keras.Model) -> str:
 
 def archive(model: keras.Model) -> bytes:
     """Return the model as the bytes of a `.keras` file."""
+    optimizer = model.optimizer if model.compiled else None
+    if optimizer is not None and not optimizer.built:  # trained by another: Keras would not load it again
+        optimizer.build(model.trainable_variables)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)

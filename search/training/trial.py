@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +18,13 @@ import optuna
 from search.data.dataset import Data
 from search.errors import TrialFailed, one_line
 from search.studyfile.schema import Definition
+from search.training import own_metrics
 from search.training.epochs import OnEpoch
+from search.training.export import exported
 from search.training.fit import evaluate
-from search.training.metrics import check_finite, mean, spread, values_of, violations_of
+from search.training.metrics import check_finite, check_known, mean, spread, values_of, violations_of
 from search.training.result import Epoch, TrialResult
-from search.training.training import Trained, Training, archive, summary
+from search.training.training import Trained, Training, archive, parameter_count, summary
 
 if TYPE_CHECKING:
     import keras
@@ -52,11 +56,12 @@ class _TrialLog:
     settings: dict[str, Any] = field(default_factory=dict)
     summary: str = ""
     path: str = ""
+    folder: Path = Path()  # the trial's own, for what its callbacks write
 
     def begins(self, training: Training) -> None:
         """Note what is trained, before it is."""
         if not self.summary:
-            self.metrics["parameters"] = float(training.model.count_params())
+            self.metrics["parameters"] = float(parameter_count(training.model))
             self.summary, self.settings = summary(training.model), training.settings
 
     def takes(self, path: str) -> None:
@@ -100,9 +105,12 @@ def run(
     log = _TrialLog(on_epochs)
     fate: dict[str, Any]
     try:
-        finished = _train(definition, data, trial, seed, log)
+        with tempfile.TemporaryDirectory(prefix="search-trial-") as folder:
+            log.folder = Path(folder)
+            finished = _train(definition, data, trial, seed, log)
         met = all(each <= 0 for each in finished.violations)
-        model = archive(finished.model) if met and is_best(finished.values) else None
+        best = met and is_best(finished.values)
+        model = archive(exported(definition, finished.model, data)) if best else None
         fate = {"fate": "complete", "values": finished.values, "violations": finished.violations, "model": model}
     except optuna.TrialPruned as error:
         fate = {"fate": "pruned", "reason": str(error)}
@@ -134,8 +142,15 @@ def _train(definition: Definition, data: Data, trial: optuna.Trial, seed: int, l
         model = _refit(definition, data, trial, trained, seed_of(seed, trial.number), log)
     else:
         model = _best(definition, trained).model
-    log.metrics |= {f"test_{name}": value for name, value in evaluate(model, data.test).items()}
+    log.metrics |= {f"test_{name}": value for name, value in _tested(definition, model, data).items()}
     return _Finished(values, violations_of(definition, metrics), model)
+
+
+def _tested(definition: Definition, model: keras.Model, data: Data) -> dict[str, float]:
+    """Return every metric of a model on the test part."""
+    steps = definition.fit.validation_steps
+    tested = evaluate(model, data.test, steps) if model.compiled else {}
+    return {**tested, **own_metrics.measure(definition, model, data, data.test)}
 
 
 def _parts(definition: Definition, data: Data, seed: int, number: int) -> Iterator[_Split]:
@@ -152,7 +167,7 @@ def _train_parts(definition: Definition, parts: list[_Split], trial: optuna.Tria
     """Train each part, and give the trial up between two when the pruner finds it hopeless."""
     trained: list[Trained] = []
     for index, part in enumerate(parts):
-        training = Training(definition, part.data, trial, part.seed)
+        training = Training(definition, part.data, trial, part.seed, log.folder / part.name)
         log.begins(training)
         single = len(parts) == 1
         on_epoch = _on_epoch(definition, trial, log, part.name, prune=single)
@@ -176,6 +191,8 @@ def _on_epoch(definition: Definition, trial: optuna.Trial, log: _TrialLog, part:
 
     def on_epoch(epoch: int, logs: dict[str, float], last: bool) -> None:
         log.ended(epoch, logs, part)
+        if epoch == 0:
+            check_known(definition, logs)
         check_finite(definition, logs, f"after epoch {epoch + 1}" + (f" of {part}" if part else ""))
         if asks and metric in logs:
             trial.report(logs[metric], epoch)
@@ -216,7 +233,7 @@ def _refit(
 ) -> keras.Model:
     """Train on all rows but the test part, for as many epochs as the folds' models were best after."""
     epochs = max(1, round(float(np.mean([each.best_epochs for each in trained]))))
-    training = Training(definition, data.refit(), trial, seed, epochs)
+    training = Training(definition, data.refit(), trial, seed, log.folder / "refit", epochs)
     log.metrics["refit_epochs"] = float(epochs)
     return training.fit(lambda epoch, logs, _: log.ended(epoch, logs, "refit")).model
 

@@ -308,23 +308,23 @@ def pictures(rows: int, seed: int) -> Part:
     return Part(x, labels(x.reshape(rows, -1)))
 
 
-def test_held_out_rows_are_bounded_by_bytes() -> None:
+def testheld_out_rows_are_bounded_by_bytes() -> None:
     """Validating pictures would need hundreds of megabytes where Keras's own `evaluate` needs few."""
     inputs = keras.Input((28, 28, 1))
     x = keras.layers.Conv2D(32, 3)(inputs)
     model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Flatten()(x)))
-    rows = fit._held_out_rows(model, pictures(300, 0))
+    rows = fit.held_out_rows(model, pictures(300, 0))
     assert 32 <= rows < 300
     assert rows * 26 * 26 * 32 * 4 <= 2**24
-    assert fit._held_out_rows(dense(), binary(9000, 0)) == 4096
+    assert fit.held_out_rows(dense(), binary(9000, 0)) == 4096
 
 
-def test_several_batches_of_held_out_rows_score_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_batches_ofheld_out_rows_score_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A metric would depend on how its rows are cut into batches."""
     data = data_of(binary)
     model = Trained(dense, data, epochs=1).model
     whole = fit.evaluate(model, data.test)
-    monkeypatch.setattr(fit, "_held_out_rows", lambda model, part: 7)
+    monkeypatch.setattr(fit, "held_out_rows", lambda model, part: 7)
     assert fit.evaluate(model, data.test) == pytest.approx(whole, rel=1e-5)
 
 

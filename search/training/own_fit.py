@@ -1,0 +1,107 @@
+"""The user's own training, `[fit] function`: what it is called with, and what its answer means."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.data.dataset import Data
+from search.errors import ModelError, TrialFailed
+from search.studyfile.references import load_object
+from search.studyfile.schema import Definition
+
+if TYPE_CHECKING:
+    import keras
+    from optuna.trial import BaseTrial
+
+OWN_FIT = "own fit"
+_PASSED = ("shuffle", "steps_per_epoch", "validation_steps")  # settings passed on where the study file gives them
+
+
+def load(definition: Definition) -> Callable[..., Any]:
+    """Return the function that `[fit] function` names.
+
+    Raises:
+        ModelError: It cannot be imported, or cannot be called as `fit(trial, model, data, …)`.
+    """
+    name = definition.fit.function or ""
+    function: Callable[..., Any] = load_object(name, definition.folder, "fit.function")
+    try:
+        inspect.signature(function).bind(*(None,) * 3, **_taken(function, dict.fromkeys(_settings_of(definition))))
+    except TypeError as error:
+        raise ModelError(
+            f"fit.function: {name}: {error}; write fit(trial, model, data, epochs, batch_size, callbacks)"
+        ) from None
+    return function
+
+
+def _settings_of(definition: Definition) -> tuple[str, ...]:
+    given = [name for name in _PASSED if name in definition.fit.model_fields_set]
+    return ("epochs", "batch_size", "callbacks", *given, *(["class_weight"] if definition.fit.class_weight else []))
+
+
+def _taken(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a function takes by name; a training without callbacks could not be followed."""
+    parameters = inspect.signature(function).parameters
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        return dict(settings)
+    needed = {name for name in settings if name not in ("epochs", "batch_size", "callbacks")}
+    return {name: value for name, value in settings.items() if name in parameters or name in needed}
+
+
+def train(
+    definition: Definition,
+    trial: BaseTrial,
+    model: keras.Model,
+    data: Data,
+    *,
+    epochs: int,
+    batch_size: int,
+    callbacks: list[keras.callbacks.Callback],
+    class_weight: dict[int, float] | None,
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Call the user's function.
+
+    Returns:
+        The metrics that it returned, and the epochs' logs where it returned Keras's history.
+
+    Raises:
+        TrialFailed: It returned something else.
+    """
+    function = load(definition)
+    for callback in callbacks:  # a training loop of the user's own may call them without Keras's `fit`
+        callback.set_model(model)
+        callback.set_params({"epochs": epochs, "verbose": 0})
+    given = {name: getattr(definition.fit, name) for name in _PASSED if name in definition.fit.model_fields_set}
+    settings = {"epochs": epochs, "batch_size": batch_size, "callbacks": callbacks, **given}
+    if class_weight is not None:
+        settings["class_weight"] = class_weight
+    return _read(definition, function(trial, model, data, **_taken(function, settings)))
+
+
+def _read(definition: Definition, returned: Any) -> tuple[dict[str, float], list[dict[str, float]]]:
+    import keras
+
+    if returned is None:
+        return {}, []
+    if isinstance(returned, keras.callbacks.History):
+        names, columns = list(returned.history), list(returned.history.values())
+        return {}, [dict(zip(names, map(float, row), strict=True)) for row in zip(*columns, strict=False)]
+    if isinstance(returned, Mapping):
+        return {str(name): _number(definition, value) for name, value in returned.items()}, []
+    return {definition.metrics[0]: _number(definition, returned)}, []
+
+
+def _number(definition: Definition, value: Any) -> float:
+    try:
+        if np.ndim(value) == 0 and not isinstance(value, str):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise TrialFailed(
+        f"fit.function: {definition.fit.function} returned {type(value).__name__}; "
+        "return a History, a dictionary of numbers or a number"
+    )

@@ -30,10 +30,12 @@ class Part:
         x: An array whose first axis is the rows, a dictionary or list of such, or a stream:
             anything `model.fit` takes that yields batches.
         y: Targets, first axis the rows; None for a stream.
+        sample_weight: A weight for each row, or for each output one; None when all rows count alike.
     """
 
     x: Any
-    y: NDArray[Any] | None
+    y: Any
+    sample_weight: Any = None
 
     @property
     def streamed(self) -> bool:
@@ -47,7 +49,8 @@ class Part:
         """Return these rows as a part of their own."""
         if self.y is None:
             raise TypeError("a stream has no rows to take")
-        return Part(features.take(self.x, rows), self.y[rows])
+        weight = None if self.sample_weight is None else features.take(self.sample_weight, rows)
+        return Part(features.take(self.x, rows), features.take(self.y, rows), weight)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Data:
         return self.train.x
 
     @property
-    def y(self) -> NDArray[Any] | None:
+    def y(self) -> Any:
         """The training targets, class indices for classes."""
         return self.train.y
 

@@ -164,14 +164,17 @@ def class_weight(definition: Definition, data: Data) -> dict[int, float] | None:
         what = "a stream" if data.train.streamed else data.task
         raise DataError(f"fit.class_weight: these data are {what}; class weights need classes held in memory")
     if isinstance(wanted, str):  # balanced
-        counts = np.bincount(np.asarray(data.train.y, dtype=int), minlength=len(data.classes))
-        return {i: float(len(data.train) / (len(counts) * max(1, count))) for i, count in enumerate(counts)}
-    labels = [str(label) for label in data.classes]
+        labels, weights = np.asarray(data.train.y, dtype=int).reshape(-1), data.train.sample_weight
+        weights = None if weights is None else np.asarray(weights, "float64").reshape(-1)
+        counts = np.bincount(labels, weights, minlength=len(data.classes))
+        total = float(counts.sum())
+        return {i: total / (len(counts) * count) if count else 0.0 for i, count in enumerate(counts.tolist())}
+    known_labels = [str(label) for label in data.classes]
     for label in wanted:
-        if label not in labels:
-            known = f"the classes are {', '.join(labels)}"
-            raise DataError(f"fit.class_weight: no class '{label}'; {known}{did_you_mean(label, labels)}")
-    return {index: wanted.get(label, 1.0) for index, label in enumerate(labels)}
+        if label not in known_labels:
+            known = f"the classes are {', '.join(known_labels)}"
+            raise DataError(f"fit.class_weight: no class '{label}'; {known}{did_you_mean(label, known_labels)}")
+    return {index: wanted.get(label, 1.0) for index, label in enumerate(known_labels)}
 
 
 def _keeping(definition: Definition, epochs: int) -> list[keras.callbacks.Callback]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.data.dataset import Data, Part
-from search.data.preprocessing import leaves
+from search.data.preprocessing import leaves, take
 from search.training import graph_reuse
 
 if TYPE_CHECKING:
@@ -66,10 +66,15 @@ def log_names(model: keras.Model, data: Data) -> tuple[str, ...]:
 
     The model may be trained by it: throw it away.
     """
-    few = Part(data.example(_DRY_ROWS), data.example_targets(_DRY_ROWS))
+    weight = data.train.sample_weight
+    few = Part(
+        data.example(_DRY_ROWS),
+        data.example_targets(_DRY_ROWS),
+        None if weight is None else take(weight, slice(0, _DRY_ROWS)),
+    )
     if path_of(model, data) == PLAIN:
         return _plain_log_names(model, replace(data, train=few, validation=few, test=few))
-    names = _create_variables(model, (as_tensors(few.x), as_tensors(few.y)))
+    names = _create_variables(model, _packed(few))
     return (*names, *(f"val_{name}" for name in names))
 
 
@@ -164,9 +169,13 @@ def _fit_plainly(
         settings["shuffle"] = settings.get("shuffle", True) and isinstance(train.x, keras.utils.PyDataset)
         model.fit(train.x, validation_data=None if validation is None else validation.x, **settings)
         return
-    held_out = None if validation is None else (as_tensors(validation.x), as_tensors(validation.y))
-    settings |= {"batch_size": batch_size, "class_weight": class_weight, "validation_data": held_out}
-    model.fit(as_tensors(train.x), as_tensors(train.y), **settings)
+    held_out = None if validation is None else _packed(validation)
+    settings |= {"batch_size": batch_size, "validation_data": held_out}
+    if class_weight is not None and train.sample_weight is None:
+        settings["class_weight"] = class_weight
+        class_weight = None  # Keras refuses both together
+    x, y, weight = (*_packed(train, class_weight), None, None)[:3]
+    model.fit(x, y, sample_weight=weight, **settings)
 
 
 def evaluate(model: keras.Model, part: Part, steps: int | None = None) -> dict[str, float]:
@@ -189,7 +198,8 @@ def evaluate(model: keras.Model, part: Part, steps: int | None = None) -> dict[s
         dataset, count = _in_order(model, part)
         logs = model.evaluate(dataset, steps=count, verbose=0, return_dict=True)
     else:
-        logs = model.evaluate(as_tensors(part.x), part.y, verbose=0, return_dict=True)
+        x, y, weight = (*_packed(part), None, None)[:3]
+        logs = model.evaluate(x, y, sample_weight=weight, verbose=0, return_dict=True)
     return {name: float(value) for name, value in logs.items()}
 
 
@@ -277,16 +287,25 @@ def _create_variables(model: keras.Model, batch: tuple[Any, ...]) -> dict[str, A
     return logs
 
 
+def _packed(part: Part, class_weight: dict[int, float] | None = None) -> tuple[Any, ...]:
+    """Return a part's arrays as Keras's steps are given them: (x,), (x, y) or (x, y, weights of the rows)."""
+    if part.y is None:
+        return (as_tensors(part.x),)
+    weight = None if part.sample_weight is None else as_tensors(part.sample_weight)
+    if class_weight is not None:
+        of_classes = np.array([class_weight[index] for index in range(len(class_weight))], "float32")
+        of_rows = of_classes[np.asarray(part.y, dtype=int).reshape(-1)]
+        weight = of_rows if weight is None else of_rows * np.asarray(weight).reshape(-1)
+    both = (as_tensors(part.x), as_tensors(part.y))
+    return both if weight is None else (*both, weight)
+
+
 def _tensors(part: Part, class_weight: dict[int, float] | None = None) -> Any:
-    """Return a part's arrays as tensors: (x, y), or (x, y, sample weights)."""
+    """Return a part's arrays as tensors, packed as Keras's steps are given them."""
     import keras
     import tensorflow as tf
 
-    arrays = [as_tensors(part.x), as_tensors(part.y)]
-    if class_weight is not None:
-        weights = np.array([class_weight[index] for index in range(len(class_weight))], "float32")
-        arrays.append(weights[np.asarray(part.y, dtype=int)])
-    return keras.tree.map_structure(tf.convert_to_tensor, tuple(arrays))
+    return keras.tree.map_structure(tf.convert_to_tensor, _packed(part, class_weight))
 
 
 def _rows(part: Part) -> int:

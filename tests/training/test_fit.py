@@ -74,6 +74,11 @@ def binary(rows: int, seed: int) -> Part:
     return Part(x, labels(x))
 
 
+def weighted(rows: int, seed: int) -> Part:
+    part = binary(rows, seed)
+    return Part(part.x, part.y, np.random.default_rng(seed).uniform(0.0, 3.0, rows))
+
+
 def several(rows: int, seed: int) -> Part:
     """Return two inputs and two targets."""
     left, right = numbers(rows, 3, seed), numbers(rows, 2, seed + 10)
@@ -136,6 +141,8 @@ class Trained:
         (dense, binary, {}),
         (random_layers, binary, {}),
         (dense, binary, {"class_weight": {0: 1.0, 1: 3.0}}),
+        (dense, weighted, {}),
+        (dense, weighted, {"class_weight": {0: 1.0, 1: 3.0}}),
         (own_metric, binary, {}),
         (several_heads, several, {}),
         (decayed, binary, {"batch_size": 7}),
@@ -145,6 +152,8 @@ class Trained:
         "dense",
         "batch norm and dropout",
         "class weights",
+        "weighted rows",
+        "weighted rows and classes",
         "own metric",
         "several heads",
         "decay and EMA",
@@ -173,6 +182,31 @@ def test_class_weights_are_those_of_fit() -> None:
     model = dense()
     history = model.fit(data.train.x, data.train.y, batch_size=ROWS, class_weight=weights, verbose=0).history
     assert ours.epochs[0]["loss"] == pytest.approx(history["loss"][0], rel=1e-6)
+
+
+@pytest.mark.parametrize("path", [fit.WHOLE_EPOCHS, fit.PLAIN])
+def test_weights_of_rows_are_those_of_fit(path: str) -> None:
+    """Rows would count alike in training, validation or test, whatever the user's weights say."""
+    data = data_of(weighted)
+    build = dense if path == fit.WHOLE_EPOCHS else eager
+    ours = Trained(build, data, epochs=1, batch_size=ROWS)
+    assert ours.path == path
+    keras.utils.set_random_seed(3)
+    model, held_out = build(), data.validation
+    history = model.fit(
+        data.train.x,
+        data.train.y,
+        sample_weight=data.train.sample_weight,
+        validation_data=(held_out.x, held_out.y, held_out.sample_weight),
+        batch_size=ROWS,
+        verbose=0,
+    ).history
+    assert ours.epochs[0] == pytest.approx({name: values[0] for name, values in history.items()}, rel=1e-5)
+    test = data.test
+    tested = model.evaluate(test.x, test.y, sample_weight=test.sample_weight, verbose=0, return_dict=True)
+    assert ours.test == pytest.approx(tested, rel=1e-4)
+    unweighted = model.evaluate(test.x, test.y, verbose=0, return_dict=True)
+    assert tested["loss"] != pytest.approx(unweighted["loss"], rel=1e-3)
 
 
 def test_order_depends_on_the_seed_alone() -> None:

@@ -129,9 +129,14 @@ class NoTrialCompleted(SearchError):
 
 
 class Interrupted(SearchError):
-    """The search was interrupted; everything finished so far is kept."""
+    """The search was interrupted; everything finished so far is kept.
+
+    Attributes:
+        outcome: What the search came to until then, a `search.session.Outcome`; None when no trial completed.
+    """
 
     exit_status = 130
+    outcome: object = None
 
 
 class TrialFailed(Exception):

@@ -1,41 +1,63 @@
-"""The search: ask, run, record, tell, until the budget is spent. The one place that decides.
+"""The search: ask, run, tell, until the budget is spent or there is a reason to stop. The one place that decides.
 
-A trial that fails is recorded and the search goes on; any other error ends it. Each slot has a
-thread that holds the trial's MLflow run while a worker process trains: workers never talk to
-MLflow, so one process writes to its store, and a worker costs nothing but its training.
+One thread does it all. A trial that fails is recorded and the search goes on; any other error ends
+it. What became of a trial is written to the study first; `search.tracking.mirror` makes MLflow show
+it, in its own time.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import CancelledError, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.data.summary import DataSummary
-from search.errors import Interrupted, SearchError, TrialFailed, one_line
-from search.resume import beat
-from search.study import attributes, ranking, samplers, space, storage
+from search.budget import Budget, Counts, Retry
+from search.errors import Interrupted, SearchError
+from search.resume import record_heartbeat
+from search.stopping import GRACE_SECONDS, INTERRUPTED, Stopping
+from search.study import attributes, ranking, samplers, space
 from search.study.proposals import Proposal, Sampling
-from search.study.ranking import beats_all
+from search.study.spool import Spool
+from search.study.storage import HEARTBEAT_SECONDS
 from search.studyfile.settings import Settings
-from search.training.result import TrialResult
+from search.training.result import TrialResult, live_epochs
 from search.workers import worker
-from search.workers.local import Slot, reason_of
+from search.workers.base import Slot
+from search.workers.local import reason_of
 
-if TYPE_CHECKING:
-    from search.tracking.runs import SearchRun, TrialRun
-
-_INTERRUPTED = "interrupted"
 _POLL_SECONDS = 0.5
-GRACE_SECONDS = 60.0  # what running trials are given when the time is up
+_LIVE_SECONDS = 2.0  # how often a running trial's epochs are passed on
+_STOP_SECONDS = 5.0  # how long running trials may take to reach their next epoch after Ctrl-C
+_QUIET_SECONDS = 300.0  # a trial that reports nothing for so long is said
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+
+
+class Mirror(Protocol):
+    """What makes MLflow show the trials; see `search.tracking.mirror`."""
+
+    def begin(self, number: int, *, wait: float = 0.0) -> str:
+        """Show that a trial runs; returns its run if that is there within `wait` seconds, else an empty text."""
+
+    def update(self, number: int) -> None:
+        """Show what the study says of a trial now."""
+
+
+class NoMirror:
+    """Shows nothing: MLflow is not asked while the search runs."""
+
+    def begin(self, number: int, *, wait: float = 0.0) -> str:  # noqa: ARG002 - as `Mirror`
+        """Return no run."""
+        return ""
+
+    def update(self, number: int) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +66,7 @@ class Progress:
 
     Attributes:
         number: The trial that began or ended.
-        state: `began`, `complete`, `pruned` or `failed`.
+        state: `began`, `complete`, `pruned`, `failed` or `stopped` (with its worker, or by Ctrl-C).
         value: Its value, when complete and of one metric.
         best_number: The best trial so far.
         best_value: Its (first) value.
@@ -52,6 +74,7 @@ class Progress:
         total: The budget.
         seconds_left: Estimate of the time until the budget is spent.
         reason: Why a trial was pruned or failed.
+        counts: How many trials ended how.
     """
 
     number: int
@@ -63,42 +86,24 @@ class Progress:
     total: int
     seconds_left: float | None
     reason: str = ""
+    counts: Counts = field(default_factory=Counts)
 
 
-Hook = Callable[[Progress], None]
-
-
-@dataclass
-class _Counts:
-    complete: int = 0
-    pruned: int = 0
-    failed: int = 0
-    died: int = 0
-
-    @property
-    def own_ends(self) -> int:
-        """Trials that came to their own end; those that died with a worker stand beside them."""
-        return self.complete + self.pruned + self.failed - self.died
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass
-class _Retry:
-    params: dict[str, Any]
-    left: int
+class _Running:
+    """A trial in a slot."""
 
-
-@dataclass
-class _State:
-    """What the slots' threads share, under one lock."""
-
-    remaining: int
-    retries: list[_Retry] = field(default_factory=list)
-    counts: _Counts = field(default_factory=_Counts)
-    best: FrozenTrial | None = None
-    kept: list[tuple[float, ...]] = field(default_factory=list)  # values whose model was kept
-    since_best: int = 0
-    deaths_in_a_row: int = 0
-    stop: str = ""
+    slot: Slot
+    trial: optuna.Trial
+    trial_id: int
+    retries: int
+    began: float
+    future: Future[TrialResult]
+    beaten: float = 0.0  # when its last heartbeat was written
+    passed_on: float = 0.0  # when its epochs were last passed on
 
 
 class Search:
@@ -106,48 +111,51 @@ class Search:
 
     Args:
         settings: What to do.
-        optuna_study: The study, created.
+        study: The study, created.
         storage: Its storage.
-        run: The search's run in MLflow.
+        search_id: The search, as the study knows it.
         job: What workers are told.
-        data: What they found the data to be.
-        hook: Told of each trial's beginning and end; it must not raise.
+        mirror: Makes MLflow show the trials.
+        spool: Where models wait for MLflow.
+        on_progress: Called at each trial's beginning and end; it must not raise.
+        on_beat: Called every few seconds, to show that the search lives.
     """
 
     def __init__(
         self,
         settings: Settings,
-        optuna_study: optuna.Study,
+        study: optuna.Study,
         storage: BaseStorage,
-        run: SearchRun,
+        search_id: str,
         job: worker.Job,
-        data: DataSummary,
-        hook: Hook,
+        mirror: Mirror,
+        spool: Spool,
+        on_progress: OnProgress,
+        on_beat: Callable[[], None] = lambda: None,
     ) -> None:
-        self._settings, self._study, self._storage = settings, optuna_study, storage
-        self._run, self._job, self._data, self._hook = run, job, data, hook
+        self._settings, self._study, self._storage = settings, study, storage
+        self._search_id, self._job, self._mirror, self._spool = search_id, job, mirror, spool
+        self._on_progress, self._on_beat = on_progress, on_beat
         self._definition = settings.definition
-        self._lock = threading.RLock()
-        self._state = _State(settings.n_trials)
+        self._study_id = storage.get_study_id_from_name(study.study_name)
         self._started = time.monotonic()
-        self._slots: Sequence[Slot] = ()
-        trials = optuna_study.get_trials(deepcopy=False)
-        finished = [t for t in trials if t.state in ranking.FINISHED]
+        self._free: list[Slot] = []
+        self._running: list[_Running] = []
+        self.stopped = ""
+        trials = study.get_trials(deepcopy=False)
+        finished = [each for each in trials if each.state in ranking.FINISHED]
         sampler = None
         if settings.sampler != "grid":
             sampler = samplers.make_sampler(self._definition, settings.sampler, settings.seed, finished)
         self._sampling = Sampling(self._definition, sampler, settings.seed)
-        self._state.best = next(iter(ranking.best_trials(self._definition, trials)), None)
+        self._budget = Budget(settings.n_trials, self._definition.search.retries)
+        self._stopping = Stopping(self._definition, study, trials)
+        self._needs_run = worker.may_log_itself(self._definition)
 
     @property
-    def counts(self) -> _Counts:
+    def counts(self) -> Counts:
         """How many of this search's trials ended how."""
-        return self._state.counts
-
-    @property
-    def stopped(self) -> str:
-        """Why the search ended before its budget was spent; empty when it did not."""
-        return self._state.stop
+        return self._budget.counts
 
     def enqueue(self, configurations: Sequence[dict[str, Any]]) -> None:
         """Try these configurations first."""
@@ -155,65 +163,61 @@ class Search:
 
     def retry(self, configurations: Sequence[dict[str, Any]]) -> None:
         """Try these first, as an interrupted search had begun them already."""
-        self._state.retries += [_Retry(params, self._definition.search.retries) for params in configurations]
+        self._budget.try_first([dict(each) for each in configurations])
 
     def optimize(self, slots: Sequence[Slot]) -> None:
         """Run trials in these slots until the budget is spent or a reason to stop is met.
 
         Raises:
-            Interrupted: Ctrl-C or a termination signal came; running trials are recorded as failed.
-            SearchError: The storage or MLflow failed.
+            Interrupted: Ctrl-C or a termination signal came; running trials are recorded as stopped.
+            SearchError: The storage failed, or no worker lives long enough to train a trial.
         """
-        self._slots = slots
-        with ThreadPoolExecutor(len(slots)) as threads:
-            working = [threads.submit(self._work, slot) for slot in slots]
-            try:
-                wait(working)
-            except KeyboardInterrupt:
-                self._stop(_INTERRUPTED)
-                for slot in slots:
-                    slot.stop()
-                wait(working)
-                raise Interrupted("interrupted; everything finished so far is kept, and --resume goes on") from None
-        for done in working:
-            done.result()
-
-    def _stop(self, reason: str) -> None:
-        with self._lock:
-            self._state.stop = self._state.stop or reason
-
-    def _work(self, slot: Slot) -> None:
-        """Train one trial after the other in a slot."""
+        self._free = list(slots)
         try:
-            while (trial := self._next()) is not None:
-                self._one(slot, trial)
+            self._fill()
+            while self._running:
+                self._collect(_POLL_SECONDS)
+                self._fill()
+        except KeyboardInterrupt:
+            self._interrupt()
+            raise Interrupted("interrupted; everything finished so far is kept, and --resume goes on") from None
         except BaseException as error:
-            self._stop(one_line(error))  # the other slots end with their trials
+            self._abandon(error)
             raise
 
-    def _next(self) -> optuna.Trial | None:
-        """Return the next trial, or None when there is a reason to stop."""
-        with self._lock:
-            state = self._state
-            if state.stop or state.remaining == 0:
-                return None
-            timeout = self._settings.timeout
-            if timeout is not None and time.monotonic() - self._started >= timeout:
-                self._stop(f"the time of {timeout:g} s is up")
-                return None
-            self._sampling.learn(self._study.get_trials(deepcopy=False))
-            retry = state.retries.pop() if state.retries else None
-            if retry is not None:
-                self._sampling.enqueue([retry.params])
-            proposal = self._sampling.propose()
-            if proposal is None:
-                self._stop("every configuration of the space has been tried")
-                return None
-            trial = self._begin(proposal, retry.left if retry else self._definition.search.retries)
-            state.remaining -= 1
-            return trial
+    def _fill(self) -> None:
+        """Begin a trial in each free slot, while there is one to begin."""
+        for slot in list(self._free):
+            if not slot.ready() and self._running:
+                continue
+            begun = self._begin()
+            if begun is None:
+                return
+            self._free.remove(slot)
+            self._submit(slot, *begun)
 
-    def _begin(self, proposal: Proposal, retries: int) -> optuna.Trial:
+    def _begin(self) -> tuple[optuna.Trial, int] | None:
+        """Return a new trial and how often it may be retried; None when there is a reason to begin none."""
+        if self.stopped or self._budget.remaining <= 0:
+            return None
+        if self._settings.timeout is not None and self._elapsed() >= self._settings.timeout:
+            self.stopped = f"the time of {self._settings.timeout:g} s is up"
+            return None
+        retry = self._budget.begin()
+        proposal = self._propose(retry)
+        if proposal is None:
+            self._budget.give_back(retry)
+            if not self._running:  # a running one may fail, and its configuration be free again
+                self.stopped = "every configuration of the space has been tried"
+            return None
+        retries = retry.left if retry else self._definition.search.retries
+        return self._ask(proposal, retries), retries
+
+    def _propose(self, retry: Retry | None) -> Proposal | None:
+        self._sampling.learn(self._study.get_trials(deepcopy=False))
+        return self._sampling.repeat(retry.params) if retry is not None else self._sampling.propose()
+
+    def _ask(self, proposal: Proposal, retries: int) -> optuna.Trial:
         """Write a proposal to the storage, whole, as a running trial."""
         known = space.distributions(self._definition)
         template = create_trial(
@@ -223,184 +227,163 @@ class Search:
             system_attrs={
                 **proposal.attributes,
                 **({attributes.FIXED: proposal.fixed} if proposal.fixed else {}),
-                attributes.SEARCH_RUN: self._run.run_id,
+                attributes.SEARCH_RUN: self._search_id,
                 attributes.RETRIES: retries,
             },
         )
-        study_id = self._storage.get_study_id_from_name(self._settings.study_name)
-        trial_id = self._storage.create_new_trial(study_id, template_trial=template)
+        trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
         trial = optuna.trial.Trial(self._study, trial_id)
         self._sampling.began(proposal, trial.number)
         return trial
 
-    def _one(self, slot: Slot, trial: optuna.Trial) -> None:
-        """Train one trial inside its MLflow run, and tell the study what became of it."""
-        self._tell_hook(trial.number, "began")
-        record = self._run.trial(trial)
-        values: Sequence[float] | None = None
-        state, reason, died = TrialState.COMPLETE, "", False
-        try:
-            values = record.inside(lambda: self._train(slot, trial, record))
-        except optuna.TrialPruned as error:
-            state, reason = TrialState.PRUNED, str(error)
-        except TrialFailed as error:
-            state, reason, died = TrialState.FAIL, error.reason, isinstance(error, _Died)
-            record.failed(error)
-            if not died:
-                attributes.note(self._storage, self._study, trial.number, attributes.FAILED_ITSELF, True)
-        frozen = self._tell(trial, values, state)
-        record.finish(self._study, frozen)
-        self._count(frozen, died)
-        self._tell_hook(frozen.number, frozen.state.name.lower(), frozen, reason)
-
-    def _tell(self, trial: optuna.Trial, values: Sequence[float] | None, state: TrialState) -> FrozenTrial:
-        self._study.tell(trial, values, state=state)
-        return self._storage.get_trial(attributes.id_of(self._storage, self._study, trial.number))
-
-    def _train(self, slot: Slot, trial: optuna.Trial, record: TrialRun) -> Sequence[float]:
-        """Return the trial's values; runs inside the trial's MLflow run.
-
-        Raises:
-            optuna.TrialPruned: The pruner, or the end of the time, stopped it.
-            TrialFailed: It failed by its own error, or died with its worker.
-        """
-        result = self._result(slot, slot.submit(worker.train, self._job, trial.number, record.run_id), trial, record)
-        if result.fate == "died":
-            raise _Died(result.reason)
-        record.result(result)
-        slot.trained(result.memory)
-        if result.fate == "pruned":
-            raise optuna.TrialPruned(result.reason)
-        if result.fate == "failed":
-            raise TrialFailed(result.reason, result.traceback)
-        if result.violations:
-            trial.set_user_attr(attributes.CONSTRAINTS, list(result.violations))
-        if result.model is not None and self._claim(result):
-            self._keep(result.model, result, trial, record)
-        return result.values
-
-    def _result(self, slot: Slot, future: Future[TrialResult], trial: optuna.Trial, record: TrialRun) -> TrialResult:
-        """Wait for a worker's result; meanwhile pass on a long trial's epochs and watch the time."""
+    def _submit(self, slot: Slot, trial: optuna.Trial, retries: int) -> None:
         trial_id = attributes.id_of(self._storage, self._study, trial.number)
-        next_beat = 0.0
-        while True:
-            if time.monotonic() >= next_beat:
-                beat(self._storage, trial_id)
-                next_beat = time.monotonic() + storage.HEARTBEAT_SECONDS
-            try:
-                return future.result(timeout=_POLL_SECONDS)
-            except FutureTimeout as error:
-                if future.done():  # the future's own error is of the same class
-                    raise _Died(str(error)) from error
-                if (lost := slot.lost()) is not None:
-                    slot.stop()
-                    raise _Died(f"its worker died: {lost}") from None
-                if self._state.stop == _INTERRUPTED:
-                    raise _Died(_INTERRUPTED) from None
-                record.epochs(worker.live_epochs(self._storage.get_trial(trial_id).system_attrs))
-                if self._out_of_time():
-                    slot.stop()
-                    raise optuna.TrialPruned("the time was up") from None
-            except (Exception, CancelledError) as error:
-                if self._state.stop == _INTERRUPTED:
-                    raise _Died(_INTERRUPTED) from None
-                raise _Died(reason_of(error)) from error
+        run_id = self._mirror.begin(trial.number, wait=2.0 if self._needs_run else 0.0)
+        now = time.monotonic()
+        running = _Running(slot, trial, trial_id, retries, now, Future(), passed_on=now)
+        self._running.append(running)  # from here on an error tells the study that the trial failed
+        running.future = slot.submit(worker.train, self._job, trial.number, run_id)
+        self._tell_progress(trial.number, "began")
+
+    def _collect(self, seconds: float) -> None:
+        """Wait for trials to end, record those that did, and look after the others."""
+        wait([each.future for each in self._running], timeout=seconds, return_when="FIRST_COMPLETED")
+        self._on_beat()
+        for running in list(self._running):
+            if running.future.done():
+                self._end(running, self._result(running))
+            else:
+                self._look_after(running)
+
+    def _result(self, running: _Running) -> TrialResult:
+        try:
+            return running.future.result()
+        except (Exception, CancelledError) as error:
+            return self._without_result(running, "died", reason_of(error))
+
+    def _without_result(self, running: _Running, fate: Any, reason: str) -> TrialResult:
+        """Return what is known of a trial whose worker returned nothing: its fate, and the epochs it passed on."""
+        number = running.trial.number
+        epochs = live_epochs(self._storage.get_trial(running.trial_id))
+        seed = worker.seed_of(self._settings.seed, number)
+        return TrialResult(number, fate, seed, reason=reason, epochs=tuple(epochs))
+
+    def _look_after(self, running: _Running) -> None:
+        """Keep a running trial's heartbeat, pass its epochs on, and give it up when it is lost or out of time."""
+        now = time.monotonic()
+        if now - running.beaten >= HEARTBEAT_SECONDS:
+            running.beaten = now
+            record_heartbeat(self._storage, running.trial_id)
+        if now - running.passed_on >= max(_LIVE_SECONDS, 0.05 * len(self._running)):
+            running.passed_on = now
+            self._mirror.update(running.trial.number)
+        limit = self._settings.trial_timeout
+        if (lost := running.slot.lost()) is not None:
+            self._give_up(running, "died", f"its worker died: {lost}")
+        elif limit is not None and now - running.began > limit:
+            self._give_up(running, "failed", f"it took longer than trial_timeout = {limit:g} s")
+        elif self._out_of_time():
+            self._give_up(running, "pruned", "the time was up")
+
+    def _give_up(self, running: _Running, fate: str, reason: str) -> None:
+        running.slot.stop()
+        self._end(running, self._without_result(running, fate, reason))
 
     def _out_of_time(self) -> bool:
         timeout = self._settings.timeout
-        return timeout is not None and time.monotonic() - self._started > timeout + min(GRACE_SECONDS, timeout)
+        return timeout is not None and self._elapsed() > timeout + min(GRACE_SECONDS, timeout)
 
-    def _claim(self, result: TrialResult) -> bool:
-        """Return whether a model is worth keeping: no trial told, and none claimed, is better."""
-        with self._lock:
-            complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            told = [each.values for each in complete if ranking.feasible(each)]
-            if not beats_all(self._definition, result.values, [*told, *self._state.kept]):
-                return False
-            self._state.kept.append(result.values)
-            return True
-
-    def _keep(self, archive: bytes, result: TrialResult, trial: optuna.Trial, record: TrialRun) -> None:
-        from search.tracking import logged_model
-        from search.training.model import user_files
-
-        model_id = logged_model.log(
-            archive,
-            self._data,
-            run_id=record.run_id,
-            step=result.step,
-            user_files=user_files(self._definition),
-            backend=self._data.backend,
-            tags={"study": self._settings.study_name, "trial": str(trial.number)},
-        )
-        attributes.note(self._storage, self._study, trial.number, attributes.MODEL_ID, model_id)
-
-    def _count(self, trial: FrozenTrial, died: bool) -> None:
-        """Count a trial's fate, and see whether it is a reason to stop."""
-        with self._lock:
-            state, search = self._state, self._definition.search
-            name = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
-            setattr(state.counts, name, getattr(state.counts, name) + 1)
-            if trial.state == TrialState.FAIL:
-                self._sampling.forget(trial.number)
-            state.deaths_in_a_row = state.deaths_in_a_row + 1 if died else 0
-            if died:
-                state.counts.died += 1
-                state.remaining += 1
-                left = int(trial.system_attrs.get(attributes.RETRIES, 0))
-                if left > 0:
-                    state.retries.append(_Retry(dict(trial.params), left - 1))
-                if state.deaths_in_a_row > 3 + 2 * len(self._slots):
-                    raise SearchError(
-                        f"{state.deaths_in_a_row} trials in a row died with their workers; see their runs"
-                    )
-                return
-            if trial.state == TrialState.COMPLETE and ranking.feasible(trial) and self._leads(trial):
-                state.best, state.since_best = trial, 0
-            else:
-                state.since_best += 1
-            if search.patience and state.since_best >= search.patience:
-                self._stop(f"no better trial among the last {state.since_best}")
-            best = state.best.values[0] if state.best else None
-            if best is not None and search.target is not None and not self._definition.better(search.target, best):
-                self._stop(f"the target of {search.target:g} is reached")
-            if search.terminator and trial.state == TrialState.COMPLETE and self._hopeless():
-                self._stop("Optuna's terminator expects no further progress")
-
-    def _leads(self, trial: FrozenTrial) -> bool:
-        best = self._state.best
-        if best is None or len(trial.values) == 1:
-            return best is None or self._definition.better(trial.values[0], best.values[0])
-        leader = ranking.best_trials(self._definition, self._study.get_trials(deepcopy=False))[0]
-        return leader.number == trial.number
-
-    def _hopeless(self) -> bool:
-        from optuna.terminator import Terminator
-
-        return self._state.counts.complete >= 20 and Terminator().should_terminate(self._study)
-
-    def _tell_hook(self, number: int, state: str, trial: FrozenTrial | None = None, reason: str = "") -> None:
-        with self._lock:
-            done, best = self._state.counts.own_ends, self._state.best
-            elapsed = time.monotonic() - self._started
-            left = elapsed / done * (self._settings.n_trials - done) if done else None
-            if left is not None and self._settings.timeout is not None:
-                left = min(left, max(0.0, self._settings.timeout - elapsed))
-            value = trial.values[0] if trial is not None and trial.state == TrialState.COMPLETE else None
-            self._hook(
-                Progress(
-                    number=number,
-                    state="failed" if state == "fail" else state,
-                    value=value,
-                    best_number=best.number if best else None,
-                    best_value=best.values[0] if best else None,
-                    done=done,
-                    total=self._settings.n_trials,
-                    seconds_left=left,
-                    reason=reason,
-                )
+    def _end(self, running: _Running, result: TrialResult) -> None:
+        """Write what became of a trial to the study, then let MLflow show it."""
+        if result.model is not None and self._leads(result):
+            self._spool.put_model(result.number, result.model)
+        died = result.fate == "died"
+        frozen = record(self._storage, self._study, running.trial, running.trial_id, result)
+        self._running.remove(running)
+        self._free.append(running.slot)
+        self._mirror.update(result.number)
+        if frozen.state == TrialState.FAIL:
+            self._sampling.forget(result.number)
+        self._budget.ended(frozen, died=died)
+        if not died:
+            self.stopped = self.stopped or self._stopping.reason(frozen)
+        self._tell_progress(result.number, "stopped" if died else result.fate, frozen, result.reason)
+        if result.memory:
+            running.slot.trained(result.memory)
+        if self._budget.hopeless(len(self._free) + len(self._running)):
+            raise SearchError(
+                f"{self._budget.deaths_in_a_row} trials in a row died with their workers (the last: {result.reason})"
             )
 
+    def _leads(self, result: TrialResult) -> bool:
+        """Return whether a model is worth keeping: its trial would be among the best of the study."""
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        others = ((each.values, each.number) for each in complete if ranking.feasible(each))
+        return ranking.leads(self._definition, result.values, result.number, others)
 
-class _Died(TrialFailed):
-    """The trial's worker died, or was stopped; the trial did not come to its own end."""
+    def _interrupt(self) -> None:
+        """Ask running trials to stop at their next epoch, and stop those that do not."""
+        self.stopped = INTERRUPTED
+        stop_file = self._spool.stop_file(self._search_id)
+        with suppress(OSError):
+            stop_file.parent.mkdir(parents=True, exist_ok=True)
+            stop_file.touch()
+        deadline = time.monotonic() + _STOP_SECONDS
+        while self._running and time.monotonic() < deadline:
+            self._collect(0.1)
+        for running in list(self._running):
+            running.slot.stop()
+            self._end(running, self._without_result(running, "died", worker.STOPPED))
+        stop_file.unlink(missing_ok=True)
+
+    def _abandon(self, error: BaseException) -> None:
+        """Tell the study, if it can be told, that running trials failed; their configurations may be tried again."""
+        self.stopped = self.stopped or type(error).__name__
+        for running in self._running:
+            with suppress(Exception):
+                running.slot.stop()
+            with suppress(Exception):
+                result = self._without_result(running, "died", worker.STOPPED)
+                record(self._storage, self._study, running.trial, running.trial_id, result)
+                self._mirror.update(running.trial.number)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def _tell_progress(self, number: int, state: str, trial: FrozenTrial | None = None, reason: str = "") -> None:
+        done, best, timeout = self.counts.own_ends, self._stopping.best, self._settings.timeout
+        left = self._elapsed() / done * (self._settings.n_trials - done) if done else None
+        if left is not None and timeout is not None:
+            left = min(left, max(0.0, timeout - self._elapsed()))
+        value = trial.values[0] if trial is not None and trial.state == TrialState.COMPLETE else None
+        self._on_progress(
+            Progress(
+                number=number,
+                state=state,
+                value=value,
+                best_number=best.number if best else None,
+                best_value=best.values[0] if best else None,
+                done=done,
+                total=self._settings.n_trials,
+                seconds_left=left,
+                reason=reason,
+                counts=self.counts,
+            )
+        )
+
+
+def record(
+    storage: BaseStorage, study: optuna.Study, trial: optuna.Trial, trial_id: int, result: TrialResult
+) -> FrozenTrial:
+    """Write a trial's outcome to the study, then its state, and return the trial as the study has it.
+
+    A crash between the two leaves an outcome from which `search.resume` finishes.
+    """
+    attributes.set_outcome(storage, trial_id, result.as_text())
+    if result.fate == "failed":
+        storage.set_trial_system_attr(trial_id, attributes.FAILED_ITSELF, True)
+    if result.violations:
+        storage.set_trial_user_attr(trial_id, attributes.CONSTRAINTS, list(result.violations))
+    state = _STATES.get(result.fate, TrialState.FAIL)
+    study.tell(trial, list(result.values) if state == TrialState.COMPLETE else None, state=state)
+    return storage.get_trial(trial_id)

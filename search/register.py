@@ -11,6 +11,7 @@ from search.data.summary import DataSummary
 from search.errors import SearchError
 from search.study import attributes
 from search.studyfile.schema import Definition
+from search.training.result import TrialResult
 
 if TYPE_CHECKING:
     from search.tracking.registry import Registered
@@ -27,27 +28,46 @@ class Best:
     metrics: dict[str, float]
 
 
-def best_of(trial: FrozenTrial) -> Best:
-    """Return a complete trial with what its run recorded."""
-    from search.tracking import runs as tracking
+def best_of(trial: FrozenTrial, run_id: str = "") -> Best:
+    """Return a complete trial with what was recorded of it.
 
-    run_id = str(trial.system_attrs.get(attributes.RUN_ID, ""))
-    # Curves of single folds and repeats have a "/" in their names; they stay in the run.
-    metrics = {name: value for name, value in tracking.metrics_of(run_id).items() if "/" not in name}
-    return Best(trial.number, tuple(trial.values), dict(trial.params), run_id, metrics)
+    Args:
+        trial: The trial.
+        run_id: Its run in MLflow, where the study does not know it.
+    """
+    text = attributes.outcome_of(trial)
+    metrics = TrialResult.from_text(text).recorded if text else {}
+    return Best(
+        number=trial.number,
+        values=tuple(trial.values),
+        params=dict(trial.params),
+        run_id=run_id or str(trial.system_attrs.get(attributes.RUN_ID, "")),
+        metrics=metrics,
+    )
 
 
 def register_best(
-    name: str, definition: Definition, trial: FrozenTrial, best: Best, data: DataSummary
+    name: str, definition: Definition, trial: FrozenTrial, best: Best, data: DataSummary, model_id: str
 ) -> tuple[Registered, bool]:
-    """Return the best trial's version, and whether it is new."""
+    """Return the best trial's version, and whether it is new.
+
+    Args:
+        name: The registered model.
+        definition: The study file.
+        trial: The best trial.
+        best: What was recorded of it.
+        data: What it was trained on.
+        model_id: Its logged model; empty when there is none.
+
+    Raises:
+        SearchError: There is no logged model.
+    """
     from search.tracking import registry
 
     known = registry.version_of_run(name, best.run_id)
     if known is not None:
         return known, False
-    model_id = trial.system_attrs.get(attributes.MODEL_ID)
-    if model_id is None:
+    if not model_id:
         raise SearchError(f"trial {trial.number} is the best, but its model was not kept; its run is {best.run_id}")
     test_metric, direction = _test_metric(definition, best.metrics)
     tags = {

@@ -1,128 +1,259 @@
-"""What a study remembers of its searches, so that an interrupted one can be buried and finished."""
+"""What a study remembers of its searches: noted, recovered after a crash, continued."""
 
 from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass, field, replace
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.storages._heartbeat import BaseHeartbeat  # no public name; a test fails loudly when it moves
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from search.budget import failed_itself
 from search.errors import UsageError
 from search.study import attributes, ranking, space
-from search.studyfile.schema import Definition
+from search.study.spool import SearchLock, Spool
+from search.training.result import TrialResult
+
+BEAT_SECONDS = 30.0  # how often a search shows that it lives
+_STALE_SECONDS = 4 * BEAT_SECONDS  # a search on another machine that was silent for so long is dead
+_CLAIM_SECONDS = 0.3  # until a claim written to the study counts, where no file lock decides
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+WITH_ITS_SEARCH = "stopped with its search; --resume runs it again"
+
+
+def _boot_id() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
 
 
 @dataclass(frozen=True)
-class Record:
-    """What a study remembers of one search, so that an interrupted one can be finished.
+class SearchRecord:
+    """What a study remembers of one search.
 
     Attributes:
-        run_id: The search's run in MLflow.
+        search_id: Names the search.
         n_trials: Its budget.
-        state: `running`, `finished` or `interrupted`.
+        state: `running`; `interrupted`; `trained` when only MLflow is owed something; `finished`,
+            which is written last.
+        began: When it began, UTC, ISO 8601.
+        host: Where it runs; for messages.
+        pid: Its process; for messages.
+        boot_id: The boot of the machine that it runs on.
+        owner: Who claimed it last.
+        beat: When it last showed that it lives, in seconds since 1970.
+        described: Its settings, as MLflow shows them.
+        dataset: Its data, as MLflow shows them.
+        stopped: Why it ended before its budget was spent.
+        registers: Whether it registers the best trial's model.
     """
 
-    run_id: str
+    search_id: str
     n_trials: int
-    state: str
+    state: str = "running"
+    began: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
-    began: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
+    boot_id: str = field(default_factory=_boot_id)
+    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
+    beat: float = field(default_factory=time.time)
+    described: dict[str, str] = field(default_factory=dict)
+    dataset: dict[str, str] = field(default_factory=dict)
+    stopped: str = ""
+    registers: bool = True
 
-    def write(self, optuna_study: optuna.Study) -> None:
+    def write(self, study: optuna.Study) -> None:
         """Write the record to the study."""
-        attributes.set_search(optuna_study, self.run_id, {k: v for k, v in vars(self).items() if k != "run_id"})
-
-    def ended(self, state: str, optuna_study: optuna.Study) -> None:
-        """Write that the search is `finished` or `interrupted`."""
-        replace(self, state=state).write(optuna_study)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the search's process may still run; true for one on another machine."""
-        if self.host != socket.gethostname():
-            return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
+        attributes.set_search(study, self.search_id, {k: v for k, v in asdict(self).items() if k != "search_id"})
 
 
-def records(optuna_study: optuna.Study) -> list[Record]:
+def search_records(study: optuna.Study) -> list[SearchRecord]:
     """Return the records of a study's searches, oldest first."""
-    found = [Record(run_id=run_id, **value) for run_id, value in attributes.searches_of(optuna_study).items()]
-    return sorted(found, key=lambda record: record.began)
+    known = set(SearchRecord.__dataclass_fields__)
+    found = [
+        SearchRecord(search_id, **{name: each for name, each in value.items() if name in known})
+        for search_id, value in attributes.searches_of(study).items()
+    ]
+    return sorted(found, key=lambda each: each.began)
 
 
-def bury_the_dead(definition: Definition, optuna_study: optuna.Study, storage: BaseStorage) -> None:
-    """Record trials that a killed search left RUNNING as failed, and that search as interrupted."""
-    from search.tracking import runs as tracking
+def trials_of(study: optuna.Study, search_id: str) -> list[FrozenTrial]:
+    """Return the trials of one search, by number."""
+    trials = study.get_trials(deepcopy=False)
+    return [each for each in trials if each.system_attrs.get(attributes.SEARCH_RUN) == search_id]
 
-    lifeless = _lifeless(optuna_study, storage)
-    for record in records(optuna_study):
-        if record.state != "running" or (record.alive and record.run_id not in lifeless):
+
+class Claim:
+    """A search of this process: its record in the study, and the lock that shows that it lives."""
+
+    def __init__(self, study: optuna.Study, record: SearchRecord, lock: SearchLock) -> None:
+        self._study, self._lock, self.record = study, lock, record
+        self._last = time.monotonic()
+
+    def beat(self) -> None:
+        """Show, every half minute, that the search lives."""
+        if time.monotonic() - self._last >= BEAT_SECONDS:
+            self._last = time.monotonic()
+            self.write(beat=time.time())
+
+    def write(self, **changes: Any) -> None:
+        """Write changes of the record to the study."""
+        self.record = replace(self.record, **changes)
+        self.record.write(self._study)
+
+    def ended(self, state: str, stopped: str = "") -> None:
+        """Write that the search is `finished` or `interrupted`, and release its lock."""
+        self.write(state=state, stopped=stopped)
+        self._lock.release()
+
+
+def begin(study: optuna.Study, spool: Spool, n_trials: int, **facts: Any) -> Claim:
+    """Note a new search in the study, and hold its lock."""
+    record = SearchRecord(uuid.uuid4().hex, n_trials, **facts)
+    lock = spool.lock(record.search_id)
+    lock.take()
+    record.write(study)
+    return Claim(study, record, lock)
+
+
+def alive(record: SearchRecord, spool: Spool) -> bool:
+    """Return whether a running search's process may still live.
+
+    A lock file decides where there is one: the system releases the lock of a process that died,
+    also of one that waits to be reaped and of one in a container that is gone. Elsewhere the
+    search's own heartbeat does.
+    """
+    held = spool.lock(record.search_id).held_elsewhere()
+    fresh = time.time() - record.beat < _STALE_SECONDS
+    if held is None:
+        return fresh and not (record.boot_id == _boot_id() and _gone(record.pid))
+    return held or (fresh and record.boot_id != _boot_id() and record.host != socket.gethostname())
+
+
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    return False
+
+
+def recover_killed_searches(study: optuna.Study, storage: BaseStorage, spool: Spool) -> set[str]:
+    """Finish what killed searches left: trials RUNNING in the study, searches noted as running.
+
+    Returns:
+        The searches that were killed.
+    """
+    recovered: set[str] = set()
+    _fail_stale(study, storage)
+    for record in search_records(study):
+        if record.state != "running" or alive(record, spool):
             continue
-        for trial in optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.system_attrs.get(attributes.SEARCH_RUN) == record.run_id:
-                optuna_study.tell(trial.number, state=TrialState.FAIL)
-        tracking.bury(definition, optuna_study, record.run_id, "its search was killed")
-        record.ended("interrupted", optuna_study)
+        for trial in trials_of(study, record.search_id):
+            if trial.state == TrialState.RUNNING:
+                finish_running(study, storage, trial)
+        recovered.add(record.search_id)
+        replace(record, state="interrupted").write(study)
+    return recovered
 
 
-def beat(storage: BaseStorage, trial_id: int) -> None:
+def finish_running(study: optuna.Study, storage: BaseStorage, trial: FrozenTrial) -> None:
+    """Tell the study what became of a trial whose search died: its outcome if that was written, else that it failed."""
+    trial_id = attributes.id_of(storage, study, trial.number)
+    text = attributes.outcome_of(trial)
+    if text is None:
+        result = TrialResult(trial.number, "died", 0, reason=WITH_ITS_SEARCH)
+        attributes.set_outcome(storage, trial_id, result.as_text())
+    else:
+        result = TrialResult.from_text(text)
+    state = _STATES.get(result.fate, TrialState.FAIL)
+    study.tell(trial.number, list(result.values) if state == TrialState.COMPLETE else None, state=state)
+
+
+def record_heartbeat(storage: BaseStorage, trial_id: int) -> None:
     """Show that a trial is alive, where the storage keeps heartbeats."""
     if isinstance(storage, BaseHeartbeat) and storage.get_heartbeat_interval() is not None:
         storage.record_heartbeat(trial_id)
 
 
-def _lifeless(optuna_study: optuna.Study, storage: BaseStorage) -> set[str]:
-    """Fail trials whose heartbeat stopped, on whatever machine they ran, and return their searches' runs."""
-    if not isinstance(storage, BaseHeartbeat) or storage.get_heartbeat_interval() is None:
-        return set()
-    before = optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    optuna.storages.fail_stale_trials(optuna_study)
-    alive = {trial.number for trial in optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
-    return {str(trial.system_attrs.get(attributes.SEARCH_RUN)) for trial in before if trial.number not in alive}
+def _fail_stale(study: optuna.Study, storage: BaseStorage) -> None:
+    """Fail trials whose heartbeat stopped, on whatever machine they ran."""
+    if isinstance(storage, BaseHeartbeat) and storage.get_heartbeat_interval() is not None:
+        optuna.storages.fail_stale_trials(study)
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """An interrupted search: what is left of its budget, and the configurations it had begun."""
+    """An interrupted search that this process has claimed.
 
-    record: Record
+    Attributes:
+        left: What is left of its budget.
+        begun: The configurations that it had begun and not ended.
+    """
+
+    claim: Claim
     left: int
     begun: list[dict[str, Any]]
 
 
-def newest_interrupted(optuna_study: optuna.Study) -> Unfinished:
-    """Return the newest interrupted search.
+def claim_interrupted(study: optuna.Study, spool: Spool, sleep: Callable[[float], None] = time.sleep) -> Unfinished:
+    """Claim the newest interrupted search, so that no other process continues it too.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or another process claimed it first.
     """
-    interrupted = [record for record in records(optuna_study) if record.state == "interrupted"]
+    records = search_records(study)
+    interrupted = [record for record in records if record.state in ("interrupted", "trained")]
     if not interrupted:
-        running = [record for record in records(optuna_study) if record.state == "running"]
-        if running:
-            raise UsageError(
-                f"study '{optuna_study.study_name}' has no interrupted search; one is running on "
-                f"{running[-1].host} as process {running[-1].pid}"
-            )
-        raise UsageError(f"study '{optuna_study.study_name}' has no interrupted search; leave out --resume to run more")
+        raise UsageError(f"study '{study.study_name}' has no interrupted search; {_what_instead(records)}")
     record = interrupted[-1]
-    trials = [
-        t for t in optuna_study.get_trials(deepcopy=False) if t.system_attrs.get(attributes.SEARCH_RUN) == record.run_id
-    ]
-    ended = [t for t in trials if t.state in ranking.FINISHED or t.system_attrs.get(attributes.FAILED_ITSELF)]
-    tried = {space.configuration(t.params) for t in ended}
-    begun = [t.params for t in trials if t not in ended and space.configuration(t.params) not in tried]
-    return Unfinished(record, max(0, record.n_trials - len(ended)), begun)
+    lock = spool.lock(record.search_id)
+    owner = uuid.uuid4().hex
+    if lock.take():
+        claim = Claim(study, record, lock)
+        claim.write(
+            state="running",
+            owner=owner,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            boot_id=_boot_id(),
+            beat=time.time(),
+        )
+        sleep(_CLAIM_SECONDS)  # machines that share a database and no files: the last to write has it
+        if attributes.searches_of(study)[record.search_id]["owner"] == owner:
+            return _unfinished(study, claim)
+        lock.release()
+    raise UsageError(f"study '{study.study_name}': another process has just resumed its interrupted search")
+
+
+def _what_instead(records: list[SearchRecord]) -> str:
+    running = [record for record in records if record.state == "running"]
+    if running:
+        return f"one is running on {running[-1].host} as process {running[-1].pid}"
+    return "leave out --resume to run more"
+
+
+def _unfinished(study: optuna.Study, claim: Claim) -> Unfinished:
+    trials = trials_of(study, claim.record.search_id)
+    ended = [trial for trial in trials if trial.state in ranking.FINISHED or failed_itself(trial)]
+    tried = {space.configuration(trial.params) for trial in ended}
+    begun: dict[str, dict[str, Any]] = {}
+    for trial in trials:
+        configuration = space.configuration(trial.params)
+        if trial not in ended and configuration not in tried:
+            begun[configuration] = trial.params
+    return Unfinished(claim, max(0, claim.record.n_trials - len(ended)), list(begun.values()))

@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 import typer
 
 from search.cli import Debug, Json, Storage, Study, TrackingUri, execute, one_of
-from search.errors import UsageError
+from search.errors import Interrupted, UsageError
 from search.studyfile.load import find_study, load_definition
 from search.studyfile.schema import Pruner, Sampler
 from search.studyfile.settings import resolve
@@ -25,7 +25,7 @@ def run_command(
     study: Study = "blobs",
     n_trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="Run N more trials.")] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.001, metavar="SECONDS", help="Begin no trial after this time.")
+        float | None, typer.Option(min=0.001, metavar="SECONDS", help="Start no new trial after this time.")
     ] = None,
     workers: Annotated[
         str | None,
@@ -51,8 +51,15 @@ def run_command(
         typer.Option(metavar="|".join(get_args(Pruner)), callback=one_of(Pruner), help="How to prune."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = None,
+    trial_timeout: Annotated[
+        float | None,
+        typer.Option(min=0.001, metavar="SECONDS", help="Stop a trial after this time; it counts as failed."),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not write to MLflow now; python -m search.sync does it later.")
+    ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Finish the newest interrupted search; add nothing.")
+        bool, typer.Option("--resume", help="Run only the trials an interrupted search still owes.")
     ] = False,
     no_register: Annotated[bool, typer.Option("--no-register", help="Register no model.")] = False,
     as_json: Json = False,
@@ -65,13 +72,15 @@ def run_command(
         raise UsageError("--resume with --n-trials; --resume finishes what was begun, so leave one of the two out")
     if cluster is None:
         start_forkserver()  # first of all: it imports the framework while we import the rest
-    from search.session import search
+    from search.session import Outcome, search
     from search.terminal import Display
 
     settings = resolve(
         definition,
         n_trials=n_trials,
         timeout=timeout,
+        trial_timeout=trial_timeout,
+        offline=offline,
         workers=int(workers) if workers and workers != "auto" else workers,
         cluster=cluster,
         gpu_share=gpu_share,
@@ -86,7 +95,12 @@ def run_command(
     )
     display = Display(definition, silent=quiet or as_json)
     with display:
-        outcome = search(settings, display.progress, display.say)
+        try:
+            outcome = search(settings, display.progress, display.say)
+        except Interrupted as error:
+            if isinstance(error.outcome, Outcome) and not as_json:
+                display.outcome(error.outcome)
+            raise
     if as_json:
         print(json.dumps(outcome.as_json()))
     else:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +14,30 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.storages import BaseStorage
 
+from search import resume
+from search.budget import Counts, count
 from search.data.summary import DataSummary
-from search.errors import ClusterError, Interrupted, NoTrialCompleted, StorageError, redact
-from search.optimize import Hook, Search
+from search.errors import ClusterError, Interrupted, NoTrialCompleted, SearchError, StorageError, one_line, redact
+from search.optimize import NoMirror, OnProgress, Search
 from search.register import Best, best_of, register_best
-from search.resume import Record, Unfinished, bury_the_dead, newest_interrupted
+from search.stopping import check_terminator
 from search.study import create, plots, ranking, samplers
+from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
 from search.studyfile.settings import Settings
 from search.workers import local as workers
 from search.workers import worker
+from search.workers.base import Pool
 
 if TYPE_CHECKING:
+    from search.tracking.mirror import Mirror
     from search.tracking.registry import Registered
     from search.tracking.runs import SearchRun
+
+OnMessage = Callable[[str], None]
+_PATIENCE = 30.0  # seconds without progress after which the end of a search no longer waits for MLflow
+_HURRY = 4.0  # the same after Ctrl-C
+_FINISHED, _TRAINED, _INTERRUPTED = "finished", "trained", "interrupted"
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,8 @@ class Outcome:
         newly_registered: Whether this search registered it.
         stopped: Why the search ended before its budget was spent, if it did.
         table: The best trials, for the terminal.
+        not_mirrored: Trials that MLflow does not show yet.
+        unregistered: Why the best trial's model is not registered, when it should be.
     """
 
     study: str
@@ -59,6 +71,8 @@ class Outcome:
     workers: str
     data: DataSummary
     table: tuple[Best, ...]
+    not_mirrored: tuple[int, ...] = ()
+    unregistered: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -84,79 +98,73 @@ class Outcome:
             "model": model,
             "stopped": self.stopped or None,
             "seconds": round(self.seconds, 3),
+            **({"not_mirrored": len(self.not_mirrored)} if self.not_mirrored else {}),
         }
 
 
-def search(settings: Settings, hook: Hook, say: Callable[[str], None] = lambda _: None) -> Outcome:
+def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = lambda _: None) -> Outcome:
     """Run a search: check everything, then train, record and register.
 
     Args:
         settings: What to do.
-        hook: Told of each trial's beginning and end.
-        say: Told what is going on before the first trial.
+        on_progress: Called at each trial's beginning and end.
+        on_message: Called with a line for the person: what is going on, and what went wrong on the way.
 
     Raises:
         UsageError: Something asked for cannot be; nothing was created.
         NoTrialCompleted: No trial of the study is complete.
-        Interrupted: Ctrl-C; what finished is kept.
+        Interrupted: Ctrl-C; what finished is kept, and the best so far is registered.
     """
     started = time.monotonic()
-    samplers.make_pruner(settings.definition, settings.pruner)
-    samplers.make_sampler(settings.definition, settings.sampler, settings.seed)
+    definition = settings.definition
+    samplers.make_pruner(definition, settings.pruner)
+    samplers.make_sampler(definition, settings.sampler, settings.seed)
+    check_terminator(definition)
     with ExitStack() as stack:
         pool = _pool(settings)
         stack.callback(pool.close)
-        job = worker.Job(settings.located())
-        say(f"{pool.description}; loading the data and building the first model")
+        on_message(f"{pool.description}; loading the data and building the first model")
         if settings.storage.startswith("sqlite"):
-            say("the study is kept in SQLite; a journal file or PostgreSQL is about ten times faster")
-        job = pool.reach(job)
-        checked = stack.enter_context(ThreadPoolExecutor(1)).submit(pool.check, job)
-        from search.tracking import runs, store  # 2 s, while workers import the framework and load the data
-
-        uri = store.set_uri(settings.tracking_uri)
-        publish = stack.enter_context(store.fresh_store(uri))
+            on_message("the study is kept in SQLite; a journal file or PostgreSQL is about ten times faster")
+        job = pool.reach(worker.Job(settings.located()))
+        executor = ThreadPoolExecutor(1)
+        stack.callback(executor.shutdown, wait=False)  # its task ends with the pool
+        checked = executor.submit(pool.check, job)
+        publish = _open_store(settings, stack)
         data = checked.result()
         storage = _storage(settings)
         publish()
-        with storage_errors(settings.storage), store.store_errors(uri):
-            optuna_study = _study(settings, storage)
-            bury_the_dead(settings.definition, optuna_study, storage)
-            unfinished = newest_interrupted(optuna_study) if settings.resume else None
-            begun_before = bool(optuna_study.get_trials(deepcopy=False))
-            run = runs.SearchRun(
-                settings.definition, settings.study_name, data, unfinished.record.run_id if unfinished else None
-            )
-            settings = _with_budget(settings, unfinished)
-            record = Record(run.run_id, unfinished.record.n_trials if unfinished else settings.n_trials, "running")
-            record.write(optuna_study)
-            job = _with_environment(job, uri, run)
-            searching = Search(settings, optuna_study, storage, run, job, data, hook)
-            if unfinished:
-                searching.retry(unfinished.begun)
-            else:
-                run.describe(_described(settings, pool))
-                if not begun_before:
-                    searching.enqueue([*settings.definition.enqueue, *create.warm_start(settings.definition)])
-            try:
-                searching.optimize(pool.slots)
-            except BaseException as error:
-                status = "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
-                record.ended("interrupted", optuna_study)
-                _end(run, searching, status, {"reason": str(error)})
-                raise
-            record.ended("finished", optuna_study)
-            return _outcome(settings, searching, optuna_study, run, data, pool, job, started)
+        with storage_errors(settings.storage):
+            session = _Session(settings, storage, pool, job, data, on_message)
+            interrupted = session.train(on_progress)
+            outcome = session.finish(started, in_a_hurry=interrupted is not None)
+        if interrupted is not None:
+            interrupted.outcome = outcome
+            raise interrupted
+        return outcome
 
 
-def _pool(settings: Settings) -> workers.Pool:
+def _open_store(settings: Settings, stack: ExitStack) -> Callable[[], None]:
+    """Choose MLflow's store and see that it can be used; returns what brings a new one into being."""
+    if settings.offline:
+        return lambda: None
+    from search.tracking import store  # 2 s, while workers import the framework and load the data
+
+    uri = store.set_uri(settings.tracking_uri)
+    stack.enter_context(store.mirrored())
+    return stack.enter_context(store.fresh_store(uri))
+
+
+def _pool(settings: Settings) -> Pool:
+    # A search that is resumed may owe more trials than the study file's budget.
+    n_trials = 10**9 if settings.resume else settings.n_trials
     if settings.cluster is None:
-        return workers.LocalPool(settings.workers, settings.n_trials, settings.gpu_share)
+        return workers.LocalPool(settings.workers, n_trials, settings.gpu_share)
     try:
         from search.workers.cluster import ClusterPool
     except ModuleNotFoundError:
         raise ClusterError("--cluster needs dask.distributed; pip install 'search[cluster]'") from None
-    return ClusterPool(settings.cluster, settings.workers, settings.n_trials, settings.gpu_share)
+    return ClusterPool(settings.cluster, settings.workers, n_trials, settings.gpu_share)
 
 
 def _storage(settings: Settings) -> BaseStorage:
@@ -165,107 +173,286 @@ def _storage(settings: Settings) -> BaseStorage:
     return open_storage(settings.storage)
 
 
-def _study(settings: Settings, storage: BaseStorage) -> optuna.Study:
-    pruner = samplers.make_pruner(settings.definition, settings.pruner)
-    sampler = optuna.samplers.RandomSampler()  # never asked: Sampling asks the study's own
-    return create.create(settings.definition, settings.study_name, storage, sampler, pruner)
+class _Session:
+    """One search, once everything was checked: claimed, trained, registered."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        storage: BaseStorage,
+        pool: Pool,
+        job: worker.Job,
+        data: DataSummary,
+        on_message: OnMessage,
+    ) -> None:
+        self._definition, self._storage, self._pool, self._data = settings.definition, storage, pool, data
+        self._on_message = on_message
+        pruner = samplers.make_pruner(self._definition, settings.pruner)
+        sampler = optuna.samplers.RandomSampler()  # never asked: Sampling asks the study's own
+        self._study = create.create(self._definition, settings.study_name, storage, sampler, pruner)
+        self._spool = Spool(settings)
+        self._recovered = resume.recover_killed_searches(self._study, storage, self._spool)
+        self._begun = bool(self._study.get_trials(deepcopy=False))
+        self._unfinished = resume.claim_interrupted(self._study, self._spool) if settings.resume else None
+        if self._unfinished is not None:
+            self._claim = self._unfinished.claim
+            settings = replace(settings, n_trials=self._unfinished.left)
+        else:
+            self._claim = self._begin(settings)
+        self._settings = settings
+        self._spool.put_data(self._claim.record.search_id, data)
+        self._run, self._mirror = self._open_mirror()
+        stop_file = str(self._spool.stop_file(self._claim.record.search_id).absolute())
+        self._job = replace(job, environment=self._environment(), stop_file=stop_file)
+        self._stopped = ""
+
+    def _begin(self, settings: Settings) -> resume.Claim:
+        dataset: dict[str, str] = {}
+        if not settings.offline:
+            from search.tracking import runs
+
+            dataset = runs.dataset_of(self._data)
+        described = _described(settings, len(self._pool.slots))
+        facts = {"described": described, "dataset": dataset, "registers": settings.register}
+        return resume.begin(self._study, self._spool, settings.n_trials, **facts)
+
+    def _open_mirror(self) -> tuple[SearchRun | None, Mirror | None]:
+        """Open this search's run, and begin to show its trials, and those that earlier searches left."""
+        if self._settings.offline:
+            return None, None
+        from search.tracking import mirror, store
+        from search.tracking.agreement import search_runs
+
+        search_id = self._claim.record.search_id
+        searches = search_runs(self._definition, self._study)
+        run = searches[search_id]
+        with store.store_errors(store.uri()):
+            run.open()
+            run.running()
+        fresh = "" if self._unfinished else search_id
+        shown = mirror.Mirror(
+            self._study, self._storage, self._definition, searches, self._spool, self._on_message, fresh
+        )
+        for number in self._left_behind(searches):
+            shown.update(number)
+        return run, shown
+
+    def _left_behind(self, searches: Mapping[str, SearchRun]) -> list[int]:
+        """Return the trials of earlier searches that MLflow does not show as the study has them."""
+        from search.tracking import agreement
+
+        records = resume.search_records(self._study)
+        over = {each.search_id: searches[each.search_id] for each in records if each.state != "running"}
+        if self._unfinished is not None:
+            over[self._claim.record.search_id] = searches[self._claim.record.search_id]
+        if over and not any(run.is_known() for run in over.values()):
+            self._on_message("MLflow shows nothing of this study's earlier searches; they are written again")
+        else:
+            unsettled = {each.search_id for each in records if each.state != "finished"} | self._recovered
+            over = {search_id: run for search_id, run in over.items() if search_id in unsettled}
+        return agreement.due(self._definition, self._study, over, self._spool.waiting())
+
+    def _environment(self) -> dict[str, str]:
+        """Return what lets the user's own code reach MLflow from a worker."""
+        if self._run is None:
+            return {}
+        from search.tracking import store
+
+        return {"MLFLOW_TRACKING_URI": store.absolute_uri(), "MLFLOW_EXPERIMENT_ID": self._run.experiment_id}
+
+    def train(self, on_progress: OnProgress) -> Interrupted | None:
+        """Run the trials; returns the interruption when Ctrl-C ended them early."""
+        searching = Search(
+            self._settings,
+            self._study,
+            self._storage,
+            self._claim.record.search_id,
+            self._job,
+            self._mirror or NoMirror(),
+            self._spool,
+            on_progress,
+            self._claim.beat,
+        )
+        if self._unfinished is not None:
+            searching.retry(self._unfinished.begun)
+        searching.enqueue(self._first_configurations())
+        try:
+            searching.optimize(self._pool.slots)
+        except Interrupted as error:
+            return error
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self._stopped = searching.stopped
+        return None
+
+    def _first_configurations(self) -> list[dict[str, Any]]:
+        """Return what to try first: what is enqueued and was not tried yet, and a new study's warm start."""
+        trials = [trial.params for trial in self._study.get_trials(deepcopy=False)]
+        enqueued = [
+            each
+            for each in self._definition.enqueue
+            if not any(all(params.get(name) == value for name, value in each.items()) for params in trials)
+        ]
+        return [*enqueued, *([] if self._begun else create.warm_start(self._definition))]
+
+    def _fail(self, error: BaseException) -> None:
+        """Note, as far as possible, that the search ended by an error."""
+        with suppress(Exception):
+            self._claim.ended(_INTERRUPTED, one_line(error))
+        if self._mirror is not None and self._run is not None:
+            self._mirror.drain(_HURRY)
+            with suppress(Exception):
+                self._run.end("FAILED", {}, {"reason": str(error)})
+            self._mirror.close()
+
+    def finish(self, started: float, *, in_a_hurry: bool) -> Outcome:
+        """Register the best trial's model, write the search's outcome to its run, and return it.
+
+        Raises:
+            NoTrialCompleted: There is no best trial.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        ranked = ranking.best_trials(self._definition, trials)
+        drawn = [] if in_a_hurry or not ranked or self._run is None else self._draw()
+        waiting = self._mirror.drain(_HURRY if in_a_hurry else _PATIENCE) if self._mirror is not None else None
+        not_mirrored = self._not_mirrored(waiting)
+        outcome = self._outcome(ranked, not_mirrored, started) if ranked else None
+        state = _INTERRUPTED if in_a_hurry else _FINISHED
+        if self._run is not None:
+            outcome, state = self._publish(outcome, ranked, drawn, state, in_a_hurry=in_a_hurry)
+        elif state == _FINISHED:
+            state = _TRAINED
+        self._claim.ended(state, self._stopped)
+        if self._mirror is not None:
+            self._mirror.close()
+        if state == _FINISHED and not not_mirrored:
+            self._spool.forget(self._claim.record.search_id)
+        if outcome is None:
+            if in_a_hurry:
+                raise Interrupted("interrupted before any trial completed; --resume goes on")
+            raise self._nothing_completed()
+        return replace(outcome, seconds=time.monotonic() - started)
+
+    def _not_mirrored(self, waiting: list[int] | None) -> tuple[int, ...]:
+        if waiting is None:
+            return tuple(each.number for each in resume.trials_of(self._study, self._claim.record.search_id))
+        return tuple(waiting)
+
+    def _draw(self) -> list[Future[dict[str, bytes]]]:
+        """Let workers draw, side by side and with the plotting library imported, while MLflow catches up."""
+        slots = self._pool.slots
+        return [slots[i % len(slots)].submit(worker.draw, self._job, name) for i, name in enumerate(plots.PLOTS)]
+
+    def _publish(
+        self,
+        outcome: Outcome | None,
+        ranked: Sequence[optuna.trial.FrozenTrial],
+        drawn: Sequence[Future[dict[str, bytes]]],
+        state: str,
+        *,
+        in_a_hurry: bool,
+    ) -> tuple[Outcome | None, str]:
+        """Register the best model and end the search's run; returns the outcome and the search's state."""
+        from search.tracking import agreement, store
+
+        assert self._run is not None  # noqa: S101 - for the type checker: the caller saw it
+        try:
+            with store.store_errors(store.uri()):
+                if outcome is not None and self._settings.register:
+                    outcome = self._register(outcome, ranked[0])
+                if drawn:
+                    self._log_plots(drawn)
+                model = outcome.model.uri if outcome is not None and outcome.model is not None else ""
+                agreement.end_search(
+                    self._definition,
+                    self._study,
+                    self._claim.record.search_id,
+                    self._run,
+                    model,
+                    self._stopped,
+                    killed=in_a_hurry,
+                )
+        except SearchError as error:
+            self._on_message(f"{error} (python -m search.sync writes it later)")
+            why = str(error)
+            return (replace(outcome, unregistered=why) if outcome else None), _TRAINED if state == _FINISHED else state
+        return outcome, state
+
+    def _register(self, outcome: Outcome, best: optuna.trial.FrozenTrial) -> Outcome:
+        from search.tracking import agreement
+
+        assert self._run is not None  # noqa: S101
+        assert self._mirror is not None  # noqa: S101
+        model_id = self._mirror.model_id(best.number) or agreement.model_of(self._definition, self._study, best)
+        model, new = register_best(
+            self._settings.study_name, self._definition, best, outcome.best, self._data, model_id
+        )
+        return replace(outcome, model=model, newly_registered=new)
+
+    def _log_plots(self, drawn: Sequence[Future[dict[str, bytes]]]) -> None:
+        """Add the table of trials and the plots to the search's run; a plot that fails is left out, and said."""
+        assert self._run is not None  # noqa: S101
+        with tempfile.TemporaryDirectory() as folder:
+            plots.table(self._study, self._definition, Path(folder))
+            for plot in drawn:
+                try:
+                    for name, content in plot.result().items():
+                        Path(folder, name).write_bytes(content)
+                except Exception as error:  # whatever drawing raises, or its worker's death
+                    self._on_message(f"a plot could not be drawn: {one_line(error)}")
+            self._run.artifacts(Path(folder))
+
+    def _outcome(
+        self, ranked: Sequence[optuna.trial.FrozenTrial], not_mirrored: tuple[int, ...], started: float
+    ) -> Outcome:
+        run_of = self._mirror.run_id if self._mirror is not None else lambda _: ""
+        table = tuple(best_of(trial, run_of(trial.number)) for trial in ranked[:5])
+        counts = self._counts()
+        several = len(self._definition.metrics) > 1
+        front = ranking.pareto_front(self._definition, self._study.get_trials(deepcopy=False)) if several else []
+        return Outcome(
+            study=self._settings.study_name,
+            experiment_id=self._run.experiment_id if self._run is not None else "",
+            search_run_id=self._run.run_id if self._run is not None else "",
+            n_trials=counts.as_json(),
+            died=counts.died,
+            best=table[0],
+            front=tuple(trial.number for trial in front),
+            model=None,
+            newly_registered=False,
+            stopped=self._stopped,
+            seconds=time.monotonic() - started,
+            workers=self._pool.description,
+            data=self._data,
+            table=table,
+            not_mirrored=not_mirrored,
+        )
+
+    def _counts(self) -> Counts:
+        return count(resume.trials_of(self._study, self._claim.record.search_id))
+
+    def _nothing_completed(self) -> NoTrialCompleted:
+        counts = self._counts()
+        return NoTrialCompleted(
+            f"no trial of study '{self._settings.study_name}' completed ({counts.pruned} pruned, "
+            f"{counts.failed} failed); see the runs' tag 'reason' in mlflow ui"
+        )
 
 
-def _with_budget(settings: Settings, unfinished: Unfinished | None) -> Settings:
-    return replace(settings, n_trials=unfinished.left) if unfinished else settings
-
-
-def _with_environment(job: worker.Job, uri: str, run: SearchRun) -> worker.Job:
-    """Let the user's own code reach MLflow from a worker."""
-    where = uri if "://" in uri and not uri.startswith("sqlite") else _absolute_sqlite(uri)
-    environment = {"MLFLOW_TRACKING_URI": where, "MLFLOW_EXPERIMENT_ID": run.experiment_id}
-    return replace(job, environment=environment)
-
-
-def _absolute_sqlite(uri: str) -> str:
-    prefix = "sqlite:///"
-    return f"{prefix}{Path(uri.removeprefix(prefix)).absolute()}" if uri.startswith(prefix) else uri
-
-
-def _described(settings: Settings, pool: workers.Pool) -> dict[str, object]:
+def _described(settings: Settings, workers: int) -> dict[str, str]:
+    """Return a search's settings as its run's parameters."""
     definition = settings.definition
-    return {
+    described = {
         "n_trials": settings.n_trials,
         "timeout": settings.timeout,
         "sampler": settings.sampler,
         "pruner": settings.pruner,
         "seed": settings.seed,
-        "workers": len(pool.slots),
+        "workers": workers,
         "metric": ", ".join(definition.metrics),
         "direction": ", ".join(definition.directions),
         "storage": redact(settings.storage),
     }
-
-
-def _outcome(
-    settings: Settings,
-    searching: Search,
-    optuna_study: optuna.Study,
-    run: SearchRun,
-    data: DataSummary,
-    pool: workers.Pool,
-    job: worker.Job,
-    started: float,
-) -> Outcome:
-    """Register the best trial's model, write the search's outcome to its run, and return it."""
-    definition = settings.definition
-    trials = optuna_study.get_trials(deepcopy=False)
-    ranked = ranking.best_trials(definition, trials)
-    if not ranked:
-        _end(run, searching, "FAILED", {"reason": "no trial completed"})
-        reasons = "see the runs' tag 'reason' in mlflow ui"
-        raise NoTrialCompleted(
-            f"no trial of study '{settings.study_name}' completed ({searching.counts.pruned} pruned, "
-            f"{searching.counts.failed} failed); {reasons}"
-        )
-    best = best_of(ranked[0])
-    # Workers draw, side by side and with the plotting library imported, while we register.
-    drawn = [pool.slots[i % len(pool.slots)].submit(worker.draw, job, name) for i, name in enumerate(plots.PLOTS)]
-    front = tuple(t.number for t in ranking.pareto_front(definition, trials)) if len(definition.metrics) > 1 else ()
-    model, new = (
-        register_best(settings.study_name, definition, ranked[0], best, data) if settings.register else (None, False)
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        plots.table(optuna_study, definition, Path(folder))
-        for plot in drawn:
-            for name, content in plot.result().items():
-                Path(folder, name).write_bytes(content)
-        run.artifacts(Path(folder))
-    tags = {"best.trial": str(best.number), "best.run_id": best.run_id}
-    tags |= {f"best.{name}": str(value) for name, value in best.params.items()}
-    if model is not None:
-        tags["model"] = model.uri
-    if searching.stopped:
-        tags["stopped"] = searching.stopped
-    values = zip(definition.metrics, best.values, strict=True)
-    _end(run, searching, "FINISHED", tags, {f"best_{name}": value for name, value in values})
-    counts = searching.counts
-    return Outcome(
-        study=settings.study_name,
-        experiment_id=run.experiment_id,
-        search_run_id=run.run_id,
-        n_trials={"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed},
-        died=counts.died,
-        best=best,
-        front=front,
-        model=model,
-        newly_registered=new,
-        stopped=searching.stopped,
-        seconds=time.monotonic() - started,
-        workers=pool.description,
-        data=data,
-        table=(best, *(best_of(trial) for trial in ranked[1:5])),
-    )
-
-
-def _end(
-    run: SearchRun, searching: Search, status: str, tags: dict[str, str], metrics: dict[str, float] | None = None
-) -> None:
-    counts = searching.counts
-    numbers = {"complete": counts.complete, "pruned": counts.pruned, "failed": counts.failed}
-    run.end(status, {**{f"trials_{k}": float(v) for k, v in numbers.items()}, **(metrics or {})}, tags)
+    return {name: str(value) for name, value in described.items() if value is not None}

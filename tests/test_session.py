@@ -235,12 +235,14 @@ def test_long_trials_show_their_curve_while_they_run(
     (definition.folder / "slow.py").write_text(code)
     path = definition.path
     path.write_text(path.read_text().replace("epochs = 2", 'epochs = 8\ncallbacks = ["slow.py:Slow"]'))
-    from search.tracking import runs as tracking
+    from search.tracking import runs
 
     seen: list[int] = []
-    original = tracking.TrialRun.epochs
+    original = runs.SearchRun.log_epochs
     monkeypatch.setattr(
-        tracking.TrialRun, "epochs", lambda self, epochs: (seen.append(len(epochs)), original(self, epochs))[1]
+        runs.SearchRun,
+        "log_epochs",
+        lambda self, run_id, epochs: (seen.append(len(epochs)), original(self, run_id, epochs))[1],
     )
     outcome = run_search(load_definition(path), n_trials=1)
     assert any(0 < count < 8 for count in seen), "epochs arrived before the trial ended"

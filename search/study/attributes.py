@@ -13,18 +13,20 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 # Of a trial.
-SEARCH_RUN = "search:run"  # the MLflow run of the search that it belongs to
-MODEL_ID = "search:model"  # its logged model, when that was kept
+SEARCH_RUN = "search:run"  # the search that it belongs to
 FAILED_ITSELF = "search:failed"  # true when it failed by its own error, not with its worker
 RETRIES = "search:retries"  # how often its configuration may be tried again when its worker dies
 BEGUN = "search:begun"  # host and process of the cluster's worker that began it
 EPOCHS = "search:epochs"  # followed by a number: epochs that a long trial reported while it runs
-RUN_ID = "mlflow_run_id"  # its run in MLflow; written by MLflowCallback
+OUTCOME = "search:outcome"  # what became of it, written before its state
+RUN_ID = "mlflow_run_id"  # its run in MLflow; MLflowCallback reads it
 FIXED = "fixed_params"  # Optuna's own: values that a builder's suggestions must take
 CONSTRAINTS = "constraints"  # how far it is beyond each constraint
 # Of a study.
 METRIC = "metric"
-SEARCH = "search:"  # followed by the run of a search: what is known of that search
+SEARCH = "search:"  # followed by the id of a search: what is known of that search
+
+_LONGEST = 60_000  # characters of an attribute; MySQL keeps no longer text
 
 
 def id_of(storage: BaseStorage, study: optuna.Study, number: int) -> int:
@@ -56,10 +58,33 @@ def set_metrics(study: optuna.Study, metrics: Sequence[str]) -> None:
 
 
 def searches_of(study: optuna.Study) -> dict[str, dict[str, Any]]:
-    """Return what is known of each search, by its run."""
+    """Return what is known of each search, by its id."""
     return {name.removeprefix(SEARCH): value for name, value in study.user_attrs.items() if name.startswith(SEARCH)}
 
 
-def set_search(study: optuna.Study, run_id: str, value: dict[str, Any]) -> None:
+def set_search(study: optuna.Study, search_id: str, value: dict[str, Any]) -> None:
     """Write what is known of a search."""
-    study.set_user_attr(SEARCH + run_id, value)
+    study.set_user_attr(SEARCH + search_id, value)
+
+
+def set_outcome(storage: BaseStorage, trial_id: int, text: str) -> None:
+    """Write what became of a running trial, whole: the last part says how many there are.
+
+    Args:
+        storage: The study's storage.
+        trial_id: What the storage calls the trial; it must be RUNNING.
+        text: The outcome, as `search.training.result` writes it.
+    """
+    parts = [text[start : start + _LONGEST] for start in range(0, len(text), _LONGEST)]
+    for index, part in enumerate(parts[:-1]):
+        storage.set_trial_system_attr(trial_id, f"{OUTCOME}:{index}", part)
+    storage.set_trial_system_attr(trial_id, OUTCOME, [len(parts), parts[-1]])
+
+
+def outcome_of(trial: FrozenTrial) -> str | None:
+    """Return the outcome that was written for a trial; None when none was."""
+    head = trial.system_attrs.get(OUTCOME)
+    if head is None:
+        return None
+    count, last = head
+    return "".join([*(trial.system_attrs[f"{OUTCOME}:{index}"] for index in range(count - 1)), last])

@@ -57,13 +57,22 @@ def load(name: str, storage_url: str) -> optuna.Study:
     Raises:
         StorageError: The storage or the study does not exist.
     """
+    return load_with_storage(name, storage_url)[0]
+
+
+def load_with_storage(name: str, storage_url: str) -> tuple[optuna.Study, BaseStorage]:
+    """Return an existing study and its storage; nothing is created.
+
+    Raises:
+        StorageError: The storage or the study does not exist.
+    """
     file = file_of(storage_url)
     if file is not None and not file.is_file():
         raise StorageError(f"study '{name}': there is no {file}; run the search first, or give its --storage")
     storage = open_storage(storage_url, create=False)
     try:
         with storage_errors(storage_url):
-            return optuna.load_study(study_name=name, storage=storage)
+            return optuna.load_study(study_name=name, storage=storage), storage
     except KeyError:
         known = sorted(optuna.get_all_study_names(storage))
         has = f"it has {', '.join(known[:20])}" if known else "it has none"

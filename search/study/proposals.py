@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study import space
-from search.study.attributes import FIXED, constraints_of
+from search.study.attributes import FAILED_ITSELF, FIXED, constraints_of
 from search.study.ranking import FINISHED
 from search.studyfile.schema import Definition
 
@@ -57,8 +58,11 @@ class Sampling:
         self._space = space.distributions(definition)
         self._grid = sampler is None
         self._random = random.Random(seed)
-        self._copy = optuna.create_study(sampler=sampler, directions=list(definition.directions))
+        self._storage = optuna.storages.InMemoryStorage()
+        self._copy = optuna.create_study(storage=self._storage, sampler=sampler, directions=list(definition.directions))
+        self._study_id = self._storage.get_study_id_from_name(self._copy.study_name)
         self._finished: set[space.Configuration] = set()
+        self._failures: Counter[space.Configuration] = Counter()  # by the configuration's own error
         self._running: dict[int, space.Configuration] = {}  # by number in the study
         self._known: set[int] = set()
         self._open = False  # whether builders suggest more, so that a `[space]` alone is no configuration
@@ -75,9 +79,12 @@ class Sampling:
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         self._running = {trial.number: self._configuration(trial.params) for trial in running}
         for trial in trials:
-            if trial.number in self._known or trial.state not in FINISHED:
+            if trial.number in self._known or not trial.state.is_finished():
                 continue
             self._known.add(trial.number)
+            if trial.state not in FINISHED:
+                self._failures[self._configuration(trial.params)] += bool(trial.system_attrs.get(FAILED_ITSELF))
+                continue
             self._finished.add(self._configuration(trial.params))
             self._open = self._open or not trial.params.keys() <= self._space.keys()
             ours = self._pending.pop(trial.number, None)
@@ -96,7 +103,9 @@ class Sampling:
     def propose(self) -> Proposal | None:
         """Return a configuration that is new, or None when the space has none left.
 
-        Once a builder is seen to suggest parameters of its own, any configuration counts as new.
+        A configuration that failed by its own error comes again only when no other is left. Once a
+        builder is seen to suggest parameters of its own, any configuration counts as new, but for
+        the grid, which tries each configuration of `[space]` once.
         """
         refused = 0
         while refused < _PROPOSALS:
@@ -104,15 +113,24 @@ class Sampling:
             if self._grid and not queued:
                 break
             trial = self._copy.ask(self._space)
-            if self._new(trial.params):
+            if self._new(trial.params) and (queued or not self._failures[self._configuration(trial.params)]):
                 return self._proposal(trial)
             self._copy.tell(trial, state=TrialState.FAIL)
             refused += not queued
         unseen = self._draw_unseen()
-        if unseen is None:
-            return None
-        self._copy.enqueue_trial(unseen)
-        return self._proposal(self._copy.ask(self._space))
+        return None if unseen is None else self.repeat(unseen)
+
+    def repeat(self, params: dict[str, Any]) -> Proposal:
+        """Return this configuration, whether or not it is new."""
+        inside = {name: value for name, value in params.items() if name in self._space}
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=inside,
+            distributions={name: self._space[name] for name in inside},
+            system_attrs={FIXED: params} if params.keys() - inside.keys() else {},
+        )
+        trial = optuna.trial.Trial(self._copy, self._storage.create_new_trial(self._study_id, template_trial=template))
+        return self._proposal(trial)
 
     def began(self, proposal: Proposal, number: int) -> None:
         """Take note that the proposal became the study's trial of this number."""
@@ -129,7 +147,9 @@ class Sampling:
 
     def _new(self, params: dict[str, Any]) -> bool:
         configuration = self._configuration(params)
-        return self._open or (configuration not in self._finished and configuration not in self._running.values())
+        return (self._open and not self._grid) or (
+            configuration not in self._finished and configuration not in self._running.values()
+        )
 
     def _finish(self, ours: optuna.Trial, trial: FrozenTrial) -> None:
         """Give the copy's running trial the fate of the study's."""
@@ -152,7 +172,8 @@ class Sampling:
             self._random.shuffle(self._unseen)
         while self._unseen and self._configuration(self._unseen[-1]) in self._finished:
             self._unseen.pop()
-        return next(filter(self._new, reversed(self._unseen)), None)
+        free = [each for each in reversed(self._unseen) if self._new(each)]
+        return min(free, key=lambda each: self._failures[self._configuration(each)], default=None)
 
     def _random_configuration(self) -> dict[str, Any]:
         sampler = optuna.samplers.RandomSampler(seed=self._random.getrandbits(31))

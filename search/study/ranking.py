@@ -17,12 +17,26 @@ def feasible(trial: FrozenTrial) -> bool:
     return all(each <= 0 for each in constraints_of(trial))
 
 
-def beats_all(definition: Definition, values: Sequence[float], others: Iterable[Sequence[float]]) -> bool:
-    """Return whether `values` is better than each of the others in some metric; in the metric, when there is one."""
-    return all(
-        any(definition.better(value, theirs, i) for i, (value, theirs) in enumerate(zip(values, other, strict=True)))
-        for other in others
-    )
+def leads(
+    definition: Definition, values: Sequence[float], number: int, others: Iterable[tuple[Sequence[float], int]]
+) -> bool:
+    """Return whether a trial stands before each of the others; with several metrics, whether none dominates it.
+
+    Of equal trials the lowest number stands first, whichever ended first.
+
+    Args:
+        definition: The study file, for the directions.
+        values: The trial's values.
+        number: The trial's number.
+        others: Values and number of each other feasible complete trial.
+    """
+    mine = _cost(definition, values)
+    several = len(mine) > 1
+    for other, other_number in others:
+        theirs = _cost(definition, other)
+        if _dominates(theirs, mine) if several else (theirs, other_number) < (mine, number):
+            return False
+    return True
 
 
 def best_trials(definition: Definition, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -52,9 +66,14 @@ def pareto_front(definition: Definition, trials: Sequence[FrozenTrial]) -> list[
 
 def _costs(definition: Definition, trials: Sequence[FrozenTrial]) -> dict[int, list[float]]:
     """Return the values of the feasible complete trials by number, the sign such that less is better."""
-    signs = [1 if direction == "minimize" else -1 for direction in definition.directions]
     counted = [trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)]
-    return {t.number: [sign * value for sign, value in zip(signs, t.values, strict=True)] for t in counted}
+    return {trial.number: _cost(definition, trial.values) for trial in counted}
+
+
+def _cost(definition: Definition, values: Sequence[float]) -> list[float]:
+    """Return a trial's values with the sign such that less is better."""
+    signs = (1 if direction == "minimize" else -1 for direction in definition.directions)
+    return [sign * value for sign, value in zip(signs, values, strict=True)]
 
 
 def _distances(costs: Sequence[Sequence[float]]) -> list[float]:

@@ -31,7 +31,7 @@ def copy_study(name: str, source: Path, folder: Path) -> list[Path]:
     """
     definition = load_definition(source)
     text = _renamed(definition, name)
-    copies = {folder / file: definition.folder / file for file in _files(definition)}
+    copies = {folder / file: definition.folder / file for file in _relative_files(definition)}
     target = folder / f"{name}.toml"
     _refuse_to_overwrite(target, copies)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def _renamed(definition: Definition, name: str) -> str:
     return text
 
 
-def _files(definition: Definition) -> list[Path]:
+def _relative_files(definition: Definition) -> list[Path]:
     """Return the files that the study needs beside it, relative to the study file's folder."""
     references = definition.references.values()
     files = []
@@ -80,3 +80,10 @@ def _refuse_to_overwrite(target: Path, copies: dict[Path, Path]) -> None:
     for copy, original in copies.items():
         if copy.exists() and copy.read_bytes() != original.read_bytes():
             raise UsageError(f"{copy} exists already and is another file than {original}; move it away first")
+
+
+def files_of(definition: Definition) -> set[Path]:
+    """Return the files that a study needs beside its study file, the neighbours of its Python files too."""
+    named = {definition.folder / file for file in _relative_files(definition)}
+    neighbours = {each for file in named if file.suffix == ".py" for each in file.parent.glob("*.py")}
+    return {file for file in named | neighbours if file.is_file()}

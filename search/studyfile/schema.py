@@ -245,6 +245,7 @@ class SearchDefinition(Table):
     """Defaults for the command line's flags, and how to choose between trials.
 
     Attributes:
+        trial_timeout: Seconds after which a trial is stopped and counts as failed.
         patience: Stop after this many trials without a better one.
         terminator: Stop when Optuna's terminator expects no further progress.
         target: Stop when the metric is at least this good.
@@ -256,6 +257,7 @@ class SearchDefinition(Table):
 
     n_trials: Count = 20
     timeout: float | None = Field(default=None, gt=0)
+    trial_timeout: float | None = Field(default=None, gt=0)
     sampler: Sampler = "tpe"
     sampler_options: dict[str, Any] = Field(default_factory=dict)
     pruner: Pruner = "median"

@@ -19,11 +19,13 @@ class Settings:
         tracking_uri: MLflow's tracking store; None for MLflow's own choice.
         n_trials: How many trials to run.
         timeout: Seconds after which no trial starts; None for no limit.
+        trial_timeout: Seconds after which a trial is stopped and counts as failed; None for no limit.
         workers: How many trials at a time, or `auto`.
         cluster: Address of a dask scheduler; None to train on this machine.
         gpu_share: The share of a GPU that one worker uses, in (0, 1].
         resume: Finish the newest interrupted search instead of running more trials.
         register: Whether the best trial's model becomes a version in the registry.
+        offline: Whether MLflow is left alone; `search.sync` writes to it later.
     """
 
     definition: Definition
@@ -32,6 +34,7 @@ class Settings:
     tracking_uri: str | None
     n_trials: int
     timeout: float | None
+    trial_timeout: float | None
     workers: int | str
     cluster: str | None
     gpu_share: float
@@ -40,6 +43,7 @@ class Settings:
     seed: int
     resume: bool
     register: bool
+    offline: bool
 
     def located(self) -> Settings:
         """Return the settings as a process in another working directory can use them: no relative path."""
@@ -56,6 +60,7 @@ def resolve(
     *,
     n_trials: int | None = None,
     timeout: float | None = None,
+    trial_timeout: float | None = None,
     workers: int | str | None = None,
     cluster: str | None = None,
     gpu_share: float = 1.0,
@@ -67,6 +72,7 @@ def resolve(
     seed: int | None = None,
     resume: bool = False,
     register: bool = True,
+    offline: bool = False,
 ) -> Settings:
     """Return the settings of a search; None leaves a setting to the study file."""
     search, name = definition.search, study_name or definition.name
@@ -77,6 +83,7 @@ def resolve(
         tracking_uri=tracking_uri,
         n_trials=search.n_trials if n_trials is None else n_trials,
         timeout=search.timeout if timeout is None else timeout,
+        trial_timeout=search.trial_timeout if trial_timeout is None else trial_timeout,
         workers=search.workers if workers is None else workers,
         cluster=cluster,
         gpu_share=gpu_share,
@@ -85,4 +92,5 @@ def resolve(
         seed=search.seed if seed is None else seed,
         resume=resume,
         register=register,
+        offline=offline,
     )

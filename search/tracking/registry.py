@@ -94,6 +94,11 @@ def version_of_run(name: str, run_id: str) -> Registered | None:
     return None
 
 
+def challenger(name: str) -> ModelVersion | None:
+    """Return the version with alias `challenger`; None when there is no such model or version."""
+    return _holder(MlflowClient(), name, CHALLENGER)
+
+
 def promote(model: str, *, version: str | None = None, alias: str = CHAMPION, force: bool = False) -> Promotion:
     """Move an alias to a version, unless that version is worse on its recorded test metric.
 

@@ -1,21 +1,19 @@
 """A search and its trials in MLflow: the only home of `MLflowCallback` and of MLflow's runs.
 
-It never trains and never chooses; it writes down what it is told, in few requests.
+It never trains and never chooses. Each function writes what the study says, starts from what is
+there, and may be called again.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,78 +21,116 @@ import mlflow
 import optuna
 import optuna_integration
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
 from search.data.summary import DataSummary
-from search.errors import TrackingError, TrialFailed, redact
+from search.errors import TrackingError, redact
 from search.study import attributes
+from search.studyfile.copy import files_of
 from search.studyfile.schema import Definition
-from search.tracking.store import store_errors
+from search.tracking import origin
 from search.training.result import Epoch, TrialResult
 
 OBJECTIVE = "objective"
-_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
+TRIAL, SEARCH_ID = "trial", "search_id"  # tags by which a run is found again
+STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
 _BATCH = 1000  # metrics in one request: MLflow's limit
-_PACKAGES = ("search", "tensorflow", "keras", "numpy", "optuna", "optuna-integration", "mlflow", "scikit-learn")
+_PARAMS = 100  # parameters in one request, likewise
+_LONGEST = 5000  # characters of a tag
 
 # Deprecated in optuna-integration 4.9, removed in 6.0; asked for, so used and pinned below 6.
 warnings.filterwarnings("ignore", message=".*MLflowCallback.*", category=FutureWarning)
-warnings.filterwarnings("ignore", message=".*track_in_mlflow.*", category=optuna.exceptions.ExperimentalWarning)
-
-
-def git_commit() -> str | None:
-    """Return the commit checked out in the working directory, if any."""
-    with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-        return done.stdout.strip()
-    return None
-
-
-def versions() -> str:
-    """Return the versions that a result depends on, on one line."""
-    found = [f"python {platform.python_version()}"]
-    for package in _PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            found.append(f"{package} {metadata.version(package)}")
-    return ", ".join(found)
 
 
 class SearchRun:
-    """One call of `search.run` in MLflow: the parent run, and the runs of its trials under it.
+    """One search in MLflow: the parent run, and the runs of its trials under it.
+
+    Nothing is written before `open`.
 
     Args:
         definition: The study file.
-        name: The study's name; the experiment is created under it when it is new.
-        data: What the trials are trained on.
-        run_id: An interrupted search's run to continue; None begins one.
-
-    Raises:
-        TrackingError: The store cannot be used.
+        name: The study's name; the experiment has it too.
+        search_id: The search, as the study knows it; a tag of its run.
+        described: The search's settings, its run's parameters.
+        dataset: The data, as `dataset_of` describes them; empty when they are not known.
+        began: When the search began, ISO 8601.
     """
 
-    def __init__(self, definition: Definition, name: str, data: DataSummary, run_id: str | None = None) -> None:
-        self._definition, self._name, self._data = definition, name, data
+    def __init__(
+        self,
+        definition: Definition,
+        name: str,
+        search_id: str,
+        described: Mapping[str, str],
+        dataset: Mapping[str, str],
+        began: str,
+    ) -> None:
+        self._definition, self._name, self._search_id = definition, name, search_id
+        self._described, self._began = described, datetime.fromisoformat(began)
+        self._dataset = (
+            DatasetInput(Dataset(**dataset), [InputTag("mlflow.data.context", "training")]) if dataset else None
+        )
         self._client = MlflowClient()
-        self._tags = self._common_tags()
-        with store_errors(mlflow.get_tracking_uri()):
+        self._lock = threading.Lock()
+        self.experiment_id = self.run_id = ""
+
+    @property
+    def opened(self) -> bool:
+        """Whether the run is known to be there."""
+        return bool(self.run_id)
+
+    def open(self) -> None:
+        """Find the experiment and the search's run, or create them.
+
+        Raises:
+            TrackingError: The experiment is deleted.
+        """
+        with self._lock:
+            if self.run_id:
+                return
             self.experiment_id = self._experiment()
             mlflow.set_experiment(experiment_id=self.experiment_id)
-            self.run_id = run_id or self._begin()
-            if run_id:
-                self._client.update_run(run_id, status="RUNNING")
-            self._dataset = DatasetInput(_dataset(data), [InputTag("mlflow.data.context", "training")])
-            self._log_dataset()
-        context = {"mlflow.parentRunId": self.run_id, **self._tags}
-        # MLflow puts these tags on every run of this process as it is created: no request each.
-        os.environ["MLFLOW_RUN_CONTEXT"] = json.dumps(context)
+            self.run_id = self._find() or self._create()
 
-    def _log_dataset(self) -> None:
+    def running(self) -> None:
+        """Show a run that is continued as RUNNING."""
+        self._client.update_run(self.run_id, status="RUNNING")
+
+    def _find(self) -> str:
+        with suppress(MlflowException):  # a search of the first version is named by its run
+            run = self._client.get_run(self._search_id)
+            if run.info.lifecycle_stage == "active":
+                return str(run.info.run_id)
+        found = self._client.search_runs([self.experiment_id], f"tags.{SEARCH_ID} = '{self._search_id}'", max_results=1)
+        return str(found[0].info.run_id) if found else ""
+
+    def _create(self) -> str:
+        tags = {**self._tags(), SEARCH_ID: self._search_id, "mlflow.source.type": "LOCAL", "kind": "search"}
+        with suppress(Exception):
+            import getpass
+
+            tags["mlflow.user"] = getpass.getuser()
+        name = f"search {self._began.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+        run = self._client.create_run(self.experiment_id, _milliseconds(self._began.timestamp()), tags, name)
+        run_id = str(run.info.run_id)
+        params = [Param(key, redact(value)) for key, value in self._described.items()]
+        self._client.log_batch(run_id, params=params)
+        file = self._definition.path.name or "study.toml"
+        self._client.log_text(run_id, redact(self._definition.text), f"study/{file}")
+        files, study_file = origin.common_layout(files_of(self._definition), self._definition.path)
+        origin.log(self._client, run_id, self._definition, files, study_file)
+        self._log_dataset(run_id)
+        return run_id
+
+    def _log_dataset(self, run_id: str) -> None:
         """Log the data set to the search's run, which creates it, before trials do so side by side."""
+        if self._dataset is None:
+            return
         for attempt in range(5):
             try:
-                self._client.log_inputs(self.run_id, datasets=[self._dataset])
+                self._client.log_inputs(run_id, datasets=[self._dataset])
             except MlflowException:  # another search created the same data set in this moment
                 if attempt == 4:
                     raise
@@ -113,9 +149,12 @@ class SearchRun:
                     )
                 return str(experiment.experiment_id)
             tags = {"mlflow.note.content": self._description(), "mlflow.experimentKind": "custom_model_development"}
-            with suppress(MlflowException):  # another search created it in this moment
+            try:
                 return str(self._client.create_experiment(self._name, tags=tags))
-            time.sleep(0.2 * attempt)
+            except MlflowException:
+                if attempt == 2:
+                    raise
+            time.sleep(0.2 * attempt)  # another search created it in this moment
         raise TrackingError(f"MLflow experiment '{self._name}' can neither be found nor created")
 
     def _description(self) -> str:
@@ -123,200 +162,157 @@ class SearchRun:
         goal = ", ".join(f"{direction} `{metric}`" for metric, direction in metrics)
         lines = [self._definition.description, f"Optuna study **{self._name}**: {goal}.", ""]
         lines += [f"- `{name}`: {_readable(each)}" for name, each in self._definition.space.items()]
-        return "\n".join(lines).strip()
+        return "\n".join(lines).strip()[:_LONGEST]
 
-    def _common_tags(self) -> dict[str, str]:
-        commit = git_commit()
+    def _tags(self) -> dict[str, str]:
+        commit = (origin.git("rev-parse", "HEAD") or "").strip()
         source = {"mlflow.source.git.commit": commit} if commit else {}
-        return {"study": self._name, "versions": versions(), "mlflow.source.name": "python -m search.run", **source}
+        versions = ", ".join(f"{name} {version}" for name, version in origin.versions().items())
+        return {"study": self._name, "versions": versions, "mlflow.source.name": "python -m search.run", **source}
 
-    def _begin(self) -> str:
-        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-        tags = {**self._tags, "mlflow.source.type": "LOCAL", "kind": "search"}
-        with suppress(Exception):
-            import getpass
+    def find_trial(self, number: int) -> str:
+        """Return the run of a trial; empty when there is none."""
+        query = f"tags.`mlflow.parentRunId` = '{self.run_id}' AND tags.{TRIAL} = '{number}'"
+        found = self._client.search_runs([self.experiment_id], query, max_results=1)
+        return str(found[0].info.run_id) if found else ""
 
-            tags["mlflow.user"] = getpass.getuser()
-        run = self._client.create_run(self.experiment_id, run_name=f"search {now}", tags=tags)
-        self._client.log_text(
-            run.info.run_id, self._definition.text, f"study/{self._definition.path.name or 'study.toml'}"
-        )
-        return str(run.info.run_id)
+    def create_trial(self, trial: FrozenTrial) -> str:
+        """Create the run of a trial, with its parameters, and return it."""
+        began = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
+        tags = {**self._tags(), "mlflow.parentRunId": self.run_id, TRIAL: str(trial.number)}
+        run = self._client.create_run(self.experiment_id, _milliseconds(began), tags, _name(trial.number))
+        run_id = str(run.info.run_id)
+        self._log_params(run_id, trial)
+        if self._dataset is not None:
+            self._client.log_inputs(run_id, datasets=[self._dataset])
+        return run_id
 
-    def describe(self, settings: Mapping[str, object]) -> None:
-        """Record the search's settings (budget, sampler, pruner, seed …) as parameters."""
-        params = [Param(name, redact(str(value))) for name, value in settings.items() if value is not None]
-        self._client.log_batch(self.run_id, params=params)
+    def _log_params(self, run_id: str, trial: FrozenTrial) -> None:
+        params = [Param(name, str(value)) for name, value in trial.params.items()]
+        for start in range(0, len(params), _PARAMS):
+            self._client.log_batch(run_id, params=params[start : start + _PARAMS])
 
-    def trial(self, trial: optuna.Trial) -> TrialRun:
-        """Return the run-to-be of a trial."""
-        return TrialRun(trial, self._client, self._dataset, self._definition)
+    def log_epochs(self, run_id: str, epochs: Sequence[Epoch]) -> None:
+        """Log these epochs' metrics."""
+        self._log(run_id, _metrics(epochs))
 
-    def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        """Write the search's outcome and end its run as `FINISHED`, `FAILED` or `KILLED`."""
-        now = _milliseconds(time.time())
-        self._client.log_batch(
-            self.run_id,
-            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
-            tags=[RunTag(name, redact(value)[:5000]) for name, value in tags.items()],
-        )
-        self._client.set_terminated(self.run_id, status)
-        os.environ.pop("MLFLOW_RUN_CONTEXT", None)
+    def finish_trial(self, run_id: str, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Give a trial's run its value, parameters and tags through `MLflowCallback`, and its status last."""
+        _callback(self._definition, trial.number)(study, _with_run(trial, run_id))
+        ended = _milliseconds(trial.datetime_complete.timestamp()) if trial.datetime_complete else None
+        self._client.set_terminated(run_id, STATUS[trial.state], end_time=ended)
 
-    def artifacts(self, folder: Path) -> None:
-        """Add the files of a folder to the search's run."""
-        self._client.log_artifacts(self.run_id, str(folder))
-
-
-class TrialRun:
-    """One trial inside its MLflow run, through `MLflowCallback`.
-
-    `inside` runs a function within the run; `finish` gives the run the trial's value, parameters
-    and fate.
-    """
-
-    def __init__(
-        self, trial: optuna.Trial, client: MlflowClient, dataset: DatasetInput, definition: Definition
-    ) -> None:
-        self._trial, self._client, self._dataset = trial, client, dataset
-        self._callback = _callback(definition, trial.number)
-        self._logged_epochs = 0
-        self.run_id = ""
-
-    def inside(self, objective: Callable[[], Sequence[float]]) -> Sequence[float]:
-        """Run `objective` inside the trial's run, and return its values."""
-
-        def objective_in_run(trial: optuna.Trial) -> Sequence[float]:
-            run = mlflow.active_run()
-            self.run_id = run.info.run_id if run else ""  # always there: the decorator made it
-            # At once, not at the end: an interrupted trial keeps its parameters.
-            self._client.log_batch(self.run_id, params=[Param(k, str(v)) for k, v in trial.params.items()])
-            self._client.log_inputs(self.run_id, datasets=[self._dataset])
-            return objective()
-
-        values: Sequence[float] = self._callback.track_in_mlflow()(objective_in_run)(self._trial)
-        return values
-
-    def epochs(self, epochs: Sequence[Epoch]) -> None:
-        """Log the epochs that are not logged yet."""
-        if len(epochs) > self._logged_epochs:
-            self._log(self._fresh(epochs))
-
-    def result(self, result: TrialResult) -> None:
-        """Log what the worker returned: remaining epochs, metrics, tags and how it was trained."""
-        now = _milliseconds(time.time())
+    def log_result(self, run_id: str, result: TrialResult, logged: int = 0) -> None:
+        """Log what a trial's worker returned: epochs after the first `logged`, metrics, tags, how it was trained."""
+        now = _milliseconds(result.epochs[-1].time if result.epochs else time.time())
         tags = {
             "seed": str(result.seed),
             "worker": result.worker,
             "fed": result.path,
             "optimizer": str(result.training.get("optimizer", {}).get("name", "")),
             "loss": str(result.training.get("loss", "")),
+            "reason": result.reason,
         }
-        if result.reason:
-            tags["reason"] = result.reason
         metrics = [Metric(name, value, now, result.step) for name, value in result.metrics.items()]
-        self._log(
-            [*self._fresh(result.epochs), *metrics],
-            [RunTag(name, redact(value)[:5000]) for name, value in tags.items() if value],
-        )
+        self._log(run_id, [*_metrics(result.epochs[logged:]), *metrics], tags)
+        texts = {"model_summary.txt": result.summary, "traceback.txt": redact(result.traceback), "log.txt": result.log}
+        if result.training:
+            texts["training.json"] = json.dumps(result.training, indent=2, default=str)
         with tempfile.TemporaryDirectory() as folder:
-            if result.training:
-                Path(folder, "training.json").write_text(json.dumps(result.training, indent=2, default=str))
-            if result.summary:
-                Path(folder, "model_summary.txt").write_text(result.summary)
+            for name, text in texts.items():
+                if text:
+                    Path(folder, name).write_text(text, encoding="utf-8", errors="replace")
             if any(Path(folder).iterdir()):
-                self._client.log_artifacts(self.run_id, folder)
+                self._client.log_artifacts(run_id, folder)
 
-    def _fresh(self, epochs: Sequence[Epoch]) -> list[Metric]:
-        """Return the metrics of epochs that are not logged yet, which count as logged from here on."""
-        fresh = epochs[self._logged_epochs :]
-        self._logged_epochs = len(epochs)
-        return [
-            Metric(name, value, _milliseconds(epoch.time), epoch.step)
-            for epoch in fresh
-            for name, value in epoch.logs.items()
-        ]
-
-    def _log(self, metrics: Sequence[Metric], tags: Sequence[RunTag] = ()) -> None:
+    def _log(self, run_id: str, metrics: Sequence[Metric], tags: Mapping[str, str] | None = None) -> None:
         """Log metrics and tags in one request, or in one for every 1000 metrics."""
+        written = [RunTag(name, redact(value)[:_LONGEST]) for name, value in (tags or {}).items() if value]
         for start in range(0, max(1, len(metrics)), _BATCH):
-            self._client.log_batch(
-                self.run_id, metrics=metrics[start : start + _BATCH], tags=tags if start == 0 else ()
-            )
+            self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH], tags=written if start == 0 else ())
 
-    def failed(self, error: TrialFailed) -> None:
-        """Say in the run why the trial failed."""
-        self._client.set_tag(self.run_id, "reason", redact(error.reason)[:5000])
-        if error.traceback:
-            self._client.log_text(self.run_id, redact(error.traceback), "traceback.txt")
+    def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Write the search's outcome and end its run as `FINISHED`, `FAILED` or `KILLED`."""
+        now = _milliseconds(time.time())
+        self._log(self.run_id, [Metric(name, value, now, 0) for name, value in metrics.items()], tags)
+        self._client.set_terminated(self.run_id, status)
 
-    def finish(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Give the run the trial's value, parameters and tags, and the status of its fate."""
-        _finish(self._callback, self._client, study, trial, self.run_id)
+    def artifacts(self, folder: Path) -> None:
+        """Add the files of a folder to the search's run."""
+        self._client.log_artifacts(self.run_id, str(folder))
+
+    def status(self) -> str:
+        """Return the status of the search's run."""
+        return str(self._client.get_run(self.run_id).info.status)
+
+    def trial_runs(self) -> Iterator[Run]:
+        """Yield every run nested under the search's."""
+        yield from _pages(self._client, self.experiment_id, f"tags.`mlflow.parentRunId` = '{self.run_id}'")
+
+    def is_known(self) -> bool:
+        """Return whether MLflow has the study's experiment and this search's run; writes nothing."""
+        experiment = self._client.get_experiment_by_name(self._name)
+        if experiment is None:
+            return False
+        self.experiment_id = str(experiment.experiment_id)
+        self.run_id = self._find()
+        return bool(self.run_id)
 
 
-def bury(definition: Definition, study: optuna.Study, run_id: str, reason: str) -> None:
-    """End the runs that a killed search left behind: its trials' by their fate, its own as KILLED.
-
-    Args:
-        definition: The study file.
-        study: The study; no trial of that search is RUNNING in it any more.
-        run_id: The killed search's run.
-        reason: What to write on the runs of trials that died with it.
-    """
+def model_of_run(run_id: str) -> str:
+    """Return the logged model of a trial's run, when it is ready; else empty."""
     client = MlflowClient()
-    with suppress(MlflowException):  # the run may have been deleted
-        experiment = client.get_run(run_id).info.experiment_id
-        mlflow.set_experiment(experiment_id=experiment)
-        trials = {trial.system_attrs.get(attributes.RUN_ID): trial for trial in study.get_trials(deepcopy=False)}
-        for run in _runs_under(client, experiment, run_id):
-            trial = trials.get(run.info.run_id)
-            if trial is None:
-                client.set_terminated(run.info.run_id, "FAILED")
-            elif "state" not in run.data.tags or run.info.status == "RUNNING":
-                _finish(_callback(definition, trial.number), client, study, trial, run.info.run_id)
-                if trial.state == TrialState.FAIL:
-                    client.set_tag(run.info.run_id, "reason", reason)
-        client.set_terminated(run_id, "KILLED")
+    outputs = client.get_run(run_id).outputs
+    for output in outputs.model_outputs if outputs else ():
+        with suppress(MlflowException):
+            model = client.get_logged_model(output.model_id)
+            if model.status == LoggedModelStatus.READY:
+                return str(model.model_id)
+    return ""
 
 
-def _runs_under(client: MlflowClient, experiment: str, run_id: str) -> Iterator[Run]:
+def _pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
     token = None
     while True:
-        page = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{run_id}'", page_token=token)
+        page = client.search_runs([experiment], query, page_token=token)
         yield from page
         token = page.token
         if not token:
             return
 
 
+def _name(number: int) -> str:
+    return f"trial-{number:05d}"
+
+
+def _with_run(trial: FrozenTrial, run_id: str) -> FrozenTrial:
+    """Return a copy of a trial that names its run, where `MLflowCallback` looks for it."""
+    import copy
+
+    shown = copy.copy(trial)
+    shown.system_attrs = {**trial.system_attrs, attributes.RUN_ID: run_id}
+    return shown
+
+
 def _callback(definition: Definition, number: int) -> optuna_integration.MLflowCallback:
-    """Return a callback for one trial: its lock is held for a whole trial, so each has its own."""
+    """Return a callback for one trial; it has a lock, so each trial has its own."""
     several = len(definition.metrics) > 1
     return optuna_integration.MLflowCallback(
-        tracking_uri=mlflow.get_tracking_uri(),
         metric_name=[f"{OBJECTIVE}_{metric}" for metric in definition.metrics] if several else [OBJECTIVE],
         create_experiment=False,
-        mlflow_kwargs={"run_name": f"trial-{number:05d}"},
+        mlflow_kwargs={"run_name": _name(number)},
     )
 
 
-def _finish(callback: Any, client: MlflowClient, study: optuna.Study, trial: FrozenTrial, run_id: str) -> None:
-    callback(study, trial)
-    status = _STATUS[trial.state]
-    if status != "FINISHED":  # the callback ends every run as FINISHED
-        ended = _milliseconds(trial.datetime_complete.timestamp()) if trial.datetime_complete else None
-        client.set_terminated(run_id, status, end_time=ended)
+def _metrics(epochs: Sequence[Epoch]) -> list[Metric]:
+    return [
+        Metric(name, value, _milliseconds(epoch.time), epoch.step)
+        for epoch in epochs
+        for name, value in epoch.logs.items()
+    ]
 
 
-def metrics_of(run_id: str) -> dict[str, float]:
-    """Return the last value of each metric of a run; empty when the run is gone."""
-    with suppress(MlflowException):
-        return dict(MlflowClient().get_run(run_id).data.metrics)
-    return {}
-
-
-def _dataset(data: DataSummary) -> Dataset:
+def dataset_of(data: DataSummary) -> dict[str, str]:
     """Return the data set as `mlflow.data` describes one, without the data themselves."""
     schema: dict[str, Any]
     if data.columns:
@@ -325,14 +321,14 @@ def _dataset(data: DataSummary) -> Dataset:
         inputs = [_tensor_json(spec) for spec in data.inputs]
         schema = {"mlflow_tensorspec": {"features": json.dumps(inputs), "targets": None}}
     profile = {"task": data.task, "features_shape": [list(spec.shape) for spec in data.inputs], **data.rows}
-    return Dataset(
-        name=data.name,
-        digest=data.digest,
-        source_type="search",
-        source=json.dumps({"uri": redact(data.source)}),
-        schema=json.dumps(schema),
-        profile=json.dumps(profile),
-    )
+    return {
+        "name": data.name,
+        "digest": data.digest,
+        "source_type": "search",
+        "source": json.dumps({"uri": redact(data.source)}),
+        "schema": json.dumps(schema),
+        "profile": json.dumps(profile),
+    }
 
 
 def _tensor_json(spec: Any) -> dict[str, Any]:
@@ -342,7 +338,7 @@ def _tensor_json(spec: Any) -> dict[str, Any]:
 
 def _readable(parameter: Any) -> str:
     values = parameter.model_dump().items()
-    return ", ".join(f"{key} {value}" for key, value in values if value not in (None, False))
+    return ", ".join(f"{key} {value}" for key, value in values if value is not None and value is not False)
 
 
 def _milliseconds(seconds: float) -> int:

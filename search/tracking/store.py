@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -42,23 +42,26 @@ def fresh_store(uri: str) -> Iterator[Callable[[], None]]:
         TrackingError: The store cannot be reached or used.
     """
     path = _sqlite_path(uri)
-    with store_errors(uri), _impatient():
-        if path is None or path.exists():
+    if path is None or path.exists():
+        with store_errors(uri), _impatient():
             _connect(uri)
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
-            yield lambda: None
-            return
+        yield lambda: None
+        return
+    with store_errors(uri):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-            made, copy = Path(folder) / "made", Path(folder) / "copy"
+        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-")
+    with folder as name:
+        made, copy = Path(name) / "made", Path(name) / "copy"
+        with store_errors(uri):
             MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
             shutil.copyfile(made, copy)
 
-            def publish() -> None:
-                with suppress(FileExistsError):  # another search was first; its store serves us too
-                    os.link(copy, path)
+        def publish() -> None:
+            with suppress(FileExistsError):  # another search was first; its store serves us too
+                os.link(copy, path)
 
-            yield publish
+        yield publish
 
 
 def _connect(uri: str) -> None:
@@ -80,8 +83,9 @@ def existing_store(uri: str) -> Iterator[None]:
     path = _sqlite_path(uri)
     if path is not None and not path.is_file():
         raise TrackingError(f"no MLflow store {uri} here; run a search first, or say --tracking-uri")
-    with store_errors(uri), _impatient():
-        _connect(uri)
+    with store_errors(uri):
+        with _impatient():
+            _connect(uri)
         yield
 
 
@@ -95,16 +99,36 @@ def store_errors(uri: str) -> Iterator[None]:
     """Turn an error of MLflow's store inside this block into a `TrackingError`."""
     try:
         yield
-    except (MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError, ModuleNotFoundError) as error:
+    except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
         raise TrackingError(
             f"MLflow tracking store {uri} cannot be used ({one_line(error)}); is it up, and the URI right?"
         ) from error
 
 
-@contextmanager
-def _impatient() -> Iterator[None]:
+def uri() -> str:
+    """Return the URI of the tracking store in use."""
+    return str(mlflow.get_tracking_uri())
+
+
+def absolute_uri() -> str:
+    """Return the tracking store's URI as a process in another working directory reaches it."""
+    path = _sqlite_path(uri())
+    return uri() if path is None else f"sqlite:///{path.absolute()}"
+
+
+def _impatient() -> AbstractContextManager[None]:
     """Ask a server for seconds, not the four minutes MLflow retries by default."""
-    names = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    return _variables(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT="10")
+
+
+def mirrored() -> AbstractContextManager[None]:
+    """Let a request to a server that is away fail within a minute: the mirror tries again itself."""
+    return _variables(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT="60")
+
+
+@contextmanager
+def _variables(**names: str) -> Iterator[None]:
+    """Set environment variables that are not set yet, inside this block."""
     ours = {name: value for name, value in names.items() if name not in os.environ}
     os.environ.update(ours)
     try:

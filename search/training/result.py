@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import base64
+import json
+import zlib
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-Fate = Literal["complete", "pruned", "failed", "died"]
+from optuna.trial import FrozenTrial
+
+from search.study import attributes
+
+Fate = Literal["complete", "pruned", "failed", "died"]  # died: with its worker, or stopped before its end
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class TrialResult:
         path: How the model was trained: by `whole epochs`, by `batches`, or by `plain fit`.
         reason: One line that says why it was pruned or failed.
         traceback: The traceback of a failed trial.
+        log: What the user's code printed.
         worker: Host and process that trained it.
         memory: The worker's resident size afterwards, in bytes.
     """
@@ -61,6 +69,7 @@ class TrialResult:
     path: str = ""
     reason: str = ""
     traceback: str = ""
+    log: str = ""
     worker: str = ""
     memory: int = 0
 
@@ -74,3 +83,30 @@ class TrialResult:
             return 0
         last = self.epochs[-1]
         return last.step + (1 if self.metrics.keys() & last.logs.keys() else 0)
+
+    def as_text(self) -> str:
+        """Return everything but the model as text that `from_text` reads: compressed JSON."""
+        content = asdict(replace(self, model=None))
+        return base64.b85encode(zlib.compress(json.dumps(content, default=str).encode())).decode("ascii")
+
+    @classmethod
+    def from_text(cls, text: str) -> TrialResult:
+        """Return the result that `as_text` wrote."""
+        content = json.loads(zlib.decompress(base64.b85decode(text)))
+        content["epochs"] = tuple(Epoch(**each) for each in content["epochs"])
+        for name in ("values", "violations"):
+            content[name] = tuple(content[name])
+        return cls(**content)
+
+    @property
+    def recorded(self) -> dict[str, float]:
+        """The metrics of the model that the trial has: its logs and its own metrics, without single folds' curves."""
+        last = self.epochs[-1].logs if self.epochs else {}
+        return {name: value for name, value in {**last, **self.metrics}.items() if "/" not in name}
+
+
+def live_epochs(trial: FrozenTrial) -> list[Epoch]:
+    """Return the epochs that a running trial has passed on, in the order of time."""
+    prefix = f"{attributes.EPOCHS}:"
+    parts = [each for name, each in trial.system_attrs.items() if name.startswith(prefix)]
+    return sorted((Epoch(**each) for part in parts for each in part), key=lambda epoch: epoch.time)

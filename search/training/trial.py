@@ -33,6 +33,10 @@ OnEpochs = Callable[[list[Epoch]], None]
 IsBest = Callable[[tuple[float, ...]], bool]
 
 
+class TrialStopped(Exception):
+    """The search asked the trial to stop before its end."""
+
+
 @dataclass(frozen=True)
 class _Split:
     """One of a trial's trainings, when folds or repeats make it several.
@@ -114,6 +118,8 @@ def run(
         fate = {"fate": "complete", "values": finished.values, "violations": finished.violations, "model": model}
     except optuna.TrialPruned as error:
         fate = {"fate": "pruned", "reason": str(error)}
+    except TrialStopped as error:
+        fate = {"fate": "died", "reason": str(error)}
     except TrialFailed as error:
         fate = {"fate": "failed", "reason": error.reason, "traceback": error.traceback}
     except (Exception, SystemExit) as error:  # the user's own code may call sys.exit

@@ -24,7 +24,7 @@ from search.errors import ClusterError, StorageError, one_line
 from search.studyfile.schema import Definition
 from search.training.model import user_files
 from search.workers import worker
-from search.workers.local import Slot
+from search.workers.base import Slot
 from search.workers.worker import shipped_folder
 
 T = TypeVar("T")
@@ -40,8 +40,12 @@ class ClusterSlot:
         self._address = ""
         self._future: Future[Any] | None = None
 
+    def ready(self) -> bool:
+        """Return whether a worker is there that is not running one of our trials."""
+        return self._pool.has_free(self._address)
+
     def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
-        """Run `function` on a worker that runs nothing of ours."""
+        """Run `function` on a worker that is not running one of our trials; waits a minute for one to come."""
         self._address = self._pool.take(self._address)
         executor = self._pool.client.get_executor(
             workers=[self._address], allow_other_workers=False, pure=False, retries=0, **self._pool.resources
@@ -119,6 +123,12 @@ class ClusterPool:
             if time.monotonic() > deadline:
                 raise ClusterError(f"no worker of the cluster came back within {_WORKER_SECONDS:g} s")
             time.sleep(0.5)
+
+    def has_free(self, preferred: str) -> bool:
+        """Return whether `take` would return at once."""
+        with self._lock:
+            known = self.workers()
+            return preferred in known or any(address not in self._taken for address in known)
 
     def give_back(self, address: str) -> None:
         """Let another slot use a worker."""

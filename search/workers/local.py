@@ -14,11 +14,12 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
 from search.data.summary import DataSummary
+from search.workers.base import Slot
 
 if TYPE_CHECKING:
     from search.workers import worker
@@ -28,38 +29,6 @@ _PRELOAD = "search.workers.preload"
 _GROWTH = 1.25  # a worker grown to this multiple of its size after its first trial is replaced
 _WORKER_BYTES = 1.5e9  # what a worker with TensorFlow and a small study takes, generously
 _SIGKILL = -9
-
-
-class Slot(Protocol):
-    """A place where one trial at a time is trained."""
-
-    def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
-        """Run `function` in the slot's process."""
-
-    def lost(self) -> str | None:
-        """Return why what runs in the slot will never end, if so."""
-
-    def stop(self) -> None:
-        """End what runs in the slot; the slot can be used again."""
-
-    def trained(self, memory: int) -> None:
-        """Take note of the worker's resident size in bytes after a trial."""
-
-
-class Pool(Protocol):
-    """Slots to train in, and what to tell the person of them."""
-
-    slots: list[Slot]
-    description: str
-
-    def check(self, job: worker.Job) -> DataSummary:
-        """Check the study in one slot; creates nothing."""
-
-    def reach(self, job: worker.Job) -> worker.Job:
-        """Return the job as workers can do it, with the user's files where they lack them."""
-
-    def close(self) -> None:
-        """End every worker that was started here."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +74,10 @@ class LocalSlot:
 
     def _start(self) -> ProcessPool:
         return ProcessPool(max_workers=1, initializer=begin_worker, initargs=(self._allotment,), context=_context())
+
+    def ready(self) -> bool:
+        """Return true: the process is this slot's own."""
+        return True
 
     def submit(self, function: Callable[..., T], /, *args: Any) -> Future[T]:
         """Run `function` in the slot's process; a new one is started when the last has died."""

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -26,7 +25,6 @@ from optuna.trial import TrialState
 from search.data.dataset import Data, load
 from search.data.summary import DataSummary
 from search.study import attributes, plots, ranking, samplers, storage
-from search.study.ranking import beats_all
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
 from search.training import result as results
@@ -35,6 +33,7 @@ from search.training.dry_run import dry_run
 from search.training.model import has_user_code
 from search.training.probes import probes
 
+STOPPED = "stopped; --resume runs it again"
 _COLLECT_BYTES = 100_000_000
 _LIVE_SECONDS = 2.0  # how often a long trial's epochs reach the storage, and so MLflow
 
@@ -49,6 +48,7 @@ class Job:
         shipped: Where the user's files were put on workers of a cluster; the study file's path is
             then relative to that folder.
         threads: Threads of a worker that was not started for this search.
+        stop_file: A file whose presence asks running trials to stop at their next epoch.
         guarded: Whether the same trial may be given to a worker twice, as dask does.
     """
 
@@ -56,6 +56,7 @@ class Job:
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     shipped: str = ""
     threads: int = 0
+    stop_file: str = ""
     guarded: bool = False
 
     @property
@@ -133,11 +134,12 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
             return results.TrialResult(number, "died", seed, reason=f"its worker died: it had begun on {begun}")
         storage.set_trial_system_attr(trial_id, attributes.BEGUN, f"{socket.gethostname()}:{os.getpid()}")
     _run_user_code_in(job, run_id)
-    live = _Live(storage, trial_id)
+    live = _Live(storage, trial_id, job.stop_file)
 
     def is_best(values: tuple[float, ...]) -> bool:
-        others = current.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return beats_all(definition, values, (each.values for each in others if ranking.feasible(each)))
+        complete = current.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        others = ((each.values, each.number) for each in complete if ranking.feasible(each))
+        return ranking.leads(definition, values, number, others)
 
     try:
         return trial.run(
@@ -163,11 +165,13 @@ def draw(job: Job, plot: str) -> dict[str, bytes]:
 class _Live:
     """Passes a long trial's epochs on through Optuna's storage, every two seconds at most."""
 
-    def __init__(self, storage: BaseStorage, trial_id: int) -> None:
-        self._storage, self._trial_id = storage, trial_id
+    def __init__(self, storage: BaseStorage, trial_id: int, stop_file: str) -> None:
+        self._storage, self._trial_id, self._stop_file = storage, trial_id, stop_file
         self._sent, self._last = 0, time.monotonic()
 
     def __call__(self, epochs: list[results.Epoch]) -> None:
+        if self._stop_file and os.path.exists(self._stop_file):
+            raise trial.TrialStopped(STOPPED)
         now = time.monotonic()
         if now - self._last < _LIVE_SECONDS:
             return
@@ -178,10 +182,14 @@ class _Live:
         self._sent, self._last = len(epochs), now
 
 
-def live_epochs(system_attrs: dict[str, Any]) -> list[results.Epoch]:
-    """Return the epochs that a running trial has passed on."""
-    parts = [attrs for name, attrs in system_attrs.items() if name.startswith(f"{attributes.EPOCHS}:")]
-    return sorted((results.Epoch(**each) for part in parts for each in part), key=lambda epoch: epoch.time)
+def seed_of(seed: int, number: int) -> int:
+    """Return the seed of a trial, from the study's."""
+    return trial.seed_of(seed, number)
+
+
+def may_log_itself(definition: Definition) -> bool:
+    """Return whether code of the user's own runs in a trial, and may log to its MLflow run."""
+    return has_user_code(definition)
 
 
 def _data(job: Job) -> tuple[Definition, Data]:

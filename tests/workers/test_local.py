@@ -139,29 +139,32 @@ def test_a_search_that_died_elsewhere_is_found_by_its_heartbeat(
 
     It fails loudly, too, when Optuna moves its heartbeat, which has no public name.
     """
-    from search import resume as records
+    from search import resume
     from search.study import attributes, storage
+    from search.study.spool import Spool
+    from search.studyfile.settings import resolve
 
     monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
     url = postgres.replace("@/postgres", "@/optuna")
     definition = tiny("beats")
-    first = run_search(definition, n_trials=2, storage=url)
+    run_search(definition, n_trials=2, storage=url)
     storage = open_storage(url)
     kept = optuna.load_study(study_name="beats", storage=storage)
     kept.set_user_attr(
-        f"search:{first.search_run_id}",
-        {"n_trials": 5, "state": "running", "host": "elsewhere", "pid": 1, "began": "2026-01-01"},
+        "search:elsewhere",
+        {"n_trials": 3, "state": "running", "host": "elsewhere", "pid": 1, "began": "2126-01-01", "beat": 0.0},
     )
     running = optuna.trial.create_trial(
-        state=optuna.trial.TrialState.RUNNING, system_attrs={attributes.SEARCH_RUN: first.search_run_id}
+        state=optuna.trial.TrialState.RUNNING, system_attrs={attributes.SEARCH_RUN: "elsewhere"}
     )
     trial_id = storage.create_new_trial(storage.get_study_id_from_name("beats"), template_trial=running)
-    records.beat(storage, trial_id)
-    records.bury_the_dead(definition, kept, storage)
-    assert [r.state for r in records.records(kept)] == ["running"], "it is given twice its interval"
+    spool = Spool(resolve(definition, storage=url))
+    resume.record_heartbeat(storage, trial_id)
+    resume.recover_killed_searches(kept, storage, spool)
+    assert storage.get_trial(trial_id).state == optuna.trial.TrialState.RUNNING, "it is given twice its interval"
     time.sleep(3)
-    records.bury_the_dead(definition, kept, storage)
-    assert [r.state for r in records.records(kept)] == ["interrupted"]
+    resume.recover_killed_searches(kept, storage, spool)
+    assert [record.state for record in resume.search_records(kept)] == ["finished", "interrupted"]
     assert storage.get_trial(trial_id).state == optuna.trial.TrialState.FAIL
     resumed = run_search(definition, resume=True, storage=url)
     assert resumed.n_trials["complete"] + resumed.n_trials["pruned"] == 3

@@ -1,0 +1,74 @@
+"""Reasons to end a search before its budget is spent: target, patience, terminator, time."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.errors import UsageError
+from search.study.ranking import best_trials, feasible, leads
+from search.studyfile.schema import Definition
+
+INTERRUPTED = "interrupted"
+GRACE_SECONDS = 60.0  # what running trials are given when the time is up
+_ENOUGH = 20  # complete trials before Optuna's terminator is asked
+
+
+def check_terminator(definition: Definition) -> None:
+    """Refuse `terminator = true` where Optuna's terminator cannot run.
+
+    Raises:
+        UsageError: torch is not installed.
+    """
+    if definition.search.terminator and importlib.util.find_spec("torch") is None:
+        raise UsageError("search.terminator needs torch; pip install 'search[gp]', or leave terminator out")
+
+
+class Stopping:
+    """Looks at each trial that ended, and says when the search should end.
+
+    Attributes:
+        best: The best trial so far.
+    """
+
+    def __init__(self, definition: Definition, study: optuna.Study, trials: list[FrozenTrial]) -> None:
+        self._definition, self._study = definition, study
+        self.best = next(iter(best_trials(definition, trials)), None)
+        self._complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
+        self._since_best = 0
+
+    def reason(self, trial: FrozenTrial) -> str:
+        """Take note of a trial that came to its own end; return why to end the search, empty to go on."""
+        self._complete += trial.state == TrialState.COMPLETE
+        if trial.state == TrialState.COMPLETE and feasible(trial) and self._leads(trial):
+            self.best, self._since_best = trial, 0
+        else:
+            self._since_best += 1
+        return self._patience() or self._target() or self._terminator(trial)
+
+    def _leads(self, trial: FrozenTrial) -> bool:
+        if self.best is None:
+            return True
+        if len(trial.values) == 1:
+            return leads(self._definition, trial.values, trial.number, [(self.best.values, self.best.number)])
+        leader = best_trials(self._definition, self._study.get_trials(deepcopy=False))[0]
+        return leader.number == trial.number
+
+    def _patience(self) -> str:
+        patience = self._definition.search.patience
+        return f"no better trial among the last {self._since_best}" if patience and self._since_best >= patience else ""
+
+    def _target(self) -> str:
+        target = self._definition.search.target
+        if target is None or self.best is None or self._definition.better(target, self.best.values[0]):
+            return ""
+        return f"the target of {target:g} is reached"
+
+    def _terminator(self, trial: FrozenTrial) -> str:
+        if not self._definition.search.terminator or trial.state != TrialState.COMPLETE or self._complete < _ENOUGH:
+            return ""
+        from optuna.terminator import Terminator
+
+        return "Optuna's terminator expects no further progress" if Terminator().should_terminate(self._study) else ""

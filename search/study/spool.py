@@ -1,0 +1,108 @@
+"""Files that wait beside a study until MLflow has them: models, what a search knows of its data, and locks."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from search.studyfile.settings import Settings
+
+
+class Spool:
+    """The folder of a study's waiting files: beside its journal, or in the working folder.
+
+    Every file appears whole or not at all.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        beside = Path(settings.storage) if "://" not in settings.storage else Path(settings.study_name)
+        self.folder = beside.with_name(f"{beside.name.removesuffix('.journal')}.spool")
+
+    def model(self, number: int) -> Path:
+        """Return where the model of a trial waits."""
+        return self.folder / f"trial-{number:05d}.keras"
+
+    def waiting(self) -> set[int]:
+        """Return the numbers of the trials whose model waits."""
+        return {int(path.stem.removeprefix("trial-")) for path in self.folder.glob("trial-*.keras")}
+
+    def put_model(self, number: int, archive: bytes) -> None:
+        """Keep a trial's model."""
+        self._write(self.model(number), archive)
+
+    def put_data(self, search_id: str, data: Any) -> None:
+        """Keep what a search knows of its data; it is needed to log models later."""
+        self._write(self._data(search_id), pickle.dumps(data))
+
+    def data(self, search_id: str) -> Any:
+        """Return what `put_data` kept; None when it is gone."""
+        with suppress(OSError):
+            return pickle.loads(self._data(search_id).read_bytes())  # noqa: S301 - written by us, in the user's folder
+        return None
+
+    def stop_file(self, search_id: str) -> Path:
+        """Return the file whose presence asks a search's trials to stop."""
+        return self.folder / f"{search_id}.stop"
+
+    def lock(self, search_id: str) -> SearchLock:
+        """Return the lock that a search holds while it runs."""
+        return SearchLock(self.folder / f"{search_id}.lock")
+
+    def forget(self, search_id: str) -> None:
+        """Remove the files of a search that is over and mirrored, and the folder when it is empty."""
+        for path in (self._data(search_id), self.stop_file(search_id), self.folder / f"{search_id}.lock"):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _data(self, search_id: str) -> Path:
+        return self.folder / f"{search_id}.data"
+
+    def _write(self, path: Path, content: bytes) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+class SearchLock:
+    """A file lock that the system releases when its process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def take(self) -> bool:
+        """Take the lock, and return whether it was free."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            return False
+        self._file = file
+        return True
+
+    def held_elsewhere(self) -> bool | None:
+        """Return whether another process holds the lock; None when there is no lock file."""
+        if not self._path.exists():
+            return None
+        if not self.take():
+            return True
+        self.release()
+        return False
+
+    def release(self) -> None:
+        """Give the lock up."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

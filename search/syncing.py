@@ -1,0 +1,128 @@
+"""Makes MLflow agree with a study after the fact: trials, models, searches, and the registered best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+
+from search import resume
+from search.errors import TrackingError
+from search.register import best_of, register_best
+from search.study import create, ranking
+from search.study.spool import Spool
+from search.studyfile.schema import Definition
+from search.studyfile.settings import Settings
+
+_PATIENCE = 60.0  # seconds without progress after which MLflow counts as away
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What came of it.
+
+    Attributes:
+        checked: How many trials were looked at.
+        mended: How many of them were written.
+        differs: What still differs.
+    """
+
+    study: str
+    checked: int
+    mended: int
+    differs: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return {"study": self.study, "checked": self.checked, "mended": self.mended, "differs": list(self.differs)}
+
+
+def sync(settings: Settings, on_message: Callable[[str], None], *, only_check: bool = False) -> Synced:
+    """Write to MLflow what the study says and MLflow does not show.
+
+    Args:
+        settings: Names the study, its storage and the tracking store.
+        on_message: Called with a line for the person.
+        only_check: Look and write nothing.
+
+    Raises:
+        StorageError: There is no such study.
+        TrackingError: MLflow's store cannot be used, or went away.
+    """
+    study, storage = create.load_with_storage(settings.study_name, settings.storage)
+    from search.tracking import agreement, store
+
+    definition, spool = settings.definition, Spool(settings)
+    checked = len(study.get_trials(deepcopy=False))
+    uri = store.set_uri(settings.tracking_uri)
+    if only_check:
+        with store.existing_store(uri):
+            differs = agreement.differences(definition, study, spool.waiting())
+        return Synced(settings.study_name, checked, 0, tuple(differs))
+    with store.mirrored(), store.fresh_store(uri) as publish, store.store_errors(uri):
+        publish()
+        resume.recover_killed_searches(study, storage, spool)
+        mended = _send(definition, study, storage, spool, on_message)
+        _register(settings, study, spool)
+        _end_searches(definition, study, spool)
+        differs = agreement.differences(definition, study, spool.waiting())
+    return Synced(settings.study_name, checked, mended, tuple(differs))
+
+
+def _send(
+    definition: Definition, study: optuna.Study, storage: Any, spool: Spool, on_message: Callable[[str], None]
+) -> int:
+    """Write every trial that MLflow does not show as the study has it, and return how many."""
+    from search.tracking import agreement
+    from search.tracking.mirror import Mirror
+
+    searches = agreement.search_runs(definition, study)
+    due = agreement.due(definition, study, searches, spool.waiting())
+    for run in searches.values():
+        run.open()
+    mirror = Mirror(study, storage, definition, searches, spool, on_message)
+    for number in due:
+        mirror.update(number)
+    left = mirror.drain(_PATIENCE)
+    mirror.close()
+    if left:
+        raise TrackingError(f"{len(left)} trials could not be written to MLflow; run python -m search.sync again later")
+    return len(due)
+
+
+def _register(settings: Settings, study: optuna.Study, spool: Spool) -> None:
+    """Register the best trial's model, where a search that owes it kept what is known of the data."""
+    from search.tracking import agreement
+
+    definition = settings.definition
+    ranked = ranking.best_trials(definition, study.get_trials(deepcopy=False))
+    owed = [record for record in resume.search_records(study) if record.state == "trained" and record.registers]
+    data = next(
+        (each for each in (spool.data(record.search_id) for record in reversed(owed)) if each is not None), None
+    )
+    if not ranked or data is None:
+        return
+    model_id = agreement.model_of(definition, study, ranked[0])
+    run_id = agreement.run_of(definition, study, ranked[0])
+    if model_id:
+        register_best(settings.study_name, definition, ranked[0], best_of(ranked[0], run_id), data, model_id)
+
+
+def _end_searches(definition: Definition, study: optuna.Study, spool: Spool) -> None:
+    """End the runs of searches that are over, and note those that owed only this as finished."""
+    from search.tracking import agreement
+
+    searches = agreement.search_runs(definition, study)
+    for record in resume.search_records(study):
+        run = searches[record.search_id]
+        if record.state == "running" or not run.is_known():
+            continue
+        if run.status() == "RUNNING" or record.state == "trained":
+            killed = record.state == "interrupted"
+            agreement.end_search(definition, study, record.search_id, run, "", record.stopped, killed=killed)
+        if record.state == "trained":
+            replace(record, state="finished").write(study)
+        if record.state != "interrupted":
+            spool.forget(record.search_id)

@@ -1,0 +1,197 @@
+"""Whether MLflow shows what the study says: looked at trial by trial, and brought about."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
+
+import optuna
+from mlflow.entities import Run
+from optuna.trial import FrozenTrial, TrialState
+
+from search.study import attributes, ranking, space
+from search.studyfile.schema import Definition
+from search.tracking import registry
+from search.tracking.runs import OBJECTIVE, STATUS, TRIAL, SearchRun, model_of_run
+
+_DEFAULT_BEGAN = "1970-01-01T00:00:00+00:00"
+
+
+def search_runs(definition: Definition, study: optuna.Study) -> dict[str, SearchRun]:
+    """Return the run of each of a study's searches, by the search's id; nothing is written."""
+    return {
+        search_id: SearchRun(
+            definition,
+            study.study_name,
+            search_id,
+            known.get("described", {}),
+            known.get("dataset", {}),
+            known.get("began", _DEFAULT_BEGAN),
+        )
+        for search_id, known in attributes.searches_of(study).items()
+    }
+
+
+def trials_by_search(study: optuna.Study) -> dict[str, list[FrozenTrial]]:
+    """Return a study's trials by the search that they belong to."""
+    found: dict[str, list[FrozenTrial]] = defaultdict(list)
+    for trial in study.get_trials(deepcopy=False):
+        found[str(trial.system_attrs.get(attributes.SEARCH_RUN, ""))].append(trial)
+    return dict(found)
+
+
+def shown_trials(run: SearchRun) -> dict[int, list[Run]]:
+    """Return the runs under a search's run by the number of their trial; -1 for those of no trial."""
+    found: dict[int, list[Run]] = defaultdict(list)
+    for each in run.trial_runs():
+        number = each.data.tags.get(TRIAL, each.data.tags.get("number", ""))
+        found[int(number) if number.isdecimal() else -1].append(each)
+    return dict(found)
+
+
+def differences_of_trial(definition: Definition, trial: FrozenTrial, runs: list[Run]) -> Iterator[str]:
+    """Yield what a trial's runs show otherwise than the study."""
+    name = f"trial {trial.number}"
+    if not runs:
+        yield f"{name} has no run"
+        return
+    if len(runs) > 1:
+        yield f"{name} has {len(runs)} runs"
+    run = runs[0]
+    if trial.state == TrialState.RUNNING:
+        if run.info.status != "RUNNING":
+            yield f"{name} is running, its run is {run.info.status}"
+        return
+    if run.info.status != STATUS[trial.state]:
+        yield f"{name} is {trial.state.name}, its run is {run.info.status}"
+    params = {key: str(value) for key, value in trial.params.items()}
+    if run.data.params != params:
+        yield f"{name} has other parameters in its run"
+    if trial.state == TrialState.COMPLETE:
+        names = [OBJECTIVE] if len(trial.values) == 1 else [f"{OBJECTIVE}_{metric}" for metric in definition.metrics]
+        if [run.data.metrics.get(each) for each in names] != list(trial.values):
+            yield f"{name} has another value in its run"
+
+
+def differences(definition: Definition, study: optuna.Study, waiting: Collection[int] = ()) -> list[str]:
+    """Return all that MLflow shows otherwise than the study; empty when they agree.
+
+    Args:
+        definition: The study file.
+        study: The study.
+        waiting: Trials whose model still waits to be logged.
+    """
+    return list(_differences(definition, study, waiting))
+
+
+def _differences(definition: Definition, study: optuna.Study, waiting: Collection[int]) -> Iterator[str]:
+    trials = trials_by_search(study)
+    for search_id, run in search_runs(definition, study).items():
+        known = attributes.searches_of(study)[search_id]
+        if not run.is_known():
+            yield f"the search of {known.get('began', '')[:19]} has no run"
+            continue
+        shown = shown_trials(run)
+        for trial in trials.get(search_id, []):
+            yield from differences_of_trial(definition, trial, shown.pop(trial.number, []))
+        for number, runs in shown.items():
+            yield f"{len(runs)} run{'s' * (len(runs) > 1)} of trial {number}, which this search has not"
+        if known["state"] != "running" and run.status() == "RUNNING":
+            yield f"the search of {known.get('began', '')[:19]} is over, its run is RUNNING"
+    for number in sorted(waiting):
+        yield f"the model of trial {number} is not logged"
+    yield from _twice(definition, study)
+    yield from _challenger(definition, study)
+
+
+def _twice(definition: Definition, study: optuna.Study) -> Iterator[str]:
+    """Yield configurations that were trained twice, where a configuration is all that a trial is."""
+    known = space.distributions(definition)
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state in ranking.FINISHED]
+    if any(not trial.params.keys() <= known.keys() for trial in ended):
+        return
+    for configuration, times in Counter(space.configuration(trial.params) for trial in ended).items():
+        if times > 1:
+            yield f"the configuration {configuration} was trained {times} times"
+
+
+def _challenger(definition: Definition, study: optuna.Study) -> Iterator[str]:
+    """Yield that the challenger is not the study's best trial, where there is a challenger."""
+    version = registry.challenger(study.study_name)
+    ranked = ranking.best_trials(definition, study.get_trials(deepcopy=False))
+    if version is not None and ranked and version.tags.get("trial") != str(ranked[0].number):
+        yield f"the challenger is trial {version.tags.get('trial')}, the best is trial {ranked[0].number}"
+
+
+def due(
+    definition: Definition, study: optuna.Study, searches: Mapping[str, SearchRun], waiting: Collection[int] = ()
+) -> list[int]:
+    """Return the trials of these searches that MLflow does not show as the study has them.
+
+    Args:
+        definition: The study file.
+        study: The study.
+        searches: The searches to look at.
+        waiting: Trials whose model waits to be logged.
+    """
+    trials, found = trials_by_search(study), []
+    for search_id, run in searches.items():
+        shown = shown_trials(run) if run.is_known() else {}
+        found += [
+            trial.number
+            for trial in trials.get(search_id, [])
+            if trial.number in waiting or any(differences_of_trial(definition, trial, shown.get(trial.number, [])))
+        ]
+    return found
+
+
+def model_of(definition: Definition, study: optuna.Study, trial: FrozenTrial) -> str:
+    """Return the logged model of a trial of any search; empty when there is none."""
+    found = run_of(definition, study, trial)
+    return model_of_run(found) if found else ""
+
+
+def run_of(definition: Definition, study: optuna.Study, trial: FrozenTrial) -> str:
+    """Return a trial's run; empty when there is none."""
+    run = search_runs(definition, study).get(str(trial.system_attrs.get(attributes.SEARCH_RUN, "")))
+    return run.find_trial(trial.number) if run is not None and run.is_known() else ""
+
+
+def end_search(
+    definition: Definition,
+    study: optuna.Study,
+    search_id: str,
+    run: SearchRun,
+    model: str,
+    stopped: str,
+    *,
+    killed: bool,
+) -> None:
+    """Write a search's outcome to its run and end it.
+
+    Args:
+        definition: The study file.
+        study: The study.
+        search_id: The search.
+        run: Its run, opened.
+        model: The URI of the registered best model; empty when none is.
+        stopped: Why it ended before its budget was spent.
+        killed: Whether it was interrupted.
+    """
+    trials = trials_by_search(study).get(search_id, [])
+    states = Counter(trial.state for trial in trials)
+    metrics = {
+        "trials_complete": float(states[TrialState.COMPLETE]),
+        "trials_pruned": float(states[TrialState.PRUNED]),
+        "trials_failed": float(states[TrialState.FAIL]),
+    }
+    ranked = ranking.best_trials(definition, study.get_trials(deepcopy=False))
+    tags = {"stopped": stopped, "model": model}
+    if ranked:
+        best = ranked[0]
+        tags |= {"best.trial": str(best.number), "best.run_id": str(best.system_attrs.get(attributes.RUN_ID, ""))}
+        tags |= {f"best.{name}": str(value) for name, value in best.params.items()}
+        metrics |= {f"best_{metric}": value for metric, value in zip(definition.metrics, best.values, strict=True)}
+    else:
+        tags["reason"] = "no trial completed"
+    run.end("KILLED" if killed else "FINISHED" if ranked else "FAILED", metrics, tags)

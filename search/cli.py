@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from search.errors import Interrupted, SearchError, did_you_mean, one_line
+from search.errors import SearchError, did_you_mean, one_line
 
 # The root of typer's own errors; typer names it nowhere in public (it was click's until 0.25).
 _TYPER_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -45,15 +45,16 @@ def execute(function: Callable[..., None], name: str) -> None:
     """Run a command; turn an error into a line and an exit status."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(function)
-    signal.signal(signal.SIGTERM, _terminate)
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, _terminate)
     try:
         status = app(prog_name=name, standalone_mode=False)
     except _TYPER_ERROR as error:
         status = _fail(error.format_message(), 2)
     except SearchError as error:
         status = _fail(str(error), error.exit_status, error)
-    except (KeyboardInterrupt, typer.Abort):
-        status = _fail("interrupted", Interrupted.exit_status)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        status = _fail("interrupted", 128 + (error.number if isinstance(error, _Terminated) else signal.SIGINT))
     except BrokenPipeError:
         status = 0
     except Exception as error:
@@ -62,8 +63,16 @@ def execute(function: Callable[..., None], name: str) -> None:
     sys.exit(status or 0)
 
 
-def _terminate(*_: object) -> None:
-    raise KeyboardInterrupt
+class _Terminated(KeyboardInterrupt):
+    """The process was asked to end by another signal than Ctrl-C's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def _terminate(number: int, _: object) -> None:
+    raise _Terminated(number)
 
 
 def _fail(message: str, status: int, error: BaseException | None = None) -> int:

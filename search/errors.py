@@ -13,7 +13,7 @@ and the search goes on; any other error ends the command.
     │   ├── RegistryError          no such model, version or alias
     │   └── ClusterError           the cluster's scheduler cannot be used
     ├── NoTrialCompleted           exit status 1
-    └── Interrupted                exit status 130
+    └── Interrupted                exit status 130 (143 by SIGTERM)
     TrialFailed                    this trial failed; the search goes on
 
 Messages never hold a password: every URL passes through `redact`.
@@ -131,12 +131,19 @@ class NoTrialCompleted(SearchError):
 class Interrupted(SearchError):
     """The search was interrupted; everything finished so far is kept.
 
+    Args:
+        message: One line for the person.
+        signal: What interrupted it; the exit status is 128 more.
+
     Attributes:
         outcome: What the search came to until then, a `search.session.Outcome`; None when no trial completed.
     """
 
-    exit_status = 130
     outcome: object = None
+
+    def __init__(self, message: str, signal: int = 2) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + signal
 
 
 class TrialFailed(Exception):

@@ -7,10 +7,12 @@ it, in its own time.
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.budget import Budget, Counts, Retry
 from search.errors import Interrupted, SearchError
-from search.resume import record_heartbeat
+from search.resume import finish_running, record_heartbeat, trials_of
 from search.stopping import GRACE_SECONDS, INTERRUPTED, Stopping
 from search.study import attributes, ranking, samplers, space
 from search.study.proposals import Proposal, Sampling
@@ -141,6 +143,7 @@ class Search:
         self._started = time.monotonic()
         self._free: list[Slot] = []
         self._running: list[_Running] = []
+        self._signal = 0
         self.stopped = ""
         trials = study.get_trials(deepcopy=False)
         finished = [each for each in trials if each.state in ranking.FINISHED]
@@ -174,16 +177,24 @@ class Search:
         """
         self._free = list(slots)
         try:
-            self._fill()
-            while self._running:
-                self._collect(_POLL_SECONDS)
+            with _signals(self._ask_to_stop):
                 self._fill()
-        except KeyboardInterrupt:
-            self._interrupt()
-            raise Interrupted("interrupted; everything finished so far is kept, and --resume goes on") from None
+                while self._running and not self._signal:
+                    self._collect(_POLL_SECONDS)
+                    self._fill()
+                if self._signal:
+                    self._interrupt()
         except BaseException as error:
             self._abandon(error)
             raise
+        if self._signal:
+            raise Interrupted("interrupted; everything finished so far is kept, and --resume goes on", self._signal)
+
+    def _ask_to_stop(self, number: int) -> None:
+        """Take note of a signal; the loop sees it within half a second. A second one ends everything at once."""
+        if self._signal:
+            raise Interrupted("interrupted; everything finished so far is kept, and --resume goes on", number)
+        self._signal = number
 
     def _fill(self) -> None:
         """Begin a trial in each free slot, while there is one to begin."""
@@ -198,7 +209,7 @@ class Search:
 
     def _begin(self) -> tuple[optuna.Trial, int] | None:
         """Return a new trial and how often it may be retried; None when there is a reason to begin none."""
-        if self.stopped or self._budget.remaining <= 0:
+        if self.stopped or self._signal or self._budget.remaining <= 0:
             return None
         if self._settings.timeout is not None and self._elapsed() >= self._settings.timeout:
             self.stopped = f"the time of {self._settings.timeout:g} s is up"
@@ -347,6 +358,11 @@ class Search:
                 record(self._storage, self._study, running.trial, running.trial_id, result)
                 self._mirror.update(running.trial.number)
 
+        with suppress(Exception):
+            for trial in trials_of(self._study, self._search_id):  # one that was asked for and never began
+                if trial.state == TrialState.RUNNING:
+                    finish_running(self._study, self._storage, trial)
+
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
 
@@ -370,6 +386,21 @@ class Search:
                 counts=self.counts,
             )
         )
+
+
+@contextmanager
+def _signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Hand Ctrl-C, SIGTERM and SIGHUP to a function inside this block; only a program's main thread gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+    before = {name: signal.signal(name, lambda number, _: handle(number)) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def record(

@@ -73,6 +73,8 @@ def test_resume_finishes_what_was_begun(tiny: Tiny, folder: Path, end: signal.Si
     runs = client.search_runs([resumed["experiment_id"]], max_results=100)
     assert {run.info.status for run in runs if "kind" in run.data.tags} == {"FINISHED"}
     assert sum(run.data.tags.get("state") == "COMPLETE" for run in runs) == 12
+    checked = command("search.sync", "night", "--check", cwd=folder)
+    assert (checked.returncode, checked.stderr) == (0, ""), checked.stdout
     assert not [run for run in runs if run.info.status == "RUNNING"]
     nothing = command("search.run", "night", "--resume", cwd=folder)
     assert nothing.returncode == 2

@@ -45,8 +45,8 @@ def execute(function: Callable[..., None], name: str) -> None:
     """Run a command; turn an error into a line and an exit status."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(function)
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
     try:
         status = app(prog_name=name, standalone_mode=False)
     except _TYPER_ERROR as error:

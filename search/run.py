@@ -72,7 +72,8 @@ def run_command(
         raise UsageError("--resume with --n-trials; --resume finishes what was begun, so leave one of the two out")
     if cluster is None:
         start_forkserver()  # first of all: it imports the framework while we import the rest
-    from search.session import Outcome, search
+    from search.outcome import Outcome
+    from search.session import search
     from search.terminal import Display
 
     settings = resolve(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from search.budget import Counts, count
 from search.data.summary import DataSummary
 from search.errors import ClusterError, Interrupted, NoTrialCompleted, SearchError, StorageError, one_line, redact
 from search.optimize import NoMirror, OnProgress, Search
-from search.register import Best, best_of, register_best
+from search.outcome import Outcome
+from search.register import best_of, register_best
 from search.stopping import check_terminator
 from search.study import create, plots, ranking, samplers
 from search.study.spool import Spool
@@ -31,75 +32,12 @@ from search.workers.base import Pool
 
 if TYPE_CHECKING:
     from search.tracking.mirror import Mirror
-    from search.tracking.registry import Registered
     from search.tracking.runs import SearchRun
 
 OnMessage = Callable[[str], None]
 _PATIENCE = 30.0  # seconds without progress after which the end of a search no longer waits for MLflow
 _HURRY = 4.0  # the same after Ctrl-C
 _FINISHED, _TRAINED, _INTERRUPTED = "finished", "trained", "interrupted"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a search came to.
-
-    Attributes:
-        n_trials: How many of its trials are `complete`, `pruned` and `failed`.
-        died: Failed trials among them that died with their worker, beside the budget.
-        best: The best trial of the whole study.
-        front: The Pareto front, when there are several metrics.
-        model: The registered version of the best trial; None with `--no-register`.
-        newly_registered: Whether this search registered it.
-        stopped: Why the search ended before its budget was spent, if it did.
-        table: The best trials, for the terminal.
-        not_mirrored: Trials that MLflow does not show yet.
-        unregistered: Why the best trial's model is not registered, when it should be.
-    """
-
-    study: str
-    experiment_id: str
-    search_run_id: str
-    n_trials: dict[str, int]
-    died: int
-    best: Best
-    front: tuple[int, ...]
-    model: Registered | None
-    newly_registered: bool
-    stopped: str
-    seconds: float
-    workers: str
-    data: DataSummary
-    table: tuple[Best, ...]
-    not_mirrored: tuple[int, ...] = ()
-    unregistered: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the object that `--json` prints."""
-        values = self.best.values
-        model = None
-        if self.model is not None:
-            names = ("name", "version", "alias", "uri")
-            model = {name: getattr(self.model, name) for name in names}
-        several = {"pareto_front": list(self.front)} if len(values) > 1 else {}
-        return {
-            "study": self.study,
-            "experiment_id": self.experiment_id,
-            "search_run_id": self.search_run_id,
-            "n_trials": self.n_trials,
-            "best": {
-                "number": self.best.number,
-                "value": values[0] if len(values) == 1 else list(values),
-                "params": self.best.params,
-                "run_id": self.best.run_id,
-                "metrics": self.best.metrics,
-            },
-            **several,
-            "model": model,
-            "stopped": self.stopped or None,
-            "seconds": round(self.seconds, 3),
-            **({"not_mirrored": len(self.not_mirrored)} if self.not_mirrored else {}),
-        }
 
 
 def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = lambda _: None) -> Outcome:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import optuna
 
     from search.optimize import Progress
+    from search.outcome import Outcome
     from search.register import Best
-    from search.session import Outcome
 
 
 class Display:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from search.optimize import Progress
-from search.session import Outcome, search
+from search.outcome import Outcome
+from search.session import search
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
 from search.studyfile.settings import resolve

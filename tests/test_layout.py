@@ -73,6 +73,7 @@ ROOMS = (
     {"workers"},
     {"optimize"},
     {"syncing"},
+    {"outcome"},
     {"session"},
     {"terminal"},
     {"cli"},

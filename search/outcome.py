@@ -1,0 +1,74 @@
+"""What a search came to: the values that the command prints and the Python API returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from search.data.summary import DataSummary
+from search.register import Best
+
+if TYPE_CHECKING:
+    from search.tracking.registry import Registered
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search came to.
+
+    Attributes:
+        n_trials: How many of its trials are `complete`, `pruned` and `failed`.
+        died: Failed trials among them that died with their worker, beside the budget.
+        best: The best trial of the whole study.
+        front: The Pareto front, when there are several metrics.
+        model: The registered version of the best trial; None with `--no-register`.
+        newly_registered: Whether this search registered it.
+        stopped: Why the search ended before its budget was spent, if it did.
+        table: The best trials, for the terminal.
+        not_mirrored: Trials that MLflow does not show yet.
+        unregistered: Why the best trial's model is not registered, when it should be.
+    """
+
+    study: str
+    experiment_id: str
+    search_run_id: str
+    n_trials: dict[str, int]
+    died: int
+    best: Best
+    front: tuple[int, ...]
+    model: Registered | None
+    newly_registered: bool
+    stopped: str
+    seconds: float
+    workers: str
+    data: DataSummary
+    table: tuple[Best, ...]
+    not_mirrored: tuple[int, ...] = ()
+    unregistered: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        values = self.best.values
+        model = None
+        if self.model is not None:
+            names = ("name", "version", "alias", "uri")
+            model = {name: getattr(self.model, name) for name in names}
+        several = {"pareto_front": list(self.front)} if len(values) > 1 else {}
+        return {
+            "study": self.study,
+            "experiment_id": self.experiment_id,
+            "search_run_id": self.search_run_id,
+            "n_trials": self.n_trials,
+            "best": {
+                "number": self.best.number,
+                "value": values[0] if len(values) == 1 else list(values),
+                "params": self.best.params,
+                "run_id": self.best.run_id,
+                "metrics": self.best.metrics,
+            },
+            **several,
+            "model": model,
+            "stopped": self.stopped or None,
+            "seconds": round(self.seconds, 3),
+            **({"not_mirrored": len(self.not_mirrored)} if self.not_mirrored else {}),
+        }

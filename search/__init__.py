@@ -1,10 +1,64 @@
 """Hyperparameter search for Keras: Optuna samples, MLflow records, the best model is registered."""
 
-from importlib import metadata
+from __future__ import annotations
 
-from search.errors import SearchError
-from search.studyfile.load import load_definition
-from search.studyfile.schema import Definition
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+from search.errors import (
+    ClusterError,
+    DataError,
+    Interrupted,
+    ModelError,
+    NoTrialCompleted,
+    RegistryError,
+    SearchError,
+    StorageError,
+    StudyFileError,
+    TrackingError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from search.api import Result, Study
+    from search.register import Best
+    from search.tracking.registry import Promotion, Registered
 
 __version__ = metadata.version("search")
-__all__ = ["Definition", "SearchError", "__version__", "load_definition"]
+__all__ = [
+    "Best",
+    "ClusterError",
+    "DataError",
+    "Interrupted",
+    "ModelError",
+    "NoTrialCompleted",
+    "Promotion",
+    "Registered",
+    "RegistryError",
+    "Result",
+    "SearchError",
+    "StorageError",
+    "Study",
+    "StudyFileError",
+    "TrackingError",
+    "UsageError",
+    "__version__",
+]
+# Imported when they are first asked for: `import search` answers at once.
+_LAZY = {
+    "Best": "search.register",
+    "Promotion": "search.tracking.registry",
+    "Registered": "search.tracking.registry",
+    "Result": "search.api",
+    "Study": "search.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'search' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

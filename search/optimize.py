@@ -411,6 +411,8 @@ def record(
     A crash between the two leaves an outcome from which `search.resume` finishes.
     """
     attributes.set_outcome(storage, trial_id, result.as_text())
+    if result.recorded:
+        storage.set_trial_system_attr(trial_id, attributes.RECORDED, result.recorded)
     if result.fate == "failed":
         storage.set_trial_system_attr(trial_id, attributes.FAILED_ITSELF, True)
     if result.violations:

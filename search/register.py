@@ -19,13 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Best:
-    """The best trial of the study, and what its run recorded."""
+    """The best trial of the study, and what was recorded of it.
+
+    Attributes:
+        number: Its number in the study.
+        values: One value for each of the study's metrics.
+        params: Its parameters.
+        run_id: Its run in MLflow; empty while MLflow does not show it.
+        metrics: Its metrics by name, those of the model that is kept.
+    """
 
     number: int
     values: tuple[float, ...]
     params: dict[str, Any]
     run_id: str
     metrics: dict[str, float]
+
+    @property
+    def value(self) -> float:
+        """The value of the study's metric, of the first when there are several."""
+        return self.values[0]
 
 
 def best_of(trial: FrozenTrial, run_id: str = "") -> Best:

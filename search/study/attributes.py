@@ -18,6 +18,7 @@ FAILED_ITSELF = "search:failed"  # true when it failed by its own error, not wit
 RETRIES = "search:retries"  # how often its configuration may be tried again when its worker dies
 BEGUN = "search:begun"  # host and process of the cluster's worker that began it
 EPOCHS = "search:epochs"  # followed by a number: epochs that a long trial reported while it runs
+RECORDED = "search:metrics"  # its metrics by name, once it ended
 OUTCOME = "search:outcome"  # what became of it, written before its state
 RUN_ID = "mlflow_run_id"  # its run in MLflow; MLflowCallback reads it
 FIXED = "fixed_params"  # Optuna's own: values that a builder's suggestions must take
@@ -43,6 +44,11 @@ def note(storage: BaseStorage, study: optuna.Study, number: int, name: str, valu
 def constraints_of(trial: FrozenTrial) -> Sequence[float]:
     """Return how far a trial is beyond each constraint; at most 0 where it is met."""
     return list(trial.user_attrs.get(CONSTRAINTS, ()))
+
+
+def metrics_of_trial(trial: FrozenTrial) -> dict[str, float]:
+    """Return a finished trial's metrics by name."""
+    return dict(trial.system_attrs.get(RECORDED, {}))
 
 
 def metrics_of(study: optuna.Study) -> list[str]:

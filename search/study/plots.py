@@ -11,6 +11,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.errors import UsageError, did_you_mean
+from search.study.table import trials_table
 from search.studyfile.schema import Definition
 
 
@@ -29,10 +31,8 @@ def write(study: optuna.Study, definition: Definition, folder: Path) -> list[Pat
 
 
 def table(study: optuna.Study, definition: Definition, folder: Path) -> Path:
-    """Write every trial with its value, parameters, state and duration to `trials.csv`."""
-    values = "value" if len(definition.metrics) == 1 else "values"
-    frame = study.trials_dataframe(attrs=("number", values, "params", "state", "duration"))
-    frame.to_csv(folder / "trials.csv", index=False)
+    """Write every trial with its value, parameters, metrics, state and seconds to `trials.csv`."""
+    trials_table(study, definition).to_csv(folder / "trials.csv", index=False)
     return folder / "trials.csv"
 
 
@@ -57,6 +57,19 @@ def draw(study: optuna.Study, definition: Definition, name: str, folder: Path) -
         _save(_AXES[name](study, definition), path)
         return [path]
     return []
+
+
+def axes(study: optuna.Study, definition: Definition, name: str) -> Any:
+    """Return one of `PLOTS`, drawn by matplotlib.
+
+    Raises:
+        UsageError: There is no such plot.
+    """
+    if name not in _AXES:
+        raise UsageError(f"no plot '{name}'; there are {', '.join(PLOTS)}{did_you_mean(name, PLOTS)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _AXES[name](study, definition)
 
 
 def _target(definition: Definition) -> dict[str, Any]:

@@ -10,17 +10,20 @@ from types import ModuleType
 from typing import Any
 
 from search.errors import ModelError, did_you_mean, one_line
+from search.studyfile import objects
 
 _OWN = "__search_loaded__"  # marks the modules that were imported from a user's file
 
 
 def load_object(reference: str, folder: Path, key: str) -> Any:
-    """Return what `<file.py>:<name>` or `<module>:<name>` stands for.
+    """Return what `<file.py>:<name>`, `<module>:<name>` or `object:<name>` stands for.
 
     Raises:
         ModelError: The module cannot be imported, or has no such name.
     """
     where, _, name = reference.partition(":")
+    if where == objects.PREFIX:
+        return objects.provided(name, key)
     try:
         module = _load_file(folder / where) if where.endswith(".py") else importlib.import_module(where)
     except ModelError:

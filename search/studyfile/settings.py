@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from search.studyfile.schema import Definition
@@ -26,6 +26,7 @@ class Settings:
         resume: Finish the newest interrupted search instead of running more trials.
         register: Whether the best trial's model becomes a version in the registry.
         offline: Whether MLflow is left alone; `search.sync` writes to it later.
+        objects: What `object:<name>` in the definition stands for, pickled.
     """
 
     definition: Definition
@@ -44,6 +45,7 @@ class Settings:
     resume: bool
     register: bool
     offline: bool
+    objects: bytes = field(default=b"", repr=False)
 
     def located(self) -> Settings:
         """Return the settings as a process in another working directory can use them: no relative path."""
@@ -73,6 +75,7 @@ def resolve(
     resume: bool = False,
     register: bool = True,
     offline: bool = False,
+    objects: bytes = b"",
 ) -> Settings:
     """Return the settings of a search; None leaves a setting to the study file."""
     search, name = definition.search, study_name or definition.name
@@ -93,4 +96,5 @@ def resolve(
         resume=resume,
         register=register,
         offline=offline,
+        objects=objects,
     )

@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -92,6 +93,11 @@ def version_of_run(name: str, run_id: str) -> Registered | None:
         alias = CHALLENGER if CHALLENGER in full.aliases else next(iter(full.aliases), None)
         return Registered(name, str(version.version), alias)
     return None
+
+
+def load_keras(uri: str) -> Any:
+    """Return the Keras model of a version."""
+    return mlflow.pyfunc.load_model(uri).get_raw_model()
 
 
 def challenger(name: str) -> ModelVersion | None:

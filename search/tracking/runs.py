@@ -7,6 +7,7 @@ there, and may be called again.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 import time
@@ -91,7 +92,8 @@ class SearchRun:
             if self.run_id:
                 return
             self.experiment_id = self._experiment()
-            mlflow.set_experiment(experiment_id=self.experiment_id)
+            if "MLFLOW_EXPERIMENT_ID" in os.environ:  # else runs of another experiment than the active one are refused
+                mlflow.set_experiment(experiment_id=self.experiment_id)
             self.run_id = self._find() or self._create()
 
     def running(self) -> None:

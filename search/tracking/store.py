@@ -105,6 +105,14 @@ def store_errors(uri: str) -> Iterator[None]:
         ) from error
 
 
+def restore(uri: str | None, experiment: str | None) -> None:
+    """Set MLflow's tracking store and active experiment again as they were; None where none was chosen."""
+    mlflow.set_tracking_uri(uri)  # type: ignore[arg-type]  # None gives the choice back to MLflow
+    if experiment is not None and os.environ.get("MLFLOW_EXPERIMENT_ID") != experiment:
+        with suppress(MlflowException):  # it was deleted meanwhile
+            mlflow.set_experiment(experiment_id=experiment)
+
+
 def uri() -> str:
     """Return the URI of the tracking store in use."""
     return str(mlflow.get_tracking_uri())

@@ -6,6 +6,7 @@ are the user's; nothing of theirs is changed, and all that a worker needs travel
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import tempfile
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,6 +88,7 @@ class ClusterPool:
     def __init__(self, address: str, wanted: int | str, n_trials: int, gpu_share: float) -> None:
         self._lock = threading.Lock()
         self._taken: set[str] = set()
+        self._plugin = ""
         try:
             self.client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
@@ -160,8 +163,10 @@ class ClusterPool:
             StorageError: The study's storage is a file that workers on other machines do not see.
         """
         files, path = _shipped(job.definition)
-        key = f"search-{job.definition.digest}-{abs(hash(tuple(sorted(files.items())))):x}"
+        content = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
+        key = f"search-shipped-{job.definition.digest}-{content}"
         self.client.register_plugin(ShippedFiles(key, files), name=key)
+        self._plugin = key
         if "://" not in job.settings.storage or job.settings.storage.startswith("sqlite"):
             self._see_file(job.settings.storage)
         threads = min((details.get("nthreads", 1) for details in self.workers().values()), default=1)
@@ -188,7 +193,10 @@ class ClusterPool:
         return self.slots[0].submit(worker.check, job).result()
 
     def close(self) -> None:
-        """Leave the cluster; its workers stay."""
+        """Leave the cluster; its workers stay, without this search's plug-in."""
+        with suppress(Exception):  # the scheduler may be gone
+            if self._plugin:
+                self.client.unregister_worker_plugin(self._plugin)
         self.client.close()
 
 

@@ -5,6 +5,7 @@ It talks to Optuna's storage and returns results; it never talks to MLflow.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from optuna.trial import TrialState
 from search.data.dataset import Data, load
 from search.data.summary import DataSummary
 from search.study import attributes, plots, ranking, samplers, storage
+from search.studyfile.objects import provide
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
 from search.training import result as results
@@ -193,15 +195,28 @@ def may_log_itself(definition: Definition) -> bool:
 
 
 def _data(job: Job) -> tuple[Definition, Data]:
-    key = f"{job.definition.digest}:{job.definition.path}"
+    given = hashlib.sha256(job.settings.objects).hexdigest()
+    key = f"{job.definition.digest}:{job.definition.path}:{job.shipped}:{given}"
     if _loaded.key != key or _loaded.data is None or _loaded.definition is None:
         if job.threads:
             warm(job.threads)
+        _forget_shipped(job.shipped)
+        provide(job.settings.objects)
         definition = job.definition
         if job.shipped:
             definition = definition.model_copy(update={"path": shipped_folder(job.shipped) / definition.path})
         _loaded.data, _loaded.definition, _loaded.key = load(definition), definition, key
     return _loaded.definition, _loaded.data
+
+
+def _forget_shipped(key: str) -> None:
+    """Forget the user's modules of an earlier search: this one's files may have the same names."""
+    others = str(Path(tempfile.gettempdir()) / "search-shipped-")
+    for name, module in list(sys.modules.items()):
+        file = str(getattr(module, "__file__", None) or "")
+        if file.startswith(others) and key not in file:
+            del sys.modules[name]
+    sys.path[:] = [each for each in sys.path if not each.startswith(others) or key in each]
 
 
 def shipped_folder(key: str) -> Path:

@@ -1,0 +1,362 @@
+"""The front door for Python: a study from a file or from objects, searched, inspected and promoted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.errors import SearchError, UsageError
+from search.outcome import Outcome
+from search.register import Best
+from search.studyfile.load import find_study, load_definition, parse_definition
+from search.studyfile.objects import Objects, as_text, provide, space_of
+from search.studyfile.schema import Definition
+from search.studyfile.settings import Settings, default_storage, resolve
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import optuna
+    import pandas as pd
+
+    from search.optimize import Progress
+    from search.tracking.registry import Promotion, Registered
+
+_LOGGERS = ("", "mlflow", "alembic", "optuna", "tensorflow")
+
+
+class Study:
+    """A study: what to search, in which data, by which model.
+
+    Args:
+        name: The name of a study file in `studies/`, or its path; with `data`, the name of a new study.
+        data: Arrays `(x, y)`, parts of such, a data frame (with `target`), or a function that returns
+            them. None reads the study file.
+        build: `mlp`, or a function `build(trial, data)` that returns a compiled `keras.Model`.
+        metric: A key of the Keras logs, or a sequence of them.
+        direction: `minimize` or `maximize`, one for each metric.
+        space: Optuna's distributions by name.
+        enqueue: Configurations to try first.
+        fit: The study file's table `[fit]`; functions and classes stand for themselves.
+        metrics: The table `[metrics]`, likewise.
+        search: The table `[search]`.
+        storage: An Optuna storage URL, or the path of a journal; `studies/<name>.journal` when left out.
+        tracking_uri: MLflow's tracking store; the one in use when left out.
+        model: Further keys of the table `[model]`, fixed arguments of the builder.
+        **data_settings: Further keys of the table `[data]`, for example `target`, `test_size` or `folds`.
+
+    Raises:
+        UsageError: There is no such study file.
+        StudyFileError: Something given cannot be; the message names the key.
+    """
+
+    def __init__(
+        self,
+        name: str | Path,
+        *,
+        data: Any = None,
+        build: str | Callable[..., Any] = "mlp",
+        metric: str | Sequence[str] | None = None,
+        direction: str | Sequence[str] | None = None,
+        space: Mapping[str, Any] | None = None,
+        enqueue: Sequence[Mapping[str, Any]] = (),
+        fit: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        search: Mapping[str, Any] | None = None,
+        storage: str | None = None,
+        tracking_uri: str | None = None,
+        model: Mapping[str, Any] | None = None,
+        **data_settings: Any,
+    ) -> None:
+        self._objects = Objects()
+        if data is None:
+            given = [build != "mlp", metric, direction, space, enqueue, fit, metrics, search, model, data_settings]
+            if any(given):
+                raise UsageError(f"study '{name}': data is missing; give data, or only the name of a study file")
+            self._definition = load_definition(find_study(str(name)))
+        else:
+            content: dict[str, Any] = {
+                "name": str(name),
+                "metric": metric if isinstance(metric, str) or metric is None else list(metric),
+                "direction": direction if isinstance(direction, str) or direction is None else list(direction),
+                "data": {"source": self._objects.refer_to_data(data), **data_settings},
+                "model": {"build": build if isinstance(build, str) else self._objects.refer("build", build)},
+                "space": space_of(space or {}, str(name)),
+                "enqueue": [dict(each) for each in enqueue],
+                "fit": self._objects.references_for(fit or {}, "fit"),
+                "metrics": self._objects.references_for(metrics or {}, "metrics"),
+                "search": dict(search or {}),
+            }
+            content["model"] |= self._objects.references_for(model or {}, "model")
+            content = {key: value for key, value in content.items() if value not in (None, {}, [])}
+            text = as_text(content, self._objects)
+            self._definition = parse_definition(content, Path(f"{name}.json"), text)
+        self._storage, self._tracking_uri = storage, tracking_uri
+
+    @property
+    def name(self) -> str:
+        """The study's name: Optuna study, MLflow experiment and registered model."""
+        return self._definition.name
+
+    @property
+    def definition(self) -> Definition:
+        """The checked study file, or what stands for one."""
+        return self._definition
+
+    def optimize(
+        self,
+        n_trials: int | None = None,
+        *,
+        timeout: float | None = None,
+        trial_timeout: float | None = None,
+        workers: int | str | None = None,
+        cluster: str | None = None,
+        gpu_share: float = 1.0,
+        sampler: str | None = None,
+        pruner: str | None = None,
+        seed: int | None = None,
+        resume: bool = False,
+        register: bool = True,
+        offline: bool = False,
+        progress: bool | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Result:
+        """Run trials, record them in MLflow, and register the best model: what `search.run` does.
+
+        Workers are processes of their own. In a script this call belongs under
+        `if __name__ == "__main__":`, as with any use of multiprocessing.
+
+        Args:
+            n_trials: How many trials to run; the study's own number when left out.
+            timeout: Seconds after which no trial starts.
+            trial_timeout: Seconds after which a trial is stopped and counts as failed.
+            workers: How many trials at a time, or `auto`.
+            cluster: Address of a dask scheduler.
+            gpu_share: The share of a GPU that one worker uses, in (0, 1].
+            sampler: As in the study file.
+            pruner: As in the study file.
+            seed: Seed of the search.
+            resume: Run only the trials that an interrupted search still owes.
+            register: Whether the best trial's model becomes a version in the registry.
+            offline: Whether to leave MLflow alone; `python -m search.sync` writes to it later.
+            progress: Whether to show a progress bar; by default in notebooks and on terminals.
+            on_progress: Called at each trial's beginning and end.
+
+        Raises:
+            UsageError: Something asked for cannot be; nothing was created.
+            NoTrialCompleted: No trial of the study is complete.
+            Interrupted: Ctrl-C; what finished is kept.
+        """
+        _refuse_in_workers()
+        settings = resolve(
+            self._definition,
+            n_trials=n_trials,
+            timeout=timeout,
+            trial_timeout=trial_timeout,
+            workers=workers,
+            cluster=cluster,
+            gpu_share=gpu_share,
+            storage=self._storage,
+            tracking_uri=self._tracking_uri,
+            sampler=sampler,
+            pruner=pruner,
+            seed=seed,
+            resume=resume,
+            register=register,
+            offline=offline,
+            objects=self._objects.pickled() if self._objects.named else b"",
+        )
+        with unchanged():
+            from search.workers.local import start_forkserver
+
+            provide(settings.objects)
+            if cluster is None:
+                start_forkserver()
+            return Result(self, _run(settings, progress, on_progress), settings)
+
+    def promote(self, version: str | None = None, *, alias: str = "champion", force: bool = False) -> Promotion:
+        """Move an alias to a version, by default `champion` to the challenger, unless that is worse.
+
+        Raises:
+            RegistryError: There is no such model or version.
+        """
+        with self.registry() as registry:
+            promotion: Promotion = registry.promote(self.name, version=version, alias=alias, force=force)
+        return promotion
+
+    def rollback(self, *, alias: str = "champion") -> Promotion:
+        """Give an alias back to the version that carried it before.
+
+        Raises:
+            RegistryError: There is no such model, or nobody carried the alias before.
+        """
+        with self.registry() as registry:
+            promotion: Promotion = registry.rollback(self.name, alias=alias)
+        return promotion
+
+    @contextmanager
+    def registry(self) -> Iterator[Any]:
+        """Use the module `search.tracking.registry` with the study's tracking store."""
+        with unchanged():
+            from search.tracking import registry, store
+
+            with store.existing_store(store.set_uri(self._tracking_uri)):
+                yield registry
+
+    def report(self, folder: str | Path | None = None) -> list[Path]:
+        """Write the study's table and plots to a folder, by default `reports/<name>`, and return the files."""
+        with unchanged():
+            from search.study import plots
+
+            target = Path(folder) if folder is not None else Path("reports") / self.name
+            target.mkdir(parents=True, exist_ok=True)
+            return plots.write(self.study, self._definition, target)
+
+    @property
+    def study(self) -> optuna.Study:
+        """The Optuna study.
+
+        Raises:
+            StorageError: No search has begun it.
+        """
+        from search.study.create import load
+
+        return load(self.name, self._storage or default_storage(self.name))
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r})"
+
+
+class Result:
+    """What a search came to.
+
+    Attributes:
+        outcome: All that `search.run` prints.
+    """
+
+    def __init__(self, study: Study, outcome: Outcome, settings: Settings) -> None:
+        self._study, self.outcome, self._settings = study, outcome, settings
+
+    @property
+    def best(self) -> Best:
+        """The best trial of the study: `number`, `params`, `value`, `metrics`, `run_id`."""
+        return self.outcome.best
+
+    @property
+    def model(self) -> Registered | None:
+        """The registered version of the best trial: `name`, `version`, `alias`, `uri`; None when none is."""
+        return self.outcome.model
+
+    @property
+    def study(self) -> optuna.Study:
+        """The Optuna study, for `optuna.visualization` and whatever else."""
+        return self._study.study
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """Every trial of the study: number, value, parameters, metrics, state, seconds."""
+        from search.study.table import trials_table
+
+        return trials_table(self.study, self._study.definition)
+
+    def load_model(self) -> Any:
+        """Return the best trial's Keras model.
+
+        Raises:
+            UsageError: The model is not registered.
+        """
+        if self.model is None:
+            raise UsageError("the best trial's model is not registered; run with register=True")
+        with self._study.registry() as registry:
+            return registry.load_keras(self.model.uri)
+
+    def plot(self, name: str = "parallel_coordinate") -> matplotlib.axes.Axes:
+        """Return one of the study's plots: `parallel_coordinate`, `optimization_history` or `slice`."""
+        from search.study import plots
+
+        axes: matplotlib.axes.Axes = plots.axes(self.study, self._study.definition, name)
+        return axes
+
+    def __repr__(self) -> str:
+        best = self.best
+        return f"Result({self._study.name!r}: trial {best.number} is best, value {best.value:.6g})"
+
+    def _repr_html_(self) -> str:
+        best = self.best
+        rows = {"study": self._study.name, "best trial": best.number, "value": f"{best.value:.6g}", **best.params}
+        rows |= {name: f"{value:.6g}" for name, value in best.metrics.items() if name.startswith("test_")}
+        if self.model is not None:
+            rows["model"] = self.model.uri
+        import html
+
+        cells = "".join(
+            f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items()
+        )
+        return f"<table>{cells}</table>"
+
+
+def _run(settings: Settings, progress: bool | None, on_progress: Callable[[Progress], None] | None) -> Outcome:
+    from search.session import search
+
+    shown = progress if progress is not None else _interactive()
+    if shown:
+        from search.terminal import Display
+
+        display = Display(settings.definition, silent=False)
+
+        def both(each: Progress) -> None:
+            display.progress(each)
+            if on_progress is not None:
+                on_progress(each)
+
+        with display:
+            return search(settings, both, display.say)
+    return search(settings, on_progress or (lambda _: None))
+
+
+def _interactive() -> bool:
+    """Return whether somebody looks on: in a notebook, or at a terminal."""
+    return "ipykernel" in sys.modules or sys.stderr.isatty()
+
+
+def _refuse_in_workers() -> None:
+    import multiprocessing
+
+    if multiprocessing.parent_process() is not None:
+        raise UsageError('a worker imports the script again; put the search under if __name__ == "__main__":')
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Leave environment, MLflow's state, warning filters and logging levels as they were."""
+    environment = dict(os.environ)
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    mlflow = sys.modules.get("mlflow")
+    uri = mlflow.get_tracking_uri() if mlflow is not None and mlflow.is_tracking_uri_set() else None
+    with warnings.catch_warnings():
+        for message in (".*MLflowCallback.*", ".*track_in_mlflow.*"):
+            warnings.filterwarnings("ignore", message=message, category=FutureWarning)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            _restore_mlflow(uri, environment.get("MLFLOW_EXPERIMENT_ID"))
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update(environment)
+
+
+def _restore_mlflow(uri: str | None, experiment: str | None) -> None:
+    if "search.tracking.store" in sys.modules:
+        from search.tracking import store
+
+        store.restore(uri, experiment)
+
+
+__all__ = ["Best", "Result", "SearchError", "Study"]

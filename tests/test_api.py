@@ -1,0 +1,154 @@
+"""The Python API: what a notebook user gets, and what is left as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+import search
+
+SPACE = {"width": IntDistribution(2, 8), "rate": FloatDistribution(1e-3, 1e-1, log=True)}
+PUBLIC = [
+    "Best",
+    "ClusterError",
+    "DataError",
+    "Interrupted",
+    "ModelError",
+    "NoTrialCompleted",
+    "Promotion",
+    "Registered",
+    "RegistryError",
+    "Result",
+    "SearchError",
+    "StorageError",
+    "Study",
+    "StudyFileError",
+    "TrackingError",
+    "UsageError",
+    "__version__",
+]
+
+
+def made(rows: int = 80) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    x = np.random.default_rng(0).normal(size=(rows, 3)).astype("float32")
+    return x, (x.sum(axis=1) > 0).astype("float32")
+
+
+def study_of_objects(name: str, **settings: Any) -> search.Study:
+    scale = 2.0  # a closure, which no file holds
+
+    def build(trial: Any, data: Any) -> Any:
+        import keras
+
+        inputs, x = data.inputs()
+        hidden = keras.layers.Dense(trial.params["width"], activation="relu")(x * scale)
+        model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
+        model.compile(optimizer=keras.optimizers.Adam(trial.params["rate"]), loss="binary_crossentropy")
+        return model
+
+    given: dict[str, Any] = {"data": made(), "build": build, "space": SPACE}
+    given |= {"metric": "val_loss", "direction": "minimize", "fit": {"epochs": 2}} | settings
+    return search.Study(name, **given)
+
+
+def test_the_public_names_are_these() -> None:
+    """A name that a user relies on would vanish, or one appear that nobody meant to keep."""
+    assert sorted(search.__all__) == PUBLIC
+    assert all(getattr(search, name) is not None for name in PUBLIC)
+
+
+def test_import_is_light() -> None:
+    """A notebook's first cell would take five seconds."""
+    code = "import sys, search; print([m for m in ('keras', 'mlflow', 'optuna', 'pandas') if m in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_a_study_of_python_objects(folder: Path) -> None:
+    """A notebook user could not search without writing files."""
+    before = (dict(os.environ), list(warnings.filters), logging.getLogger("mlflow").level)
+    study = study_of_objects("objects")
+    result = study.optimize(n_trials=3, workers=1)
+    assert (dict(os.environ), list(warnings.filters), logging.getLogger("mlflow").level) == before
+    assert set(result.best.params) == {"width", "rate"}
+    assert result.best.value == min(result.trials["value"].dropna())
+    assert {"number", "value", "params_width", "state", "seconds", "test_loss"} <= set(result.trials)
+    assert result.model is not None
+    assert result.load_model().predict(made()[0][:2], verbose=0).shape == (2, 1)
+    assert len(result.study.trials) == 3
+    assert "best trial" in result._repr_html_()
+    promotion = study.promote()
+    assert (promotion.promoted, promotion.version) == (True, result.model.version)
+    assert {path.name for path in study.report(folder / "mine")} >= {"trials.csv"}
+    again = study.optimize(n_trials=1, workers=1)
+    assert len(again.trials) == 4
+
+
+def test_a_data_frame_and_the_built_in_model(folder: Path) -> None:
+    """A table in a notebook would have to be written to a file first."""
+    x, y = made()
+    frame = pd.DataFrame(x, columns=["a", "b", "c"]).assign(label=np.where(y > 0, "yes", "no"))
+    study = search.Study(
+        "frame",
+        data=frame,
+        target="label",
+        metric=["val_loss", "parameters"],
+        direction=["minimize", "minimize"],
+        space={"width": CategoricalDistribution([2, 4])},
+        fit={"epochs": 1},
+        search={"sampler": "random"},
+    )
+    result = study.optimize(n_trials=2, workers=1)
+    assert {"values_val_loss", "values_parameters"} <= set(result.trials)
+
+
+def test_it_works_in_a_thread_and_in_a_running_loop(folder: Path) -> None:
+    """Jupyter, whose cells run inside an asyncio loop, or a server's thread would get an error about signals."""
+    found: list[search.Result] = []
+
+    async def cell() -> None:
+        found.append(study_of_objects("loop").optimize(n_trials=1, workers=1))
+
+    asyncio.run(cell())
+    thread = threading.Thread(target=lambda: found.append(study_of_objects("loop").optimize(n_trials=1, workers=1)))
+    thread.start()
+    thread.join()
+    assert [len(result.trials) for result in found] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"space": {"width": (2, 8)}}, "space.width: a tuple; use one of Optuna's"),
+        ({"metric": "val_los"}, "'val_los' is not among the metrics of this model; .*did you mean 'val_loss'"),
+        ({"direction": "down"}, "direction: 'down'; use 'minimize' or 'maximize'"),
+        ({"fit": {"epoch": 1}}, "fit.epoch: unknown key; .*did you mean 'epochs'"),
+        ({"tset_size": 0.2}, "data.tset_size: unknown key; .*did you mean 'test_size'"),
+    ],
+)
+def test_what_cannot_be_is_an_exception_with_one_line(folder: Path, settings: dict[str, Any], message: str) -> None:
+    """A notebook would end in SystemExit, or in a traceback through pydantic."""
+    with pytest.raises(search.UsageError, match=message):
+        study_of_objects("wrong", **settings).optimize(n_trials=1, workers=1)
+
+
+def test_a_study_file_by_name(folder: Path) -> None:
+    """The studies that ship could not be run from a notebook."""
+    study = search.Study("blobs")
+    assert study.name == "blobs"
+    with pytest.raises(search.UsageError, match="did you mean 'blobs'"):
+        search.Study("blobbs")
+    with pytest.raises(search.UsageError, match="data is missing"):
+        search.Study("mine", build="mlp", metric="val_loss")

@@ -209,14 +209,18 @@ def _schedule(
         return keras.callbacks.ReduceLROnPlateau(
             monitor=monitor, mode=mode, factor=wanted.factor, patience=wanted.patience, min_lr=wanted.minimum
         )
-    first: list[float] = []
 
-    def rate_of(epoch: int, rate: float) -> float:
-        if not first:
-            first.append(rate)
-        return learning_rate(wanted, first[0], epoch, epochs)
+    class Schedule(keras.callbacks.LearningRateScheduler):  # type: ignore[misc]  # Keras ships no types
+        first: float | None = None  # the rate of epoch 0
 
-    return keras.callbacks.LearningRateScheduler(rate_of)
+        def __init__(self) -> None:
+            super().__init__(self.rate_of)
+
+        def rate_of(self, epoch: int, rate: float) -> float:
+            self.first = rate if self.first is None else self.first
+            return learning_rate(wanted, self.first, epoch, epochs)
+
+    return Schedule()
 
 
 def learning_rate(schedule: LearningRateSchedule, first: float, epoch: int, epochs: int) -> float:

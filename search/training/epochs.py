@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,13 @@ class Epochs:
 
     Attributes:
         logs: The logs of each epoch by its step. Steps count on when a model's own `fit` trains several times.
+        ended: When each ended, in seconds since 1970.
         offset: What to add to Keras's epoch in the training that is going on.
         weights: Those at the end of the last epoch.
     """
 
     logs: dict[int, dict[str, float]] = field(default_factory=dict)
+    ended: dict[int, float] = field(default_factory=dict)
     offset: int = 0
     weights: Weights | None = None
 
@@ -39,8 +42,9 @@ class Epochs:
         """Note an epoch as Keras counts it, and return its step."""
         if epoch + self.offset <= self.last:  # another training of the same model
             self.offset = self.last + 1 - epoch
-        self.logs[epoch + self.offset] = logs
-        return epoch + self.offset
+        step = epoch + self.offset
+        self.logs[step], self.ended[step] = logs, time.time()
+        return step
 
     def kept(self, model: keras.Model, used: Sequence[keras.callbacks.Callback]) -> int | None:
         """Return the step of the epoch whose weights the model has; None when they are from none of them.

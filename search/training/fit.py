@@ -89,6 +89,13 @@ def _plain_log_names(model: keras.Model, few: Data) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*logged, *held_out, *(f"val_{name}" for name in held_out))))
 
 
+def has_own_fit(model: keras.Model) -> bool:
+    """Return whether a model trains by a `fit` of its own."""
+    import keras
+
+    return type(model).fit is not keras.Model.fit
+
+
 def can_evaluate(model: keras.Model) -> bool:
     """Return whether `evaluate` works: a model that only has a training step of its own has no loss to compute."""
     import keras
@@ -112,6 +119,7 @@ def fit(
     shuffle: bool = True,
     steps_per_epoch: int | None = None,
     validation_steps: int | None = None,
+    first_epoch: Callable[[], int] = lambda: 0,
     on_path: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Train the model.
@@ -127,6 +135,7 @@ def fit(
         shuffle: Whether each epoch has an order of its own; else the rows come as they are.
         steps_per_epoch: Batches in an epoch; needed for a stream without end.
         validation_steps: Batches of the validation part; needed for a stream without end.
+        first_epoch: Called once training has begun: the epoch it begins at, when a killed trial goes on.
         on_path: Called with how the model is trained, before it is: a path, or `REUSED`.
     """
     path = path_of(model, data, callbacks) if steps_per_epoch is validation_steps is None else PLAIN
@@ -145,12 +154,18 @@ def fit(
     if path == WHOLE_EPOCHS:
         functions = graph_reuse.functions(model, tensors)
         on_path(REUSED if functions.reused else path)
-        orders = _orders(_rows(train), seed, shuffle)
-        _fit_whole_epochs(model, functions, lambda: functions.train(next(orders), batch_size, tensors), settings)
+        orders: list[Iterator[NDArray[np.int32]]] = []
+
+        def train_epoch() -> dict[str, Any]:
+            if not orders:  # callbacks have begun: a killed trial may go on at a later epoch
+                orders.append(_orders(_rows(train), seed, shuffle, first_epoch()))
+            return functions.train(next(orders[0]), batch_size, tensors)
+
+        _fit_whole_epochs(model, functions, train_epoch, settings)
     else:
         on_path(path)
         steps = -(-_rows(train) // batch_size)
-        batches = _batches(tensors, lambda: _orders(_rows(train), seed, shuffle), batch_size)
+        batches = _batches(tensors, lambda: _orders(_rows(train), seed, shuffle, first_epoch()), batch_size)
         model.fit(batches, steps_per_epoch=steps, **settings)
 
 
@@ -261,9 +276,11 @@ def _same_spec(one: Any, other: Any) -> bool:
     return False
 
 
-def _orders(rows: int, seed: int, shuffle: bool = True) -> Iterator[NDArray[np.int32]]:
-    """Yield the order of the rows in each epoch, without end."""
+def _orders(rows: int, seed: int, shuffle: bool = True, first: int = 0) -> Iterator[NDArray[np.int32]]:
+    """Yield the order of the rows in each epoch from `first` on, without end."""
     generator = np.random.default_rng(seed)
+    for _ in range(first if shuffle else 0):
+        generator.permutation(rows)
     while True:
         yield (generator.permutation(rows) if shuffle else np.arange(rows)).astype("int32")
 

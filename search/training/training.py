@@ -16,7 +16,7 @@ import numpy as np
 
 from search.data.dataset import Data
 from search.studyfile.schema import Definition
-from search.training import callbacks, fit, metrics, own_fit, own_metrics
+from search.training import callbacks, checkpoint, fit, metrics, own_fit, own_metrics
 from search.training.epochs import Epochs, OnEpoch, restores, watcher
 from search.training.model import build, has_user_code
 
@@ -53,12 +53,20 @@ class Training:
         trial: Its parameters build the model, and may say `epochs` and `batch_size`.
         seed: Of the model's weights, of its random layers, and of the order of the rows.
         folder: The trial's own, where callbacks write.
+        checkpoints: Where its state is kept after an epoch, and found again after a kill; None to keep none.
         epochs: How many to train for, when it is not for the study file or the trial to say; a
             schedule still spans as many as they say.
     """
 
     def __init__(
-        self, definition: Definition, data: Data, trial: BaseTrial, seed: int, folder: Path, epochs: int | None = None
+        self,
+        definition: Definition,
+        data: Data,
+        trial: BaseTrial,
+        seed: int,
+        folder: Path,
+        epochs: int | None = None,
+        checkpoints: Path | None = None,
     ) -> None:
         _set_seeds(seed, definition, data)
         self.model = build(definition, trial, data)
@@ -67,16 +75,23 @@ class Training:
         self.batch_size = int(settings["batch_size"])
         self.epochs = epochs or int(settings["epochs"])
         self._definition, self._data, self._trial, self._seed = definition, data, trial, seed
+        self._checkpoints = checkpoints
         self._callbacks = callbacks.callbacks(definition, data, int(settings["epochs"]), trial, folder)
         self.settings = callbacks.settings_of(self.model, definition, self.epochs, self.batch_size)
 
-    def fit(self, on_epoch: OnEpoch, on_path: Callable[[str], None] = lambda _: None) -> Trained:
+    def fit(
+        self,
+        on_epoch: OnEpoch,
+        on_path: Callable[[str], None] = lambda _: None,
+        on_restored: Callable[[Epochs], None] = lambda _: None,
+    ) -> Trained:
         """Train the model.
 
         Args:
             on_epoch: Called with each epoch, from 0, its logs, and whether it is the last; what it raises
                 ends the training.
             on_path: Called with how the model is trained, as by `fit.fit`.
+            on_restored: Called with the epochs that were trained before a kill, when it goes on from there.
         """
         epochs = Epochs()
         started = time.perf_counter()
@@ -85,7 +100,7 @@ class Training:
             returned = self._fit_by_function(epochs, on_epoch)
         else:
             returned = {}
-            self._fit(epochs, on_epoch, on_path)
+            self._fit(epochs, on_epoch, on_path, on_restored)
         seconds = time.perf_counter() - started
         kept = epochs.kept(self.model, self._callbacks)
         logs = self._measured(epochs) if kept is None else epochs.logs[kept]
@@ -97,16 +112,29 @@ class Training:
             self.model, {**logs, **self._trial_metrics(seconds)}, max(1, trained_for + 1), kept == epochs.last
         )
 
-    def _fit(self, epochs: Epochs, on_epoch: OnEpoch, on_path: Callable[[str], None]) -> None:
+    def _fit(
+        self,
+        epochs: Epochs,
+        on_epoch: OnEpoch,
+        on_path: Callable[[str], None],
+        on_restored: Callable[[Epochs], None],
+    ) -> None:
         wanted = self._definition.fit
+        used = [*self._callbacks, watcher(epochs, on_epoch)]
+        if self._checkpoints is not None and wanted.checkpoint and not fit.has_own_fit(self.model):
+            saving = checkpoint.checkpointing(
+                self._checkpoints, wanted.checkpoint, epochs, self._callbacks, lambda: on_restored(epochs)
+            )
+            used.append(saving)
         fit.fit(
             self.model,
             self._data,
             epochs=self.epochs,
             batch_size=self.batch_size,
             seed=self._seed,
-            callbacks=[*self._callbacks, watcher(epochs, on_epoch)],
+            callbacks=used,
             class_weight=callbacks.class_weight(self._definition, self._data),
+            first_epoch=lambda: epochs.last + 1,
             shuffle=wanted.shuffle,
             steps_per_epoch=wanted.steps_per_epoch,
             validation_steps=wanted.validation_steps,

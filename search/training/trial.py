@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from search.data.dataset import Data
 from search.errors import TrialFailed, one_line
 from search.studyfile.schema import Definition
 from search.training import own_metrics
-from search.training.epochs import OnEpoch
+from search.training.epochs import Epochs, OnEpoch
 from search.training.export import exported
 from search.training.fit import evaluate
 from search.training.metrics import check_finite, check_known, mean, spread, values_of, violations_of
@@ -61,6 +62,7 @@ class _TrialLog:
     summary: str = ""
     path: str = ""
     folder: Path = Path()  # the trial's own, for what its callbacks write
+    checkpoints: Path | None = None
 
     def begins(self, training: Training) -> None:
         """Note what is trained, before it is."""
@@ -68,9 +70,19 @@ class _TrialLog:
             self.metrics["parameters"] = float(parameter_count(training.model))
             self.summary, self.settings = summary(training.model), training.settings
 
+    def saved(self, part: str) -> Path | None:
+        """Return where the checkpoints of one of the trial's trainings are."""
+        return None if self.checkpoints is None else self.checkpoints / (part or "only")
+
     def takes(self, path: str) -> None:
         """Note how the model is trained; of several, the first counts."""
         self.path = self.path or path
+
+    def goes_on(self, epochs: Epochs, part: str) -> None:
+        """Note the epochs that were trained before a kill."""
+        for step, logs in epochs.logs.items():
+            named = {f"{part}/{name}": value for name, value in logs.items()} if part else logs
+            self.epochs.append(Epoch(step, epochs.ended[step], named))
 
     def ended(self, epoch: int, logs: dict[str, float], part: str) -> None:
         """Note an epoch, and pass all epochs on."""
@@ -94,7 +106,14 @@ def seed_of(study_seed: int, number: int, repeat: int = 0) -> int:
 
 
 def run(
-    definition: Definition, data: Data, trial: optuna.Trial, *, seed: int, is_best: IsBest, on_epochs: OnEpochs
+    definition: Definition,
+    data: Data,
+    trial: optuna.Trial,
+    *,
+    seed: int,
+    is_best: IsBest,
+    on_epochs: OnEpochs,
+    checkpoints: Path | None = None,
 ) -> TrialResult:
     """Train a trial to its end and return what became of it; it never raises for the trial's own error.
 
@@ -105,8 +124,10 @@ def run(
         seed: The study's seed; the trial's own is derived from it and the trial's number.
         is_best: Whether these values are the best so far, so that the model is worth keeping.
         on_epochs: Called after each epoch with all epochs so far.
+        checkpoints: The trial's folder of checkpoints, as `checkpoint.folder_of` names it; a trial that was
+            killed goes on from what is there. None to keep none.
     """
-    log = _TrialLog(on_epochs)
+    log = _TrialLog(on_epochs, checkpoints=checkpoints)
     fate: dict[str, Any]
     try:
         with tempfile.TemporaryDirectory(prefix="search-trial-") as folder:
@@ -173,11 +194,13 @@ def _train_parts(definition: Definition, parts: list[_Split], trial: optuna.Tria
     """Train each part, and give the trial up between two when the pruner finds it hopeless."""
     trained: list[Trained] = []
     for index, part in enumerate(parts):
-        training = Training(definition, part.data, trial, part.seed, log.folder / part.name)
+        training = Training(
+            definition, part.data, trial, part.seed, log.folder / part.name, checkpoints=log.saved(part.name)
+        )
         log.begins(training)
         single = len(parts) == 1
         on_epoch = _on_epoch(definition, trial, log, part.name, prune=single)
-        trained.append(training.fit(on_epoch, log.takes))
+        trained.append(training.fit(on_epoch, log.takes, partial(log.goes_on, part=part.name)))
         values_of(definition, trained[-1].metrics)
         so_far = [each.metrics for each in trained]
         if single:
@@ -186,7 +209,7 @@ def _train_parts(definition: Definition, parts: list[_Split], trial: optuna.Tria
         else:
             names = [each.name for each in parts[: len(trained)]]
             log.metrics |= mean(so_far) | spread(definition, dict(zip(names, so_far, strict=True)))
-            _report_training(definition, trial, trained, index, last=index + 1 == len(parts))
+            _report_training(definition, trial, log, trained, index, last=index + 1 == len(parts))
     return trained
 
 
@@ -194,13 +217,14 @@ def _on_epoch(definition: Definition, trial: optuna.Trial, log: _TrialLog, part:
     """Return what happens after each epoch of a training; after its last one nothing is left to prune."""
     metric = definition.metrics[0]
     asks = prune and len(definition.metrics) == 1
+    reported = _reported(trial, log)
 
     def on_epoch(epoch: int, logs: dict[str, float], last: bool) -> None:
         log.ended(epoch, logs, part)
         if epoch == 0:
             check_known(definition, logs)
         check_finite(definition, logs, f"after epoch {epoch + 1}" + (f" of {part}" if part else ""))
-        if asks and metric in logs:
+        if asks and metric in logs and epoch not in reported:
             trial.report(logs[metric], epoch)
             if not last and trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch + 1}")
@@ -208,8 +232,15 @@ def _on_epoch(definition: Definition, trial: optuna.Trial, log: _TrialLog, part:
     return on_epoch
 
 
+def _reported(trial: optuna.Trial, log: _TrialLog) -> set[int]:
+    """Return the steps that the study has of a trial already, which a killed trial reports again."""
+    if log.checkpoints is None:
+        return set()
+    return set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+
 def _report_training(
-    definition: Definition, trial: optuna.Trial, trained: list[Trained], index: int, *, last: bool
+    definition: Definition, trial: optuna.Trial, log: _TrialLog, trained: list[Trained], index: int, *, last: bool
 ) -> None:
     """Tell the pruner the mean of the trainings so far, and ask it unless this was the last.
 
@@ -219,7 +250,8 @@ def _report_training(
         return
     scores = [each.metrics[definition.metrics[0]] for each in trained]
     paired = isinstance(trial.study.pruner, optuna.pruners.WilcoxonPruner)
-    trial.report(scores[-1] if paired else float(np.mean(scores)), index)
+    if index not in _reported(trial, log):
+        trial.report(scores[-1] if paired else float(np.mean(scores)), index)
     if not last and trial.should_prune():
         raise optuna.TrialPruned(f"pruned after training {index + 1}")
 
@@ -239,7 +271,7 @@ def _refit(
 ) -> keras.Model:
     """Train on all rows but the test part, for as many epochs as the folds' models were best after."""
     epochs = max(1, round(float(np.mean([each.best_epochs for each in trained]))))
-    training = Training(definition, data.refit(), trial, seed, log.folder / "refit", epochs)
+    training = Training(definition, data.refit(), trial, seed, log.folder / "refit", epochs, log.saved("refit"))
     log.metrics["refit_epochs"] = float(epochs)
     return training.fit(lambda epoch, logs, _: log.ended(epoch, logs, "refit")).model
 

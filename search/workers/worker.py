@@ -29,8 +29,8 @@ from search.study import attributes, plots, ranking, samplers, storage
 from search.studyfile.objects import provide
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
+from search.training import checkpoint, trial
 from search.training import result as results
-from search.training import trial
 from search.training.dry_run import dry_run
 from search.training.model import has_user_code
 from search.training.probes import probes
@@ -137,6 +137,7 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
         storage.set_trial_system_attr(trial_id, attributes.BEGUN, f"{socket.gethostname()}:{os.getpid()}")
     _run_user_code_in(job, run_id)
     live = _Live(storage, trial_id, job.stop_file)
+    checkpoints = checkpoint.folder_of(job.settings.storage, job.settings.study_name, number)
 
     def is_best(values: tuple[float, ...]) -> bool:
         complete = current.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -144,14 +145,17 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
         return ranking.leads(definition, values, number, others)
 
     try:
-        return trial.run(
+        result = trial.run(
             definition,
             data,
             optuna.trial.Trial(current, trial_id),
             seed=job.settings.seed,
             is_best=is_best,
             on_epochs=live,
+            checkpoints=checkpoints,
         )
+        checkpoint.remove(checkpoints)
+        return result
     finally:
         _forget_model(definition)
 

@@ -1,0 +1,144 @@
+"""A training's state after its last epoch, kept in files, so that a killed trial goes on from there.
+
+Keras's own `BackupAndRestore` saves and loads the model, its optimizer and the epoch. Beside that stand the
+states of random layers, what the other callbacks have counted (early stopping's best epoch and weights, a
+plateau's patience), and the logs so far. A state is written beside the last one and then takes its place, so
+that a kill while writing loses one epoch. Going on gives the same losses to the last bit where the order of the
+rows is drawn from the trial's seed; plain `fit` on arrays draws it anew.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from search.training.epochs import Epochs
+
+if TYPE_CHECKING:
+    import keras
+
+AUTO_SECONDS = 3.0  # `auto` saves once an epoch takes longer
+_LAST, _NEXT, _OLD = "last", "next", "old"
+_STATE = "state.pickle"
+_PLAIN = (bool, int, float, str, np.ndarray, np.generic, type(None))
+
+
+def folder_of(storage: str, study_name: str, number: int) -> Path:
+    """Return where a trial's checkpoints are: beside its study's journal, or in `studies/` for a database."""
+    beside = Path("studies", f"{study_name}.journal") if "://" in storage else Path(storage)
+    return beside.absolute().with_suffix(".checkpoints") / f"trial-{number:05d}"
+
+
+def remove(folder: Path) -> None:
+    """Remove a trial's checkpoints, and the study's folder of them when it is the last trial's."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # other trials have some, or there were none
+        folder.parent.rmdir()
+
+
+def checkpointing(
+    folder: Path,
+    wanted: Literal["auto"] | bool,
+    epochs: Epochs,
+    others: list[keras.callbacks.Callback],
+    on_restored: Callable[[], None],
+) -> keras.callbacks.Callback:
+    """Return a callback that saves the state after each epoch but the last, to stand after all others.
+
+    Args:
+        folder: Of this training alone. What is found there is restored when training begins.
+        wanted: True for each epoch; `auto` once an epoch takes longer than `AUTO_SECONDS`.
+        epochs: What the training logged; filled with what it had logged before.
+        others: Callbacks whose counts are kept.
+        on_restored: Called when a state was found and `epochs` is filled.
+    """
+    import keras
+
+    def backup(where: Path, model: keras.Model) -> keras.callbacks.BackupAndRestore:
+        made = keras.callbacks.BackupAndRestore(str(where), delete_checkpoint=False)
+        made.set_model(model)
+        return made
+
+    class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
+        began = 0.0
+
+        def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's own
+            found = next((folder / each for each in (_LAST, _OLD) if (folder / each / _STATE).is_file()), None)
+            if found is not None:
+                backup(found, self.model).on_train_begin()
+                _put_back(pickle.loads((found / _STATE).read_bytes()), self.model, epochs, others)  # noqa: S301 - ours
+                on_restored()
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+            self.began = time.monotonic()
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+            last = self.model.stop_training or epoch + 1 >= self.params.get("epochs", 0)
+            if last or (wanted == "auto" and time.monotonic() - self.began < AUTO_SECONDS):
+                return
+            shutil.rmtree(folder / _NEXT, ignore_errors=True)
+            (folder / _NEXT).mkdir(parents=True)
+            backup(folder / _NEXT, self.model).on_epoch_end(epoch)
+            (folder / _NEXT / _STATE).write_bytes(pickle.dumps(_state(self.model, epochs, others)))
+            _take_place(folder)
+
+    return Checkpoint()
+
+
+def _take_place(folder: Path) -> None:
+    shutil.rmtree(folder / _OLD, ignore_errors=True)
+    if (folder / _LAST).exists():
+        (folder / _LAST).rename(folder / _OLD)
+    (folder / _NEXT).rename(folder / _LAST)
+
+
+def _random_states(model: keras.Model) -> list[keras.Variable]:
+    """Return the variables that Keras does not count as weights: the states of random layers."""
+    weights = {id(each) for each in model.weights}
+    return [each for each in model.variables if id(each) not in weights]
+
+
+def _state(model: keras.Model, epochs: Epochs, others: list[keras.callbacks.Callback]) -> dict[str, Any]:
+    return {
+        "logs": epochs.logs,
+        "ended": epochs.ended,
+        "offset": epochs.offset,
+        "random": [np.asarray(each.numpy()) for each in _random_states(model)],
+        "callbacks": [_counted(each) for each in others],
+    }
+
+
+def _put_back(
+    state: dict[str, Any], model: keras.Model, epochs: Epochs, others: list[keras.callbacks.Callback]
+) -> None:
+    epochs.logs, epochs.ended, epochs.offset = state["logs"], state["ended"], state["offset"]
+    for variable, value in zip(_random_states(model), state["random"], strict=True):
+        variable.assign(value)
+    for callback, counted in zip(others, state["callbacks"], strict=True):
+        vars(callback).update(counted)
+
+
+def _counted(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    """Return the attributes of a callback that are numbers, texts and arrays, and lists and dictionaries of them.
+
+    Functions of Keras's are kept too: which way a monitor compares decides the sign of its `min_delta`.
+    """
+    return {name: value for name, value in vars(callback).items() if name != "params" and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if inspect.isfunction(value):  # one that pickle finds again by its name
+        return value.__module__.startswith("keras.") and value.__qualname__.isidentifier()
+    return isinstance(value, _PLAIN)

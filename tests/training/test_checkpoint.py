@@ -1,0 +1,129 @@
+"""A killed trial goes on from its last epoch, as if it had not been killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from search.study import space
+from search.studyfile.schema import Definition
+from search.training import checkpoint, trial
+from search.training.fit import BATCHES, WHOLE_EPOCHS
+from search.training.result import TrialResult
+from tests.training.test_trial import study_of
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
+
+KILLED = """
+import keras, pathlib
+HERE = pathlib.Path(__file__).parent
+class Killed(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 4 and not (HERE / "killed").exists():
+            (HERE / "killed").touch()
+            raise KeyboardInterrupt
+class PerBatch(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        pass
+"""
+DROPS = {"width": 4, "dropout": 0.4, "optimizer": "adam"}
+
+
+class Study:
+    """A study of one trial, which may be run several times."""
+
+    def __init__(self, definition: Definition, pruner: optuna.pruners.BasePruner | None = None) -> None:
+        from search.data.dataset import load
+
+        self.definition, self.data = definition, load(definition)
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        self.study = optuna.create_study(sampler=sampler, pruner=pruner or optuna.pruners.NopPruner())
+        self.trial = self.study.ask(space.distributions(definition))
+
+    def run(self, checkpoints: Path) -> TrialResult:
+        again = optuna.trial.Trial(self.study, self.trial._trial_id)  # as another worker opens it
+        return trial.run(
+            self.definition,
+            self.data,
+            again,
+            seed=7,
+            is_best=lambda values: True,
+            on_epochs=lambda epochs: None,
+            checkpoints=checkpoints,
+        )
+
+
+def killed_and_whole(folder: Path, **tables: Any) -> tuple[Study, TrialResult, TrialResult]:
+    """Run a trial that is killed in its fifth epoch and goes on, and one that is not killed."""
+    fit = {"epochs": 8, "checkpoint": True, **tables.pop("fit", {})}
+    fit["callbacks"] = ["user.py:Killed", *fit.get("callbacks", [])]
+    study = Study(study_of(folder, KILLED, model=DROPS, fit=fit, **tables))
+    with pytest.raises(KeyboardInterrupt):
+        study.run(folder / "checkpoints")
+    assert list(study.study.trials[0].intermediate_values) == [0, 1, 2, 3]
+    went_on = study.run(folder / "checkpoints")
+    whole = Study(study.definition).run(folder / "others")
+    return study, went_on, whole
+
+
+@pytest.mark.parametrize("path", [WHOLE_EPOCHS, BATCHES])
+def test_a_killed_trial_goes_on_bit_by_bit(tmp_path: Path, path: str) -> None:
+    """A long trial would begin anew after a kill, or end as another model."""
+    fit = {"callbacks": ["user.py:PerBatch"]} if path == BATCHES else {}
+    study, went_on, whole = killed_and_whole(tmp_path, fit=fit)
+    assert went_on.fate == "complete", went_on.traceback
+    assert went_on.path.startswith(path)
+    assert [epoch.step for epoch in went_on.epochs] == list(range(8))  # no gap, and no point twice
+    assert [epoch.logs for epoch in went_on.epochs] == [epoch.logs for epoch in whole.epochs]
+    assert went_on.values == whole.values
+    assert {k: v for k, v in went_on.metrics.items() if k.startswith("test")} == {
+        k: v for k, v in whole.metrics.items() if k.startswith("test")
+    }
+    assert list(study.study.trials[0].intermediate_values) == list(range(8))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_early_stopping_and_schedules_go_on_too(tmp_path: Path, schedule: str) -> None:
+    """The restored epoch would be another, or the learning rate begin anew."""
+    fit = {
+        "learning_rate_schedule": {"type": schedule, "patience": 1},
+        "early_stopping": {"patience": 2, "min_delta": 0.02},
+    }
+    _, went_on, whole = killed_and_whole(tmp_path, fit=fit)
+    assert [epoch.logs for epoch in went_on.epochs] == [epoch.logs for epoch in whole.epochs]
+    assert went_on.metrics["best_epoch"] == whole.metrics["best_epoch"]
+    assert went_on.values == whole.values
+
+
+def test_a_state_half_written_is_not_used(tmp_path: Path) -> None:
+    """A kill while saving would end the trial for good."""
+    study = Study(study_of(tmp_path, KILLED, model=DROPS, fit={"epochs": 8, "checkpoint": True}))
+    (tmp_path / "checkpoints" / "only" / "next").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "only" / "next" / "latest.weights.h5").write_bytes(b"half")
+    assert study.run(tmp_path / "checkpoints").fate == "complete"
+
+
+@pytest.mark.parametrize(("wanted", "saved"), [("auto", False), (False, False), (True, True)])
+def test_short_epochs_are_not_saved(tmp_path: Path, wanted: Any, saved: bool) -> None:
+    """Every epoch of a hundredth of a second would write a model."""
+    study = Study(study_of(tmp_path, KILLED, model=DROPS, fit={"epochs": 3, "checkpoint": wanted}))
+    study.run(tmp_path / "checkpoints")
+    assert (tmp_path / "checkpoints").exists() == saved
+
+
+def test_checkpoints_are_removed_with_the_trial(tmp_path: Path) -> None:
+    """Gigabytes would stay beside the journal."""
+    one, other = (checkpoint.folder_of(str(tmp_path / "s.journal"), "s", number) for number in (1, 2))
+    assert one == tmp_path / "s.checkpoints" / "trial-00001"
+    for folder in (one, other):
+        folder.mkdir(parents=True)
+    checkpoint.remove(one)
+    assert other.exists()
+    checkpoint.remove(other)
+    assert not other.parent.exists()
+    checkpoint.remove(other)

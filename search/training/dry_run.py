@@ -14,9 +14,8 @@ from search.data.preprocessing import CATEGORICAL, NUMERIC
 from search.data.summary import DataSummary, TensorSpec
 from search.errors import ModelError, StudyFileError, did_you_mean, one_line
 from search.studyfile.schema import TRIAL_METRICS, Definition
-from search.training import callbacks, export, fit, metrics, own_fit, own_metrics
-from search.training.export import exported
-from search.training.model import Refused, try_build
+from search.training import callbacks, fit, metrics, own_fit, own_metrics
+from search.training.model import Refused, exported, registered_example, try_build
 from search.training.probes import check_enqueued
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def dry_run(definition: Definition, data: Data, trials: Iterable[BaseTrial], sec
     _check_metrics(definition, log_names)
     path = own_fit.OWN_FIT if definition.fit.function else fit.path_of(model, data, made)
     model = exported(definition, model, data)
-    example = export.example(definition, model, data)
+    example = registered_example(definition, model, data)
     output = _output(definition, model, example)
     if definition.model.build != "mlp":
         _try_archive(definition, model)

@@ -21,9 +21,9 @@ from search.errors import TrialFailed, one_line
 from search.studyfile.schema import Definition
 from search.training import own_metrics
 from search.training.epochs import Epochs, OnEpoch
-from search.training.export import exported
 from search.training.fit import evaluate
 from search.training.metrics import check_finite, check_known, mean, spread, values_of, violations_of
+from search.training.model import exported
 from search.training.result import Epoch, TrialResult
 from search.training.training import Trained, Training, archive, parameter_count, summary
 

@@ -31,6 +31,7 @@ class DataSummary:
         output: What the model gives: one array without a name, or several by name.
         log_names: Every metric that Keras logs for this study's model.
         seconds: How long loading took.
+        optional: Columns that may be missing when predicting: values of theirs were missing in training.
     """
 
     name: str
@@ -47,3 +48,4 @@ class DataSummary:
     path: str
     seconds: float
     backend: str = "tensorflow"
+    optional: tuple[str, ...] = ()

@@ -6,10 +6,12 @@ imports TensorFlow (4 s) and MLflow never infers requirements (8 s a model).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,16 @@ import yaml  # type: ignore[import-untyped] # MLflow's own dependency
 from mlflow import pyfunc
 from mlflow.models import Model, ModelSignature
 from mlflow.models.utils import _save_example
-from mlflow.types.schema import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.utils.environment import _mlflow_conda_env, _PythonEnv
 
 from search.data.summary import DataSummary
 from search.tracking import serving
+from search.tracking.user_code import collect, pinned
 
 _REQUIREMENTS = ("tensorflow", "keras", "numpy", "pandas")
-_LOADER = "search_serving"
+# Another release's loader has another name: models of both may be loaded in one process.
+_LOADER = f"search_serving_{hashlib.sha256(Path(serving.__file__).read_bytes()).hexdigest()[:12]}"
 
 
 def log(
@@ -47,7 +51,7 @@ def log(
         data: What the model takes and gives.
         run_id: The trial's run.
         step: Metrics of the run at this step become the model's.
-        user_files: The user's Python files, needed to load custom layers, losses and models.
+        user_files: The user's files that build the model; what they import beside them travels too.
         backend: The Keras backend the model was trained on.
         params: Further parameters of the logged model.
         tags: Tags of the logged model.
@@ -86,10 +90,9 @@ def save_model(
     (folder / "data" / "keras_module.txt").write_text("keras")
     (folder / "code").mkdir()
     shutil.copyfile(serving.__file__, folder / "code" / f"{_LOADER}.py")
-    for file in user_files:
-        shutil.copyfile(file, folder / "code" / file.name)
-    described = {"columns": data.columns, "modules": [file.stem for file in user_files], "classes": data.classes}
-    (folder / "search.json").write_text(json.dumps(described, default=str))
+    code = collect(user_files)
+    code.copy_to(folder / serving.CODE)
+    (folder / "search.json").write_text(json.dumps(_described(data, code.modules), default=_plain))
 
     mlflow_model.signature = signature(data)
     _save_example(mlflow_model, _example(data), path)
@@ -105,31 +108,78 @@ def save_model(
     pyfunc.add_to_model(
         mlflow_model, loader_module=_LOADER, code="code", conda_env="conda.yaml", python_env="python_env.yaml"
     )
-    pinned = requirements(backend)
-    (folder / "requirements.txt").write_text("\n".join(pinned))
-    (folder / "conda.yaml").write_text(yaml.safe_dump(_mlflow_conda_env(additional_pip_deps=pinned)))  # type: ignore[no-untyped-call]
+    needed = requirements(backend, code.packages)
+    (folder / "requirements.txt").write_text("\n".join(needed))
+    (folder / "conda.yaml").write_text(yaml.safe_dump(_mlflow_conda_env(additional_pip_deps=needed)))  # type: ignore[no-untyped-call]
     _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))  # type: ignore[no-untyped-call]
     mlflow_model.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     mlflow_model.save(str(folder / "MLmodel"))
 
 
-def requirements(backend: str = "tensorflow") -> list[str]:
-    """Return what serving the model needs, pinned to what trained it."""
-    packages = [*_REQUIREMENTS, *(["jax"] if backend == "jax" else [])]
-    return [f"mlflow=={metadata.version('mlflow')}", *(f"{name}=={metadata.version(name)}" for name in packages)]
+def requirements(backend: str = "tensorflow", packages: Iterable[str] = ()) -> list[str]:
+    """Return what serving the model needs, pinned to what trained it.
+
+    Args:
+        backend: The Keras backend.
+        packages: Distributions that the user's own code imports.
+    """
+    ours = ["mlflow", *_REQUIREMENTS, *(["jax"] if backend == "jax" else [])]
+    return [*(f"{name}=={metadata.version(name)}" for name in ours), *pinned(set(packages) - set(ours))]
+
+
+def _described(data: DataSummary, modules: Sequence[str]) -> dict[str, Any]:
+    """Return what the served model knows of itself; `serving.Predictor` reads it."""
+    return {
+        "columns": data.columns,
+        "optional": data.optional,
+        "modules": modules,
+        "task": data.task,
+        "classes": data.classes,
+        "inputs": [asdict(each) for each in data.inputs],
+        "outputs": [asdict(each) for each in data.output],
+        "listed": isinstance(data.example, list | tuple),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a class label as JSON knows it."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def signature(data: DataSummary) -> ModelSignature:
     """Return what the model takes: the user's raw columns, or arrays of the user's own dtype."""
-    columns: list[Any] = [ColSpec(DataType[kind], name, required=False) for name, kind in data.columns]
-    arrays: list[Any] = [TensorSpec(np.dtype(each.dtype), each.shape, each.name) for each in data.inputs]
-    outputs: list[Any] = [TensorSpec(np.dtype(each.dtype), each.shape, each.name) for each in data.output]
-    return ModelSignature(inputs=Schema(columns or arrays), outputs=Schema(outputs))
+    columns: list[Any] = [ColSpec(DataType[kind], name, name not in data.optional) for name, kind in data.columns]
+    arrays: list[Any] = [TensorSpec(_dtype(each.dtype), each.shape, each.name) for each in data.inputs]
+    outputs: list[Any] = [TensorSpec(_dtype(each.dtype), each.shape, each.name) for each in data.output]
+    made = ModelSignature(
+        inputs=Schema(columns or arrays),
+        outputs=Schema(outputs),
+        params=ParamSchema([ParamSpec("output", DataType.string, "raw")]),
+    )
+    # MLflow itself refuses lists, float64 for float32, nullable integers and categories; with this mark the model
+    # checks and converts what it is given.
+    made._is_signature_from_type_hint = True  # noqa: SLF001 - MLflow has no public way
+    return made
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    dtype = np.dtype(name)
+    return np.dtype(object) if dtype.kind in "OSU" else dtype
 
 
 def _example(data: DataSummary) -> Any:
-    if not data.columns:
-        return data.example
-    import pandas as pd
+    """Return rows as a person sends them: a frame, an array, or arrays by name."""
+    x = data.example
+    if data.columns:
+        import pandas as pd
 
-    return pd.DataFrame(data.example)
+        return pd.DataFrame(x)
+    if isinstance(x, list | tuple):
+        x = {spec.name: each for spec, each in zip(data.inputs, x, strict=True)}
+    return {name: _sendable(each) for name, each in x.items()} if isinstance(x, dict) else _sendable(x)
+
+
+def _sendable(array: Any) -> Any:
+    """Return text as MLflow can write it."""
+    array = np.asarray(array)
+    return array.astype(str) if array.dtype.kind in "OSU" else array

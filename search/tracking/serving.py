@@ -1,16 +1,29 @@
 """Loads a registered model for `mlflow.pyfunc`. Copied into every logged model, so it stands alone.
 
-A model logged by `search` needs TensorFlow, Keras and NumPy to be served, never `search` itself.
+A model logged by `search` needs TensorFlow, Keras and NumPy to be served, never `search` itself. The user's
+modules are imported under a name of their own for each version, and what they register with Keras is seen by
+that version alone: two versions in one process never share a layer.
 """
 
 from __future__ import annotations
 
+import builtins
+import difflib
+import hashlib
 import importlib
+import importlib.abc
+import importlib.machinery
 import json
+import sys
+import threading
+import types
 from pathlib import Path
 from typing import Any
 
 NUMERIC, CATEGORICAL, MISSING = "numeric", "categorical", ""
+CODE = "user_code"
+_TRUE, _FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
+_lock = threading.RLock()
 
 
 class Predictor:
@@ -18,62 +31,313 @@ class Predictor:
 
     Args:
         model: The Keras model.
-        columns: Name and kind (`double`, `long`, `boolean`, `string`) of each column of a table;
-            empty for arrays.
+        described: What `search.json` says of it: `columns` (name and kind of each column of a table), `optional`
+            (columns that may be missing), `inputs` and `outputs` (name, dtype, shape), `task`, `classes`.
     """
 
-    def __init__(self, model: Any, columns: list[tuple[str, str]]) -> None:
-        self._model, self._columns = model, columns
+    def __init__(self, model: Any, described: dict[str, Any]) -> None:
+        self._model, self._described = model, described
+        self._columns = [(name, kind) for name, kind in described["columns"]]
 
     def get_raw_model(self) -> Any:
         """Return the Keras model itself."""
         return self._model
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
-        """Return predictions for a data frame, an array, or a dictionary of arrays.
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """Return predictions for a data frame, an array, a list, or a dictionary or list of arrays.
+
+        Args:
+            model_input: Rows as the study's data function returns them.
+            params: `output` is `raw` (what the model gives), `label` (the most probable class) or
+                `probability` (one column for each class).
 
         Returns:
-            An array of shape (rows, outputs): probabilities of the classes or labels, the
-            probability of the second class for two, or the predicted numbers.
+            An array of shape (rows, outputs); a dictionary of arrays for several outputs.
+
+        Raises:
+            ValueError: A column or input is missing or cannot be converted; the message names it.
         """
-        import pandas as pd
+        wanted = (params or {}).get("output", "raw")
+        if wanted not in ("raw", "label", "probability"):
+            raise ValueError(f"output '{wanted}': use 'raw', 'label' or 'probability'")
+        arrays = self._table(model_input) if self._columns else self._arrays(model_input)
+        predicted = self._named(self._model.predict(_tensors(arrays), verbose=0))
+        return predicted if wanted == "raw" else self._classified(predicted, wanted)
 
-        if self._columns:
-            frame = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(model_input)
-            model_input = _tensors(self._to_arrays(frame))
-        elif isinstance(model_input, pd.DataFrame):
-            model_input = model_input.to_numpy()
-        return self._model.predict(model_input, verbose=0)
+    def _named(self, predicted: Any) -> Any:
+        """Return several outputs by name, each as NumPy knows it."""
+        if isinstance(predicted, list | tuple):
+            names = [each["name"] for each in self._described["outputs"]]
+            predicted = dict(zip(names, predicted, strict=True))
+        if isinstance(predicted, dict):
+            return {name: _plain(each) for name, each in predicted.items()}
+        return _plain(predicted)
 
-    def _to_arrays(self, frame: Any) -> Any:
+    def _classified(self, predicted: Any, wanted: str) -> Any:
         import numpy as np
 
+        task, classes = self._described["task"], self._described["classes"]
+        if isinstance(predicted, dict) or task not in ("binary", "multiclass", "multilabel"):
+            what = "several outputs" if isinstance(predicted, dict) else "no classes"
+            raise ValueError(f"output '{wanted}': the model has {what}; use 'raw'")
+        last = getattr(self._model.layers[-1], "activation", None) if self._model.layers else None
+        logits = getattr(last, "__name__", "") == "linear"
+        single = task != "multilabel" and predicted.shape[-1] == 1
+        if wanted == "label" and task == "multilabel":
+            return (predicted > (0.0 if logits else 0.5)).astype("int64")
+        if wanted == "label":
+            first = predicted[..., 0] > (0.0 if logits else 0.5) if single else None
+            index = first.astype("int64") if first is not None else predicted.argmax(axis=-1)
+            return np.asarray(classes)[index]
+        if logits:
+            predicted = _sigmoid(predicted) if single or task == "multilabel" else _softmax(predicted)
+        return np.concatenate([1 - predicted, predicted], axis=-1) if single else predicted
+
+    def _table(self, given: Any) -> Any:
+        import numpy as np
+        import pandas as pd
+
+        frame = given if isinstance(given, pd.DataFrame) else pd.DataFrame(given)
+        frame = frame.rename(columns=str)
+        self._check_columns(list(frame.columns))
         numbers = [name for name, kind in self._columns if kind != "string"]
         texts = [name for name, kind in self._columns if kind == "string"]
-        frame = frame.reindex(columns=[name for name, _ in self._columns])
-        numeric = frame[numbers].astype("float64").to_numpy(dtype="float32", na_value=np.nan)
+        numeric = np.full((len(frame), len(numbers)), np.nan, "float32")
+        for index, name in enumerate(numbers):
+            if name in frame:
+                numeric[:, index] = _numbers(frame[name], dict(self._columns)[name])
         if not texts:
             return numeric
-        categorical = frame[texts].astype("object").where(frame[texts].notna(), MISSING).astype(str)
-        arrays = {CATEGORICAL: categorical.to_numpy(dtype=object).astype("U")}
+        categorical = np.full((len(frame), len(texts)), MISSING, object)
+        for index, name in enumerate(texts):
+            if name in frame:
+                values = frame[name].astype("object")
+                categorical[:, index] = values.where(frame[name].notna(), MISSING).astype(str).to_numpy(dtype=object)
+        arrays = {CATEGORICAL: categorical.astype("U")}
         return {NUMERIC: numeric, **arrays} if numbers else arrays
+
+    def _check_columns(self, given: list[str]) -> None:
+        optional = self._described.get("optional", [])
+        missing = [name for name, _ in self._columns if name not in given and name not in optional]
+        if missing:
+            spare = [name for name in given if name not in dict(self._columns)]
+            near = difflib.get_close_matches(missing[0], spare, n=1, cutoff=0.6)
+            hint = f"; is it '{near[0]}', misspelt?" if near else ""
+            others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ValueError(f"column '{missing[0]}'{others} is missing; the model was trained with it{hint}")
+
+    def _arrays(self, given: Any) -> Any:
+        import pandas as pd
+
+        specs = self._described["inputs"]
+        if len(specs) == 1 and specs[0]["name"] is None:
+            if isinstance(given, pd.DataFrame):
+                given = given.iloc[:, 0] if len(specs[0]["shape"]) == 1 else given.to_numpy()
+            return _array(given, specs[0])
+        if isinstance(given, pd.DataFrame):
+            given = {str(name): given[name].tolist() for name in given}
+        if not isinstance(given, dict):
+            if not isinstance(given, list | tuple) or len(given) != len(specs):
+                raise ValueError(f"the model takes {len(specs)} inputs: {', '.join(each['name'] for each in specs)}")
+            given = {spec["name"]: each for spec, each in zip(specs, given, strict=True)}
+        for spec in specs:
+            if spec["name"] not in given:
+                near = difflib.get_close_matches(spec["name"], list(map(str, given)), n=1, cutoff=0.6)
+                hint = f"; is it '{near[0]}', misspelt?" if near else f"; given are {', '.join(map(str, given))}"
+                raise ValueError(f"input '{spec['name']}' is missing{hint}")
+        arrays = {spec["name"]: _array(given[spec["name"]], spec) for spec in specs}
+        return list(arrays.values()) if self._described["listed"] else arrays
+
+
+def _plain(array: Any) -> Any:
+    import numpy as np
+
+    array = np.asarray(array)
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array
+
+
+def _sigmoid(logits: Any) -> Any:
+    import numpy as np
+
+    return 1 / (1 + np.exp(-logits))
+
+
+def _softmax(logits: Any) -> Any:
+    import numpy as np
+
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _numbers(values: Any, kind: str) -> Any:
+    """Return a column as float32; what is no number is refused with the column's name."""
+    import numpy as np
+    import pandas as pd
+
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(values.cat.categories.dtype if not values.isna().any() else "object")
+    if values.dtype == object or isinstance(values.dtype, pd.StringDtype):
+        if kind == "boolean":
+            values = values.map(_truth, na_action="ignore")
+        values = values.astype("object").where(values.notna(), np.nan)
+    try:
+        return values.astype("float64").to_numpy(dtype="float64", na_value=np.nan).astype("float32")
+    except (ValueError, TypeError):
+        wrong = next((each for each in values if not _is_number(each)), None)
+        word = "true or false" if kind == "boolean" else "numbers"
+        raise ValueError(f"column '{values.name}' holds {wrong!r}; the model was trained with {word} there") from None
+
+
+def _truth(value: Any) -> Any:
+    spelt = str(value).strip().lower()
+    return True if spelt in _TRUE else False if spelt in _FALSE else value
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (ValueError, TypeError):
+        return value is None
+    return True
+
+
+def _array(values: Any, spec: dict[str, Any]) -> Any:
+    """Return an input in the model's own dtype; what would lose something is refused with the input's name."""
+    import numpy as np
+
+    name, dtype, shape = f"input '{spec['name']}'" if spec["name"] else "the input", spec["dtype"], spec["shape"]
+    values = values.toarray() if hasattr(values, "toarray") else values
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name}: the rows have different shapes; the model takes {shape[1:]}") from None
+    if np.dtype(dtype).kind in "OSU":
+        array = np.asarray(array, object)
+    elif array.dtype.kind not in "fiub" and array.dtype != object:
+        raise ValueError(f"{name} holds {array.dtype}; the model takes {dtype}")
+    else:
+        try:
+            converted = array.astype(dtype)
+        except (ValueError, TypeError):
+            raise ValueError(f"{name} holds what is no number; the model takes {dtype}") from None
+        if converted.dtype.kind in "iub" and array.dtype.kind in "fiuO" and not (converted == array).all():
+            raise ValueError(f"{name} holds values that {dtype} cannot; the model takes {dtype}")
+        array = converted
+    fits = len(shape) == array.ndim and all(
+        want in (-1, have) for want, have in zip(shape[1:], array.shape[1:], strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{name} has rows of shape {array.shape[1:]}; the model takes {tuple(shape[1:])}")
+    return array
 
 
 def _tensors(arrays: Any) -> Any:
     """Return arrays as Keras takes them: where one is text all are tensors, it takes no NumPy text."""
-    if not isinstance(arrays, dict):
+    leaves = list(arrays.values()) if isinstance(arrays, dict) else arrays if isinstance(arrays, list) else [arrays]
+    if not any(each.dtype.kind in "OSU" for each in leaves):
         return arrays
     import tensorflow as tf
 
-    return {name: tf.convert_to_tensor(array) for name, array in arrays.items()}
+    if isinstance(arrays, dict):
+        return {name: tf.convert_to_tensor(array) for name, array in arrays.items()}
+    return [tf.convert_to_tensor(each) for each in arrays] if isinstance(arrays, list) else tf.convert_to_tensor(arrays)
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Runs a module of the user's so that its imports of its neighbours find the same version's."""
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Run the module with an `__import__` of its own."""
+        package = module.__name__.partition(".")[0]
+        folder = Path(sys.modules[package].__path__[0])
+        own = vars(builtins) | {"__import__": _importer(package, folder)}
+        module.__dict__["__builtins__"] = own
+        super().exec_module(module)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the modules below one version's package."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        """Return where a module of the version is, with the loader above."""
+        if not fullname.startswith(f"{self._package}."):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+def _importer(package: str, folder: Path) -> Any:
+    """Return an `__import__` that takes the version's own modules before all others."""
+    own = {each.stem for each in folder.iterdir() if each.is_dir() or each.suffix == ".py"}
+
+    def import_own(
+        name: str,
+        globals: Any = None,  # noqa: A002 - the names of `__import__`
+        locals: Any = None,  # noqa: A002
+        fromlist: Any = (),
+        level: int = 0,
+    ) -> Any:
+        top = name.partition(".")[0]
+        if level or top not in own:
+            return builtins.__import__(name, globals, locals, fromlist, level)
+        if fromlist:
+            return builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
+        importlib.import_module(f"{package}.{name}")
+        return sys.modules[f"{package}.{top}"]
+
+    return import_own
+
+
+def _package(folder: Path) -> str:
+    """Return the package under which the code in a folder is imported; equal code shares one."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes() + b"\0")
+    name = f"search_model_{digest.hexdigest()[:16]}"
+    if name not in sys.modules:
+        package = types.ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
+        sys.meta_path.insert(0, _Finder(name))
+    return name
+
+
+def _registered(folder: Path, modules: list[str]) -> dict[str, Any]:
+    """Import a version's modules; return what they registered with Keras, which forgets it again."""
+    import keras
+
+    known = keras.saving.get_custom_objects()
+    before = dict(known)
+    package = _package(folder)
+    try:
+        for module in modules:
+            importlib.import_module(f"{package}.{module}")
+        own = {name: each for name, each in known.items() if before.get(name) is not each}
+    finally:
+        known.clear()
+        known.update(before)
+    kept: dict[str, Any] = vars(sys.modules[package]).setdefault("registered", {})
+    kept.update(own)  # a module that is imported already registers nothing again
+    return dict(kept)
+
+
+def load_keras(path: str | Path) -> Any:
+    """Return the Keras model in the folder of a logged model, with its own version of the user's code."""
+    import keras
+
+    folder = Path(path)
+    described = json.loads((folder / "search.json").read_text())
+    with _lock:
+        own = _registered(folder / CODE, described["modules"]) if described["modules"] else {}
+        with keras.saving.custom_object_scope(own):
+            return keras.saving.load_model(folder / "data" / "model.keras", compile=False)
 
 
 def _load_pyfunc(path: str) -> Predictor:
     """Load the model in the folder `path`; MLflow calls this."""
-    import keras
-
-    described = json.loads((Path(path) / "search.json").read_text())
-    for module in described["modules"]:  # registers the user's own layers, losses and models
-        importlib.import_module(module)
-    model = keras.saving.load_model(Path(path) / "data" / "model.keras", compile=False)
-    return Predictor(model, [(name, kind) for name, kind in described["columns"]])
+    return Predictor(load_keras(path), json.loads((Path(path) / "search.json").read_text()))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from search.data.dataset import Data
-from search.data.preprocessing import CATEGORICAL, NUMERIC
+from search.data.preprocessing import CATEGORICAL, MISSING, NUMERIC, Column
 from search.data.summary import DataSummary, TensorSpec
 from search.errors import ModelError, StudyFileError, did_you_mean, one_line
 from search.studyfile.schema import TRIAL_METRICS, Definition
@@ -76,6 +78,7 @@ def dry_run(definition: Definition, data: Data, trials: Iterable[BaseTrial], sec
         log_names=log_names,
         path=path,
         seconds=seconds,
+        optional=_incomplete(data),
     )
 
 
@@ -203,6 +206,22 @@ def _inputs(x: Any) -> tuple[TensorSpec, ...]:
     listed = [(f"input_{index}", each) for index, each in enumerate(x)] if isinstance(x, list | tuple) else [(None, x)]
     named = x.items() if isinstance(x, dict) else listed
     return tuple(TensorSpec(str(each.dtype), (-1, *each.shape[1:]), name) for name, each in named)
+
+
+def _incomplete(data: Data) -> tuple[str, ...]:
+    """Return the columns of which the training part has missing values."""
+    if not data.columns:
+        return ()
+    arrays = data.x if isinstance(data.x, dict) else {NUMERIC: data.x}
+    gaps = {
+        **_gaps([each for each in data.columns if each.numeric], arrays.get(NUMERIC), np.isnan),
+        **_gaps([each for each in data.columns if not each.numeric], arrays.get(CATEGORICAL), lambda x: x == MISSING),
+    }
+    return tuple(column.name for column in data.columns if gaps[column.name])
+
+
+def _gaps(columns: list[Column], array: Any, is_missing: Callable[[Any], Any]) -> dict[str, bool]:
+    return {each.name: bool(is_missing(array[:, index]).any()) for index, each in enumerate(columns)}
 
 
 def _raw_example(data: Data) -> Any:

@@ -1,0 +1,144 @@
+"""The user's Python code that a registered model needs: found by its imports, copied, its packages pinned.
+
+It reads source text and imports nothing of the user's.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from search.studyfile import objects
+from search.studyfile.schema import Definition
+
+
+@dataclass
+class UserCode:
+    """What a model's code consists of.
+
+    Attributes:
+        modules: The modules to import when the model is loaded, dotted.
+        files: Each file to copy, by its place below the folder of code.
+        packages: Installed distributions that the code imports.
+    """
+
+    modules: list[str] = field(default_factory=list)
+    files: dict[Path, Path] = field(default_factory=dict)
+    packages: set[str] = field(default_factory=set)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the files into a folder, each at its place."""
+        for place, file in self.files.items():
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / place)
+
+
+def model_files(definition: Definition) -> list[Path]:
+    """Return the files that build the study's model; what only loads data or watches training is not among them."""
+    named = [definition.model.build, definition.model.export]
+    found = []
+    for where in (each.partition(":")[0] for each in named if each and ":" in each):
+        if where.endswith(".py"):
+            found.append((definition.folder / where).resolve())
+        elif where != objects.PREFIX and (file := _find(where, [*map(Path, sys.path)])) is not None and not _installed(file):
+            found.append(file.resolve())
+    return sorted(set(found))
+
+
+def collect(roots: Sequence[Path]) -> UserCode:
+    """Return the code that these files need, themselves included.
+
+    A module is the user's when it stands beside the file that imports it, or on Python's path outside
+    the installed packages. Imports inside functions count.
+    """
+    code = UserCode()
+    for root in roots:
+        file = root.resolve()
+        base = _base(file)
+        code.modules.append(_dotted(file.relative_to(base)))
+        _add(code, file, base)
+    return code
+
+
+def _add(code: UserCode, file: Path, base: Path) -> None:
+    """Add a file, the packages above it, and what it imports."""
+    place = file.relative_to(base)
+    if place in code.files:
+        return
+    code.files[place] = file
+    for above in place.parents:
+        if (init := base / above / "__init__.py").is_file() and above != Path():
+            _add(code, init, base)
+    for name in _imported(file, place):
+        _add_module(code, name, file, base)
+
+
+def _add_module(code: UserCode, name: str, importer: Path, base: Path) -> None:
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names or top == "search":
+        return
+    for folder in dict.fromkeys([base, importer.parent, *map(Path, sys.path)]):
+        found = _find(name, [folder])
+        if found is not None and not _installed(found):
+            _add(code, found.resolve(), folder.resolve())
+            return
+    code.packages |= set(_distributions().get(top, ()))
+
+
+def _imported(file: Path, place: Path) -> Iterator[str]:
+    """Yield each module that a file imports by its full name, and each name in it that may be a module."""
+    package = place.parent.parts
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8-sig"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            if module:
+                yield module
+            yield from (".".join(filter(None, (module, alias.name))) for alias in node.names)
+
+
+def _find(name: str, folders: Sequence[Path]) -> Path | None:
+    """Return the file of a module below one of these folders; None where there is none."""
+    parts = name.split(".")
+    for folder in folders:
+        for end in (folder.joinpath(*parts, "__init__.py"), folder.joinpath(*parts).with_suffix(".py")):
+            if end.is_file() and parts[-1] != "*":
+                return end
+    return None
+
+
+def _installed(file: Path) -> bool:
+    return any(part in ("site-packages", "dist-packages") for part in file.parts) or str(file.parent).startswith(
+        str(Path(ast.__file__).parent)
+    )
+
+
+def _base(file: Path) -> Path:
+    """Return the folder that a file's dotted name starts from: above its outermost package."""
+    base = file.parent
+    while (base / "__init__.py").is_file():
+        base = base.parent
+    return base
+
+
+def _dotted(place: Path) -> str:
+    parts = place.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@functools.cache
+def _distributions() -> Mapping[str, Sequence[str]]:
+    return metadata.packages_distributions()
+
+
+def pinned(packages: set[str]) -> list[str]:
+    """Return these distributions pinned to what is installed, sorted."""
+    return [f"{name}=={metadata.version(name)}" for name in sorted(packages)]

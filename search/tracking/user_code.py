@@ -46,7 +46,11 @@ def model_files(definition: Definition) -> list[Path]:
     for where in (each.partition(":")[0] for each in named if each and ":" in each):
         if where.endswith(".py"):
             found.append((definition.folder / where).resolve())
-        elif where != objects.PREFIX and (file := _find(where, [*map(Path, sys.path)])) is not None and not _installed(file):
+        elif (
+            where != objects.PREFIX
+            and (file := _find(where, [*map(Path, sys.path)])) is not None
+            and not _installed(file)
+        ):
             found.append(file.resolve())
     return sorted(set(found))
 

@@ -27,12 +27,29 @@ from collections.abc import Iterable
 
 # Greedy up to the last @: an unescaped slash or @ in a password must not end it early.
 _CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://)[^\s@/?#]*(?::\S*)?@")
-_SECRET_OPTIONS = re.compile(r"(?i)((?:\b|[?&;_-])(?:password|passwd|pwd|token|secret|[?&]\w*key)=)[^&;\s]+")
+_USER_AND_PASSWORD = re.compile(r"(?<![\w/:])[\w.+-]+:[^\s@/:]+@(?=[\w.-]+(?:[:/\s]|$))")  # without a scheme
+_SECRET_OPTIONS = re.compile(
+    r"(?i)((?:[\w-]*(?:passwords?|passwd|pwd|passphrase|token|secret|credentials?)"
+    r"|[\w-]*(?:api|access|private|account)[_-]?key|(?<=[?&])(?:sig|\w*key))[\"']?\s*[=:]\s*)"
+    r"(\"[^\"\n]*\"|'[^'\n]*'|[^&;,\s\"']+)"
+)
+_HEADERS = re.compile(
+    r"(?i)\b(authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic|token)?|bearer|basic)\s+[\w.~+/=-]{6,}"
+)
+_LONGEST = 1000  # characters of a reason
 
 
 def redact(text: str) -> str:
-    """Return `text` with the credentials of every URL in it replaced by `***`."""
-    return _SECRET_OPTIONS.sub(r"\1***", _CREDENTIALS.sub(r"\g<scheme>***@", text))
+    """Return `text` with the credentials of every URL, option and header in it replaced by `***`."""
+    text = _HEADERS.sub(r"\1 ***", _CREDENTIALS.sub(r"\g<scheme>***@", text))
+    return _SECRET_OPTIONS.sub(r"\1***", _USER_AND_PASSWORD.sub("***@", text))
+
+
+def printable(text: str, longest: int = _LONGEST) -> str:
+    """Return text that any store and terminal takes: valid Unicode, no control characters, cut to a length."""
+    valid = text.encode("utf-8", "replace").decode("utf-8")
+    clean = "".join(each if each.isprintable() or each in "\n\t" else "?" for each in valid)
+    return clean if len(clean) <= longest else f"{clean[: longest - 2]} …"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -62,7 +79,7 @@ def one_line(error: BaseException) -> str:
     if lines[0] == _USER_CODE:
         lines = [_ERROR.sub("", line, count=1) for line in lines if _ERROR.match(line)][-1:] or lines
     cause = next((line for line in lines if not _PREAMBLE.match(line)), lines[0])
-    return redact(f"{name}: {_NODE.sub('', cause)}")
+    return printable(redact(f"{name}: {_NODE.sub('', cause)}"))
 
 
 class SearchError(Exception):

@@ -26,11 +26,12 @@ def report_command(
     """Report: list a study's best trials, and draw it as files."""
     from search.study import plots
     from search.study.create import load
-    from search.studyfile.settings import default_storage
+    from search.studyfile.settings import resolve
 
     definition = load_definition(find_study(study))
-    name = study_name or definition.name
-    loaded = load(name, storage or default_storage(name))
+    settings = resolve(definition, study_name=study_name, storage=storage)
+    name = settings.study_name
+    loaded = load(name, settings.storage)
     folder = output or Path("reports") / name
     folder.mkdir(parents=True, exist_ok=True)
     written = plots.write(loaded, definition, folder)

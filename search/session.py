@@ -70,7 +70,7 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
         checked = executor.submit(pool.check, job)
         publish = _open_store(settings, stack)
         data = checked.result()
-        storage = _storage(settings)
+        storage = _storage(settings, on_message)
         publish()
         with storage_errors(settings.storage):
             session = _Session(settings, storage, pool, job, data, on_message)
@@ -105,10 +105,10 @@ def _pool(settings: Settings) -> Pool:
     return ClusterPool(settings.cluster, settings.workers, n_trials, settings.gpu_share)
 
 
-def _storage(settings: Settings) -> BaseStorage:
+def _storage(settings: Settings, on_message: OnMessage) -> BaseStorage:
     if settings.resume and "://" not in settings.storage and not Path(settings.storage).is_file():
         raise StorageError(f"no study to resume: there is no journal {settings.storage}")
-    return open_storage(settings.storage)
+    return open_storage(settings.storage, on_message=on_message)
 
 
 class _Session:
@@ -312,7 +312,7 @@ class _Session:
                     self._stopped,
                     killed=in_a_hurry,
                 )
-        except SearchError as error:
+        except (SearchError, OSError) as error:
             self._on_message(f"{error} (python -m search.sync writes it later)")
             why = str(error)
             return (replace(outcome, unregistered=why) if outcome else None), _TRAINED if state == _FINISHED else state

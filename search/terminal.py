@@ -32,10 +32,10 @@ class Display:
 
     def __init__(self, definition: Definition, silent: bool) -> None:
         self._definition, self._silent = definition, silent
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, markup=False)
         self._live = self._console.is_terminal and not silent
         self._bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -84,7 +84,7 @@ class Display:
         """Print the best trials, what was registered, and what to do next."""
         if self._silent:
             return
-        console = Console(highlight=False)
+        console = Console(highlight=False, markup=False)
         console.print(_table(outcome.table, self._definition))
         counts = ", ".join(f"{count} {fate}" for fate, count in outcome.n_trials.items())
         died = f" ({outcome.died} died with their worker)" if outcome.died else ""
@@ -112,7 +112,7 @@ def print_study(study: optuna.Study, definition: Definition, top: int) -> None:
     states: dict[str, int] = {}
     for trial in trials:
         states[trial.state.name.lower()] = states.get(trial.state.name.lower(), 0) + 1
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(_table(tuple(best), definition))
     console.print(f"study {study.study_name}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
 

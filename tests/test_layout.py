@@ -34,7 +34,7 @@ HOMES: dict[str, set[str]] = {
         "tracking.store",
     },
     "optuna_integration": {"tracking.runs"},
-    "sqlalchemy": {"study.storage", "tracking.store"},
+    "sqlalchemy": {"study.database", "study.storage", "tracking.store"},
     "pebble": {"workers.local"},
     "distributed": {"workers.cluster"},
     "tensorflow": {
@@ -164,7 +164,7 @@ def test_each_library_has_its_home(library: str) -> None:
 
 def test_optunas_storages_are_opened_in_one_module() -> None:
     """A second place would open storages without the waiting and the messages of the first."""
-    made = re.compile(r"\b(RDBStorage|JournalStorage|JournalFileBackend|GrpcStorageProxy)\b")
+    made = re.compile(r"\b(PatientStorage\(url|JournalStorage\(|JournalFileBackend\(|GrpcStorageProxy\()")
     assert {name for name, tree in TREES.items() if made.search(ast.unparse(tree))} == {"study.storage"}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ import optuna.storages.journal
 from optuna.storages import BaseStorage
 
 from search.errors import StorageError, one_line
+from search.study import journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +25,13 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
-def open_storage(url: str, *, create: bool = True) -> BaseStorage:
+def open_storage(url: str, *, create: bool = True, on_message: Callable[[str], None] = lambda _: None) -> BaseStorage:
     """Open an Optuna storage.
 
     Args:
         url: A database URL, `grpc://host:port`, or the path of a journal.
         create: Whether a storage that is not there yet is begun.
+        on_message: Told what was mended, and when a database is away.
 
     Raises:
         StorageError: It cannot be reached, or its driver is not installed.
@@ -39,9 +43,10 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
             proxy.wait_server_ready(timeout=10)
             return proxy
         if "://" in url:
-            return _relational(url, create)
+            return _relational(url, create, on_message)
         if create:
             Path(url).parent.mkdir(parents=True, exist_ok=True)
+        journal.check(Path(url), on_message)
         backend = optuna.storages.journal.JournalFileBackend(url)
         return optuna.storages.JournalStorage(backend)
     except StorageError:
@@ -49,11 +54,15 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
     except ModuleNotFoundError as error:
         raise StorageError(f"storage {url}: {_install(error.name or '')}") from None
     except Exception as error:
+        if "://" not in url and (damaged := journal.damaged_record(Path(url))) is not None:
+            raise StorageError(f"{url}: record {damaged} is damaged; restore a copy, or delete that line") from None
         raise StorageError(f"storage {url} cannot be used ({one_line(error)}); is it up, and the URL right?") from None
 
 
-def _relational(url: str, create: bool) -> BaseStorage:
+def _relational(url: str, create: bool, on_message: Callable[[str], None]) -> BaseStorage:
     import sqlalchemy.exc
+
+    from search.study.database import PatientStorage
 
     options: dict[str, Any] = {} if url.startswith("sqlite") else {"pool_pre_ping": True}
     if url.startswith(("postgresql", "mysql")):
@@ -62,7 +71,7 @@ def _relational(url: str, create: bool) -> BaseStorage:
         raise StorageError(f"storage {url} holds no study; give the storage that the search used")
     for attempt in range(5):
         try:
-            return optuna.storages.RDBStorage(
+            opened = PatientStorage(
                 url,
                 engine_kwargs=options,
                 heartbeat_interval=HEARTBEAT_SECONDS,
@@ -73,6 +82,9 @@ def _relational(url: str, create: bool) -> BaseStorage:
             # Searches that open a fresh database at the same moment create its tables twice.
             if attempt == 4 or not _reachable(url, options):
                 raise
+        else:
+            opened.on_message = on_message
+            return opened
     raise AssertionError("unreachable")
 
 
@@ -116,7 +128,13 @@ def storage_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise StorageError(f"storage {url} cannot be used ({one_line(error)})") from error
+        raise StorageError(f"storage {url} cannot be used ({one_line(error.__cause__ or error)})") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        raise StorageError(
+            f"storage {url} cannot be written ({error.strerror}); mend that, then --resume goes on"
+        ) from error
 
 
 def file_of(url: str) -> Path | None:

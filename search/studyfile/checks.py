@@ -64,14 +64,20 @@ def check_together(definition: Definition) -> None:
 
 
 def _name(definition: Definition) -> Iterator[Finding]:
-    name = definition.name
+    wrong = wrong_name(definition.name)
+    if wrong:
+        yield "name", *wrong
+
+
+def wrong_name(name: str) -> tuple[str, str] | None:
+    """Return what is wrong with a study's name and what would be right; None when nothing is."""
     legal = _NAME.fullmatch(name) and name == name.strip() and not name.endswith(".")
-    if not legal or len(name.encode()) > _LONGEST:
-        yield (
-            "name",
-            f"{written(name)} is no legal name for an MLflow experiment and model",
-            f"use letters, digits, '_', '-', '.' and spaces inside, at most {_LONGEST} bytes",
-        )
+    if legal and len(name.encode("utf-8", "replace")) <= _LONGEST:
+        return None
+    return (
+        f"{written(name)} is not a valid name for an MLflow experiment and model",
+        f"use letters, digits, '_', '-', '.' and spaces inside, at most {_LONGEST} bytes",
+    )
 
 
 def _objectives(definition: Definition) -> Iterator[Finding]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from search.errors import UsageError
+from search.studyfile.checks import wrong_name
 from search.studyfile.schema import Definition
 
 
@@ -77,7 +79,14 @@ def resolve(
     offline: bool = False,
     objects: bytes = b"",
 ) -> Settings:
-    """Return the settings of a search; None leaves a setting to the study file."""
+    """Return the settings of a search; None leaves a setting to the study file.
+
+    Raises:
+        UsageError: The study's name is not one.
+    """
+    wrong = wrong_name(study_name) if study_name is not None else None
+    if wrong is not None:
+        raise UsageError(f"--study-name: {'; '.join(wrong)}")
     search, name = definition.search, study_name or definition.name
     return Settings(
         definition=definition,

@@ -17,7 +17,7 @@ import numpy as np
 import optuna
 
 from search.data.dataset import Data
-from search.errors import TrialFailed, one_line
+from search.errors import TrialFailed, one_line, printable
 from search.studyfile.schema import Definition
 from search.training import own_metrics
 from search.training.epochs import Epochs, OnEpoch
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 OnEpochs = Callable[[list[Epoch]], None]
 IsBest = Callable[[tuple[float, ...]], bool]
+
+
+_LONGEST_TRACEBACK = 100_000  # characters
 
 
 class TrialStopped(Exception):
@@ -143,8 +146,9 @@ def run(
         fate = {"fate": "died", "reason": str(error)}
     except TrialFailed as error:
         fate = {"fate": "failed", "reason": error.reason, "traceback": error.traceback}
-    except (Exception, SystemExit) as error:  # the user's own code may call sys.exit
-        fate = {"fate": "failed", "reason": one_line(error), "traceback": traceback.format_exc()}
+    except BaseException as error:  # the user's own code may call sys.exit, or raise KeyboardInterrupt
+        trace = printable(traceback.format_exc(), _LONGEST_TRACEBACK)
+        fate = {"fate": "failed", "reason": one_line(error), "traceback": trace}
     return TrialResult(
         number=trial.number,
         seed=seed_of(seed, trial.number),

@@ -6,9 +6,12 @@ is lost, and the slot starts another. `search.cluster` offers the same slots on 
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -29,6 +32,7 @@ _PRELOAD = "search.workers.preload"
 _GROWTH = 1.25  # a worker grown to this multiple of its size after its first trial is replaced
 _WORKER_BYTES = 1.5e9  # what a worker with TensorFlow and a small study takes, generously
 _SIGKILL = -9
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,16 @@ def begin_worker(allotment: Allotment) -> None:
     """Make the process a worker: called once in each, before anything of the framework runs."""
     from search.workers import worker
 
+    _end_with_the_search()
+    os.dup2(2, 1)  # what the user's code prints belongs on standard error: standard output is the command's
     os.environ.update(allotment.environment())
     worker.warm(allotment.threads)
+
+
+def _end_with_the_search() -> None:
+    """Let the system end this process when the server that it was forked from ends, as it does with the search."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class LocalSlot:

@@ -6,6 +6,7 @@ It talks to Optuna's storage and returns results; it never talks to MLflow.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -14,10 +15,12 @@ import socket
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -25,6 +28,7 @@ from optuna.trial import TrialState
 
 from search.data.dataset import Data, load
 from search.data.summary import DataSummary
+from search.errors import redact
 from search.study import attributes, plots, ranking, samplers, storage
 from search.studyfile.objects import provide
 from search.studyfile.schema import Definition
@@ -36,6 +40,7 @@ from search.training.model import has_user_code
 from search.training.probes import probes
 
 STOPPED = "stopped; --resume runs it again"
+_LOGGED = 50_000  # characters of a trial's prints that are kept, at the beginning and at the end
 _COLLECT_BYTES = 100_000_000
 _LIVE_SECONDS = 2.0  # how often a long trial's epochs reach the storage, and so MLflow
 
@@ -144,20 +149,56 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
         others = ((each.values, each.number) for each in complete if ranking.feasible(each))
         return ranking.leads(definition, values, number, others)
 
+    folder = Path.cwd()
     try:
-        result = trial.run(
-            definition,
-            data,
-            optuna.trial.Trial(current, trial_id),
-            seed=job.settings.seed,
-            is_best=is_best,
-            on_epochs=live,
-            checkpoints=checkpoints,
-        )
-        checkpoint.remove(checkpoints)
-        return result
+        with _printed() as log:
+            result = trial.run(
+                definition,
+                data,
+                optuna.trial.Trial(current, trial_id),
+                seed=job.settings.seed,
+                is_best=is_best,
+                on_epochs=live,
+                checkpoints=checkpoints,
+            )
+        if result.fate != "died":  # a stopped trial goes on from its checkpoint
+            checkpoint.remove(checkpoints)
+        return replace(result, log=log.text())
     finally:
+        os.chdir(folder)  # the user's code may have gone elsewhere
         _forget_model(definition)
+
+
+class _Log(io.TextIOBase):
+    """Passes text on to a stream, and keeps its first and last part."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._first, self._last = stream, "", ""
+
+    def write(self, text: str) -> int:
+        """Pass text on; a stream that cannot encode it gets question marks."""
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        self._stream.write(text.encode(encoding, "replace").decode(encoding))
+        room = max(0, _LOGGED - len(self._first))
+        self._first, self._last = self._first + text[:room], (self._last + text[room:])[-_LOGGED:]
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._stream.flush()
+
+    def text(self) -> str:
+        """Return what was written, its middle left out where it was long."""
+        between = "\n…\n" if len(self._last) == _LOGGED else ""
+        return redact(f"{self._first}{between}{self._last}")
+
+
+@contextmanager
+def _printed() -> Iterator[_Log]:
+    """Keep what is printed inside this block."""
+    log = _Log(sys.stderr)
+    with redirect_stdout(log), redirect_stderr(log):
+        yield log
 
 
 def draw(job: Job, plot: str) -> dict[str, bytes]:

@@ -1,0 +1,72 @@
+"""A study in a database that may restart: each request is tried again for half a minute."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import sqlalchemy.exc
+from optuna.storages import RDBStorage
+
+PATIENCE_SECONDS = 30.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
+_HOPELESS = ("disk is full", "No space left", "readonly", "does not exist", "authentication failed")
+
+
+class PatientStorage(RDBStorage):
+    """Optuna's database storage, whose requests survive a restart of the database.
+
+    Attributes:
+        on_message: Told once when the database is away.
+    """
+
+    on_message: Callable[[str], None] = staticmethod(lambda _: None)
+
+
+def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def tried(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
+        deadline, pause = time.monotonic() + PATIENCE_SECONDS, _FIRST_PAUSE
+        while True:
+            try:
+                return method(self, *args, **kwargs)
+            except (
+                sqlalchemy.exc.OperationalError,
+                sqlalchemy.exc.InterfaceError,
+                optuna.exceptions.StorageInternalError,
+            ) as error:
+                text = f"{error} {error.__cause__ or ''}"
+                if time.monotonic() + pause > deadline or any(each in text for each in _HOPELESS):
+                    raise
+                if pause == _FIRST_PAUSE:
+                    self.on_message(f"the study's database is away; trying again for {PATIENCE_SECONDS:g} s")
+                time.sleep(pause)
+                pause = min(_LONGEST_PAUSE, 2 * pause)
+
+    return tried
+
+
+for _name in (
+    "create_new_trial",
+    "get_all_trials",
+    "get_best_trial",
+    "get_n_trials",
+    "get_study_directions",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_system_attrs",
+    "get_study_user_attrs",
+    "get_trial",
+    "get_trial_id_from_study_id_trial_number",
+    "record_heartbeat",
+    "set_study_user_attr",
+    "set_trial_intermediate_value",
+    "set_trial_param",
+    "set_trial_state_values",
+    "set_trial_system_attr",
+    "set_trial_user_attr",
+):
+    setattr(PatientStorage, _name, _patient(getattr(RDBStorage, _name)))

@@ -1,0 +1,121 @@
+"""A study's journal file, checked before anything is appended to it: a torn end is cut, and said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from optuna.storages.journal import JournalFileSymlinkLock
+
+from search.errors import StorageError
+
+_TAIL = 1_000_000  # bytes at the end that are checked
+_RECORD = b'{"op_code"'  # how each record begins
+_BEGINNING_SECONDS = 3.0  # how long another process may take from making a journal to its first record
+
+
+def check(path: Path, on_message: Callable[[str], None] = lambda _: None) -> None:
+    """Cut a journal back to its last whole record, after a copy was made; does nothing to a whole one.
+
+    A process that was killed, a full disk or a power failure can leave half a record or zeros at
+    the end. Optuna forgives that until something is appended; then the journal is unreadable.
+
+    Args:
+        path: The journal.
+        on_message: Told what was done.
+
+    Raises:
+        StorageError: The journal is empty, or damaged before its end.
+    """
+    if not path.exists():
+        return
+    _wait_until_begun(path)
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()
+    try:
+        start, tail = _tail_of(path)
+        whole = _repaired(tail, path, start)
+        if whole == tail:
+            return
+        copy = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+        shutil.copyfile(path, copy)
+        with path.open("r+b") as file:
+            file.seek(start)
+            file.write(whole)
+            file.truncate()
+    finally:
+        lock.release()
+    on_message(f"{path} ended in half a record; it is cut back to its last whole one (a copy is {copy.name})")
+
+
+def _wait_until_begun(path: Path) -> None:
+    deadline = time.monotonic() + _BEGINNING_SECONDS
+    while path.stat().st_size == 0:
+        if time.monotonic() > deadline:
+            raise StorageError(f"{path} is empty, so it was damaged; restore it, or delete it to begin the study anew")
+        time.sleep(0.1)
+
+
+def _tail_of(path: Path) -> tuple[int, bytes]:
+    """Return the last records, and where they start; at least one record's beginning is before them, or none."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = max(0, size - _TAIL)
+        file.seek(start)
+        tail = file.read()
+    if start:
+        cut = tail.find(b"\n") + 1
+        return start + cut, tail[cut:]
+    return 0, tail
+
+
+def _repaired(tail: bytes, path: Path, start: int) -> bytes:
+    """Return the whole records of a journal's end.
+
+    Raises:
+        StorageError: A record before the last ones is damaged.
+    """
+    lines = tail.split(b"\n")
+    torn = lines.pop()
+    kept = []
+    for index, line in enumerate(lines):
+        if _whole(line):
+            kept.append(line)
+            continue
+        # Half a record, to which another process appended a whole one.
+        suffix = line[line.rfind(_RECORD) :] if _RECORD in line else b""
+        if suffix and _whole(suffix):
+            kept.append(suffix)
+        elif any(map(_whole, lines[index + 1 :])):
+            raise StorageError(
+                f"{path}: record {_line_number(path, start, index)} is damaged, and others follow it; restore a copy, "
+                "or delete that line to lose only what it says"
+            )
+    if torn and _whole(torn):
+        kept.append(torn)
+    if not kept:
+        raise StorageError(f"{path} holds no record of an Optuna journal; give another path, or restore a copy")
+    return b"".join(line + b"\n" for line in kept)
+
+
+def _whole(line: bytes) -> bool:
+    if not line.startswith(b"{"):
+        return False
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _line_number(path: Path, start: int, index: int) -> int:
+    with path.open("rb") as file:
+        return file.read(start).count(b"\n") + index + 1
+
+
+def damaged_record(path: Path) -> int | None:
+    """Return the number of the first line that is no record; None when all are."""
+    with path.open("rb") as file:
+        return next((number for number, line in enumerate(file, 1) if not _whole(line.rstrip(b"\n"))), None)

@@ -1,0 +1,83 @@
+"""Journals that were torn: a night's search would be unreadable for good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from search.errors import StorageError
+from search.study.storage import open_storage
+
+
+def journal(folder: Path, trials: int = 3) -> Path:
+    path = folder / "kept.journal"
+    study = optuna.create_study(study_name="kept", storage=open_storage(str(path)))
+    for number in range(trials):
+        study.add_trial(optuna.trial.create_trial(value=float(number)))
+    return path
+
+
+def numbers(path: Path) -> list[float]:
+    study = optuna.load_study(study_name="kept", storage=open_storage(str(path)))
+    study.add_trial(optuna.trial.create_trial(value=9.0))
+    again = optuna.load_study(study_name="kept", storage=open_storage(str(path)))
+    return [trial.value for trial in again.trials if trial.value is not None]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10, 60])
+def test_a_torn_end_is_cut_and_said(tmp_path: Path, cut: int) -> None:
+    """The next record would be appended to half a one, and the study be lost."""
+    path = journal(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    said: list[str] = []
+    open_storage(str(path), on_message=said.append)
+    expected = [0.0, 1.0, 2.0] if cut == 1 else [0.0, 1.0]  # without its line's end the last record is whole
+    assert numbers(path) == [*expected, 9.0]
+    assert "cut back to its last whole one" in said[0]
+    assert [copy.read_bytes() for copy in tmp_path.glob("*.damaged-*")] == [whole[:-cut]]
+
+
+@pytest.mark.parametrize("end", [b"\0" * 4096, b"\0" * 10 + b"\n", b'{"op_code":', b"\xff\xfe"])
+def test_zeros_and_rubbish_at_the_end_are_cut(tmp_path: Path, end: bytes) -> None:
+    """A power failure, which leaves zeros, would end the study."""
+    path = journal(tmp_path)
+    with path.open("ab") as file:
+        file.write(end)
+    assert numbers(path) == [0.0, 1.0, 2.0, 9.0]
+
+
+def test_a_record_appended_to_half_a_one_is_kept(tmp_path: Path) -> None:
+    """What a worker wrote after another one was killed would be lost."""
+    path = journal(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + lines[-1][:20] + lines[-1])
+    assert numbers(path) == [0.0, 1.0, 2.0, 9.0]
+
+
+def test_damage_in_the_middle_names_the_line(tmp_path: Path) -> None:
+    """The person would be told that the storage cannot be used, and not where to look."""
+    path = journal(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"rubbish\n", *lines[1:]]))
+    with pytest.raises(StorageError, match=r"record 2 is damaged, and others follow it"):
+        open_storage(str(path))
+
+
+def test_an_empty_journal_is_never_a_new_study(tmp_path: Path) -> None:
+    """A full disk that emptied the file would look like a study that nobody began."""
+    path = tmp_path / "kept.journal"
+    path.touch()
+    with pytest.raises(StorageError, match=r"is empty, so it was damaged; restore it, or delete it"):
+        open_storage(str(path))
+
+
+def test_a_whole_journal_is_left_alone(tmp_path: Path) -> None:
+    """Every start would leave a copy behind."""
+    path = journal(tmp_path)
+    before = path.read_bytes()
+    open_storage(str(path))
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob("*.damaged-*"))

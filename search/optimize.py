@@ -143,6 +143,7 @@ class Search:
         self._started = time.monotonic()
         self._free: list[Slot] = []
         self._running: list[_Running] = []
+        self._going_on: list[tuple[optuna.Trial, int]] = []  # trials to submit again, and their retries
         self._signal = 0
         self.stopped = ""
         trials = study.get_trials(deepcopy=False)
@@ -167,6 +168,14 @@ class Search:
     def retry(self, configurations: Sequence[dict[str, Any]]) -> None:
         """Try these first, as an interrupted search had begun them already."""
         self._budget.try_first([dict(each) for each in configurations])
+
+    def go_on(self, trials: Sequence[FrozenTrial]) -> None:
+        """Let RUNNING trials of an interrupted search go on from their checkpoints."""
+        for each in trials:
+            trial_id = attributes.id_of(self._storage, self._study, each.number)
+            retries = int(each.system_attrs.get(attributes.RETRIES, 0))
+            self._going_on.append((optuna.trial.Trial(self._study, trial_id), retries))
+            self._budget.remaining -= 1
 
     def optimize(self, slots: Sequence[Slot]) -> None:
         """Run trials in these slots until the budget is spent or a reason to stop is met.
@@ -201,7 +210,7 @@ class Search:
         for slot in list(self._free):
             if not slot.ready() and self._running:
                 continue
-            begun = self._begin()
+            begun = self._going_on.pop(0) if self._going_on and not self._signal else self._begin()
             if begun is None:
                 return
             self._free.remove(slot)
@@ -262,7 +271,9 @@ class Search:
         self._on_beat()
         for running in list(self._running):
             if running.future.done():
-                self._end(running, self._result(running))
+                result = self._result(running)
+                if not self._submit_again(running, result):
+                    self._end(running, result)
             else:
                 self._look_after(running)
 
@@ -271,6 +282,19 @@ class Search:
             return running.future.result()
         except (Exception, CancelledError) as error:
             return self._without_result(running, "died", reason_of(error))
+
+    def _submit_again(self, running: _Running, result: TrialResult) -> bool:
+        """Let a trial go on from its checkpoint when its worker died; returns whether it does."""
+        if result.fate != "died" or not worker.goes_on(self._job, result.number):
+            return False
+        if not self._signal and running.retries <= 0:
+            return False
+        self._running.remove(running)
+        self._free.append(running.slot)
+        if not self._signal:  # else it waits for --resume
+            self._storage.set_trial_system_attr(running.trial_id, attributes.BEGUN, "")
+            self._going_on.append((running.trial, running.retries - 1))
+        return True
 
     def _without_result(self, running: _Running, fate: Any, reason: str) -> TrialResult:
         """Return what is known of a trial whose worker returned nothing: its fate, and the epochs it passed on."""
@@ -344,7 +368,9 @@ class Search:
             self._collect(0.1)
         for running in list(self._running):
             running.slot.stop()
-            self._end(running, self._without_result(running, "died", worker.STOPPED))
+            result = self._without_result(running, "died", worker.STOPPED)
+            if not self._submit_again(running, result):
+                self._end(running, result)
         stop_file.unlink(missing_ok=True)
 
     def _abandon(self, error: BaseException) -> None:
@@ -360,7 +386,7 @@ class Search:
 
         with suppress(Exception):
             for trial in trials_of(self._study, self._search_id):  # one that was asked for and never began
-                if trial.state == TrialState.RUNNING:
+                if trial.state == TrialState.RUNNING and not worker.goes_on(self._job, trial.number):
                     finish_running(self._study, self._storage, trial)
 
     def _elapsed(self) -> float:

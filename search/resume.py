@@ -152,8 +152,17 @@ def _gone(pid: int) -> bool:
     return False
 
 
-def recover_killed_searches(study: optuna.Study, storage: BaseStorage, spool: Spool) -> set[str]:
+def recover_killed_searches(
+    study: optuna.Study, storage: BaseStorage, spool: Spool, goes_on: Callable[[int], bool] = lambda _: False
+) -> set[str]:
     """Finish what killed searches left: trials RUNNING in the study, searches noted as running.
+
+    Args:
+        study: The study.
+        storage: Its storage.
+        spool: Its waiting files.
+        goes_on: Whether a trial of this number can go on from a checkpoint; it stays RUNNING until
+            its search is resumed.
 
     Returns:
         The searches that were killed.
@@ -164,7 +173,7 @@ def recover_killed_searches(study: optuna.Study, storage: BaseStorage, spool: Sp
         if record.state != "running" or alive(record, spool):
             continue
         for trial in trials_of(study, record.search_id):
-            if trial.state == TrialState.RUNNING:
+            if trial.state == TrialState.RUNNING and not goes_on(trial.number):
                 finish_running(study, storage, trial)
         recovered.add(record.search_id)
         replace(record, state="interrupted").write(study)
@@ -203,11 +212,13 @@ class Unfinished:
     Attributes:
         left: What is left of its budget.
         begun: The configurations that it had begun and not ended.
+        running: The trials that go on from a checkpoint.
     """
 
     claim: Claim
     left: int
     begun: list[dict[str, Any]]
+    running: list[FrozenTrial]
 
 
 def claim_interrupted(study: optuna.Study, spool: Spool, sleep: Callable[[float], None] = time.sleep) -> Unfinished:
@@ -252,8 +263,9 @@ def _unfinished(study: optuna.Study, claim: Claim) -> Unfinished:
     ended = [trial for trial in trials if trial.state in ranking.FINISHED or failed_itself(trial)]
     tried = {space.configuration(trial.params) for trial in ended}
     begun: dict[str, dict[str, Any]] = {}
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     for trial in trials:
         configuration = space.configuration(trial.params)
-        if trial not in ended and configuration not in tried:
+        if trial not in (*ended, *running) and configuration not in tried:
             begun[configuration] = trial.params
-    return Unfinished(claim, max(0, claim.record.n_trials - len(ended)), list(begun.values()))
+    return Unfinished(claim, max(0, claim.record.n_trials - len(ended)), list(begun.values()), running)

@@ -129,7 +129,9 @@ class _Session:
         sampler = optuna.samplers.RandomSampler()  # never asked: Sampling asks the study's own
         self._study = create.create(self._definition, settings.study_name, storage, sampler, pruner)
         self._spool = Spool(settings)
-        self._recovered = resume.recover_killed_searches(self._study, storage, self._spool)
+        self._recovered = resume.recover_killed_searches(
+            self._study, storage, self._spool, lambda number: worker.goes_on(job, number)
+        )
         self._begun = bool(self._study.get_trials(deepcopy=False))
         self._unfinished = resume.claim_interrupted(self._study, self._spool) if settings.resume else None
         if self._unfinished is not None:
@@ -212,6 +214,7 @@ class _Session:
             self._claim.beat,
         )
         if self._unfinished is not None:
+            searching.go_on(self._unfinished.running)
             searching.retry(self._unfinished.begun)
         searching.enqueue(self._first_configurations())
         try:

@@ -108,5 +108,8 @@ class TrialResult:
 def live_epochs(trial: FrozenTrial) -> list[Epoch]:
     """Return the epochs that a running trial has passed on, in the order of time."""
     prefix = f"{attributes.EPOCHS}:"
-    parts = [each for name, each in trial.system_attrs.items() if name.startswith(prefix)]
-    return sorted((Epoch(**each) for part in parts for each in part), key=lambda epoch: epoch.time)
+    parts = sorted((name, each) for name, each in trial.system_attrs.items() if name.startswith(prefix))
+    epochs = [Epoch(**each) for _, part in parts for each in part]
+    # A trial that went on from a checkpoint passes its first epochs on again.
+    once = {(epoch.step, *sorted(epoch.logs)): epoch for epoch in epochs}
+    return sorted(once.values(), key=lambda epoch: epoch.time)

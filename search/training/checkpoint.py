@@ -13,7 +13,7 @@ import inspect
 import pickle
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,31 +27,14 @@ if TYPE_CHECKING:
 
 AUTO_SECONDS = 3.0  # `auto` saves once an epoch takes longer
 _LAST, _NEXT, _OLD = "last", "next", "old"
-_STATE, _ORIGIN = "state.pickle", "origin"
+_STATE = "state.pickle"
 _PLAIN = (bool, int, float, str, np.ndarray, np.generic, type(None))
 
 
 def folder_of(storage: str, study_name: str, number: int) -> Path:
     """Return where a trial's checkpoints are: beside its study's journal, or in `studies/` for a database."""
     beside = Path("studies", f"{study_name}.journal") if "://" in storage else Path(storage)
-    return beside.absolute().with_suffix(".checkpoints") / f"{study_name}-{number:05d}"
-
-
-def take_over(folder: Path, number: int, killed: Collection[int]) -> int:
-    """Give a trial what killed trials of the same configuration left, and return the number that decides its seed.
-
-    Args:
-        folder: The trial's, as `folder_of` names it.
-        number: The trial's.
-        killed: The numbers of those trials; each folder is taken by one trial only.
-    """
-    for other in sorted(killed, reverse=True):
-        with suppress(OSError):  # it left none, or another trial has taken it
-            folder.with_name(folder.name.replace(f"{number:05d}", f"{other:05d}")).rename(folder)
-            if not (folder / _ORIGIN).is_file():
-                (folder / _ORIGIN).write_text(str(other))
-            break
-    return int((folder / _ORIGIN).read_text()) if (folder / _ORIGIN).is_file() else number
+    return beside.absolute().with_suffix(".checkpoints") / f"trial-{number:05d}"
 
 
 def remove(folder: Path) -> None:

@@ -66,7 +66,6 @@ class _TrialLog:
     path: str = ""
     folder: Path = Path()  # the trial's own, for what its callbacks write
     checkpoints: Path | None = None
-    number: int = 0  # decides the seeds
 
     def begins(self, training: Training) -> None:
         """Note what is trained, before it is."""
@@ -118,7 +117,6 @@ def run(
     is_best: IsBest,
     on_epochs: OnEpochs,
     checkpoints: Path | None = None,
-    origin: int | None = None,
 ) -> TrialResult:
     """Train a trial to its end and return what became of it; it never raises for the trial's own error.
 
@@ -131,10 +129,8 @@ def run(
         on_epochs: Called after each epoch with all epochs so far.
         checkpoints: The trial's folder of checkpoints, as `checkpoint.folder_of` names it; a trial that was
             killed goes on from what is there. None to keep none.
-        origin: The number that decides the seed: that of a killed trial which this one goes on with.
     """
-    number = trial.number if origin is None else origin
-    log = _TrialLog(on_epochs, checkpoints=checkpoints, number=number)
+    log = _TrialLog(on_epochs, checkpoints=checkpoints)
     fate: dict[str, Any]
     try:
         with tempfile.TemporaryDirectory(prefix="search-trial-") as folder:
@@ -155,7 +151,7 @@ def run(
         fate = {"fate": "failed", "reason": one_line(error), "traceback": trace}
     return TrialResult(
         number=trial.number,
-        seed=seed_of(seed, number),
+        seed=seed_of(seed, trial.number),
         epochs=tuple(log.epochs),
         metrics=log.metrics,
         training=log.settings,
@@ -169,12 +165,12 @@ def run(
 
 def _train(definition: Definition, data: Data, trial: optuna.Trial, seed: int, log: _TrialLog) -> _Finished:
     """Train once, or once for each fold and repeat, and test the model to hand over."""
-    parts = list(_parts(definition, data, seed, log.number))
+    parts = list(_parts(definition, data, seed, trial.number))
     trained = _train_parts(definition, parts, trial, log)
     metrics = mean([each.metrics for each in trained])
     values = values_of(definition, metrics)
     if data.folds:
-        model = _refit(definition, data, trial, trained, seed_of(seed, log.number), log)
+        model = _refit(definition, data, trial, trained, seed_of(seed, trial.number), log)
     else:
         model = _best(definition, trained).model
     log.metrics |= {f"test_{name}": value for name, value in _tested(definition, model, data).items()}
@@ -208,8 +204,7 @@ def _train_parts(definition: Definition, parts: list[_Split], trial: optuna.Tria
         log.begins(training)
         single = len(parts) == 1
         on_epoch = _on_epoch(definition, trial, log, part.name, prune=single)
-        goes_on = partial(_goes_on, definition, trial, log, part.name, prune=single)
-        trained.append(training.fit(on_epoch, log.takes, goes_on))
+        trained.append(training.fit(on_epoch, log.takes, partial(log.goes_on, part=part.name)))
         values_of(definition, trained[-1].metrics)
         so_far = [each.metrics for each in trained]
         if single:
@@ -239,17 +234,6 @@ def _on_epoch(definition: Definition, trial: optuna.Trial, log: _TrialLog, part:
                 raise optuna.TrialPruned(f"pruned after epoch {epoch + 1}")
 
     return on_epoch
-
-
-def _goes_on(
-    definition: Definition, trial: optuna.Trial, log: _TrialLog, part: str, epochs: Epochs, *, prune: bool
-) -> None:
-    """Note and report the epochs that were trained before a kill."""
-    log.goes_on(epochs, part)
-    metric, reported = definition.metrics[0], _reported(trial, log)
-    for step, logs in epochs.logs.items():
-        if prune and len(definition.metrics) == 1 and metric in logs and step not in reported:
-            trial.report(logs[metric], step)
 
 
 def _reported(trial: optuna.Trial, log: _TrialLog) -> set[int]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search.data.dataset import Data, load
 from search.data.summary import DataSummary
@@ -143,7 +143,6 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
     _run_user_code_in(job, run_id)
     live = _Live(storage, trial_id, job.stop_file)
     checkpoints = checkpoint.folder_of(job.settings.storage, job.settings.study_name, number)
-    origin = checkpoint.take_over(checkpoints, number, _killed_alike(current, kept))
 
     def is_best(values: tuple[float, ...]) -> bool:
         complete = current.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -161,7 +160,6 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
                 is_best=is_best,
                 on_epochs=live,
                 checkpoints=checkpoints,
-                origin=origin,
             )
         if result.fate != "died":  # a stopped trial goes on from its checkpoint
             checkpoint.remove(checkpoints)
@@ -201,14 +199,6 @@ def _printed() -> Iterator[_Log]:
     log = _Log(sys.stderr)
     with redirect_stdout(log), redirect_stderr(log):
         yield log
-
-
-def _killed_alike(study: optuna.Study, trial: FrozenTrial) -> list[int]:
-    """Return the trials of the same configuration that did not come to their own end."""
-    params = {**trial.params, **trial.system_attrs.get(attributes.FIXED, {})}
-    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    killed = (each for each in failed if not each.system_attrs.get(attributes.FAILED_ITSELF))
-    return [each.number for each in killed if each.params == params]
 
 
 def draw(job: Job, plot: str) -> dict[str, bytes]:

@@ -45,7 +45,7 @@ class Study:
         self.study = optuna.create_study(sampler=sampler, pruner=pruner or optuna.pruners.NopPruner())
         self.trial = self.study.ask(space.distributions(definition))
 
-    def run(self, checkpoints: Path, origin: int | None = None) -> TrialResult:
+    def run(self, checkpoints: Path) -> TrialResult:
         again = optuna.trial.Trial(self.study, self.trial._trial_id)  # as another worker opens it
         return trial.run(
             self.definition,
@@ -55,7 +55,6 @@ class Study:
             is_best=lambda values: True,
             on_epochs=lambda epochs: None,
             checkpoints=checkpoints,
-            origin=origin,
         )
 
 
@@ -101,25 +100,6 @@ def test_early_stopping_and_schedules_go_on_too(tmp_path: Path, schedule: str) -
     assert went_on.values == whole.values
 
 
-def test_the_trial_that_repeats_a_killed_one_goes_on_with_it(tmp_path: Path) -> None:
-    """A retry would begin anew under another seed, and the hours before the kill be lost."""
-    fit = {"epochs": 8, "checkpoint": True, "callbacks": ["user.py:Killed"]}
-    study = Study(study_of(tmp_path, KILLED, model=DROPS, fit=fit))
-    first, retry = (checkpoint.folder_of(str(tmp_path / "s.journal"), "s", number) for number in (0, 1))
-    with pytest.raises(KeyboardInterrupt):
-        study.run(first)
-    study.study.tell(0, state=optuna.trial.TrialState.FAIL)
-    study.study.enqueue_trial(study.trial.params)
-    study.trial = study.study.ask(space.distributions(study.definition))
-    assert checkpoint.take_over(retry, 1, [0]) == 0
-    assert checkpoint.take_over(retry.with_name("s-00002"), 2, [0]) == 2  # taken once
-    went_on = study.run(retry, origin=0)
-    whole = Study(study.definition).run(tmp_path / "others")
-    assert (went_on.number, went_on.seed) == (1, whole.seed)
-    assert [epoch.logs for epoch in went_on.epochs] == [epoch.logs for epoch in whole.epochs]
-    assert list(study.study.trials[1].intermediate_values) == list(range(8))
-
-
 def test_a_state_half_written_is_not_used(tmp_path: Path) -> None:
     """A kill while saving would end the trial for good."""
     study = Study(study_of(tmp_path, KILLED, model=DROPS, fit={"epochs": 8, "checkpoint": True}))
@@ -139,7 +119,7 @@ def test_short_epochs_are_not_saved(tmp_path: Path, wanted: Any, saved: bool) ->
 def test_checkpoints_are_removed_with_the_trial(tmp_path: Path) -> None:
     """Gigabytes would stay beside the journal."""
     one, other = (checkpoint.folder_of(str(tmp_path / "s.journal"), "s", number) for number in (1, 2))
-    assert one == tmp_path / "s.checkpoints" / "s-00001"
+    assert one == tmp_path / "s.checkpoints" / "trial-00001"
     for folder in (one, other):
         folder.mkdir(parents=True)
     checkpoint.remove(one)

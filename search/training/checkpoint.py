@@ -34,7 +34,7 @@ _PLAIN = (bool, int, float, str, np.ndarray, np.generic, type(None))
 def folder_of(storage: str, study_name: str, number: int) -> Path:
     """Return where a trial's checkpoints are: beside its study's journal, or in `studies/` for a database."""
     beside = Path("studies", f"{study_name}.journal") if "://" in storage else Path(storage)
-    return beside.absolute().with_suffix(".checkpoints") / f"trial-{number:05d}"
+    return beside.absolute().with_suffix(".checkpoints") / f"{study_name}-{number:05d}"
 
 
 def remove(folder: Path) -> None:

@@ -12,21 +12,15 @@ from search.study import space
 from search.studyfile.schema import Definition
 from search.training import checkpoint, trial
 from search.training.fit import BATCHES, WHOLE_EPOCHS
-from search.training.result import TrialResult
+from search.training.result import Epoch, TrialResult
 from tests.training.test_trial import study_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
 ]
 
-KILLED = """
-import keras, pathlib
-HERE = pathlib.Path(__file__).parent
-class Killed(keras.callbacks.Callback):
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch == 4 and not (HERE / "killed").exists():
-            (HERE / "killed").touch()
-            raise KeyboardInterrupt
+WATCHES = """
+import keras
 class PerBatch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         pass
@@ -45,7 +39,11 @@ class Study:
         self.study = optuna.create_study(sampler=sampler, pruner=pruner or optuna.pruners.NopPruner())
         self.trial = self.study.ask(space.distributions(definition))
 
-    def run(self, checkpoints: Path) -> TrialResult:
+    def run(self, checkpoints: Path, stopped_after: int = 0) -> TrialResult:
+        def on_epochs(epochs: list[Epoch]) -> None:
+            if len(epochs) == stopped_after:
+                raise trial.TrialStopped("killed")
+
         again = optuna.trial.Trial(self.study, self.trial._trial_id)  # as another worker opens it
         return trial.run(
             self.definition,
@@ -53,7 +51,7 @@ class Study:
             again,
             seed=7,
             is_best=lambda values: True,
-            on_epochs=lambda epochs: None,
+            on_epochs=on_epochs,
             checkpoints=checkpoints,
         )
 
@@ -61,10 +59,8 @@ class Study:
 def killed_and_whole(folder: Path, **tables: Any) -> tuple[Study, TrialResult, TrialResult]:
     """Run a trial that is killed in its fifth epoch and goes on, and one that is not killed."""
     fit = {"epochs": 8, "checkpoint": True, **tables.pop("fit", {})}
-    fit["callbacks"] = ["user.py:Killed", *fit.get("callbacks", [])]
-    study = Study(study_of(folder, KILLED, model=DROPS, fit=fit, **tables))
-    with pytest.raises(KeyboardInterrupt):
-        study.run(folder / "checkpoints")
+    study = Study(study_of(folder, WATCHES, model=DROPS, fit=fit, **tables))
+    assert study.run(folder / "checkpoints", stopped_after=5).fate == "died"
     assert list(study.study.trials[0].intermediate_values) == [0, 1, 2, 3]
     went_on = study.run(folder / "checkpoints")
     whole = Study(study.definition).run(folder / "others")
@@ -102,7 +98,7 @@ def test_early_stopping_and_schedules_go_on_too(tmp_path: Path, schedule: str) -
 
 def test_a_state_half_written_is_not_used(tmp_path: Path) -> None:
     """A kill while saving would end the trial for good."""
-    study = Study(study_of(tmp_path, KILLED, model=DROPS, fit={"epochs": 8, "checkpoint": True}))
+    study = Study(study_of(tmp_path, WATCHES, model=DROPS, fit={"epochs": 8, "checkpoint": True}))
     (tmp_path / "checkpoints" / "only" / "next").mkdir(parents=True)
     (tmp_path / "checkpoints" / "only" / "next" / "latest.weights.h5").write_bytes(b"half")
     assert study.run(tmp_path / "checkpoints").fate == "complete"
@@ -111,7 +107,7 @@ def test_a_state_half_written_is_not_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("wanted", "saved"), [("auto", False), (False, False), (True, True)])
 def test_short_epochs_are_not_saved(tmp_path: Path, wanted: Any, saved: bool) -> None:
     """Every epoch of a hundredth of a second would write a model."""
-    study = Study(study_of(tmp_path, KILLED, model=DROPS, fit={"epochs": 3, "checkpoint": wanted}))
+    study = Study(study_of(tmp_path, WATCHES, model=DROPS, fit={"epochs": 3, "checkpoint": wanted}))
     study.run(tmp_path / "checkpoints")
     assert (tmp_path / "checkpoints").exists() == saved
 
@@ -119,7 +115,7 @@ def test_short_epochs_are_not_saved(tmp_path: Path, wanted: Any, saved: bool) ->
 def test_checkpoints_are_removed_with_the_trial(tmp_path: Path) -> None:
     """Gigabytes would stay beside the journal."""
     one, other = (checkpoint.folder_of(str(tmp_path / "s.journal"), "s", number) for number in (1, 2))
-    assert one == tmp_path / "s.checkpoints" / "trial-00001"
+    assert one == tmp_path / "s.checkpoints" / "s-00001"
     for folder in (one, other):
         folder.mkdir(parents=True)
     checkpoint.remove(one)

@@ -152,8 +152,6 @@ def _fit(definition: Definition) -> Iterator[Finding]:
     for name in definition.own_metrics:
         if not _METRIC_NAME.fullmatch(name) or name.startswith(("val_", "test_")):
             yield f"metrics.{name}", "not a legal metric name", "use letters, digits and '_'; 'val_' is put before it"
-    if definition.fit.refit and definition.data.folds:
-        yield "fit.refit", "given with data.folds", "leave it out: with folds every model is refitted"
 
 
 def _counts(parameter: Parameter) -> bool:

@@ -205,8 +205,6 @@ class FitDefinition(Table):
         steps_per_epoch: Batches in an epoch, for streams that do not say.
         validation_steps: Batches of the validation and test part, for streams that do not say.
         checkpoint: Whether a killed trial goes on from its last epoch; `auto` once an epoch takes seconds.
-        refit: Train the best configuration again on training and validation rows, for the epochs that were best.
-            With folds that is always so.
         keep_epoch: Whose weights a trained model has, and whose metrics a trial: those of its `last` epoch or
             of its `best` one in the study's metric. When left out: the last, but the best with early stopping.
     """
@@ -222,7 +220,6 @@ class FitDefinition(Table):
     steps_per_epoch: Count | None = None
     validation_steps: Count | None = None
     checkpoint: Literal["auto"] | bool = "auto"
-    refit: bool = False
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     keep_epoch: Literal["best", "last"] | None = None
 
@@ -252,7 +249,6 @@ class SearchDefinition(Table):
         constraints: Conditions such as `latency_ms <= 5` that a best trial must meet.
         repeats: Train a configuration under this many seeds and compare the mean.
         retries: How often the configuration of a trial that died with its worker is tried again.
-        keep: The models of this many best trials are kept.
     """
 
     n_trials: Count = 20
@@ -271,7 +267,6 @@ class SearchDefinition(Table):
     repeats: int = Field(default=1, ge=1, le=1000)
     retries: int = Field(default=1, ge=0, le=1000)
     warm_start: WarmStart | None = None
-    keep: Count = 1
 
     @field_validator("constraints")
     @classmethod

@@ -67,7 +67,6 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"metrics": {"f2": {"function": "no.py:f"}}}, "metrics.f2.function: no file folder/no.py"),
     ({"fit.function": "train"}, "fit.function: 'train' is not a function"),
     ({"model.export": "encoder"}, "model.export: 'encoder' is not a function"),
-    ({"fit.refit": True, "data.folds": 3}, "fit.refit: given with data.folds"),
     ({"metric_s": 3}, "metric_s: unknown key; known here: .*metrics"),
     ({"fit.early_stopping": True}, "fit.early_stopping: true; use a table"),
     ({"search.workers": 1.5}, "search.workers: 1.5; use a whole number of at least 1 or 'auto'"),

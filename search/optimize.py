@@ -146,7 +146,7 @@ class Search:
         self._going_on: list[tuple[optuna.Trial, int]] = []  # trials to submit again, and their retries
         self._signal = 0
         self.stopped = ""
-        trials = study.get_trials(deepcopy=False)
+        trials = attributes.comparable_trials(study)
         finished = [each for each in trials if each.state in ranking.FINISHED]
         sampler = None
         if settings.sampler != "grid":
@@ -234,7 +234,7 @@ class Search:
         return self._ask(proposal, retries), retries
 
     def _propose(self, retry: Retry | None) -> Proposal | None:
-        self._sampling.learn(self._study.get_trials(deepcopy=False))
+        self._sampling.learn(attributes.comparable_trials(self._study))
         return self._sampling.repeat(retry.params) if retry is not None else self._sampling.propose()
 
     def _ask(self, proposal: Proposal, retries: int) -> optuna.Trial:
@@ -352,7 +352,7 @@ class Search:
 
     def _leads(self, result: TrialResult) -> bool:
         """Return whether a model is worth keeping: its trial would be among the best of the study."""
-        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        complete = attributes.comparable_trials(self._study, (TrialState.COMPLETE,))
         others = ((each.values, each.number) for each in complete if ranking.feasible(each))
         return ranking.leads(self._definition, result.values, result.number, others)
 

@@ -55,6 +55,10 @@ def run_command(
         float | None,
         typer.Option(min=0.001, metavar="SECONDS", help="Stop a trial after this time; it counts as failed."),
     ] = None,
+    accept_new_data: Annotated[
+        bool,
+        typer.Option("--accept-new-data", help="Allow changed data; earlier trials are not compared."),
+    ] = False,
     offline: Annotated[
         bool, typer.Option("--offline", help="Do not write to MLflow now; python -m search.sync does it later.")
     ] = False,
@@ -82,6 +86,7 @@ def run_command(
         timeout=timeout,
         trial_timeout=trial_timeout,
         offline=offline,
+        accept_new_data=accept_new_data,
         workers=int(workers) if workers and workers != "auto" else workers,
         cluster=cluster,
         gpu_share=gpu_share,

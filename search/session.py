@@ -22,7 +22,7 @@ from search.optimize import NoMirror, OnProgress, Search
 from search.outcome import Outcome
 from search.register import best_of, register_best
 from search.stopping import check_terminator
-from search.study import create, plots, ranking, samplers
+from search.study import attributes, create, plots, ranking, samplers
 from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
 from search.studyfile.settings import Settings
@@ -128,6 +128,7 @@ class _Session:
         pruner = samplers.make_pruner(self._definition, settings.pruner)
         sampler = optuna.samplers.RandomSampler()  # never asked: Sampling asks the study's own
         self._study = create.create(self._definition, settings.study_name, storage, sampler, pruner)
+        create.check_data(self._study, settings, data)
         self._spool = Spool(settings)
         self._recovered = resume.recover_killed_searches(
             self._study, storage, self._spool, lambda number: worker.goes_on(job, number)
@@ -254,7 +255,7 @@ class _Session:
         Raises:
             NoTrialCompleted: There is no best trial.
         """
-        trials = self._study.get_trials(deepcopy=False)
+        trials = attributes.comparable_trials(self._study)
         ranked = ranking.best_trials(self._definition, trials)
         drawn = [] if in_a_hurry or not ranked or self._run is None else self._draw()
         waiting = self._mirror.drain(_HURRY if in_a_hurry else _PATIENCE) if self._mirror is not None else None
@@ -352,7 +353,7 @@ class _Session:
         table = tuple(best_of(trial, run_of(trial.number)) for trial in ranked[:5])
         counts = self._counts()
         several = len(self._definition.metrics) > 1
-        front = ranking.pareto_front(self._definition, self._study.get_trials(deepcopy=False)) if several else []
+        front = ranking.pareto_front(self._definition, attributes.comparable_trials(self._study)) if several else []
         return Outcome(
             study=self._settings.study_name,
             experiment_id=self._run.experiment_id if self._run is not None else "",

@@ -8,6 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import UsageError
+from search.study.attributes import comparable_trials
 from search.study.ranking import best_trials, feasible, leads
 from search.studyfile.schema import Definition
 
@@ -53,7 +54,7 @@ class Stopping:
             return True
         if len(trial.values) == 1:
             return leads(self._definition, trial.values, trial.number, [(self.best.values, self.best.number)])
-        leader = best_trials(self._definition, self._study.get_trials(deepcopy=False))[0]
+        leader = best_trials(self._definition, comparable_trials(self._study))[0]
         return leader.number == trial.number
 
     def _patience(self) -> str:

@@ -11,7 +11,7 @@ import optuna
 from search import resume
 from search.errors import TrackingError
 from search.register import best_of, register_best
-from search.study import create, ranking
+from search.study import attributes, create, ranking
 from search.study.spool import Spool
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
@@ -97,7 +97,7 @@ def _register(settings: Settings, study: optuna.Study, spool: Spool) -> None:
     from search.tracking import agreement
 
     definition = settings.definition
-    ranked = ranking.best_trials(definition, study.get_trials(deepcopy=False))
+    ranked = ranking.best_trials(definition, attributes.comparable_trials(study))
     owed = [record for record in resume.search_records(study) if record.state == "trained" and record.registers]
     data = next(
         (each for each in (spool.data(record.search_id) for record in reversed(owed)) if each is not None), None

@@ -105,10 +105,14 @@ class Display:
 def print_study(study: optuna.Study, definition: Definition, top: int) -> None:
     """Print a study's counts and its best trials."""
     from search.register import Best
+    from search.study.attributes import comparable_trials
     from search.study.ranking import best_trials
 
     trials = study.get_trials(deepcopy=False)
-    best = [Best(t.number, tuple(t.values), dict(t.params), "", {}) for t in best_trials(definition, trials)[:top]]
+    best = [
+        Best(t.number, tuple(t.values), dict(t.params), "", {})
+        for t in best_trials(definition, comparable_trials(study))[:top]
+    ]
     states: dict[str, int] = {}
     for trial in trials:
         states[trial.state.name.lower()] = states.get(trial.state.name.lower(), 0) + 1

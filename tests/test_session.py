@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from search.errors import NoTrialCompleted
+from search.errors import NoTrialCompleted, StorageError
 from search.optimize import Progress
 from search.study.storage import open_storage
 from search.studyfile.load import load_definition
@@ -282,3 +282,27 @@ def test_a_mixed_table_is_trained_registered_and_predicted(folder: Path, run_sea
     assert [column.name for column in model.metadata.signature.inputs] == ["age", "member", "city"]
     rows = pd.DataFrame({"age": [30.0, np.nan], "member": [True, False], "city": ["Kiel", "Atlantis"]})
     assert np.isfinite(model.predict(rows)).all()
+
+
+def test_other_data_are_not_compared(tiny: Tiny, run_search: Searcher) -> None:
+    """A best value of last month's rows would stay best for ever, and prune this month's trials."""
+    definition = tiny("moved")
+    first = run_search(definition, n_trials=3, pruner="none")
+    path = definition.path
+    for old, new, told in (
+        ("random_state = 0", "random_state = 1", r"the rows \(digest \w{8}, now \w{8}\) changed"),
+        ("validation_size = 0.2", "validation_size = 0.4", r"data.validation_size \(0.2, now 0.4\) changed"),
+        ("test_size = 0.3", "test_size = 0.3\nseed = 5", r"data.seed \(0, now 5\) changed"),
+    ):
+        text = path.read_text()
+        path.write_text(text.replace(old, new))
+        with pytest.raises(StorageError, match=told):
+            run_search(load_definition(path), n_trials=1)
+        path.write_text(text)
+    path.write_text(path.read_text().replace("random_state = 0", "random_state = 1"))
+    second = run_search(load_definition(path), n_trials=2, pruner="none", accept_new_data=True)
+    assert second.best.number in (3, 4), "a new trial is best, whatever the old ones had"
+    assert second.newly_registered
+    assert first.best.number < 3
+    again = run_search(load_definition(path), n_trials=1, pruner="none")
+    assert again.best.number >= 3

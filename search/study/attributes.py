@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 # Of a trial.
 SEARCH_RUN = "search:run"  # the search that it belongs to
@@ -25,6 +25,8 @@ FIXED = "fixed_params"  # Optuna's own: values that a builder's suggestions must
 CONSTRAINTS = "constraints"  # how far it is beyond each constraint
 # Of a study.
 METRIC = "metric"
+DATA = "data"  # what its values were measured on
+FIRST_COMPARABLE = "first_comparable"  # the number of its first trial on the data that it has now
 SEARCH = "search:"  # followed by the id of a search: what is known of that search
 
 _LONGEST = 60_000  # characters of an attribute; MySQL keeps no longer text
@@ -61,6 +63,25 @@ def set_metrics(study: optuna.Study, metrics: Sequence[str]) -> None:
     """Write the study's metrics, once."""
     if METRIC not in study.user_attrs:
         study.set_user_attr(METRIC, list(metrics))
+
+
+def comparable_trials(study: optuna.Study, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
+    """Return the trials whose values were measured on the study's data of now, of all states or of these."""
+    first = int(study.user_attrs.get(FIRST_COMPARABLE, 0))
+    trials = study.get_trials(deepcopy=False, states=states)
+    return [trial for trial in trials if trial.number >= first] if first else trials
+
+
+def data_of(study: optuna.Study) -> dict[str, Any]:
+    """Return what the study's values were measured on; empty when it does not say."""
+    return dict(study.user_attrs.get(DATA, {}))
+
+
+def set_data(study: optuna.Study, data: dict[str, Any], first_comparable: int) -> None:
+    """Write what values are measured on from the trial of this number on."""
+    if first_comparable:
+        study.set_user_attr(FIRST_COMPARABLE, first_comparable)
+    study.set_user_attr(DATA, data)
 
 
 def searches_of(study: optuna.Study) -> dict[str, dict[str, Any]]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Container
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import StorageError, did_you_mean, one_line
 from search.study import attributes, space
 from search.study.ranking import best_trials
 from search.study.storage import file_of, open_storage, storage_errors
 from search.studyfile.schema import Definition
-from search.studyfile.settings import default_storage
+from search.studyfile.settings import Settings, default_storage
+
+if TYPE_CHECKING:
+    from search.data.summary import DataSummary
 
 
 def create(
@@ -49,6 +53,43 @@ def create(
     attributes.set_metrics(study, definition.metrics)
     space.check_unchanged(definition, study.get_trials(deepcopy=False))
     return study
+
+
+class ComparableStudy(optuna.Study):
+    """A study whose pruner sees only the trials that were measured on its data of now."""
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        """Return these trials, as `optuna.Study` does."""
+        first = int(self.user_attrs.get(attributes.FIRST_COMPARABLE, 0))
+        return [each for each in super().get_trials(deepcopy, states) if each.number >= first]
+
+
+def check_data(study: optuna.Study, settings: Settings, data: DataSummary) -> None:
+    """Note what a study's values are measured on, and refuse other data than those of its earlier trials.
+
+    Raises:
+        StorageError: The rows or the split changed, and nobody said that they may.
+    """
+    split = settings.definition.data.model_dump(mode="json", exclude={"source", "options", "task"})
+    now = {"rows": data.digest, "split": split}
+    before, trials = attributes.data_of(study), len(study.get_trials(deepcopy=False))
+    if before == now:
+        return
+    if before and trials and not settings.accept_new_data:
+        raise StorageError(
+            f"study '{settings.study_name}': {', '.join(_changes(before, now))} changed since its earlier trials, "
+            "whose values cannot be compared; begin a study with --study-name NEW, or use --accept-new-data"
+        )
+    attributes.set_data(study, now, trials if before else 0)
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return what of a study's data changed, the rows first."""
+    rows = [f"the rows (digest {before['rows']}, now {now['rows']})"] if before["rows"] != now["rows"] else []
+    known = before.get("split", {})
+    return rows + [
+        f"data.{key} ({known.get(key)}, now {each})" for key, each in now["split"].items() if known.get(key) != each
+    ]
 
 
 def load(name: str, storage_url: str) -> optuna.Study:

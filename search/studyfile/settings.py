@@ -28,6 +28,7 @@ class Settings:
         resume: Finish the newest interrupted search instead of running more trials.
         register: Whether the best trial's model becomes a version in the registry.
         offline: Whether MLflow is left alone; `search.sync` writes to it later.
+        accept_new_data: Whether the data or the split may differ from those of the study's earlier trials.
         objects: What `object:<name>` in the definition stands for, pickled.
     """
 
@@ -47,6 +48,7 @@ class Settings:
     resume: bool
     register: bool
     offline: bool
+    accept_new_data: bool = False
     objects: bytes = field(default=b"", repr=False)
 
     def located(self) -> Settings:
@@ -77,6 +79,7 @@ def resolve(
     resume: bool = False,
     register: bool = True,
     offline: bool = False,
+    accept_new_data: bool = False,
     objects: bytes = b"",
 ) -> Settings:
     """Return the settings of a search; None leaves a setting to the study file.
@@ -105,5 +108,6 @@ def resolve(
         resume=resume,
         register=register,
         offline=offline,
+        accept_new_data=accept_new_data,
         objects=objects,
     )

@@ -107,7 +107,7 @@ def _differences(definition: Definition, study: optuna.Study, waiting: Collectio
 def _twice(definition: Definition, study: optuna.Study) -> Iterator[str]:
     """Yield configurations that were trained twice, where a configuration is all that a trial is."""
     known = space.distributions(definition)
-    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state in ranking.FINISHED]
+    ended = [trial for trial in attributes.comparable_trials(study) if trial.state in ranking.FINISHED]
     if any(not trial.params.keys() <= known.keys() for trial in ended):
         return
     for configuration, times in Counter(space.configuration(trial.params) for trial in ended).items():
@@ -118,7 +118,7 @@ def _twice(definition: Definition, study: optuna.Study) -> Iterator[str]:
 def _challenger(definition: Definition, study: optuna.Study) -> Iterator[str]:
     """Yield that the challenger is not the study's best trial, where there is a challenger."""
     version = registry.challenger(study.study_name)
-    ranked = ranking.best_trials(definition, study.get_trials(deepcopy=False))
+    ranked = ranking.best_trials(definition, attributes.comparable_trials(study))
     if version is not None and ranked and version.tags.get("trial") != str(ranked[0].number):
         yield f"the challenger is trial {version.tags.get('trial')}, the best is trial {ranked[0].number}"
 
@@ -185,7 +185,7 @@ def end_search(
         "trials_pruned": float(states[TrialState.PRUNED]),
         "trials_failed": float(states[TrialState.FAIL]),
     }
-    ranked = ranking.best_trials(definition, study.get_trials(deepcopy=False))
+    ranked = ranking.best_trials(definition, attributes.comparable_trials(study))
     tags = {"stopped": stopped, "model": model}
     if ranked:
         best = ranked[0]

@@ -240,7 +240,8 @@ def _reported(trial: optuna.Trial, log: _TrialLog) -> set[int]:
     """Return the steps that the study has of a trial already, which a killed trial reports again."""
     if log.checkpoints is None:
         return set()
-    return set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+    kept = (each for each in trial.study.get_trials(deepcopy=False) if each.number == trial.number)
+    return {step for each in kept for step in each.intermediate_values}
 
 
 def _report_training(

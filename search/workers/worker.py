@@ -29,7 +29,7 @@ from optuna.trial import TrialState
 from search.data.dataset import Data, load
 from search.data.summary import DataSummary
 from search.errors import redact
-from search.study import attributes, plots, ranking, samplers, storage
+from search.study import attributes, create, plots, ranking, samplers, storage
 from search.studyfile.objects import provide
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
@@ -125,7 +125,7 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
     seed = trial.seed_of(job.settings.seed, number)
     # Parameters that a builder suggests are sampled here, each trial from a seed of its own.
     sampler_name = job.settings.sampler if job.settings.sampler in ("tpe", "random") else "random"
-    current = optuna.load_study(
+    current = create.ComparableStudy(
         study_name=job.settings.study_name,
         storage=storage,
         sampler=samplers.make_sampler(definition, sampler_name, seed),
@@ -145,7 +145,7 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
     checkpoints = checkpoint.folder_of(job.settings.storage, job.settings.study_name, number)
 
     def is_best(values: tuple[float, ...]) -> bool:
-        complete = current.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        complete = attributes.comparable_trials(current, (TrialState.COMPLETE,))
         others = ((each.values, each.number) for each in complete if ranking.feasible(each))
         return ranking.leads(definition, values, number, others)
 

@@ -71,7 +71,7 @@ def test_a_path_is_no_name(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["", "a:b", " mine", "x" * 201])
 def test_a_name_that_mlflow_refuses(tmp_path: Path, name: str) -> None:
     """Else the copy would be refused only when it is run."""
-    with pytest.raises(StudyFileError, match="is no legal name for an MLflow experiment and model"):
+    with pytest.raises(StudyFileError, match="is not a valid name for an MLflow experiment and model"):
         copy_study(name, shipped_studies()["blobs"], tmp_path / "studies")
     assert not list(tmp_path.iterdir())
 

@@ -26,11 +26,11 @@ import re
 from collections.abc import Iterable
 
 # Greedy up to the last @: an unescaped slash or @ in a password must not end it early.
-_CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://)[^\s@/?#]*(?::\S*)?@")
-_USER_AND_PASSWORD = re.compile(r"(?<![\w/:])[\w.+-]+:[^\s@/:]+@(?=[\w.-]+(?:[:/\s]|$))")  # without a scheme
+_CREDENTIALS = re.compile(r"(?P<scheme>(?<![\w+.-])[a-zA-Z][\w+.-]*://)[^\s@/?#]*(?::\S*)?@")
+_USER_AND_PASSWORD = re.compile(r"(?<![\w/:.+-])[\w.+-]+:[^\s@/:]+@(?=[\w.-]+(?:[:/\s]|$))")  # without a scheme
 _SECRET_OPTIONS = re.compile(
-    r"(?i)((?:[\w-]*(?:passwords?|passwd|pwd|passphrase|token|secret|credentials?)"
-    r"|[\w-]*(?:api|access|private|account)[_-]?key|(?<=[?&])(?:sig|\w*key))[\"']?\s*[=:]\s*)"
+    r"(?i)((?:(?:passwords?|passwd|pwd|passphrase|token|secret|credentials?)"
+    r"|(?:api|access|private|account)[_-]?key|(?<=[?&])(?:sig|\w*key))[\"']?\s*[=:]\s*)"
     r"(\"[^\"\n]*\"|'[^'\n]*'|[^&;,\s\"']+)"
 )
 _HEADERS = re.compile(

@@ -152,7 +152,7 @@ def test_a_search_that_died_elsewhere_is_found_by_its_heartbeat(
     kept = optuna.load_study(study_name="beats", storage=storage)
     kept.set_user_attr(
         "search:elsewhere",
-        {"n_trials": 3, "state": "running", "host": "elsewhere", "pid": 1, "began": "2126-01-01", "beat": 0.0},
+        {"n_trials": 3, "state": "running", "host": "elsewhere", "pid": 1, "began": "2126-01-01", "beat": time.time()},
     )
     running = optuna.trial.create_trial(
         state=optuna.trial.TrialState.RUNNING, system_attrs={attributes.SEARCH_RUN: "elsewhere"}
@@ -163,6 +163,7 @@ def test_a_search_that_died_elsewhere_is_found_by_its_heartbeat(
     resume.recover_killed_searches(kept, storage, spool)
     assert storage.get_trial(trial_id).state == optuna.trial.TrialState.RUNNING, "it is given twice its interval"
     time.sleep(3)
+    monkeypatch.setattr(resume, "_STALE_SECONDS", 2)
     resume.recover_killed_searches(kept, storage, spool)
     assert [record.state for record in resume.search_records(kept)] == ["finished", "interrupted"]
     assert storage.get_trial(trial_id).state == optuna.trial.TrialState.FAIL

@@ -23,6 +23,9 @@ TrackingUri = Annotated[
 ]
 
 Study = Annotated[str, typer.Argument(help="A study file, or the name of one in studies/.")]
+StudyName = Annotated[
+    str | None, typer.Option("--study-name", metavar="NAME", help="The study's name.  [default: the file's]")
+]
 Storage = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Optuna storage URL or journal path.  [default: studies/NAME.journal]"),

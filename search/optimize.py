@@ -29,7 +29,9 @@ from search.study.proposals import Proposal, Sampling
 from search.study.spool import Spool
 from search.study.storage import HEARTBEAT_SECONDS
 from search.studyfile.settings import Settings
+from search.training.model import has_user_code
 from search.training.result import TrialResult, live_epochs
+from search.training.trial import seed_of
 from search.workers import worker
 from search.workers.base import Slot
 from search.workers.local import reason_of
@@ -37,8 +39,6 @@ from search.workers.local import reason_of
 _POLL_SECONDS = 0.5
 _LIVE_SECONDS = 2.0  # how often a running trial's epochs are passed on
 _STOP_SECONDS = 5.0  # how long running trials may take to reach their next epoch after Ctrl-C
-_QUIET_SECONDS = 300.0  # a trial that reports nothing for so long is said
-_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 
 
 class Mirror(Protocol):
@@ -154,7 +154,7 @@ class Search:
         self._sampling = Sampling(self._definition, sampler, settings.seed)
         self._budget = Budget(settings.n_trials, self._definition.search.retries)
         self._stopping = Stopping(self._definition, study, trials)
-        self._needs_run = worker.may_log_itself(self._definition)
+        self._needs_run = has_user_code(self._definition)  # which may log to its MLflow run
 
     @property
     def counts(self) -> Counts:
@@ -300,7 +300,7 @@ class Search:
         """Return what is known of a trial whose worker returned nothing: its fate, and the epochs it passed on."""
         number = running.trial.number
         epochs = live_epochs(self._storage.get_trial(running.trial_id))
-        seed = worker.seed_of(self._settings.seed, number)
+        seed = seed_of(self._settings.seed, number)
         return TrialResult(number, fate, seed, reason=reason, epochs=tuple(epochs))
 
     def _look_after(self, running: _Running) -> None:
@@ -443,6 +443,5 @@ def record(
         storage.set_trial_system_attr(trial_id, attributes.FAILED_ITSELF, True)
     if result.violations:
         storage.set_trial_user_attr(trial_id, attributes.CONSTRAINTS, list(result.violations))
-    state = _STATES.get(result.fate, TrialState.FAIL)
-    study.tell(trial, list(result.values) if state == TrialState.COMPLETE else None, state=state)
+    study.tell(trial, result.objectives, state=result.state)
     return storage.get_trial(trial_id)

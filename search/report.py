@@ -7,15 +7,13 @@ from typing import Annotated
 
 import typer
 
-from search.cli import Debug, Storage, Study, execute
+from search.cli import Debug, Storage, Study, StudyName, execute
 from search.studyfile.load import find_study, load_definition
 
 
 def report_command(
     study: Study = "blobs",
-    study_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The study's name.  [default: the file's]")
-    ] = None,
+    study_name: StudyName = None,
     storage: Storage = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where plots go.  [default: reports/NAME]")

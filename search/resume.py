@@ -27,7 +27,6 @@ from search.training.result import TrialResult
 BEAT_SECONDS = 30.0  # how often a search shows that it lives
 _STALE_SECONDS = 4 * BEAT_SECONDS  # a search on another machine that was silent for so long is dead
 _CLAIM_SECONDS = 0.3  # until a claim written to the study counts, where no file lock decides
-_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 WITH_ITS_SEARCH = "stopped with its search; --resume runs it again"
 
 
@@ -189,8 +188,7 @@ def finish_running(study: optuna.Study, storage: BaseStorage, trial: FrozenTrial
         attributes.set_outcome(storage, trial_id, result.as_text())
     else:
         result = TrialResult.from_text(text)
-    state = _STATES.get(result.fate, TrialState.FAIL)
-    study.tell(trial.number, list(result.values) if state == TrialState.COMPLETE else None, state=state)
+    study.tell(trial.number, result.objectives, state=result.state)
 
 
 def record_heartbeat(storage: BaseStorage, trial_id: int) -> None:

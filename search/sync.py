@@ -8,16 +8,14 @@ from typing import Annotated
 
 import typer
 
-from search.cli import Debug, Json, Storage, Study, TrackingUri, execute
+from search.cli import Debug, Json, Storage, Study, StudyName, TrackingUri, execute
 from search.studyfile.load import find_study, load_definition
 from search.studyfile.settings import resolve
 
 
 def sync_command(
     study: Study = "blobs",
-    study_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The study's name.  [default: the file's]")
-    ] = None,
+    study_name: StudyName = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     check: Annotated[bool, typer.Option("--check", help="Only look; exit 1 when they differ.")] = False,

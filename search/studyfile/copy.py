@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tomllib
@@ -87,3 +88,12 @@ def files_of(definition: Definition) -> set[Path]:
     named = {definition.folder / file for file in _relative_files(definition)}
     neighbours = {each for file in named if file.suffix == ".py" for each in file.parent.glob("*.py")}
     return {file for file in named | neighbours if file.is_file()}
+
+
+def common_layout(files: set[Path], study_file: Path) -> tuple[dict[str, Path], str]:
+    """Return files by their path below their common folder, and the study file's own such path."""
+    resolved = {Path(os.path.normpath(each.absolute())) for each in {*files, study_file}}
+    study = Path(os.path.normpath(study_file.absolute()))
+    root = Path(os.path.commonpath([each.parent for each in resolved]))
+    named = {each.relative_to(root).as_posix(): each for each in resolved if each != study}
+    return named, study.relative_to(root).as_posix()

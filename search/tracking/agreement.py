@@ -85,9 +85,9 @@ def differences(definition: Definition, study: optuna.Study, waiting: Collection
 
 
 def _differences(definition: Definition, study: optuna.Study, waiting: Collection[int]) -> Iterator[str]:
-    trials = trials_by_search(study)
+    trials, searches = trials_by_search(study), attributes.searches_of(study)
     for search_id, run in search_runs(definition, study).items():
-        known = attributes.searches_of(study)[search_id]
+        known = searches[search_id]
         if not run.is_known():
             yield f"the search of {known.get('began', '')[:19]} has no run"
             continue

@@ -189,13 +189,14 @@ class Mirror:
 
     def _show(self, number: int) -> None:
         shown = self._shown.setdefault(number, _Shown())
-        trial = self._storage.get_trial(attributes.id_of(self._storage, self._study, number))
+        trial_id = attributes.id_of(self._storage, self._study, number)
+        trial = self._storage.get_trial(trial_id)
         run = self._searches.get(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
         if run is None or shown.done:
             return
         run.open()
         if not shown.run_id:
-            self._find_or_create(run, trial, shown)
+            self._find_or_create(run, trial, trial_id, shown)
         future = self._waiting.pop(number, None)
         if future is not None:
             future.set_result(shown.run_id)
@@ -204,16 +205,14 @@ class Mirror:
         else:
             self._show_end(run, trial, shown)
 
-    def _find_or_create(self, run: SearchRun, trial: FrozenTrial, shown: _Shown) -> None:
+    def _find_or_create(self, run: SearchRun, trial: FrozenTrial, trial_id: int, shown: _Shown) -> None:
         new = shown.certain and trial.system_attrs.get(attributes.SEARCH_RUN) == self._fresh
         shown.run_id = "" if new else run.find_trial(trial.number)
         if not shown.run_id:
             shown.run_id = run.create_trial(trial)
         if trial.state == TrialState.RUNNING:
             with suppress(UpdateFinishedTrialError):  # it ended in this moment
-                self._storage.set_trial_system_attr(
-                    attributes.id_of(self._storage, self._study, trial.number), attributes.RUN_ID, shown.run_id
-                )
+                self._storage.set_trial_system_attr(trial_id, attributes.RUN_ID, shown.run_id)
 
     def _show_epochs(self, run: SearchRun, shown: _Shown, epochs: list[Epoch]) -> None:
         if len(epochs) > shown.epochs:
@@ -233,8 +232,10 @@ class Mirror:
     def _log_model(self, trial: FrozenTrial, shown: _Shown, result: TrialResult | None) -> None:
         """Log the model that waits for this trial, once."""
         waiting = self._spool.model(trial.number)
+        if not waiting.exists():
+            return
         data = self._spool.data(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
-        if not waiting.exists() or data is None:
+        if data is None:
             return
         known = "" if shown.certain else model_of_run(shown.run_id)
         shown.model_id = known or logged_model.log(

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.data.summary import DataSummary
 from search.errors import TrackingError, redact
 from search.study import attributes
-from search.studyfile.copy import files_of
+from search.studyfile.copy import common_layout, files_of
 from search.studyfile.schema import Definition
 from search.tracking import origin
 from search.training.result import Epoch, TrialResult
@@ -109,7 +110,7 @@ class SearchRun:
         return str(found[0].info.run_id) if found else ""
 
     def _create(self) -> str:
-        tags = {**self._tags(), SEARCH_ID: self._search_id, "mlflow.source.type": "LOCAL", "kind": "search"}
+        tags = {**self._tags, SEARCH_ID: self._search_id, "mlflow.source.type": "LOCAL", "kind": "search"}
         with suppress(Exception):
             import getpass
 
@@ -121,7 +122,7 @@ class SearchRun:
         self._client.log_batch(run_id, params=params)
         file = self._definition.path.name or "study.toml"
         self._client.log_text(run_id, redact(self._definition.text), f"study/{file}")
-        files, study_file = origin.common_layout(files_of(self._definition), self._definition.path)
+        files, study_file = common_layout(files_of(self._definition), self._definition.path)
         origin.log(self._client, run_id, self._definition, files, study_file)
         self._log_dataset(run_id)
         return run_id
@@ -166,7 +167,9 @@ class SearchRun:
         lines += [f"- `{name}`: {_readable(each)}" for name, each in self._definition.space.items()]
         return "\n".join(lines).strip()[:_LONGEST]
 
+    @cached_property
     def _tags(self) -> dict[str, str]:
+        """Tags of the search's run and of each of its trials'."""
         commit = (origin.git("rev-parse", "HEAD") or "").strip()
         source = {"mlflow.source.git.commit": commit} if commit else {}
         versions = ", ".join(f"{name} {version}" for name, version in origin.versions().items())
@@ -181,7 +184,7 @@ class SearchRun:
     def create_trial(self, trial: FrozenTrial) -> str:
         """Create the run of a trial, with its parameters, and return it."""
         began = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
-        tags = {**self._tags(), "mlflow.parentRunId": self.run_id, TRIAL: str(trial.number)}
+        tags = {**self._tags, "mlflow.parentRunId": self.run_id, TRIAL: str(trial.number)}
         run = self._client.create_run(self.experiment_id, _milliseconds(began), tags, _name(trial.number))
         run_id = str(run.info.run_id)
         self._log_params(run_id, trial)

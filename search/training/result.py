@@ -8,7 +8,7 @@ import zlib
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from search.study import attributes
 
@@ -72,6 +72,16 @@ class TrialResult:
     log: str = ""
     worker: str = ""
     memory: int = 0
+
+    @property
+    def state(self) -> TrialState:
+        """The state that the study has of the trial."""
+        return {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(self.fate, TrialState.FAIL)
+
+    @property
+    def objectives(self) -> list[float] | None:
+        """The values that the study is told: none unless the trial is complete."""
+        return list(self.values) if self.state == TrialState.COMPLETE else None
 
     @property
     def step(self) -> int:

@@ -23,6 +23,7 @@ from distributed import Client, WorkerPlugin
 
 from search.data.summary import DataSummary
 from search.errors import ClusterError, StorageError, one_line
+from search.studyfile.copy import common_layout
 from search.studyfile.schema import Definition
 from search.training.model import user_files
 from search.workers import worker
@@ -219,14 +220,11 @@ class ShippedFiles(WorkerPlugin):  # type: ignore[misc]
 
 def _shipped(definition: Definition) -> tuple[dict[str, bytes], str]:
     """Return the study's files by their path below a common folder, and the study file's own such path."""
-    study = definition.path.absolute()
-    wanted = {study}
+    wanted: set[Path] = set()
     for file in user_files(definition):
-        wanted |= {each.absolute() for each in file.parent.glob("*.py")}  # a file may import its neighbours
+        wanted |= set(file.parent.glob("*.py"))  # a file may import its neighbours
     if definition.data.kind in ("csv", "parquet", "npz"):
-        wanted.add((definition.folder / definition.data.source.partition(":")[2]).absolute())
-    resolved = {Path(os.path.normpath(each)) for each in wanted}
-    root = Path(os.path.commonpath([each.parent for each in resolved]))
-    return {str(each.relative_to(root)): each.read_bytes() for each in resolved}, str(
-        Path(os.path.normpath(study)).relative_to(root)
-    )
+        wanted.add(definition.folder / definition.data.source.partition(":")[2])
+    files, study_file = common_layout(wanted, definition.path)
+    everything = {**files, study_file: definition.path}
+    return {name: path.read_bytes() for name, path in everything.items()}, study_file

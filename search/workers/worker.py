@@ -229,19 +229,9 @@ class _Live:
         self._sent, self._last = len(epochs), now
 
 
-def seed_of(seed: int, number: int) -> int:
-    """Return the seed of a trial, from the study's."""
-    return trial.seed_of(seed, number)
-
-
 def goes_on(job: Job, number: int) -> bool:
     """Return whether a trial left a checkpoint from which it can go on."""
     return checkpoint.folder_of(job.settings.storage, job.settings.study_name, number).is_dir()
-
-
-def may_log_itself(definition: Definition) -> bool:
-    """Return whether code of the user's own runs in a trial, and may log to its MLflow run."""
-    return has_user_code(definition)
 
 
 def _data(job: Job) -> tuple[Definition, Data]:

@@ -85,8 +85,12 @@ def _time_tracking(tracking: Any) -> None:
 
     time_calls(store, "set_uri", "uri")
     time_calls(tracking, "SearchRun", "search's run")
-    for method, label in (("inside", "inside"), ("result", "MLflow: epochs, metrics"), ("finish", "MLflow: end")):
-        time_calls(tracking.TrialRun, method, label)
+    for method, label in (
+        ("create_trial", "inside"),
+        ("log_result", "MLflow: epochs, metrics"),
+        ("finish_trial", "MLflow: end"),
+    ):
+        time_calls(tracking.SearchRun, method, label)
 
 
 def _time_session(session: Any) -> None:

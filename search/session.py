@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -65,9 +66,7 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
         if settings.storage.startswith("sqlite"):
             on_message("the study is kept in SQLite; a journal file or PostgreSQL is about ten times faster")
         job = pool.reach(worker.Job(settings.located()))
-        executor = ThreadPoolExecutor(1)
-        stack.callback(executor.shutdown, wait=False)  # its task ends with the pool
-        checked = executor.submit(pool.check, job)
+        checked = _in_background(pool.check, job)
         publish = _open_store(settings, stack)
         data = checked.result()
         storage = _storage(settings, on_message)
@@ -80,6 +79,20 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
             interrupted.outcome = outcome
             raise interrupted
         return outcome
+
+
+def _in_background(function: Callable[[worker.Job], DataSummary], job: worker.Job) -> Future[DataSummary]:
+    """Call a function in a thread that the process does not wait for when it ends."""
+    future: Future[DataSummary] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(job))
+        except BaseException as error:  # it is raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
 
 
 def _open_store(settings: Settings, stack: ExitStack) -> Callable[[], None]:

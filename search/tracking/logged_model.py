@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import yaml  # type: ignore[import-untyped] # MLflow's own dependency
 from mlflow import pyfunc
@@ -56,21 +57,22 @@ def log(
         params: Further parameters of the logged model.
         tags: Tags of the logged model.
     """
-    info = Model.log(
-        artifact_path=None,
-        name="model",
-        flavor=sys.modules[__name__],
-        flavor_name="keras",
-        run_id=run_id,
-        step=step,
-        params=dict(params or {}),
-        tags=dict(tags or {}),
-        archive=archive,
-        data=data,
-        user_files=user_files,
-        backend=backend,
-        validate_serving_input=False,  # it would import TensorFlow here; the served model is tested
-    )
+    with mlflow.start_run(run_id=run_id):  # else the model belongs to whatever experiment is active
+        info = Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=sys.modules[__name__],
+            flavor_name="keras",
+            run_id=run_id,
+            step=step,
+            params=dict(params or {}),
+            tags=dict(tags or {}),
+            archive=archive,
+            data=data,
+            user_files=user_files,
+            backend=backend,
+            validate_serving_input=False,  # it would import TensorFlow here; the served model is tested
+        )
     return str(info.model_id)
 
 

@@ -108,7 +108,9 @@ def test_a_trial_records_all_that_was_asked(job: Job) -> None:
     assert training["optimizer"]["learning_rate"] == pytest.approx(0.001)
 
 
-def test_an_architecture_is_traced_once_and_no_result_depends_on_it(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_architecture_is_traced_once_and_no_result_depends_on_it(
+    job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Without it most of a trial is tracing, or its losses are those of the trials before it."""
     fed = Counter((run.data.tags["worker"], run.data.tags["fed"]) for run in job.trials())
     assert {how for _, how in fed} == {feed.WHOLE_EPOCHS, feed.REUSED}
@@ -118,9 +120,10 @@ def test_an_architecture_is_traced_once_and_no_result_depends_on_it(job: Job, mo
     definition = load_definition(find_study("blobs"))
     params = {name: int(value) for name, value in run.data.params.items()}
     keras.backend.clear_session()
-    training = Training(definition, load(definition), SimpleNamespace(params=params), int(run.data.tags["seed"]))
+    seed = int(run.data.tags["seed"])
+    training = Training(definition, load(definition), SimpleNamespace(params=params), seed, tmp_path)
     alone: list[float] = []
-    training.fit(lambda epoch, logs: alone.append(logs["val_loss"]))
+    training.fit(lambda epoch, logs, last: alone.append(logs["val_loss"]))
     recorded = job.client.get_metric_history(run.info.run_id, "val_loss")
     assert [metric.value for metric in recorded] == alone
 

@@ -79,7 +79,7 @@ def register_best(
 
     known = registry.version_of_run(name, best.run_id)
     if known is not None:
-        return known, False
+        return registry.as_challenger(known), False
     if not model_id:
         raise SearchError(f"trial {trial.number} is the best, but its model was not kept; its run is {best.run_id}")
     test_metric, direction = _test_metric(definition, best.metrics)

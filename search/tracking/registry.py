@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,13 +15,16 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
-from search.errors import RegistryError, did_you_mean
+from search.errors import RegistryError, did_you_mean, printable
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 TEST_METRIC, TEST_VALUE, TEST_DIRECTION, DIGEST = "test_metric", "test_value", "test_direction", "data_digest"
+_LONGEST = 5000  # characters of a description: MLflow's column on PostgreSQL
+_LONGEST_KEY = 250  # characters of a tag's name
+_NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Promotion:
 def register(name: str, model_id: str, *, tags: Mapping[str, str], description: str, about: str) -> Registered:
     """Make a logged model the newest version of a registered model, with alias `challenger`.
 
+    The descriptions come last, and a registry that refuses them still has the version and its alias.
+
     Args:
         name: The registered model; created when new.
         model_id: The logged model's id.
@@ -73,26 +79,33 @@ def register(name: str, model_id: str, *, tags: Mapping[str, str], description: 
     """
     client = MlflowClient()
     with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints what the command says itself
-        version = mlflow.register_model(f"models:/{model_id}", name, tags=dict(tags)).version
-    client.update_model_version(name, version, description=description)
-    if str(version) == "1":
-        client.update_registered_model(name, description=about)
+        kept = {key[:_LONGEST_KEY]: value for key, value in tags.items()}
+        version = mlflow.register_model(f"models:/{model_id}", name, tags=kept).version
     client.set_registered_model_alias(name, CHALLENGER, version)
+    with contextlib.suppress(MlflowException):
+        client.update_model_version(name, version, description=printable(description, _LONGEST))
+        if str(version) == "1":
+            client.update_registered_model(name, description=printable(about, _LONGEST))
     return Registered(name, str(version), CHALLENGER)
 
 
 def version_of_run(name: str, run_id: str) -> Registered | None:
     """Return the version made from a run, if there is one."""
     client = MlflowClient()
-    try:
-        client.get_registered_model(name)
-    except MlflowException:
+    if _model(client, name) is None:
         return None
     for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
         full = client.get_model_version(name, version.version)
         alias = CHALLENGER if CHALLENGER in full.aliases else next(iter(full.aliases), None)
         return Registered(name, str(version.version), alias)
     return None
+
+
+def as_challenger(registered: Registered) -> Registered:
+    """Give a version alias `challenger` where it has none: its registration may have ended before that."""
+    if registered.alias is None:
+        MlflowClient().set_registered_model_alias(registered.name, CHALLENGER, registered.version)
+    return Registered(registered.name, registered.version, registered.alias or CHALLENGER)
 
 
 def load_keras(uri: str) -> Any:
@@ -167,13 +180,21 @@ def _move(client: MlflowClient, model: str, alias: str, version: str, previous: 
     client.set_registered_model_alias(model, alias, version)
 
 
-def _known(client: MlflowClient, model: str) -> None:
+def _model(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """Return a registered model; None when there is none of this name."""
     try:
-        client.get_registered_model(model)
-    except MlflowException:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code == _NOT_FOUND:
+            return None
+        raise
+
+
+def _known(client: MlflowClient, model: str) -> None:
+    if _model(client, model) is None:
         names = [each.name for each in client.search_registered_models()]
         have = f"; the registry has {', '.join(names)}" if names else "; the registry is empty"
-        raise RegistryError(f"no registered model '{model}'{have}{did_you_mean(model, names)}") from None
+        raise RegistryError(f"no registered model '{model}'{have}{did_you_mean(model, names)}")
 
 
 def _find(client: MlflowClient, model: str, version: str | None) -> ModelVersion:
@@ -183,20 +204,21 @@ def _find(client: MlflowClient, model: str, version: str | None) -> ModelVersion
         if candidate is None:
             raise RegistryError(f"model '{model}' has no version with alias '{CHALLENGER}'; name one with --version")
         return candidate
-    try:
-        return client.get_model_version(model, version)
-    except MlflowException:
-        have = sorted(int(each.version) for each in client.search_model_versions(f"name = '{model}'"))
-        raise RegistryError(
-            f"model '{model}' has no version '{version}'; it has {', '.join(map(str, have)) or 'none'}"
-        ) from None
+    versions = client.search_model_versions(f"name = '{model}'")
+    if version not in {str(each.version) for each in versions}:
+        have = ", ".join(map(str, sorted(int(each.version) for each in versions)))
+        raise RegistryError(f"model '{model}' has no version '{version}'; it has {have or 'none'}")
+    return client.get_model_version(model, version)
 
 
-def _holder(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
-    try:
-        return client.get_model_version_by_alias(model, alias)
-    except MlflowException:
-        return None
+def _holder(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """Return the version that carries an alias; None when none does.
+
+    The model itself says which aliases it has, so an error of the registry is never taken for "none".
+    """
+    model = _model(client, name)
+    version = (model.aliases if model is not None else {}).get(alias)
+    return None if version is None else client.get_model_version(name, version)
 
 
 def _compare(candidate: ModelVersion, current: ModelVersion | None) -> tuple[bool, str]:
@@ -204,11 +226,21 @@ def _compare(candidate: ModelVersion, current: ModelVersion | None) -> tuple[boo
     if current is None:
         return True, "first to carry the alias"
     metric = current.tags.get(TEST_METRIC, "")
-    values = [version.tags.get(TEST_VALUE) for version in (candidate, current)]
-    if candidate.tags.get(TEST_METRIC) != metric or None in values or not metric:
+    if candidate.tags.get(TEST_METRIC) != metric or not metric:
         return False, f"versions {candidate.version} and {current.version} recorded no common test metric"
-    ours, theirs = (float(value) for value in values if value is not None)
+    ours, theirs = _recorded(candidate), _recorded(current)
+    for version, value in ((candidate, ours), (current, theirs)):
+        if not math.isfinite(value):
+            return False, f"version {version.version} recorded no finite {metric}, so nothing shows which is better"
     worse = ours > theirs if current.tags.get(TEST_DIRECTION) == "minimize" else ours < theirs
     other = "" if candidate.tags.get(DIGEST) == current.tags.get(DIGEST) else ", on other data"
     relation = "worse than" if worse else "as good as" if ours == theirs else "better than"
     return not worse, f"{metric} {ours:.6g} is {relation} version {current.version}'s {theirs:.6g}{other}"
+
+
+def _recorded(version: ModelVersion) -> float:
+    """Return the test value that a version was registered with; NaN where there is none."""
+    try:
+        return float(version.tags.get(TEST_VALUE) or "nan")
+    except ValueError:
+        return math.nan

@@ -151,7 +151,7 @@ class Search:
         sampler = None
         if settings.sampler != "grid":
             sampler = samplers.make_sampler(self._definition, settings.sampler, settings.seed, finished)
-        self._sampling = Sampling(self._definition, sampler, settings.seed)
+        self._sampling = Sampling(self._definition, sampler, settings.seed, study.pruner)
         self._budget = Budget(settings.n_trials, self._definition.search.retries)
         self._stopping = Stopping(self._definition, study, trials)
         self._needs_run = has_user_code(self._definition)  # which may log to its MLflow run

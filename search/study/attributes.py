@@ -21,6 +21,7 @@ EPOCHS = "search:epochs"  # followed by a number: epochs that a long trial repor
 RECORDED = "search:metrics"  # its metrics by name, once it ended
 OUTCOME = "search:outcome"  # what became of it, written before its state
 RUN_ID = "mlflow_run_id"  # its run in MLflow; MLflowCallback reads it
+BRACKET = "search:bracket"  # the number that chooses its bracket of Hyperband: its own in the sampler's copy
 FIXED = "fixed_params"  # Optuna's own: values that a builder's suggestions must take
 CONSTRAINTS = "constraints"  # how far it is beyond each constraint
 # Of a study.

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.pruners import BasePruner, HyperbandPruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study import space
-from search.study.attributes import FAILED_ITSELF, FIXED, constraints_of
+from search.study.attributes import BRACKET, FAILED_ITSELF, FIXED, constraints_of
 from search.study.ranking import FINISHED
 from search.studyfile.schema import Definition
 
@@ -52,14 +53,19 @@ class Sampling:
         definition: The study file.
         sampler: Optuna's sampler; None tries the whole space in a random order, as a grid.
         seed: Seed of that order.
+        pruner: The study's; with Hyperband samplers learn from each bracket by itself.
     """
 
-    def __init__(self, definition: Definition, sampler: BaseSampler | None, seed: int) -> None:
+    def __init__(
+        self, definition: Definition, sampler: BaseSampler | None, seed: int, pruner: BasePruner | None = None
+    ) -> None:
         self._space = space.distributions(definition)
         self._grid = sampler is None
         self._random = random.Random(seed)
         self._storage = optuna.storages.InMemoryStorage()
-        self._copy = optuna.create_study(storage=self._storage, sampler=sampler, directions=list(definition.directions))
+        self._copy = optuna.create_study(
+            storage=self._storage, sampler=sampler, pruner=pruner, directions=list(definition.directions)
+        )
         self._study_id = self._storage.get_study_id_from_name(self._copy.study_name)
         self._finished: set[space.Configuration] = set()
         self._failures: Counter[space.Configuration] = Counter()  # by the configuration's own error
@@ -140,6 +146,8 @@ class Sampling:
     def _proposal(self, trial: optuna.Trial) -> Proposal:
         attributes = dict(self._copy.get_trials(deepcopy=False)[trial.number].system_attrs)
         fixed = attributes.pop(FIXED, {})
+        if isinstance(self._copy.pruner, HyperbandPruner):
+            attributes[BRACKET] = trial.number
         return Proposal(dict(trial.params), fixed, attributes, trial)
 
     def _configuration(self, params: dict[str, Any]) -> space.Configuration:

@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial
 
 from search.errors import StudyFileError, UsageError, did_you_mean, one_line
 from search.study import space
-from search.studyfile.parameters import written
+from search.study.brackets import HyperbandPruner
+from search.studyfile.parameters import CategoricalParameter, written
 from search.studyfile.schema import Definition
 
 _WORDS: dict[type, str] = {
@@ -40,7 +41,7 @@ _PRUNERS: dict[str, type[BasePruner]] = {
     "none": optuna.pruners.NopPruner,
     "median": optuna.pruners.MedianPruner,
     "percentile": optuna.pruners.PercentilePruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
+    "hyperband": HyperbandPruner,
     "asha": optuna.pruners.SuccessiveHalvingPruner,
     "patient": optuna.pruners.PatientPruner,
     "wilcoxon": optuna.pruners.WilcoxonPruner,
@@ -49,9 +50,11 @@ _OURS = ("self", "seed", "search_space", "wrapped_pruner")  # arguments that thi
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "tpe": {"constant_liar": True},  # trials run side by side
     "qmc": {"scramble": True, "warn_independent_sampling": False},
-    "percentile": {"percentile": 25.0},
     "patient": {"patience": 5},
 }
+_START_UP = 10  # complete trials before one is compared with them
+_LEAST_COMPARED = 5  # complete trials that have come as far as the one that is compared with them
+_WARM_UP = 5  # epochs; the first ones' values say little of the last one's
 
 
 def make_sampler(definition: Definition, name: str, seed: int, finished: Sequence[FrozenTrial] = ()) -> BaseSampler:
@@ -88,10 +91,39 @@ def make_pruner(definition: Definition, name: str) -> BasePruner:
     if len(definition.metrics) > 1:
         return optuna.pruners.NopPruner()
     given = definition.search.pruner_options if name == definition.search.pruner else {}
-    options = {**_DEFAULTS.get(name, {}), **_checked(definition, "search.pruner_options", _PRUNERS[name], given)}
-    if name == "patient":
-        options["wrapped_pruner"] = optuna.pruners.MedianPruner()
+    options = _checked(definition, "search.pruner_options", _PRUNERS[name], given)
+    options = {**_DEFAULTS.get(name, {}), **_pruner_defaults(definition, name, options), **options}
     return _made(definition, "search.pruner_options", lambda: _PRUNERS[name](**options))
+
+
+def _pruner_defaults(definition: Definition, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options that depend on the study.
+
+    What a pruner calls a step is an epoch; with folds or repeats it is a whole training, which needs no warm-up.
+    """
+    trainings = definition.data.folds or definition.search.repeats
+    if name == "patient":
+        return {"wrapped_pruner": optuna.pruners.MedianPruner(**_pruner_defaults(definition, "median", {}))}
+    if name == "hyperband":
+        return {"max_resource": trainings if trainings > 1 else _most_epochs(definition)}
+    if name not in ("median", "percentile"):
+        return {}
+    start_up = given.get("n_startup_trials", _START_UP)
+    return {
+        **({"percentile": 75.0} if name == "percentile" else {}),
+        "n_startup_trials": start_up,
+        "n_warmup_steps": 0 if trainings > 1 else min(_WARM_UP, _most_epochs(definition) // 4),
+        "n_min_trials": max(1, min(_LEAST_COMPARED, start_up)),
+    }
+
+
+def _most_epochs(definition: Definition) -> int:
+    """Return for how many epochs a trial trains at most."""
+    searched = definition.space.get("epochs")
+    if searched is None:
+        return definition.fit.epochs or 1
+    highest = max(searched.choices) if isinstance(searched, CategoricalParameter) else searched.high
+    return int(highest)
 
 
 def _made(definition: Definition, key: str, make: Callable[[], T]) -> T:

@@ -256,7 +256,7 @@ class SearchDefinition(Table):
     trial_timeout: float | None = Field(default=None, gt=0)
     sampler: Sampler = "tpe"
     sampler_options: dict[str, Any] = Field(default_factory=dict)
-    pruner: Pruner = "median"
+    pruner: Pruner = "percentile"
     pruner_options: dict[str, Any] = Field(default_factory=dict)
     seed: Seed = 0
     workers: Annotated[int, Field(ge=1, le=10**6)] | Literal["auto"] = "auto"

@@ -68,6 +68,7 @@ ROOMS = (
     {"errors"},
     {"studyfile"},
     {"data", "study"},
+    {"comparison"},
     {"training"},
     {"tracking"},
     {"budget"},

@@ -17,6 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from search.comparison.predictions import Predictions
 from search.data.dataset import load
 from search.studyfile.load import find_study, load_definition
 from search.training import fit as feed
@@ -160,6 +161,15 @@ def test_the_registered_version_tells_where_it_comes_from(job: Job) -> None:
     assert float(version.tags["metric.test_loss"]) == pytest.approx(best["metrics"]["test_loss"], rel=1e-4)
     assert version.tags["data_digest"] == job.client.get_run(best["run_id"]).inputs.dataset_inputs[0].dataset.digest
     assert "Held-out test part" in version.description
+
+
+def test_the_registered_version_has_its_predictions(job: Job) -> None:
+    """Two versions could not be compared without the data and a minute of TensorFlow."""
+    path = mlflow.artifacts.download_artifacts("models:/blobs@challenger/test_predictions.npz")
+    kept = Predictions.from_bytes(Path(path).read_bytes())
+    assert kept.loss is not None
+    assert kept.loss.mean() == pytest.approx(job.printed["best"]["metrics"]["test_loss"], rel=1e-4)
+    assert len(kept) == 330
 
 
 def test_the_registered_model_loads_and_predicts_alike(job: Job) -> None:

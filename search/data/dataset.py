@@ -69,6 +69,8 @@ class Data:
         digest: Eight hexadecimal digits that change when a value in the data changes.
         folds: Row numbers (training, validation) of each fold, counted in `rest`.
         rest: All rows but the test part; None without folds.
+        test_rows: The number of each test row in the source; None for a stream.
+        test_group: What test rows that belong together have in common; None when rows are independent.
     """
 
     task: Task
@@ -82,6 +84,8 @@ class Data:
     digest: str
     folds: tuple[tuple[NDArray[Any], NDArray[Any]], ...] = ()
     rest: Part | None = None
+    test_rows: NDArray[Any] | None = field(default=None, repr=False)
+    test_group: NDArray[Any] | None = field(default=None, repr=False)
     _first: tuple[Any, Any] | None = field(default=None, repr=False, compare=False)  # batch of a stream
     _fitted: list[Preparation] = field(default_factory=list, repr=False, compare=False)
 
@@ -233,6 +237,8 @@ def _split(together: Rows, lengths: Sequence[int], settings: DataDefinition, nam
         digest=together.digest,
         folds=chosen.folds,
         rest=part(chosen.rest) if chosen.folds else None,
+        test_rows=chosen.test,
+        test_group=None if whole.group is None else whole.group[chosen.test],
     )
 
 

@@ -26,12 +26,18 @@ class Spool:
         """Return where the model of a trial waits."""
         return self.folder / f"trial-{number:05d}.keras"
 
+    def predictions(self, number: int) -> Path:
+        """Return where the predictions of a trial's model wait."""
+        return self.folder / f"trial-{number:05d}.npz"
+
     def waiting(self) -> set[int]:
         """Return the numbers of the trials whose model waits."""
         return {int(path.stem.removeprefix("trial-")) for path in self.folder.glob("trial-*.keras")}
 
-    def put_model(self, number: int, archive: bytes) -> None:
-        """Keep a trial's model."""
+    def put_model(self, number: int, archive: bytes, predictions: bytes | None = None) -> None:
+        """Keep a trial's model, and first its predictions for the test rows."""
+        if predictions is not None:
+            self._write(self.predictions(number), predictions)
         self._write(self.model(number), archive)
 
     def put_data(self, search_id: str, data: Any) -> None:

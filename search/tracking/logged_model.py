@@ -25,10 +25,12 @@ from mlflow.models.utils import _save_example
 from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.utils.environment import _mlflow_conda_env, _PythonEnv
 
+from search.comparison.predictions import FILE as PREDICTIONS
 from search.data.summary import DataSummary
 from search.tracking import serving
 from search.tracking.user_code import collect, pinned
 
+PREDICTIONS_DIGEST = "test_predictions.sha256"
 _REQUIREMENTS = ("tensorflow", "keras", "numpy", "pandas")
 # Another release's loader has another name: models of both may be loaded in one process.
 _LOADER = f"search_serving_{hashlib.sha256(Path(serving.__file__).read_bytes()).hexdigest()[:12]}"
@@ -42,6 +44,7 @@ def log(
     step: int,
     user_files: Sequence[Path],
     backend: str = "tensorflow",
+    predictions: bytes | None = None,
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> str:
@@ -54,6 +57,7 @@ def log(
         step: Metrics of the run at this step become the model's.
         user_files: The user's files that build the model; what they import beside them travels too.
         backend: The Keras backend the model was trained on.
+        predictions: The model's predictions for the test rows, as `Predictions.to_bytes` writes them.
         params: Further parameters of the logged model.
         tags: Tags of the logged model.
     """
@@ -66,14 +70,20 @@ def log(
             run_id=run_id,
             step=step,
             params=dict(params or {}),
-            tags=dict(tags or {}),
+            tags={**(tags or {}), **({} if predictions is None else {PREDICTIONS_DIGEST: digest_of(predictions)})},
             archive=archive,
             data=data,
             user_files=user_files,
             backend=backend,
+            predictions=predictions,
             validate_serving_input=False,  # it would import TensorFlow here; the served model is tested
         )
     return str(info.model_id)
+
+
+def digest_of(content: bytes) -> str:
+    """Return what a logged model's tag `PREDICTIONS_DIGEST` says of its predictions."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def save_model(
@@ -83,6 +93,7 @@ def save_model(
     data: DataSummary,
     user_files: Sequence[Path],
     backend: str,
+    predictions: bytes | None = None,
     validate_serving_input: bool = False,  # noqa: ARG001 - an option of MLflow's own that it passes on
 ) -> None:
     """Write an MLflow model with the flavours `keras` and `python_function` into a new folder."""
@@ -115,6 +126,8 @@ def save_model(
     (folder / "conda.yaml").write_text(yaml.safe_dump(_mlflow_conda_env(additional_pip_deps=needed)))  # type: ignore[no-untyped-call]
     _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))  # type: ignore[no-untyped-call]
     mlflow_model.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if predictions is not None:
+        (folder / PREDICTIONS).write_bytes(predictions)
     mlflow_model.save(str(folder / "MLmodel"))
 
 

@@ -227,6 +227,7 @@ class Mirror:
         self._log_model(trial, shown, result)  # after the metrics: a logged model copies those of its step
         run.finish_trial(shown.run_id, self._study, trial)
         self._spool.model(trial.number).unlink(missing_ok=True)
+        self._spool.predictions(trial.number).unlink(missing_ok=True)
         shown.done = True
 
     def _log_model(self, trial: FrozenTrial, shown: _Shown, result: TrialResult | None) -> None:
@@ -238,9 +239,11 @@ class Mirror:
         if data is None:
             return
         known = "" if shown.certain else model_of_run(shown.run_id)
+        predictions = self._spool.predictions(trial.number)
         shown.model_id = known or logged_model.log(
             waiting.read_bytes(),
             data,
+            predictions=predictions.read_bytes() if predictions.exists() else None,
             run_id=shown.run_id,
             step=result.step if result is not None else 0,
             user_files=model_files(self._definition),

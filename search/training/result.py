@@ -46,6 +46,7 @@ class TrialResult:
             that it is from) when it is an epoch's.
         violations: How far it is beyond each constraint; at most 0 where met.
         model: The Keras archive (`.keras`) as bytes, when the trial was the best so far.
+        predictions: That model's predictions for the test rows, as `Predictions.to_bytes` writes them.
         training: What autologging would have recorded: optimizer, loss, `fit`'s arguments.
         summary: The model's layers as a table of text.
         path: How the model was trained: by `whole epochs`, by `batches`, or by `plain fit`.
@@ -64,6 +65,7 @@ class TrialResult:
     metrics: dict[str, float] = field(default_factory=dict)
     violations: tuple[float, ...] = ()
     model: bytes | None = field(default=None, repr=False)
+    predictions: bytes | None = field(default=None, repr=False)
     training: dict[str, Any] = field(default_factory=dict)
     summary: str = ""
     path: str = ""
@@ -95,8 +97,8 @@ class TrialResult:
         return last.step + (1 if self.metrics.keys() & last.logs.keys() else 0)
 
     def as_text(self) -> str:
-        """Return everything but the model as text that `from_text` reads: compressed JSON."""
-        content = asdict(replace(self, model=None))
+        """Return everything but the model and its predictions as text that `from_text` reads: compressed JSON."""
+        content = asdict(replace(self, model=None, predictions=None))
         return base64.b85encode(zlib.compress(json.dumps(content, default=str).encode())).decode("ascii")
 
     @classmethod

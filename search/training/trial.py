@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
+import sys
 import tempfile
 import time
 import traceback
@@ -16,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 
-from search.data.dataset import Data
+from search.comparison.outputs import Batch, predict
+from search.data import streams
+from search.data.dataset import Data, Part
 from search.errors import TrialFailed, one_line, printable
 from search.studyfile.schema import Definition
 from search.training import own_metrics
 from search.training.epochs import Epochs, OnEpoch
-from search.training.fit import evaluate
+from search.training.fit import as_tensors, evaluate, held_out_rows
 from search.training.metrics import check_finite, check_known, mean, spread, values_of, violations_of
 from search.training.model import exported
 from search.training.result import Epoch, TrialResult
@@ -139,7 +143,8 @@ def run(
         met = all(each <= 0 for each in finished.violations)
         best = met and is_best(finished.values)
         model = archive(exported(definition, finished.model, data)) if best else None
-        fate = {"fate": "complete", "values": finished.values, "violations": finished.violations, "model": model}
+        kept = {"model": model, "predictions": _predicted(definition, finished.model, data, log) if best else None}
+        fate = {"fate": "complete", "values": finished.values, "violations": finished.violations, **kept}
     except optuna.TrialPruned as error:
         fate = {"fate": "pruned", "reason": str(error)}
     except TrialStopped as error:
@@ -182,6 +187,29 @@ def _tested(definition: Definition, model: keras.Model, data: Data) -> dict[str,
     steps = definition.fit.validation_steps
     tested = evaluate(model, data.test, steps) if model.compiled else {}
     return {**tested, **own_metrics.measure(definition, model, data, data.test)}
+
+
+def _predicted(definition: Definition, model: keras.Model, data: Data, log: _TrialLog) -> bytes | None:
+    """Return a model's predictions for the test rows; None where they cannot be made: the trial is done without."""
+    tested = {name.removeprefix("test_"): value for name, value in log.metrics.items() if name.startswith("test_")}
+    try:
+        batches = _batches(model, data.test, definition.fit.validation_steps)
+        return predict(definition, data, model, batches, tested).to_bytes()
+    except Exception as error:  # whatever a model or a loss of the user's own raises
+        sys.stderr.write(f"the predictions for the test rows are not kept: {one_line(error)}\n")
+        return None
+
+
+def _batches(model: keras.Model, part: Part, steps: int | None) -> Iterator[Batch]:
+    """Yield the rows of a part in order, in batches of bounded memory."""
+    if part.streamed:
+        for x, y in itertools.islice(streams.batches(part.x), steps):
+            yield as_tensors(x), y, None
+        return
+    size = held_out_rows(model, part)
+    for start in range(0, len(part), size):
+        some = part.take(slice(start, start + size))
+        yield as_tensors(some.x), some.y, some.sample_weight
 
 
 def _parts(definition: Definition, data: Data, seed: int, number: int) -> Iterator[_Split]:

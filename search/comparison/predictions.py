@@ -1,0 +1,126 @@
+"""What a model gave for the rows of the test part: one small file, read without the data and without Keras."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FILE = "test_predictions.npz"
+ONLY = "only"  # the name of an output or target that has none
+_ABOUT = "about"
+_FLAT = ("rows", "loss", "weight", "group", "baseline", "baseline_loss")
+_NAMED = ("targets", "outputs", "slices")
+
+
+@dataclass(frozen=True)
+class About:
+    """What the numbers in a file of predictions are.
+
+    Attributes:
+        digest: The data's digest.
+        split: How the data were split, as text that changes when the split does.
+        task: `binary`, `multiclass`, `multilabel` or `regression`.
+        classes: The labels behind the class indices.
+        metric: The study's metric, without `val_`.
+        direction: `minimize` or `maximize`.
+        logits: Whether outputs are logits instead of probabilities.
+        loss: Keras's configuration of the loss as JSON; empty when it has none.
+        metrics: The study file's `[metrics]` from scikit-learn: function, options, threshold.
+        target: The target's columns; empty for arrays.
+        group: The column that rows are split by; empty when rows are independent.
+    """
+
+    digest: str
+    split: str
+    task: str
+    classes: tuple[str, ...]
+    metric: str
+    direction: str
+    logits: bool = False
+    loss: str = ""
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    target: tuple[str, ...] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A model's outputs for some rows, beside the targets.
+
+    Attributes:
+        about: What the numbers are.
+        rows: The number of each row in the study's data, shape (n,).
+        targets: Targets by output, each of shape (n, …); class indices for classes.
+        outputs: Outputs by name, each of shape (n, …); empty where they are too large to keep.
+        loss: The loss of each row, shape (n,); None where the model's loss is no sum over rows.
+        weight: A weight for each row; None when all count alike.
+        group: What rows that belong together have in common, shape (n,); None when they are independent.
+        baseline: What the trivial model gives for every row: shares of the classes, or the mean of the
+            training targets.
+        baseline_loss: Its loss for each row.
+        slices: The value of each row in columns with few values, by column.
+    """
+
+    about: About
+    rows: NDArray[np.int64]
+    targets: Mapping[str, NDArray[Any]]
+    outputs: Mapping[str, NDArray[Any]]
+    loss: NDArray[Any] | None = None
+    weight: NDArray[Any] | None = None
+    group: NDArray[Any] | None = None
+    baseline: NDArray[Any] | None = None
+    baseline_loss: NDArray[Any] | None = None
+    slices: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def target(self) -> NDArray[Any] | None:
+        """The targets of a model with one output; None for several."""
+        return self.targets.get(ONLY)
+
+    @property
+    def output(self) -> NDArray[Any] | None:
+        """The outputs of a model with one output; None for several, and where they were too large to keep."""
+        return self.outputs.get(ONLY)
+
+    def to_bytes(self) -> bytes:
+        """Return the content of a compressed NPZ file; equal predictions give equal bytes."""
+        arrays = {name: value for name in _FLAT if (value := getattr(self, name)) is not None}
+        for kind in _NAMED:
+            arrays |= {f"{kind}/{name}": value for name, value in getattr(self, kind).items()}
+        arrays[_ABOUT] = np.asarray(json.dumps(vars(self.about), default=str))
+        file = io.BytesIO()
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Predictions:
+        """Return the predictions that `to_bytes` wrote.
+
+        Raises:
+            ValueError: The content is no such file.
+        """
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            known = json.loads(str(arrays[_ABOUT]))
+            about = About(**{**known, **{name: tuple(known[name]) for name in ("classes", "target")}})
+            named = {kind: _of_kind(arrays, kind) for kind in _NAMED}
+            return cls(about=about, **{name: arrays.get(name) for name in _FLAT}, **named)  # type: ignore[arg-type]
+        except (KeyError, TypeError, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"no file of predictions ({type(error).__name__})") from error
+
+
+def _of_kind(arrays: Mapping[str, NDArray[Any]], kind: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(f"{kind}/"): value for name, value in arrays.items() if name.startswith(f"{kind}/")}

@@ -81,16 +81,30 @@ def test_resume_finishes_what_was_begun(tiny: Tiny, folder: Path, end: signal.Si
     assert "has no interrupted search" in nothing.stderr
 
 
+WAITS = """
+import time
+
+from search.training.model import mlp
+
+
+def build(trial, data):
+    time.sleep(600)
+    return mlp(trial, data)
+"""
+
+
 def test_workers_do_not_outlive_a_killed_search(tiny: Tiny, folder: Path) -> None:
-    """Without it killed searches leave processes that eat the machine."""
-    tiny("orphans", more='\n[search]\npruner = "none"\n')
-    process = begin(folder, "orphans", "--n-trials", "500", "--workers", "2")
-    wait_for_trials("orphans", 2)
+    """Without it killed searches leave processes that eat the machine, and write to a study that goes on."""
+    tiny("orphans", "waits.py:build", WAITS.replace("sleep(600)", "sleep(600 if trial.number else 0)"))
+    process = begin(folder, "orphans", "--n-trials", "9", "--workers", "2")
+    wait_for_trials("orphans", 1, TrialState.COMPLETE)
+    wait_for_trials("orphans", 2, TrialState.RUNNING)
+    assert len(_alive_in_group(process.pid)) >= 4, "the search, the server, two workers"
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 15  # far less than what its trials wait
     while time.monotonic() < deadline and _alive_in_group(process.pid):
-        time.sleep(0.2)
+        time.sleep(0.1)
     assert not _alive_in_group(process.pid)
 
 

@@ -12,11 +12,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -71,9 +73,21 @@ def begin_worker(allotment: Allotment) -> None:
 
 
 def _end_with_the_search() -> None:
-    """Let the system end this process when the server that it was forked from ends, as it does with the search."""
+    """End this process when the search ends, however that ends, and when the server that it was forked from does.
+
+    The server outlives the search as long as a worker does, so its end says nothing of the search's.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    """Wait for the end of the process that holds the other end of this one's pipe, and end at once."""
+    parent.join()
+    os._exit(1)
 
 
 class LocalSlot:

@@ -4,9 +4,11 @@ TensorFlow's libraries write lines about oneDNN and CUDA to standard error as th
 whatever their log level; those are kept from the person. An import that fails still says so.
 """
 
+import ctypes
 import gc
 import os
 import signal
+import sys
 from contextlib import contextmanager
 
 
@@ -22,7 +24,16 @@ def _quiet():  # type: ignore[no-untyped-def]
         os.close(kept)
 
 
+def _end_with_the_search(number: int) -> None:
+    """Have the system send this signal when the search ends; 0 for none."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+_PR_SET_PDEATHSIG = 1
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the search, which ends its workers itself
+
+_end_with_the_search(signal.SIGKILL)  # once it serves, the server ends by itself; importing takes seconds
 
 with _quiet():
     import keras  # noqa: F401
@@ -33,4 +44,5 @@ with _quiet():
 
     import search.workers.worker  # noqa: F401
 
+_end_with_the_search(0)
 gc.freeze()  # what is imported never dies: no worker need look at it again

@@ -32,7 +32,7 @@ from search.errors import TrackingError, redact
 from search.study import attributes
 from search.studyfile.copy import common_layout, files_of
 from search.studyfile.schema import Definition
-from search.tracking import origin
+from search.tracking import origin, store
 from search.training.result import Epoch, TrialResult
 
 OBJECTIVE = "objective"
@@ -153,7 +153,8 @@ class SearchRun:
                 return str(experiment.experiment_id)
             tags = {"mlflow.note.content": self._description(), "mlflow.experimentKind": "custom_model_development"}
             try:
-                return str(self._client.create_experiment(self._name, tags=tags))
+                location = store.artifact_location(self._name)
+                return str(self._client.create_experiment(self._name, location, tags=tags))
             except MlflowException:
                 if attempt == 2:
                     raise

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import mlflow
 import sqlalchemy
@@ -16,6 +17,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from search.errors import TrackingError, one_line
+
+_SQLITE = "sqlite:///"
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -27,7 +30,15 @@ def set_uri(uri: str | None) -> str:
     os.environ.pop("MLFLOW_RUN_ID", None)  # else the first run of ours would resume that one
     if uri is not None:
         mlflow.set_tracking_uri(uri)
+    elif not _chosen() and mlflow.get_tracking_uri().startswith(_SQLITE):
+        # MLflow percent-encodes its default's path, which only some versions of SQLAlchemy decode.
+        mlflow.set_tracking_uri(_sqlite_uri(Path(unquote(mlflow.get_tracking_uri().removeprefix(_SQLITE)))))
     return mlflow.get_tracking_uri()
+
+
+def _chosen() -> bool:
+    """Return whether the user named a tracking store."""
+    return bool(mlflow.is_tracking_uri_set())  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -48,13 +59,13 @@ def fresh_store(uri: str) -> Iterator[Callable[[], None]]:
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
         yield lambda: None
         return
-    with store_errors(uri):
+    with store_errors(uri), _file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-")
     with folder as name:
         made, copy = Path(name) / "made", Path(name) / "copy"
-        with store_errors(uri):
-            MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+        with store_errors(uri), _file_errors(path):
+            MlflowClient(tracking_uri=_sqlite_uri(made)).search_experiments(max_results=1)
             shutil.copyfile(made, copy)
 
         def publish() -> None:
@@ -66,11 +77,20 @@ def fresh_store(uri: str) -> Iterator[Callable[[], None]]:
 
 def _connect(uri: str) -> None:
     """Try a database once: MLflow itself would try for 100 seconds, and log each try."""
-    if uri.startswith(("postgresql", "mysql", "mssql")):
-        timeout = {"connect_timeout": 10} if not uri.startswith("mssql") else {}
+    path = _sqlite_path(uri)
+    if path is not None and path.exists() and not path.is_file():
+        raise TrackingError(f"MLflow tracking store {uri}: {path} is a folder, not a database; move it, or say another")
+    if uri.startswith(("sqlite", "postgresql", "mysql", "mssql")):
+        timeout = {"connect_timeout": 10} if uri.startswith(("postgresql", "mysql")) else {}
         engine = sqlalchemy.create_engine(uri, connect_args=timeout)
-        engine.connect().close()
-        engine.dispose()
+        try:
+            with engine.connect() as connection:
+                sqlalchemy.inspect(connection).get_table_names()  # SQLite opens its file only when it is asked
+        except sqlalchemy.exc.OperationalError as error:
+            if "database is locked" not in str(error):  # MLflow waits for that
+                raise
+        finally:
+            engine.dispose()
 
 
 @contextmanager
@@ -90,8 +110,44 @@ def existing_store(uri: str) -> Iterator[None]:
 
 
 def _sqlite_path(uri: str) -> Path | None:
-    prefix = "sqlite:///"
-    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) and len(uri) > len(prefix) else None
+    """Return the file of a SQLite URI as SQLAlchemy reads it; None where there is no file."""
+    if not uri.startswith("sqlite"):
+        return None
+    try:
+        database = sqlalchemy.make_url(uri).database
+    except sqlalchemy.exc.ArgumentError:
+        return None
+    return Path(database) if database and database != ":memory:" else None
+
+
+def _sqlite_uri(path: Path, *, absolute: bool = False) -> str:
+    """Return the URI that SQLAlchemy reads as this file: since its version 2.1 it decodes a path.
+
+    MLflow makes the folder that the URI names without decoding it, so an encoded path is the last choice.
+    """
+    names = [str(path), *([] if absolute else [os.path.relpath(path)]), quote(str(path))]
+    uris = [f"{_SQLITE}{name}" for name in names]
+    return next((uri for uri in uris if (_sqlite_path(uri) or Path()).absolute() == path.absolute()), uris[0])
+
+
+def artifact_location(name: str) -> str | None:
+    """Return where the artifacts of a new experiment go; None for MLflow's own choice.
+
+    MLflow takes the path of its default folder for a URI, and so reads `%`, `?` and `#` in it wrongly.
+    """
+    if _sqlite_path(uri()) is None or not set("%?#") & set(str(Path.cwd())):
+        return None
+    return (Path.cwd() / "mlruns" / quote(name, safe="").replace("%", "_")).as_uri()
+
+
+@contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the file system inside this block into a `TrackingError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise TrackingError(f"MLflow tracking store {path} cannot be created ({reason})") from error
 
 
 @contextmanager
@@ -121,7 +177,7 @@ def uri() -> str:
 def absolute_uri() -> str:
     """Return the tracking store's URI as a process in another working directory reaches it."""
     path = _sqlite_path(uri())
-    return uri() if path is None else f"sqlite:///{path.absolute()}"
+    return uri() if path is None or path.is_absolute() else _sqlite_uri(path.absolute(), absolute=True)
 
 
 def _impatient() -> AbstractContextManager[None]:

@@ -1,0 +1,53 @@
+"""Working folders of every kind: a search works there, or says in one line why it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from search.studyfile.schema import Definition
+from tests.conftest import command
+
+Tiny = Callable[..., Definition]
+OWN = "from search.training.model import mlp\n\n\ndef build(trial, data):\n    return mlp(trial, data)\n"
+
+
+def study_in(folder: Path, definition: Definition) -> None:
+    """Copy a study file and what lies beside it to another folder."""
+    folder.mkdir(exist_ok=True)
+    shutil.copytree(definition.folder, folder / "studies")
+
+
+def test_a_folder_of_any_name(tiny: Tiny, tmp_path: Path) -> None:
+    """Without it a blank or an umlaut in a path ends the search, after minutes, and leaves a stray folder."""
+    definition = tiny("odd", "own.py:build", OWN)
+    folder = tmp_path / "a b\u00fc#c?d 100% e"
+    study_in(folder, definition)
+    before = set(tmp_path.iterdir())
+    unset = {"MLFLOW_TRACKING_URI": ""}
+    done = command("search.run", "odd", "--n-trials", "2", "--workers", "1", "--json", cwd=folder, env=unset)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"]["version"] == "1"
+    assert {path.name for path in folder.iterdir()} == {"studies", "mlflow.db", "mlruns"}
+    assert set(tmp_path.iterdir()) == before, "no stray folder beside it"
+    assert (folder / "studies" / "odd.journal").is_file()
+    code = "from search.tracking import registry, store; store.set_uri(None); registry.load_keras('models:/odd/1')"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=folder, env={**os.environ, **unset}, check=False)
+    assert loaded.returncode == 0, "the registered model loads"
+
+
+def test_a_store_that_is_a_folder(tiny: Tiny, folder: Path) -> None:
+    """Without it a mistake that is seen at once takes two minutes and forty lines."""
+    tiny("dir")
+    (folder / "mlflow.db").unlink()
+    (folder / "mlflow.db").mkdir()
+    done = command("search.run", "dir", "--n-trials", "2", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("mlflow.db is a folder, not a database; move it, or say another")
+    assert "WARNING" not in done.stderr
+    assert not (folder / "studies" / "dir.journal").exists()

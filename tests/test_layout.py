@@ -49,7 +49,8 @@ HOMES: dict[str, set[str]] = {
     "pydantic": {"studyfile.parameters", "studyfile.schema", "studyfile.messages", "studyfile.load"},
     "tomllib": {"studyfile.load", "studyfile.copy"},
     "matplotlib": {"study.plots"},
-    "sklearn": {"data.sources", "data.splits", "workers.preload"},
+    "sklearn": {"comparison.scores", "data.sources", "data.splits", "workers.preload"},
+    "scipy": {"comparison.bootstrap"},
     "cloudpickle": {"studyfile.objects"},
     "pandas": {
         "study.table",

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ FILE = "test_predictions.npz"
 ONLY = "only"  # the name of an output or target that has none
 _ABOUT = "about"
 _FLAT = ("rows", "loss", "weight", "group", "baseline", "baseline_loss")
+_BY_ROW = tuple(name for name in _FLAT if name != "baseline")
 _NAMED = ("targets", "outputs", "slices")
 
 
@@ -83,6 +84,16 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def take(self, rows: NDArray[np.intp]) -> Predictions:
+        """Return the predictions for these rows, given by their position."""
+        taken: dict[str, Any] = {
+            kind: {name: each[rows] for name, each in getattr(self, kind).items()} for kind in _NAMED
+        }
+        for name in _BY_ROW:
+            each = getattr(self, name)
+            taken[name] = None if each is None else each[rows]
+        return replace(self, **taken)
 
     @property
     def target(self) -> NDArray[Any] | None:

@@ -1,0 +1,211 @@
+"""The verdict on a challenger: how much better it is than the champion on the same rows, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.comparison import bootstrap
+from search.comparison.predictions import Predictions
+from search.comparison.scores import Score, correct, score_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_CHANCE = 0.05
+_FEWEST_DIFFERING = 6  # on fewer rows even equal models agree in direction more often than one time in forty
+
+
+class Incomparable(ValueError):
+    """Two models have no common rows, or no such metric; the message says why."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a challenger compares with a champion in one metric.
+
+    Attributes:
+        metric: The metric.
+        champion: The champion's value; the trivial model's where there is no champion.
+        challenger: The challenger's value.
+        difference: How much better the challenger is; above 0 is better, whatever the metric's direction.
+        interval: The 95 % interval of the difference; None where only recorded values were compared.
+        better: Whether the interval is above 0 (true) or below (false); None: undecided.
+        rows: How many rows were compared.
+        groups: How many groups of rows were drawn whole; 0 where rows are independent.
+        only_challenger: On how many rows only the challenger tells the class right.
+        only_champion: On how many only the champion does.
+        mcnemar: McNemar's exact p value for these two; None where there are no classes.
+    """
+
+    metric: str
+    champion: float | None
+    challenger: float | None
+    difference: float | None
+    interval: tuple[float, float] | None
+    better: bool | None
+    rows: int = 0
+    groups: int = 0
+    only_challenger: int = 0
+    only_champion: int = 0
+    mcnemar: float | None = None
+    differing: int | None = field(default=None, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints: numbers, and null for what is no finite number."""
+        interval = None if self.interval is None else [_finite(each) for each in self.interval]
+        return {
+            "metric": self.metric,
+            "champion": _finite(self.champion),
+            "challenger": _finite(self.challenger),
+            "difference": _finite(self.difference),
+            "interval": interval,
+            "better": self.better,
+        }
+
+    def more_rows(self, margin: float = 0.0) -> int | None:
+        """Return about how many more rows would bring the interval beyond a margin; None where none would.
+
+        An interval narrows with the square root of the rows.
+        """
+        if self.interval is None or self.difference is None or not all(map(math.isfinite, self.interval)):
+            return None
+        away = self.difference - margin
+        near = self.difference - self.interval[0] if away > 0 else self.interval[1] - self.difference
+        if away == 0 or self.rows == 0:
+            return None
+        needed = self.rows * (near / away) ** 2
+        if self.differing:
+            needed = max(needed, self.rows * _FEWEST_DIFFERING / self.differing)
+        return max(1, math.ceil(needed - self.rows)) if needed < 1e12 else None
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def check_same_rows(champion: Predictions, challenger: Predictions) -> None:
+    """See that two models were tested on the same rows.
+
+    Raises:
+        Incomparable: They were not.
+    """
+    one, other = champion.about, challenger.about
+    if one.digest != other.digest:
+        raise Incomparable(f"they were tested on different data (digests {one.digest} and {other.digest})")
+    if not np.array_equal(champion.rows, challenger.rows):
+        raise Incomparable("they were tested on different rows of the data: the split changed")
+    both = champion.targets.keys() & challenger.targets.keys()
+    if any(not np.array_equal(champion.targets[name], challenger.targets[name]) for name in both):
+        raise Incomparable("the same rows have different targets")
+    if champion.about.task != challenger.about.task:
+        raise Incomparable(f"their tasks differ ({one.task} and {other.task})")
+
+
+def compare(champion: Predictions, challenger: Predictions, metric: str | None = None, seed: int = 0) -> Verdict:
+    """Compare two models on the same rows by a paired bootstrap.
+
+    Args:
+        champion: What the one gave for the rows.
+        challenger: What the other gave for the same rows.
+        metric: The metric; the challenger's study's when left out.
+        seed: Decides the resamples.
+
+    Raises:
+        Incomparable: The predictions do not tell this metric.
+    """
+    name = challenger.about.metric if metric is None else metric
+    theirs, mine = score_of(name, champion), score_of(name, challenger)
+    if theirs is None or mine is None:
+        raise Incomparable(f"the kept predictions do not tell {name}")
+    group = None if challenger.group is None else bootstrap.indices(challenger.group)
+    return _verdict(theirs, mine, group, (correct(champion), correct(challenger)), seed)
+
+
+def _verdict(
+    champion: Score,
+    challenger: Score,
+    group: NDArray[np.intp] | None,
+    right: tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None],
+    seed: int,
+) -> Verdict:
+    theirs, mine = champion.value, challenger.value
+    difference = (mine - theirs) * (1 if challenger.maximize else -1)
+    counted = {"rows": challenger.rows, "groups": 0 if group is None else int(group.max()) + 1}
+    if not (math.isfinite(theirs) and math.isfinite(mine)):
+        return Verdict(challenger.name, theirs, mine, None, None, None if math.isfinite(mine) else False, **counted)
+    low, high = bootstrap.interval(challenger, champion, group, seed)
+    differing = bootstrap.differing(challenger, champion, group)
+    enough = differing is None or differing >= _FEWEST_DIFFERING
+    better = True if low > 0 and enough else False if high < 0 and enough else None
+    classes: dict[str, Any] = {}
+    if right[0] is not None and right[1] is not None:
+        ours, others, chance = bootstrap.mcnemar(right[1], right[0])
+        classes = {"only_challenger": ours, "only_champion": others, "mcnemar": chance}
+    return Verdict(
+        challenger.name, theirs, mine, difference, (low, high), better, **counted, **classes, differing=differing
+    )
+
+
+@dataclass(frozen=True)
+class Slice:
+    """How two models compare on the rows of one slice.
+
+    Attributes:
+        name: The slice's value.
+        rows: How many rows it has.
+        difference: How much better the challenger is there; above 0 is better.
+        chance: The chance that equal models differ as far downwards, with Holm's correction.
+    """
+
+    name: str
+    rows: int
+    difference: float
+    chance: float
+
+    @property
+    def worse(self) -> bool:
+        """Whether the challenger is surely worse there."""
+        return self.chance <= _CHANCE
+
+
+def compare_slices(
+    champion: Predictions, challenger: Predictions, values: NDArray[Any], metric: str | None = None, seed: int = 0
+) -> list[Slice]:
+    """Compare two models on each slice of the rows, with Holm's correction for the number of slices.
+
+    A metric that is no sum over rows is replaced by the loss.
+
+    Args:
+        champion: What the one gave for the rows.
+        challenger: What the other gave.
+        values: The slice of each row, shape (n,).
+        metric: The metric; the challenger's study's when left out.
+        seed: Decides the resamples.
+
+    Raises:
+        Incomparable: The predictions tell neither the metric nor the loss.
+    """
+    name = challenger.about.metric if metric is None else metric
+    found: dict[str, tuple[int, float]] = {}
+    chances: dict[str, float] = {}
+    for value in np.unique(values):
+        rows = np.flatnonzero(values == value)
+        theirs, mine = _by_rows(champion.take(rows), name), _by_rows(challenger.take(rows), name)
+        group = None if challenger.group is None else bootstrap.indices(challenger.group[rows])
+        difference, chance = bootstrap.chance_of_worse(mine, theirs, group, seed)
+        found[str(value)] = (len(rows), difference)
+        chances[str(value)] = 1.0 if math.isnan(difference) else chance
+    corrected = bootstrap.holm(chances)
+    return [Slice(each, *found[each], corrected[each]) for each in sorted(corrected, key=lambda each: corrected[each])]
+
+
+def _by_rows(predictions: Predictions, name: str) -> Score:
+    for each in (name, "loss"):
+        score = score_of(each, predictions)
+        if score is not None and score.parts is not None:
+            return score
+    raise Incomparable(f"the kept predictions do not tell {name} row by row")

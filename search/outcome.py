@@ -27,6 +27,8 @@ class Outcome:
         table: The best trials, for the terminal.
         not_mirrored: Trials that MLflow does not show yet.
         unregistered: Why the best trial's model is not registered, when it should be.
+        url: The address of the study's page in MLflow's UI; empty when MLflow does not show the study.
+        serve: The command that serves that page; empty when a server is up.
     """
 
     study: str
@@ -45,6 +47,8 @@ class Outcome:
     table: tuple[Best, ...]
     not_mirrored: tuple[int, ...] = ()
     unregistered: str = ""
+    url: str = ""
+    serve: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""

@@ -156,6 +156,7 @@ class _Session:
         self._settings = settings
         self._spool.put_data(self._claim.record.search_id, data)
         self._run, self._mirror = self._open_mirror()
+        self._url, self._serve = self._announce_page()
         stop_file = str(self._spool.stop_file(self._claim.record.search_id).absolute())
         self._job = replace(job, environment=self._environment(), stop_file=stop_file)
         self._stopped = ""
@@ -190,6 +191,17 @@ class _Session:
         for number in self._left_behind(searches):
             shown.update(number)
         return run, shown
+
+    def _announce_page(self) -> tuple[str, str]:
+        """Say where the search can be watched; returns the page's address and the command that serves it."""
+        if self._run is None:
+            return "", ""
+        from search.tracking import store, views
+
+        page = views.page_of(store.uri(), self._run.experiment_id, self._run.run_id)
+        served = f" (served by: {page.serve})" if page.serve else ""
+        self._on_message(f"watch it at {page.url}{served}")
+        return page.url, page.serve
 
     def _left_behind(self, searches: Mapping[str, SearchRun]) -> list[int]:
         """Return the trials of earlier searches that MLflow does not show as the study has them."""
@@ -383,6 +395,8 @@ class _Session:
             data=self._data,
             table=table,
             not_mirrored=not_mirrored,
+            url=self._url,
+            serve=self._serve,
         )
 
     def _counts(self) -> Counts:

@@ -32,6 +32,7 @@ HOMES: dict[str, set[str]] = {
         "tracking.registry",
         "tracking.runs",
         "tracking.store",
+        "tracking.views",
     },
     "optuna_integration": {"tracking.runs"},
     "sqlalchemy": {"study.database", "study.storage", "tracking.store"},

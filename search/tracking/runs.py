@@ -32,7 +32,7 @@ from search.errors import TrackingError, redact
 from search.study import attributes
 from search.studyfile.copy import common_layout, files_of
 from search.studyfile.schema import Definition
-from search.tracking import origin, store
+from search.tracking import origin, store, views
 from search.training.result import Epoch, TrialResult
 
 OBJECTIVE = "objective"
@@ -95,6 +95,7 @@ class SearchRun:
             self.experiment_id = self._experiment()
             if "MLFLOW_EXPERIMENT_ID" in os.environ:  # else runs of another experiment than the active one are refused
                 mlflow.set_experiment(experiment_id=self.experiment_id)
+            views.save(self._client, self.experiment_id, self._name, self._definition, objectives(self._definition))
             self.run_id = self._find() or self._create()
 
     def running(self) -> None:
@@ -265,6 +266,12 @@ class SearchRun:
         return bool(self.run_id)
 
 
+def objectives(definition: Definition) -> list[str]:
+    """Return the metrics of a run that hold its trial's values."""
+    several = len(definition.metrics) > 1
+    return [f"{OBJECTIVE}_{metric}" for metric in definition.metrics] if several else [OBJECTIVE]
+
+
 def model_of_run(run_id: str) -> str:
     """Return the logged model of a trial's run, when it is ready; else empty."""
     client = MlflowClient()
@@ -302,9 +309,8 @@ def _with_run(trial: FrozenTrial, run_id: str) -> FrozenTrial:
 
 def _callback(definition: Definition, number: int) -> optuna_integration.MLflowCallback:
     """Return a callback for one trial; it has a lock, so each trial has its own."""
-    several = len(definition.metrics) > 1
     return optuna_integration.MLflowCallback(
-        metric_name=[f"{OBJECTIVE}_{metric}" for metric in definition.metrics] if several else [OBJECTIVE],
+        metric_name=objectives(definition),
         create_experiment=False,
         mlflow_kwargs={"run_name": _name(number)},
     )

@@ -9,6 +9,7 @@ from search.data.summary import DataSummary
 from search.register import Best
 
 if TYPE_CHECKING:
+    from search.tracking.fates import Failures
     from search.tracking.registry import Registered
 
 
@@ -29,6 +30,9 @@ class Outcome:
         unregistered: Why the best trial's model is not registered, when it should be.
         url: The address of the study's page in MLflow's UI; empty when MLflow does not show the study.
         serve: The command that serves that page; empty when a server is up.
+        arguments: What names this study on a command line: `blobs --study-name mine`.
+        failures: Its failed trials by their reason.
+        saved: What pruning saved, in words; empty when nothing was pruned.
     """
 
     study: str
@@ -49,6 +53,9 @@ class Outcome:
     unregistered: str = ""
     url: str = ""
     serve: str = ""
+    arguments: str = ""
+    failures: tuple[Failures, ...] = ()
+    saved: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""

@@ -26,7 +26,8 @@ from search.stopping import check_terminator
 from search.study import attributes, create, plots, ranking, samplers
 from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
-from search.studyfile.settings import Settings
+from search.studyfile.settings import Settings, arguments_of
+from search.tracking import fates
 from search.workers import local as workers
 from search.workers import worker
 from search.workers.base import Pool
@@ -376,7 +377,8 @@ class _Session:
     ) -> Outcome:
         run_of = self._mirror.run_id if self._mirror is not None else lambda _: ""
         table = tuple(best_of(trial, run_of(trial.number)) for trial in ranked[:5])
-        counts = self._counts()
+        trials = resume.trials_of(self._study, self._claim.record.search_id)
+        counts = count(trials)
         several = len(self._definition.metrics) > 1
         front = ranking.pareto_front(self._definition, attributes.comparable_trials(self._study)) if several else []
         return Outcome(
@@ -397,6 +399,9 @@ class _Session:
             not_mirrored=not_mirrored,
             url=self._url,
             serve=self._serve,
+            arguments=arguments_of(self._settings),
+            failures=fates.failures(trials),
+            saved=str(fates.saved(trials)),
         )
 
     def _counts(self) -> Counts:

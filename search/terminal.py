@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.live import Live
+from rich.text import Text
 
+from search.figures import block, duration, fitting, number, paragraph, plural, table
 from search.studyfile.schema import Definition
 
 if TYPE_CHECKING:
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from search.optimize import Progress
     from search.outcome import Outcome
     from search.register import Best
+
+_LINE = 80  # the longest line of a trial in a file
+_BAR = 24
 
 
 class Display:
@@ -34,111 +40,200 @@ class Display:
         self._definition, self._silent = definition, silent
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._live = self._console.is_terminal and not silent
-        self._bar = Bar(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=self._console,
-            transient=True,
-            disable=not self._live,
+        self._progress: Progress | None = None
+        self._training: dict[int, None] = {}
+        self._began = self._told = time.monotonic()
+        self._bar = Live(
+            get_renderable=self._lines, console=self._console, transient=True, refresh_per_second=4, auto_refresh=True
         )
-        self._task = self._bar.add_task(f"{definition.name}: starting", total=None, left="")
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self._live:
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._live:
+            self._bar.stop()
 
     def say(self, text: str) -> None:
-        """Say what is going on before the first trial."""
+        """Say what is going on beside the trials."""
         if not self._silent:
-            self._console.print(f"{self._definition.name}: {text}", style="dim")
+            self._console.print(f"{self._definition.name}: {text}", style="dim", soft_wrap=True)
 
     def progress(self, progress: Progress) -> None:
         """Show where the search stands."""
         if self._silent:
             return
-        best = "" if progress.best_number is None else f"best {progress.best_value:.5g} (trial {progress.best_number})"
-        left = "" if progress.seconds_left is None else f"{_duration(progress.seconds_left)} left"
-        self._bar.update(
-            self._task,
-            description=f"{self._definition.name}: trial {progress.number} {progress.state}; {best}".rstrip("; "),
-            completed=progress.done,
-            total=progress.total,
-            left=left,
-        )
+        if self._progress is None:
+            self._began = time.monotonic()
+        self._progress, self._told = progress, time.monotonic()
+        if progress.state == "began":
+            self._training[progress.number] = None
+            return
+        self._training.pop(progress.number, None)
         if progress.state == "failed":
-            self._console.print(f"trial {progress.number} failed: {progress.reason}", style="yellow")
-        elif progress.state != "began" and not self._live:
-            value = "" if progress.value is None else f" {progress.value:.5g}"
-            line = f"[{progress.done}/{progress.total}] trial {progress.number} {progress.state}{value}; {best}; {left}"
-            self._console.print(line.rstrip("; "), markup=False)
+            self._console.print(f"trial {progress.number} failed: {progress.reason}", style="yellow", soft_wrap=True)
+        elif not self._live:
+            self._console.print(self._line(progress), soft_wrap=True)
+
+    def _line(self, progress: Progress) -> str:
+        """Return a finished trial's line."""
+        value = "" if progress.value is None else f" {number(progress.value)}"
+        first = f"[{progress.done}/{progress.total}] trial {progress.number} {progress.state}{value}"
+        return fitting([first, _best(progress), _left(progress.seconds_left), self._pace(progress)], _LINE, "; ")
+
+    def _lines(self) -> Text:
+        """Return what stands at the bottom of the terminal, in lines that fit it."""
+        width, progress = self._console.width - 1, self._progress
+        name = self._definition.name
+        if progress is None:
+            return Text(fitting([f"{name}: starting", duration(time.monotonic() - self._began)], width))
+        filled = min(_BAR, round(_BAR * progress.done / max(1, progress.total)))
+        bar = f"{'━' * filled}{'╌' * (_BAR - filled)}"
+        left = None
+        if progress.seconds_left is not None:
+            left = max(0.0, progress.seconds_left - (time.monotonic() - self._told))
+        counts = progress.counts
+        lines = [
+            fitting([f"{progress.done}/{progress.total}", bar, _left(left), name], width, "  "),
+            fitting([_counts(counts.as_json()), _best(progress), self._pace(progress)], width, "; "),
+            fitting(["training trial", *map(str, self._training)], width, " ") if self._training else "",
+        ]
+        return Text("\n".join(filter(None, lines)), style="cyan")
+
+    def _pace(self, progress: Progress) -> str:
+        minutes = (time.monotonic() - self._began) / 60
+        return f"{progress.done / minutes:.3g} trials a minute" if progress.done > 1 and minutes > 0 else ""
 
     def outcome(self, outcome: Outcome) -> None:
         """Print the best trials, what was registered, and what to do next."""
         if self._silent:
             return
-        console = Console(highlight=False, markup=False)
-        console.print(_table(outcome.table, self._definition))
-        counts = ", ".join(f"{count} {fate}" for fate, count in outcome.n_trials.items())
-        died = f" ({outcome.died} died with their worker)" if outcome.died else ""
-        console.print(f"{counts}{died} in {outcome.seconds:.1f} s with {outcome.workers}; fed by {outcome.data.path}.")
+        printer = _Printer()
+        printer.best(outcome.table, self._definition, outcome.study)
+        printer.line("")
+        ended = _counts(outcome.n_trials)
+        if outcome.died:
+            ended += f" ({outcome.died} died with their worker)"
+        printer.line(f"{ended} in {outcome.seconds:.1f} s with {outcome.workers}; fed by {outcome.data.path}.")
+        if outcome.saved:
+            printer.line(f"{outcome.saved}.")
+        for each in outcome.failures:
+            printer.line(f"Failed: {plural(len(each.numbers), 'trial')} {_some(each.numbers)}: {each.reason}", "yellow")
         if outcome.stopped:
-            console.print(f"Ended before its budget: {outcome.stopped}.")
+            printer.line(f"Ended before its budget: {outcome.stopped}.")
+        self._registered(printer, outcome)
+        self._next(printer, outcome)
+
+    def _registered(self, printer: _Printer, outcome: Outcome) -> None:
         model = outcome.model
         if model is not None and outcome.newly_registered:
-            console.print(f"Registered trial {outcome.best.number} as {model.uri}, alias {model.alias}.")
+            printer.line(f"Registered trial {outcome.best.number} as {model.uri}, alias {model.alias}.", "green")
         elif model is not None:
-            console.print(f"No better trial than {model.uri}'s: nothing new was registered.")
-        console.print("\nNext:")
-        console.print("  mlflow ui", style="bold")
-        if model is not None:
-            console.print(f"  python -m search.promote {model.name}", style="bold", soft_wrap=True)
+            printer.line(f"No better trial than {model.uri}'s: nothing new was registered.")
+        elif outcome.unregistered:
+            printer.line(f"The best trial's model is not registered: {outcome.unregistered}", "yellow")
+        if outcome.not_mirrored:
+            missing = plural(len(outcome.not_mirrored), "trial")
+            printer.line(f"MLflow does not show {missing} of this search yet.", "yellow")
+
+    def _next(self, printer: _Printer, outcome: Outcome) -> None:
+        commands = []
+        if outcome.not_mirrored or outcome.unregistered:
+            commands.append(f"python -m search.sync {outcome.arguments}".rstrip())
+        if outcome.serve:
+            commands.append(outcome.serve)
+        if outcome.url:
+            commands.append(outcome.url)
+        if outcome.model is not None and outcome.model.alias == "challenger":
+            commands.append(f"python -m search.promote {outcome.model.name}")
+        if commands:
+            printer.line("")
+            printer.line("Next:")
+            for command in commands:
+                printer.whole(f"  {command}", "bold")
 
 
 def print_study(study: optuna.Study, definition: Definition, top: int) -> None:
     """Print a study's counts and its best trials."""
-    from search.register import Best
+    from search.register import best_of
     from search.study.attributes import comparable_trials
     from search.study.ranking import best_trials
 
-    trials = study.get_trials(deepcopy=False)
-    best = [
-        Best(t.number, tuple(t.values), dict(t.params), "", {})
-        for t in best_trials(definition, comparable_trials(study))[:top]
-    ]
-    states: dict[str, int] = {}
-    for trial in trials:
-        states[trial.state.name.lower()] = states.get(trial.state.name.lower(), 0) + 1
-    console = Console(highlight=False, markup=False)
-    console.print(_table(tuple(best), definition))
-    console.print(f"study {study.study_name}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
+    ranked = best_trials(definition, comparable_trials(study))[:top]
+    printer = _Printer()
+    printer.best([best_of(trial) for trial in ranked], definition, study.study_name)
+    states = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
+    printer.line(f"study {study.study_name}: {_counts(states)}")
 
 
-def _table(best: tuple[Best, ...], definition: Definition) -> Table:
-    names = list(dict.fromkeys(name for each in best for name in each.params))
-    tests = [name for name in (best[0].metrics if best else {}) if name.startswith("test_")]
-    table = Table(title=f"{definition.name}: best trials", title_justify="left")
-    for column in ("trial", *definition.metrics, *tests, *names):
-        table.add_column(column, justify="right")
-    for each in best:
-        measured = [f"{each.metrics[name]:.5g}" if name in each.metrics else "" for name in tests]
-        params = [_short(each.params.get(name, "")) for name in names]
-        table.add_row(str(each.number), *(f"{value:.5g}" for value in each.values), *measured, *params)
-    return table
+class _Printer:
+    """Prints lines that fit the terminal; whole ones where there is none."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, markup=False)
+        self.width = self._console.width if self._console.is_terminal else None
+
+    def line(self, text: str, style: str = "") -> None:
+        """Print a sentence, broken between words."""
+        for each in paragraph(text, self.width):
+            self.whole(each, style)
+
+    def whole(self, text: str, style: str = "") -> None:
+        """Print a text that is copied as a whole: an address, a command."""
+        self._console.print(text, style=style, soft_wrap=True)
+
+    def best(self, best: Sequence[Best], definition: Definition, name: str) -> None:
+        """Print the best trial as a block of names and values, and the best ones as a table of what differs."""
+        if not best:
+            return
+        self.whole(f"Best of study {name}: trial {best[0].number}", "bold")
+        for line in block(_entries(best[0], definition)):
+            self.whole(line)
+        if len(best) > 1:
+            self.whole("")
+            self._table(best, definition)
+
+    def _table(self, best: Sequence[Best], definition: Definition) -> None:
+        columns: dict[str, list[str]] = {}
+        for row, each in enumerate(best):
+            for column, value in _entries(each, definition):
+                columns.setdefault(column, [""] * len(best))[row] = number(value)
+        same = [column for column, cells in columns.items() if len(set(cells)) == 1]
+        shown = [column for column in columns if column not in same]
+        rows = [[str(each.number), *(columns[column][row] for column in shown)] for row, each in enumerate(best)]
+        lines, left_out = table(["trial", *shown], rows, self.width)
+        self.whole(f"The {len(best)} best:", "bold")
+        for index, line in enumerate(lines):
+            self.whole(line, "" if index else "dim")
+        if same:
+            self.line(f"The same in all: {', '.join(same)}.", "dim")
+        if left_out:
+            self.line(f"Not shown, as the terminal is too narrow: {', '.join(left_out)}.", "dim")
 
 
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _entries(best: Best, definition: Definition) -> list[tuple[str, object]]:
+    """Return what there is to say of a trial: its values, its test metrics, its parameters."""
+    tests = [(name, value) for name, value in best.metrics.items() if name.startswith("test_")]
+    return [*zip(definition.metrics, best.values, strict=True), *sorted(tests), *best.params.items()]
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {fate}" for fate, count in counts.items())
+
+
+def _best(progress: Progress) -> str:
+    known = progress.best_number is not None and progress.best_value is not None
+    return f"best {number(progress.best_value)} (trial {progress.best_number})" if known else ""
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"{duration(seconds)} left"
+
+
+def _some(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:5]))
+    return f"({shown}, …)" if len(numbers) > 5 else f"({shown})"

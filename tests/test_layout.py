@@ -67,7 +67,7 @@ HOMES: dict[str, set[str]] = {
 
 # Each room imports only from rooms that stand before it.
 ROOMS = (
-    {"errors"},
+    {"errors", "figures"},
     {"studyfile"},
     {"data", "study"},
     {"comparison"},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from search.errors import UsageError
+from search.errors import UsageError, redact
 from search.studyfile.checks import wrong_name
+from search.studyfile.load import find_study
 from search.studyfile.schema import Definition
 
 
@@ -59,6 +61,24 @@ class Settings:
 def default_storage(name: str) -> str:
     """Return the journal that a study is kept in unless the user says otherwise."""
     return f"studies/{name}.journal"
+
+
+def arguments_of(settings: Settings) -> str:
+    """Return what names a study on a command line: the file, and what differs from its defaults."""
+    definition = settings.definition
+    path, name = definition.path, definition.name
+    try:
+        by_name = find_study(path.stem).resolve() == path.resolve()
+    except UsageError:
+        by_name = False
+    words = [path.stem if by_name else str(path)] if path.name else [name]
+    if settings.study_name != name:
+        words += ["--study-name", settings.study_name]
+    if settings.storage != default_storage(settings.study_name):
+        words += ["--storage", redact(settings.storage)]
+    if settings.tracking_uri is not None:
+        words += ["--tracking-uri", redact(settings.tracking_uri)]
+    return shlex.join(words)
 
 
 def resolve(

@@ -299,11 +299,16 @@ def _name(number: int) -> str:
 
 
 def _with_run(trial: FrozenTrial, run_id: str) -> FrozenTrial:
-    """Return a copy of a trial that names its run, where `MLflowCallback` looks for it."""
+    """Return a copy of a trial that names its run, where `MLflowCallback` looks for it.
+
+    A pruned trial has no value: Optuna gives it the last one it reported, by which it could stand before the best.
+    """
     import copy
 
     shown = copy.copy(trial)
     shown.system_attrs = {**trial.system_attrs, attributes.RUN_ID: run_id}
+    if trial.state != TrialState.COMPLETE:
+        shown.values = None
     return shown
 
 

@@ -46,7 +46,9 @@ class Page:
     url: str
 
 
-def save(client: MlflowClient, experiment_id: str, name: str, definition: Definition, objectives: Sequence[str]) -> None:
+def save(
+    client: MlflowClient, experiment_id: str, name: str, definition: Definition, objectives: Sequence[str]
+) -> None:
     """Write the view of a study's runs to its experiment; without it the page still lists the runs.
 
     Args:

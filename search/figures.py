@@ -1,0 +1,72 @@
+"""Numbers, durations and tables as text, whole: a number is never cut, a column is shown or named as left out."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+_GAP = "  "
+
+
+def number(value: object) -> str:
+    """Return a value with five significant digits, or as it is when it is no fraction."""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as `0:07` or `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 trial` or `2 trials`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def fitting(pieces: Sequence[str], width: int | None, separator: str = ", ") -> str:
+    """Return as many of the pieces, from the first on, as fit a width; the first is always whole."""
+    line = ""
+    for piece in filter(None, pieces):
+        longer = f"{line}{separator}{piece}" if line else piece
+        if line and width is not None and len(longer) > width:
+            break
+        line = longer
+    return line
+
+
+def block(entries: Sequence[tuple[str, object]], indent: str = "  ") -> list[str]:
+    """Return names and values, a line each, the values below one another."""
+    widest = max((len(name) for name, _ in entries), default=0)
+    return [f"{indent}{name.ljust(widest)}  {number(value)}" for name, value in entries]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> tuple[list[str], list[str]]:
+    """Return a table's lines, and the names of the columns that do not fit.
+
+    Args:
+        header: The columns' names; the first is always shown.
+        rows: A text for each column.
+        width: The longest line; None for no limit.
+    """
+    columns = [[name, *(row[index] for row in rows)] for index, name in enumerate(header)]
+    shown, left_out, used = [], [], 0
+    for index, column in enumerate(columns):
+        wide = max(map(len, column)) + (len(_GAP) if index else 0)
+        if index and width is not None and used + wide > width:
+            left_out.append(header[index])
+            continue
+        used += wide
+        shown.append([cell.rjust(max(map(len, column))) for cell in column])
+    return [_GAP.join(cells).rstrip() for cells in zip(*shown, strict=True)], left_out
+
+
+def paragraph(text: str, width: int | None, indent: str = "") -> list[str]:
+    """Return a text in lines of a width, broken between words only; in one line without a width."""
+    if width is None:
+        return [indent + text]
+    wrapped = textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return wrapped or [indent]

@@ -1,0 +1,82 @@
+"""What became of a study's trials, in words and counts: why they failed, and what pruning saved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.study import attributes
+from search.training.result import TrialResult
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Trials that failed for the same reason.
+
+    Attributes:
+        reason: The first one's reason; the others' differ at most in numbers.
+        numbers: The trials.
+    """
+
+    reason: str
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What pruning saved.
+
+    Attributes:
+        trials: How many trials were pruned.
+        epochs: How many epochs they had left.
+        seconds: How long these would have taken at the trials' own pace.
+    """
+
+    trials: int
+    epochs: int
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return it in words; nothing when nothing was pruned."""
+        if not self.trials:
+            return ""
+        pruned = f"{self.trials} trial{'s' * (self.trials != 1)} pruned"
+        return f"{pruned}: {self.epochs} epochs not trained, about {self.seconds:.3g} s of one worker's time saved"
+
+
+def result_of(trial: FrozenTrial) -> TrialResult | None:
+    """Return what a trial's worker told of it; None when it told nothing."""
+    text = attributes.outcome_of(trial)
+    return None if text is None else TrialResult.from_text(text)
+
+
+def failures(trials: Sequence[FrozenTrial]) -> tuple[Failures, ...]:
+    """Return the failed trials by their reason, the most frequent reason first."""
+    groups: dict[str, tuple[str, list[int]]] = {}
+    for trial in trials:
+        if trial.state == TrialState.FAIL:
+            result = result_of(trial)
+            reason = (result.reason if result is not None else "") or "no reason was recorded"
+            groups.setdefault(_NUMBER.sub("#", reason), (reason, []))[1].append(trial.number)
+    found = [Failures(reason, tuple(numbers)) for reason, numbers in groups.values()]
+    return tuple(sorted(found, key=lambda each: (-len(each.numbers), each.numbers)))
+
+
+def saved(trials: Sequence[FrozenTrial]) -> Saved:
+    """Return what pruning saved in these trials."""
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    epochs, seconds = 0, 0.0
+    for trial in pruned:
+        result = result_of(trial)
+        if result is None or not result.epochs:
+            continue
+        trained = len({epoch.step for epoch in result.epochs})
+        left = max(0, int(result.training.get("fit", {}).get("epochs") or 0) - trained)
+        epochs += left
+        seconds += left * (trial.duration.total_seconds() if trial.duration is not None else 0.0) / trained
+    return Saved(len(pruned), epochs, seconds)

@@ -1,0 +1,163 @@
+"""What a person reads in the terminal: whole numbers, lines that fit, no colour where none is wanted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from search.budget import Counts
+from search.data.summary import DataSummary
+from search.optimize import Progress
+from search.outcome import Outcome
+from search.register import Best
+from search.studyfile.load import load_definition
+from search.studyfile.schema import Definition
+from search.terminal import Display
+from search.tracking.fates import Failures
+from search.tracking.registry import Registered
+
+ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-9]|4[0-9]|9[0-9])(?:;[0-9]+)*m")
+URL = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=search"
+SPACE = {
+    "batch_size": 16,
+    "width": 253,
+    "depth": 3,
+    "dropout": 0.123456789,
+    "learning_rate": 1.23456e-05,
+    "weight_decay": 4.56789e-06,
+    "activation": "tanh",
+    "optimizer": "rmsprop",
+}
+
+
+@pytest.fixture
+def definition(tmp_path: Path) -> Definition:
+    path = tmp_path / "eight.toml"
+    path.write_text(
+        "name = 'eight'\nmetric = 'val_loss'\ndirection = 'minimize'\n[data]\nsource = 'sklearn:load_wine'\n"
+        "[fit]\nepochs = 1\n[space]\nwidth = { type = 'int', low = 1, high = 300 }\n"
+    )
+    return load_definition(path)
+
+
+def best(number: int) -> Best:
+    params = {**SPACE, "width": 253 + number, "dropout": 0.123456789 * (number + 1), "optimizer": f"adam{number}"}
+    return Best(number, (1.70051e-05 * (number + 1),), params, "", {"test_loss": 0.1 + number, "test_accuracy": 1.0})
+
+
+def outcome(**changed: object) -> Outcome:
+    data = DataSummary("d", "s", "x", "binary", (0, 1), {}, (), (), None, (), (), "whole epochs", 0.1)
+    done = Outcome(
+        study="eight",
+        experiment_id="1",
+        search_run_id="r",
+        n_trials={"complete": 5, "pruned": 1, "failed": 7},
+        died=0,
+        best=best(0),
+        front=(),
+        model=Registered("eight", "1", "challenger"),
+        newly_registered=True,
+        stopped="",
+        seconds=12.34,
+        workers="2 workers (one for each of 2 cores), 1 thread each",
+        data=data,
+        table=tuple(best(number) for number in range(5)),
+        url=URL,
+        serve="mlflow ui",
+        arguments="eight",
+        failures=(Failures("ValueError: width 300 is too wide", (3, 4, 5, 6, 7, 8, 9)),),
+        saved="1 trial pruned: 10 epochs not trained, about 3 s of one worker's time saved",
+    )
+    return replace(done, **changed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_number_is_cut_and_every_line_fits(
+    width: int, definition: Definition, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person would read `0.98…` under `filt…`, or a table broken over three lines."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    Display(definition, silent=False).outcome(outcome())
+    printed = ANSI.sub("", capsys.readouterr().out)
+    assert "…" not in printed.replace("(3, 4, 5, 6, 7, …)", "")
+    copied = [line for line in printed.splitlines() if URL in line]
+    assert copied == [f"  {URL}"]
+    assert [line for line in printed.splitlines() if len(line) > width and line not in copied] == []
+    assert "  val_loss       1.7005e-05\n" in printed
+    assert "  learning_rate  1.2346e-05\n" in printed, "the best trial has every parameter"
+    assert re.search(r"^trial +val_loss ", printed, re.MULTILINE)
+    table = printed.partition("The 5 best:")[2].partition("Next:")[0]
+    header = table.splitlines()[1]
+    left_out = [name for name in ("val_loss", "test_loss", "width", "dropout", "optimizer") if name not in header]
+    if left_out:
+        assert f"too narrow: {', '.join(left_out)}" in " ".join(table.split())
+    assert ("too narrow" in table) == bool(left_out)
+    assert "batch_size" not in header, "what is the same in all needs no column"
+
+
+def test_a_file_gets_everything_and_no_colour(definition: Definition, capsys: pytest.CaptureFixture[str]) -> None:
+    """A log would hold escape sequences, or tables cut for a terminal that is not there."""
+    Display(definition, silent=False).outcome(outcome())
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "too narrow" not in printed
+    assert re.search(r"trial +val_loss +test_loss +width +dropout +optimizer\n", printed)
+    assert "Failed: 7 trials (3, 4, 5, 6, 7, …): ValueError: width 300 is too wide\n" in printed
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colour_only_where_it_is_wanted(
+    no_color: str,
+    coloured: bool,
+    definition: Definition,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whoever sets NO_COLOR would be shown colours all the same."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", no_color)
+    Display(definition, silent=False).outcome(outcome())
+    assert bool(COLOUR.search(capsys.readouterr().out)) == coloured
+
+
+def test_what_is_not_in_mlflow_is_said_with_the_line_that_sends_it(
+    definition: Definition, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person would look for trials that MLflow does not have, and not know how to get them there."""
+    offline = outcome(model=None, newly_registered=False, url="", serve="", not_mirrored=(0, 1))
+    Display(definition, silent=False).outcome(offline)
+    printed = capsys.readouterr().out
+    assert "MLflow does not show 2 trials of this search yet." in printed
+    assert "  python -m search.sync eight\n" in printed
+    assert "mlflow ui" not in printed
+    assert "search.promote" not in printed
+
+
+def test_why_nothing_was_registered_is_said(definition: Definition, capsys: pytest.CaptureFixture[str]) -> None:
+    """A search that lost its model to a server that went away would look like any other."""
+    Display(definition, silent=False).outcome(outcome(model=None, unregistered="MLflow went away"))
+    printed = capsys.readouterr().out
+    assert "The best trial's model is not registered: MLflow went away" in printed
+    assert "python -m search.sync eight" in printed
+
+
+@pytest.mark.parametrize("total", [20, 100_000])
+def test_a_trials_line_fits_eighty_columns(
+    total: int, definition: Definition, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A log in a window of 80 columns would break every line."""
+    display = Display(definition, silent=False)
+    for state in ("began", "complete"):
+        counts = Counts(complete=total - 1)
+        display.progress(
+            Progress(total - 1, state, 1.23456789e-05, 7, 1.2345678e-05, total - 1, total, 3661.0, "", counts)
+        )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"[{total - 1}/{total}] trial {total - 1} complete 1.2346e-05; best 1.2346e-05 (trial 7)")
+    assert len(line) <= 80

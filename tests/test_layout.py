@@ -55,7 +55,7 @@ HOMES: dict[str, set[str]] = {
     "cloudpickle": {"studyfile.objects"},
     "pandas": {
         "study.table",
-        "data.dataset",
+        "data.loading",
         "data.preprocessing",
         "data.sources",
         "data.table",

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from search.comparison.predictions import Predictions
-from search.data.dataset import load
+from search.data.loading import load
 from search.studyfile.load import find_study, load_definition
 from search.training import fit as feed
 from search.training import graph_reuse as graphs

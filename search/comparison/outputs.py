@@ -24,6 +24,7 @@ Batch = tuple[Any, Any, Any]  # inputs as Keras takes them, targets, weights of 
 _LARGEST = 2**26  # bytes of outputs beyond which only the losses of the rows are kept
 _FEW = 50  # values that a column may have to be kept as it is
 _MOST_COLUMNS = 200
+_ALL = 2**31  # rows of a first batch
 _LEAST_SHARE = 1e-7
 
 
@@ -194,7 +195,7 @@ def _joined(batches: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[
 
 def _baseline(about: About, data: Data, output: NDArray[Any] | None) -> NDArray[Any] | None:
     """Return what the trivial model gives for each row, as the model gives it; None where it has no such shape."""
-    y = streams.targets(data.train.x) if data.train.streamed else data.train.y
+    y = streams.targets(data.train.x, data.example_targets(_ALL)) if data.train.streamed else data.train.y
     if output is None or not isinstance(y, np.ndarray) or y.dtype.kind not in "fiub":
         return None
     width = output.shape[-1] if output.ndim > 1 else 1

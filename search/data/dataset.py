@@ -1,25 +1,22 @@
-"""The data of a study: loaded, checked, split. It knows nothing of models, trials or MLflow."""
+"""The data of a study as a builder, a fit function and the training see them: values, without their sources."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from search.data import preprocessing as features
-from search.data import splits, streams, targets
-from search.data import table as rows
+from search.data import streams, targets
+from search.data.given import ALL
 from search.data.preprocessing import Column, Preparation
-from search.data.sources import read
-from search.data.table import Rows
+from search.data.targets import AnyTask
 from search.errors import DataError
-from search.studyfile.schema import DataDefinition, Definition, Task
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from optuna.trial import BaseTrial
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Part:
     Attributes:
         x: An array whose first axis is the rows, a dictionary or list of such, or a stream:
             anything `model.fit` takes that yields batches.
-        y: Targets, first axis the rows; None for a stream.
+        y: Targets, first axis the rows, nested as the model's outputs; None for a stream, or without targets.
         sample_weight: A weight for each row, or for each output one; None when all rows count alike.
     """
 
@@ -40,17 +37,16 @@ class Part:
     @property
     def streamed(self) -> bool:
         """Whether `x` yields batches of its own instead of holding rows."""
-        return self.y is None
+        return streams.is_stream(self.x)
 
     def __len__(self) -> int:
-        return 0 if self.y is None else len(self.y)
+        return 0 if self.streamed else len(features.leaves(self.x)[0])
 
     def take(self, rows: Any) -> Part:
         """Return these rows as a part of their own."""
-        if self.y is None:
+        if self.streamed:
             raise TypeError("a stream has no rows to take")
-        weight = None if self.sample_weight is None else features.take(self.sample_weight, rows)
-        return Part(features.take(self.x, rows), features.take(self.y, rows), weight)
+        return Part(*(features.take(each, rows) for each in (self.x, self.y, self.sample_weight)))
 
 
 @dataclass(frozen=True)
@@ -58,30 +54,35 @@ class Data:
     """What a model's builder is given.
 
     Attributes:
-        task: `binary`, `multiclass`, `multilabel` or `regression`.
-        classes: The labels behind the class indices 0, 1, …; empty for regression.
+        task: `binary`, `multiclass`, `multilabel` or `regression`; `several` for several targets, `none`
+            without any.
+        classes: The labels behind the class indices 0, 1, …; empty where there are no classes.
         columns: The columns of a table as the user sends them; empty for arrays.
         train: The rows to learn from.
         validation: The rows to choose by; None when a model is refitted on everything.
-        test: The rows held out.
+        test: The rows held out; None where the source gives streams without a test part.
         normalize: Whether the preprocessing layers scale numbers.
         name: What to call the data in MLflow.
         digest: Eight hexadecimal digits that change when a value in the data changes.
+        encoded: Whether targets are class indices in place of the labels that were given.
+        given: The names of the parts that the source gave; `all` for data that were split here.
         folds: Row numbers (training, validation) of each fold, counted in `rest`.
         rest: All rows but the test part; None without folds.
         test_rows: The number of each test row in the source; None for a stream.
         test_group: What test rows that belong together have in common; None when rows are independent.
     """
 
-    task: Task
+    task: AnyTask
     classes: tuple[Any, ...]
     columns: tuple[Column, ...]
     train: Part
     validation: Part | None
-    test: Part
+    test: Part | None
     normalize: bool
     name: str
     digest: str
+    encoded: bool = False
+    given: tuple[str, ...] = (ALL,)
     folds: tuple[tuple[NDArray[Any], NDArray[Any]], ...] = ()
     rest: Part | None = None
     test_rows: NDArray[Any] | None = field(default=None, repr=False)
@@ -96,18 +97,29 @@ class Data:
 
     @property
     def y(self) -> Any:
-        """The training targets, class indices for classes."""
+        """The training targets, as the model gets them."""
         return self.train.y
+
+    @property
+    def spent_by_reading(self) -> bool:
+        """Whether a part is a generator, which gives its batches once."""
+        parts = (self.train, self.validation, self.test)
+        return any(part is not None and streams.is_spent_by_reading(part.x) for part in parts)
+
+    def of(self, trial: BaseTrial) -> Data:  # noqa: ARG002 - as `TrialData.of`
+        """Return these data: they are the same for all trials."""
+        return self
+
+    def class_indices(self, part: Part) -> NDArray[Any]:
+        """Return the class index of each row of a part, of shape (rows,)."""
+        if self.encoded and np.ndim(part.y) == 1:
+            return np.asarray(part.y, dtype=int)
+        return targets.index_of(part.y, self.classes)
 
     @property
     def input_shape(self) -> Any:
         """The shape of one example, without the batch axis; by name or position for several inputs."""
-        x = self.example(1)
-        if isinstance(x, dict):
-            return {name: tuple(each.shape[1:]) for name, each in x.items()}
-        if isinstance(x, list | tuple):
-            return [tuple(each.shape[1:]) for each in x]
-        return tuple(x.shape[1:])
+        return _shape_of_row(self.example(1))
 
     @property
     def outputs(self) -> int:
@@ -115,7 +127,9 @@ class Data:
         if self.task == "multiclass":
             return len(self.classes)
         y = self.example_targets()
-        return 1 if y.ndim == 1 else int(y.shape[1])
+        if not isinstance(y, np.ndarray):
+            raise DataError(f"data: there are {self.task} targets; say in the builder how many numbers an output has")
+        return 1 if y.ndim == 1 else int(y.shape[-1])
 
     def inputs(self) -> tuple[Any, Any]:
         """Return the Keras inputs and the prepared tensor, ready for the model's first layer.
@@ -134,10 +148,9 @@ class Data:
         """Return the inputs of the first few training rows."""
         return features.take(self.train.x if self._first is None else self._first[0], slice(0, rows))
 
-    def example_targets(self, rows: int = 3) -> NDArray[Any]:
-        """Return the targets of the first few training rows."""
-        y = self.train.y if self.train.y is not None or self._first is None else self._first[1]
-        return np.asarray(y)[:rows]
+    def example_targets(self, rows: int = 3) -> Any:
+        """Return the targets of the first few training rows; None when there are none."""
+        return features.take(self.train.y if self._first is None else self._first[1], slice(0, rows))
 
     def fold(self, index: int) -> Data:
         """Return the data with training and validation rows of one fold."""
@@ -155,128 +168,9 @@ class Data:
         return self.rest
 
 
-def load(definition: Definition) -> Data:
-    """Load, check and split the data of a study.
-
-    Raises:
-        DataError: They cannot be read, have no such column, or hold nothing to learn.
-    """
-    settings = definition.data
-    loaded = read(definition)
-    name = settings.source.rpartition(":")[2] if settings.kind in ("sklearn", "python") else Path(settings.source).stem
-    parts = list(loaded) if isinstance(loaded, tuple | list) else [loaded]
-    if parts and streams.is_stream(parts[0]):
-        return _streamed(parts, settings, name)
-    together, lengths = _rows(loaded, settings)
-    return _split(together, lengths, settings, name)
-
-
-def _rows(loaded: Any, settings: DataDefinition) -> tuple[Rows, list[int]]:
-    """Return all rows, and how many each part has that was given as a part of its own."""
-    if rows.is_table(loaded):
-        return rows.from_table(loaded, settings), [len(loaded)]
-    parts = list(loaded) if isinstance(loaded, tuple | list) else []
-    if settings.target and parts and all(map(rows.is_table, parts)):
-        return rows.from_table(_joined(parts), settings), [len(part) for part in parts]
-    if _are_pairs(parts):
-        xs, ys = [part[0] for part in parts], [part[1] for part in parts]
-        return rows.from_arrays(_joined(xs), _joined(ys), settings), [len(y) for y in ys]
-    if len(parts) == 2:
-        return rows.from_arrays(parts[0], parts[1], settings), [len(parts[1])]
-    raise DataError(
-        f"data.source: {settings.source} returned {type(loaded).__name__}; return (x, y), "
-        "((x_train, y_train), (x_test, y_test)), a data frame, or streams (train, test)"
-    )
-
-
-def _are_pairs(parts: Sequence[Any]) -> bool:
-    """Return whether these are two or three of (x, y), and not one (x, y)."""
-    pairs = all(isinstance(part, tuple | list) and len(part) == 2 for part in parts)
-    return len(parts) in (2, 3) and pairs and all(np.ndim(y) > 0 and not np.isscalar(x) for x, y in parts)
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    """Return the rows of several parts behind one another."""
-    import pandas as pd
-
-    first = parts[0]
-    try:
-        if isinstance(first, dict):
-            return {name: _joined([part[name] for part in parts]) for name in first}
-        if isinstance(first, pd.DataFrame | pd.Series):
-            return pd.concat(parts, ignore_index=True)
-        if isinstance(first, list | tuple) and first and isinstance(first[0], np.ndarray):
-            return [_joined(inputs) for inputs in zip(*parts, strict=True)]
-        return np.concatenate([np.asarray(part) for part in parts])
-    except (ValueError, KeyError, TypeError):
-        raise DataError("data.source: the given parts have different shapes; give each the same columns") from None
-
-
-def _split(together: Rows, lengths: Sequence[int], settings: DataDefinition, name: str) -> Data:
-    task, classes = targets.task_of(together.y, settings)
-    if settings.stratify and task not in ("binary", "multiclass"):
-        raise DataError(f"data.stratify: keeps the shares of classes, and the task is {task}; leave it out")
-    y = targets.encoded(together.y, task, classes)
-    by_class = task in ("binary", "multiclass") and y.ndim == 1 and settings.stratify is not False
-    chosen = splits.split(together, lengths, settings, y if by_class else None)
-    whole = replace(together, y=y)
-
-    def part(numbers: NDArray[np.intp]) -> Part:
-        taken = whole.take(numbers)
-        return Part(taken.x, taken.y)
-
-    return Data(
-        task=task,
-        classes=classes,
-        columns=together.columns,
-        train=part(chosen.training),
-        validation=part(chosen.validation),
-        test=part(chosen.test),
-        normalize=bool(together.columns) if settings.normalize is None else settings.normalize,
-        name=name,
-        digest=together.digest,
-        folds=chosen.folds,
-        rest=part(chosen.rest) if chosen.folds else None,
-        test_rows=chosen.test,
-        test_group=None if whole.group is None else whole.group[chosen.test],
-    )
-
-
-def _streamed(parts: list[Any], settings: DataDefinition, name: str) -> Data:
-    """Return the data behind streams, (train, test) or (train, validation, test), never copied."""
-    for key in ("target", "features", "drop", "group", "time", "folds", "stratify", "normalize"):
-        if getattr(settings, key):
-            raise DataError(f"data.{key}: streams yield batches as they are; leave it out")
-    if len(parts) > 3 or not all(map(streams.is_stream, parts)):
-        raise DataError("data.source: streams beside other values; return a stream, (train, test), or with validation")
-    if len(parts) == 1:
-        parts = [*streams.cut(parts[0], settings.test_size, "test_size")]
-    if len(parts) == 2:
-        parts = [*streams.cut(parts[0], settings.validation_size, "validation_size"), parts[1]]
-    first = streams.first_batch(parts[0])
-    y = targets.plain(streams.targets(parts[0]))
-    task = settings.task or targets.infer(y)
-    train, validation, test = (Part(part, None) for part in parts)
-    return Data(
-        task=task,
-        classes=_classes_of_stream(y, task),
-        columns=(),
-        train=train,
-        validation=validation,
-        test=test,
-        normalize=False,
-        name=name,
-        digest=rows.digest_of(*first, *(np.asarray([streams.length(part) or 0]) for part in parts)),
-        _first=first,
-    )
-
-
-def _classes_of_stream(y: NDArray[Any], task: Task) -> tuple[int, ...]:
-    """Return the class indices of a stream, whose targets must be indices, one-hot or labels already."""
-    if task == "regression":
-        return ()
-    if task == "binary":
-        return (0, 1)
-    if y.dtype.kind not in "fiub":
-        raise DataError("data.source: a stream's targets must be numbers; yield class indices 0, 1, 2 …")
-    return tuple(range(y.shape[1] if y.ndim == 2 else int(y.max()) + 1))
+def _shape_of_row(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {name: _shape_of_row(each) for name, each in x.items()}
+    if isinstance(x, list | tuple):
+        return [_shape_of_row(each) for each in x]
+    return tuple(x.shape[1:])

@@ -91,7 +91,9 @@ def to_arrays(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, NDArr
 
 
 def take(x: Any, rows: Any) -> Any:
-    """Return these rows of an array or of each array of a dictionary or list."""
+    """Return these rows of an array or of each array of a dictionary or list; None stays None."""
+    if x is None:
+        return None
     if isinstance(x, dict):
         return {name: take(each, rows) for name, each in x.items()}
     if isinstance(x, list | tuple):
@@ -100,7 +102,9 @@ def take(x: Any, rows: Any) -> Any:
 
 
 def leaves(x: Any) -> list[Any]:
-    """Return the arrays in `x`, in a fixed order."""
+    """Return the arrays in `x`, in a fixed order; none in None."""
+    if x is None:
+        return []
     if isinstance(x, dict):
         return [leaf for name in sorted(x) for leaf in leaves(x[name])]
     if isinstance(x, list | tuple):
@@ -171,14 +175,19 @@ def make_inputs(x: Any, preparation: Preparation) -> tuple[Any, Any]:
     """
     if preparation.table and isinstance(x, dict):
         return _table_inputs(x, preparation)
-    if isinstance(x, dict):
-        named = {name: _input(each, name) for name, each in x.items()}
-        return named, named
-    if isinstance(x, list | tuple):
-        listed = [_input(each) for each in x]
-        return listed, listed
+    if isinstance(x, dict | list | tuple):
+        several = _inputs(x)
+        return several, several
     single = _input(x, "features")
     return single, single if single.dtype == "string" else _numbers(single, preparation)
+
+
+def _inputs(x: Any, name: str | None = None) -> Any:
+    if isinstance(x, dict):
+        return {key: _inputs(each, key) for key, each in x.items()}
+    if isinstance(x, list | tuple):
+        return [_inputs(each) for each in x]
+    return _input(x, name)
 
 
 def _input(array: Any, name: str | None = None) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from search.data.given import TEST, TRAIN, VALIDATION
 from search.errors import DataError, one_line
 from search.studyfile.schema import DataDefinition
 
@@ -35,37 +36,65 @@ class Parts:
     folds: tuple[Split, ...] = ()
 
 
-def split(rows: Rows, given: Sequence[int], settings: DataDefinition, labels: NDArray[Any] | None) -> Parts:
+def split(
+    rows: Rows,
+    given: Mapping[str, int],
+    settings: DataDefinition,
+    labels: NDArray[Any] | None,
+    *,
+    steady: bool = False,
+) -> Parts:
     """Choose which rows train, which choose and which are held out.
 
     Args:
-        rows: All rows.
-        given: How many rows each part has that came as a part of its own: all of them as one,
-            training and test, or training, validation and test.
+        rows: All rows, those of the training, validation and test part behind one another.
+        given: How many rows each part has that came as a part of its own, by its name; one `all` for
+            rows that came together.
         settings: How to split.
         labels: The class of each row, to keep the classes' shares in each part; else None.
+        steady: Whether the numbers of rows differ from trial to trial: a row is then known by its place
+            before the last one, and stays in its part.
 
     Raises:
         DataError: A part would be empty, or a class too small to be in each.
     """
     independent = rows.group is None and rows.time is None
-    everything, drawn = np.arange(len(rows.y)), len(given) == 1
+    everything, drawn = np.arange(len(rows)), len(given) == 1
     classes = labels if independent else None
-    if drawn:
-        rest, test = _cut_among(rows, everything, settings.test_size, settings, classes, "test_size")
+    if steady and drawn:
+        rest, test = _drawn_alike(everything, settings.test_size, settings.seed, "test_size")
+    elif TEST in given:
+        rest, test = everything[: -given[TEST]], everything[-given[TEST] :]
     else:
-        rest, test = everything[: -given[-1]], everything[-given[-1] :]
+        among = everything[: given.get(TRAIN, len(everything))]
+        training, test = _cut_among(rows, among, settings.test_size, settings, classes, "test_size")
+        rest = np.concatenate([training, everything[len(among) :]])
     if settings.folds:
         chosen = folds(rows.take(rest), settings, None if classes is None else classes[rest])
         training, validation = (rest[each] for each in chosen[0])
         return Parts(training, validation, test, rest, chosen)
-    if len(given) == 3:
-        return Parts(rest[: given[0]], rest[given[0] :], test, rest)
-    if drawn and classes is None and independent:  # as Keras does: the rows are in random order already
+    if VALIDATION in given:
+        ahead = len(rest) - given[VALIDATION]
+        return Parts(rest[:ahead], rest[ahead:], test, rest)
+    if steady and drawn:
+        training, validation = _drawn_alike(rest, settings.validation_size, settings.seed + 1, "validation_size")
+    elif drawn and classes is None and independent:  # as Keras does: the rows are in random order already
         training, validation = (rest[each] for each in cut_last(len(rest), settings.validation_size))
     else:
         training, validation = _cut_among(rows, rest, settings.validation_size, settings, classes, "validation_size")
     return Parts(training, validation, test, rest)
+
+
+def _drawn_alike(among: NDArray[np.intp], share: float, seed: int, key: str) -> Split:
+    """Return a split by a draw for each row that depends on its place before the last row alone."""
+    drawn = np.random.default_rng(seed).random(int(among[-1]) + 1 if len(among) else 0)
+    last = int(among[-1]) if len(among) else 0
+    second = drawn[last - among] < share
+    if not second.any() or second.all():
+        raise DataError(
+            f"data.{key}: {share} of {len(among)} rows leaves a part without rows; use more rows or another share"
+        )
+    return among[~second], among[second]
 
 
 def _cut_among(
@@ -93,7 +122,7 @@ def cut(rows: Rows, share: float, settings: DataDefinition, classes: NDArray[Any
     Raises:
         DataError: A side would be empty, or a class too small to be on both sides.
     """
-    count = len(rows.y)
+    count = len(rows)
     if not 1 <= round(count * share) < count:
         raise DataError(
             f"data.{key}: {share} of {count} rows leaves a part without rows; use more rows or another share"
@@ -149,7 +178,7 @@ def folds(rows: Rows, settings: DataDefinition, classes: NDArray[Any] | None) ->
 def _folds(rows: Rows, settings: DataDefinition, classes: NDArray[Any] | None) -> Iterator[Split]:
     from sklearn import model_selection as ms
 
-    count, row_numbers = settings.folds or 2, np.zeros(len(rows.y))
+    count, row_numbers = settings.folds or 2, np.zeros(len(rows))
     if rows.time is not None:
         order = np.argsort(rows.time, kind="stable")
         for training, validation in ms.TimeSeriesSplit(count).split(order):

@@ -1,58 +1,129 @@
-"""Data larger than memory: `tf.data` datasets, Keras's PyDatasets, PyTorch's loaders. Never copied, only cut."""
+"""Data larger than memory: `tf.data` datasets, Keras's PyDatasets, PyTorch's loaders, Python's generators.
+
+They are never copied, only cut.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from types import GeneratorType
 from typing import Any
 
 import numpy as np
 
+from search.data.preprocessing import leaves
 from search.errors import DataError, one_line
 
 _STREAMS = {"tensorflow.DatasetV2", "keras.PyDataset", "torch.DataLoader"}
 _LOOKED_AT = 32  # batches of targets that are read to find the classes
+_INFINITE = -1  # TensorFlow's cardinality of a dataset without end
+_EMPTY = "data.source: the stream is empty; give at least one batch of (x, y)"
+_WORDS = {"train": "training", "validation": "validation", "test": "test"}
 
 
 def is_stream(loaded: Any) -> bool:
     """Return whether `loaded` yields batches; nothing is imported to find out."""
-    return bool(_STREAMS & {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(loaded).__mro__})
+    kinds = {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(loaded).__mro__}
+    return bool(_STREAMS & kinds) or isinstance(loaded, GeneratorType)
+
+
+def is_spent_by_reading(stream: Any) -> bool:
+    """Return whether a stream gives each batch once: a generator, which every trial needs anew."""
+    return isinstance(stream, GeneratorType)
+
+
+def peek(stream: Any) -> tuple[Any, Any]:
+    """Return the first batch, and a stream that begins with it.
+
+    Raises:
+        DataError: The stream yields no batches.
+    """
+    if not is_spent_by_reading(stream):
+        return first_batch(stream), stream
+    try:
+        first = next(stream)
+    except StopIteration:
+        raise DataError(_EMPTY) from None
+
+    def with_first() -> Iterator[Any]:
+        yield first
+        yield from stream
+
+    return _unpacked(first), with_first()
 
 
 def first_batch(stream: Any) -> tuple[Any, Any]:
-    """Return inputs and targets of the first batch as arrays.
+    """Return inputs and targets of the first batch as arrays; targets None when it has none.
 
     Raises:
-        DataError: The stream yields no batches of inputs and targets.
+        DataError: The stream yields no batches.
     """
-    for x, y in batches(stream):
-        return x, y
-    raise DataError("data.source: the stream is empty; give at least one batch of (x, y)")
+    for batch in batches(stream):
+        return batch
+    raise DataError(_EMPTY)
 
 
-def batches(stream: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield inputs and targets of each batch as arrays, read one at a time."""
+def batches(stream: Any, steps: int | None = None) -> Iterator[tuple[Any, Any]]:
+    """Yield inputs and targets of each batch as arrays, read one at a time; at most `steps` of them."""
     if hasattr(stream, "__getitem__"):
-        raw: Iterator[Any] = (stream[index] for index in range(length(stream) or 1))
+        raw: Iterator[Any] = (stream[index] for index in range(length(stream) or steps or 1))
     else:
         raw = iter(stream)
-    for batch in raw:
-        if not isinstance(batch, tuple | list) or len(batch) < 2:
-            raise DataError("data.source: the stream yields no (x, y); give batches of inputs and targets")
-        yield _arrays(batch[0]), np.asarray(batch[1])
+    return map(_unpacked, itertools.islice(raw, steps))
 
 
-def targets(stream: Any) -> np.ndarray[Any, Any]:
-    """Return the targets of the first batches, to see which classes there are."""
-    return np.concatenate([y for _, y in itertools.islice(batches(stream), _LOOKED_AT)])
+def _unpacked(batch: Any) -> tuple[Any, Any]:
+    if not isinstance(batch, tuple | list):
+        return _arrays(batch), None
+    if not 1 <= len(batch) <= 3:
+        raise DataError(
+            f"data.source: the stream yields {len(batch)} values at once; yield x, (x, y) or (x, y, sample_weight)"
+        )
+    return _arrays(batch[0]), None if len(batch) == 1 or batch[1] is None else _arrays(batch[1])
+
+
+def targets(stream: Any, first: Any) -> Any:
+    """Return the targets of the first batches, to see which classes there are.
+
+    Args:
+        stream: Where they are read from.
+        first: The targets of the first batch: all that can be read of a generator, or of several targets.
+    """
+    if is_spent_by_reading(stream) or not isinstance(first, np.ndarray):
+        return first
+    return np.concatenate([y for _, y in batches(stream, _LOOKED_AT)])
 
 
 def length(stream: Any) -> int | None:
-    """Return how many batches a stream has; None when it does not know."""
+    """Return how many batches a stream has; None when it does not know, or has no end."""
     try:
         return len(stream)
     except (TypeError, NotImplementedError):  # an endless `tf.data` dataset raises TypeError
         return None
+
+
+def is_endless(stream: Any) -> bool:
+    """Return whether a stream says that it has no end, or cannot say it: an epoch of it needs a number of steps."""
+    if isinstance(stream, GeneratorType):
+        return True
+    if hasattr(stream, "cardinality"):
+        return int(stream.cardinality()) == _INFINITE
+    return hasattr(stream, "__getitem__") and length(stream) is None
+
+
+def check_ends(stream: Any, steps: int | None, part: str) -> None:
+    """Refuse a stream without end where the study file does not say how many batches are an epoch.
+
+    Raises:
+        DataError: Says which key says it.
+    """
+    if steps is None and is_endless(stream):
+        key = "steps_per_epoch" if part == "train" else "validation_steps"
+        raise DataError(
+            f"data.source: the {_WORDS[part]} part has no end; say in [fit] how many batches are one pass, "
+            f"for example {key} = 100, or leave out repeat()"
+        )
 
 
 def cut(stream: Any, share: float, key: str) -> tuple[Any, Any]:
@@ -65,24 +136,20 @@ def cut(stream: Any, share: float, key: str) -> tuple[Any, Any]:
     ahead = (count or 0) - max(1, round((count or 0) * share))
     if ahead < 1 or not (hasattr(stream, "take") or hasattr(stream, "__getitem__")):
         many = "unknown many" if count is None else count
-        raise DataError(f"data.{key}: a stream of {many} batches cannot be cut; return (train, validation, test)")
+        raise DataError(
+            f"data.{key}: a stream of {many} batches cannot be cut; return (train, validation, test), "
+            'or {"train": …, "validation": …} where there is no test part'
+        )
     if not hasattr(stream, "take"):
         return _view(stream, 0, ahead), _view(stream, ahead, count or 0)
     once, again = first_batch(stream), first_batch(stream)
-    if not all(map(np.array_equal, _leaves(once), _leaves(again))):
+    if not all(map(np.array_equal, leaves(once), leaves(again))):
         raise DataError(
-            f"data.{key}: the stream shuffles anew in each pass, so its parts would mix; "
-            "shuffle with reshuffle_each_iteration=False, or return (train, validation, test)"
+            f"data.{key}: the stream gives its batches in another order in each pass, so its parts would mix; "
+            "return parts, for example those of image_dataset_from_directory(…, validation_split=0.2, "
+            'subset="both", seed=0) as {"train": …, "validation": …}, or shuffle with reshuffle_each_iteration=False'
         )
     return stream.take(ahead), stream.skip(ahead)
-
-
-def _leaves(nested: Any) -> list[Any]:
-    if isinstance(nested, dict):
-        return [leaf for name in sorted(nested) for leaf in _leaves(nested[name])]
-    if isinstance(nested, tuple | list):
-        return [leaf for each in nested for leaf in _leaves(each)]
-    return [nested]
 
 
 def _arrays(x: Any) -> Any:

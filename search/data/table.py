@@ -11,6 +11,7 @@ import numpy as np
 
 from search.data import preprocessing as features
 from search.data import targets
+from search.data.given import is_table
 from search.data.preprocessing import Column
 from search.errors import DataError, did_you_mean
 from search.studyfile.schema import DataDefinition
@@ -28,7 +29,8 @@ class Rows:
 
     Attributes:
         x: An array, or a dictionary or list of arrays, the rows on their first axis.
-        y: Targets as the user gave them.
+        y: Targets as the user gave them: an array, a dictionary or list of arrays, or None.
+        weight: A weight for each row, for several targets by their names or places; None when all count alike.
         columns: The columns of a table behind `x`; empty for arrays.
         group: What rows that stay together have in common; None when rows are independent.
         time: What rows are sorted by; None when they have no order.
@@ -36,18 +38,22 @@ class Rows:
     """
 
     x: Any
-    y: NDArray[Any]
+    y: Any = None
+    weight: Any = None
     columns: tuple[Column, ...] = ()
     group: NDArray[Any] | None = None
     time: NDArray[Any] | None = None
     digest: str = ""
 
+    def __len__(self) -> int:
+        return len(features.leaves(self.x)[0])
+
     def take(self, rows: NDArray[np.intp]) -> Rows:
         """Return these rows; consecutive ones are not copied."""
         at = _consecutive(rows)
-        group = None if self.group is None else self.group[at]
-        time = None if self.time is None else self.time[at]
-        return Rows(features.take(self.x, at), self.y[at], self.columns, group, time, self.digest)
+        parts = (self.x, self.y, self.weight, self.group, self.time)
+        x, y, weight, group, time = (features.take(each, at) for each in parts)
+        return Rows(x, y, weight, self.columns, group, time, self.digest)
 
 
 def _consecutive(rows: NDArray[np.intp]) -> Any:
@@ -57,40 +63,60 @@ def _consecutive(rows: NDArray[np.intp]) -> Any:
     return rows
 
 
-def from_table(frame: pd.DataFrame, settings: DataDefinition, y: Any = None) -> Rows:
+def from_table(
+    frame: pd.DataFrame, settings: DataDefinition, y: Any = None, weight: Any = None, *, targets_inside: bool = True
+) -> Rows:
     """Return the rows of a table.
 
     Args:
         frame: The table.
         settings: Names the columns.
-        y: The targets; None when they are columns of the table.
+        y: The targets; None when they are columns of the table, or there are none.
+        weight: A weight for each row; None when it is a column, or all rows count alike.
+        targets_inside: Whether the table holds the targets when `y` is None.
 
     Raises:
         DataError: A column that is named is not there, or cannot be learned from.
     """
+    if getattr(frame.columns, "nlevels", 1) > 1:
+        first = ", ".join(map(str, frame.columns[0]))
+        raise DataError(
+            f"data.source: the columns have several levels, such as ({first}); give each one name, for example by "
+            'frame.columns = ["_".join(map(str, c)) for c in frame.columns]'
+        )
     frame = frame.rename(columns=str)
-    _check_columns(frame, settings, y)
-    aside = {*settings.drop, *filter(None, (settings.group, settings.time)), *settings.targets}
+    _check_columns(frame, settings, beside=y is not None, needed=targets_inside)
+    aside = {*settings.drop, *filter(None, (settings.group, settings.time, settings.sample_weight)), *settings.targets}
     wanted = list(settings.features or [name for name in frame.columns if name not in aside])
     if not wanted:
         raise DataError("data.features: no column is left to learn from; drop fewer")
     columns = features.columns_of(frame[wanted])
-    of_target = settings.target if isinstance(settings.target, str) else list(settings.targets)
-    target = targets.plain(frame[of_target] if y is None else y)
+    if y is None and settings.target is not None:
+        y = targets.plain(frame[settings.target if isinstance(settings.target, str) else list(settings.targets)])
+    target = targets.as_array(y)
+    if weight is None and settings.sample_weight is not None:
+        weight = frame[settings.sample_weight]
+    weight = weights(weight, settings)
     x = features.to_arrays(frame[wanted], columns)
     group = _group(frame[settings.group]) if settings.group else None
     time = _time(frame[settings.time], settings.time) if settings.time else None
-    _check_arrays(x, target, columns)
-    return Rows(x, target, columns, group, time, digest_of(_hashed(frame[wanted]), target, group, time))
+    _check_arrays(x, target, weight, columns)
+    digest = digest_of(_hashed(frame[wanted]), _squeezed(target), group, time, weight)
+    return Rows(x, target, weight, columns, group, time, digest)
 
 
-def _check_columns(frame: pd.DataFrame, settings: DataDefinition, y: Any) -> None:
+def _squeezed(y: Any) -> Any:
+    """Return a target of one column as one axis: the digest is that of earlier searches."""
+    return y[:, 0] if isinstance(y, np.ndarray) and y.ndim == 2 and y.shape[1] == 1 else y
+
+
+def _check_columns(frame: pd.DataFrame, settings: DataDefinition, *, beside: bool, needed: bool) -> None:
     if not frame.columns.is_unique:
         twin = frame.columns[frame.columns.duplicated()][0]
         raise DataError(f"data.source: two columns are named '{twin}'; give each a name of its own")
-    if y is None and settings.target is None:
-        raise DataError("data.target: missing; name the target column")
-    if y is not None and settings.target is not None:
+    if not beside and needed and settings.target is None:
+        raise DataError("data.target: missing; name the target column, or return (frame, None) where there is none")
+    if beside and settings.target is not None:
         raise DataError("data.target: the targets come beside the table already; leave target out")
     named: dict[str, Sequence[str]] = {
         "target": settings.targets,
@@ -98,6 +124,7 @@ def _check_columns(frame: pd.DataFrame, settings: DataDefinition, y: Any) -> Non
         "drop": settings.drop,
         "group": [settings.group] if settings.group else [],
         "time": [settings.time] if settings.time else [],
+        "sample_weight": [settings.sample_weight] if settings.sample_weight else [],
     }
     known = list(frame.columns)
     for key, names in named.items():
@@ -131,34 +158,66 @@ def _time(values: pd.Series[Any], name: str) -> NDArray[Any]:
     return np.asarray(values.rank(method="dense").to_numpy(dtype="float64"))
 
 
-def from_arrays(x: Any, y: Any, settings: DataDefinition) -> Rows:
+def from_arrays(x: Any, y: Any, settings: DataDefinition, weight: Any = None) -> Rows:
     """Return the rows of arrays, or of a table with targets beside it.
 
     Raises:
         DataError: The numbers of rows differ, or the arrays cannot be learned from.
     """
     if is_table(x):
-        return from_table(x, settings, y)
-    for key in ("target", "features", "drop", "group", "time"):
+        return from_table(x, settings, y, weight, targets_inside=False)
+    for key in ("target", "features", "drop", "group", "time", "sample_weight"):
         if getattr(settings, key):
             raise DataError(f"data.{key}: names columns, and these data are arrays without any; leave it out")
-    y = targets.plain(y)
-    if y.ndim == 0:
+    y = targets.as_array(y)
+    if isinstance(y, np.ndarray) and y.ndim == 0:
         raise DataError("data.source: the targets y are no array; return (x, y), one target for each row")
-    x = _as_arrays(x, len(y))
-    _check_arrays(x, y, ())
+    x = _as_arrays(x, next((len(each) for each in features.leaves(y)), None))
+    weight = weights(weight, settings)
+    _check_arrays(x, y, weight, ())
     if settings.normalize and isinstance(x, dict | list):
         raise DataError("data.normalize: several inputs are not scaled for you; leave normalize out")
-    return Rows(x, y, digest=digest_of(x, y))
+    return Rows(x, y, weight, digest=digest_of(x, _squeezed(y), *([] if weight is None else [weight])))
 
 
-def _as_arrays(x: Any, rows: int) -> Any:
+def weights(values: Any, settings: DataDefinition) -> Any:
+    """Return the weights of rows as single precision, nested as they were; None stays None.
+
+    Raises:
+        DataError: One is missing, negative or no number, or all are 0.
+    """
+    if values is None:
+        return None
+    if isinstance(values, Mapping):
+        return {str(name): weights(each, settings) for name, each in values.items()}
+    if isinstance(values, list | tuple) and values and all(hasattr(each, "shape") and np.ndim(each) for each in values):
+        return [weights(each, settings) for each in values]
+    key = f"data.sample_weight: '{settings.sample_weight}'" if settings.sample_weight else "data.source: sample_weight"
+    try:
+        array = np.asarray(values, "float32")
+    except (ValueError, TypeError):
+        raise DataError(f"{key} holds no numbers; give a weight of at least 0 for each row") from None
+    if not np.isfinite(array).all() or (array < 0).any() or not (array > 0).any():
+        raise DataError(f"{key} has missing, infinite or negative values, or only 0; give weights of at least 0")
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _as_arrays(x: Any, rows: int | None) -> Any:
+    """Return inputs as arrays, nested as they were; a list whose elements have the rows is several inputs."""
     if isinstance(x, Mapping):
-        return {str(name): _array(each) for name, each in x.items()}
-    several = isinstance(x, list | tuple) and all(isinstance(each, np.ndarray) and each.ndim for each in x)
-    if several and all(len(each) == rows for each in x) and (len(x) != rows or x[0].ndim > 1):
-        return [_array(each) for each in x]
+        return {str(name): _as_arrays(each, rows) for name, each in x.items()}
+    if isinstance(x, list | tuple) and x and all(_has_rows(each, rows) for each in x):
+        return [_as_arrays(each, rows) for each in x]
     return _array(x)
+
+
+def _has_rows(each: Any, rows: int | None) -> bool:
+    """Return whether an element of a list is an input of its own: an array, or a list, with all the rows."""
+    if hasattr(each, "shape"):
+        return bool(np.ndim(each)) and (rows is None or len(each) == rows)
+    if isinstance(each, Mapping):
+        return all(_has_rows(inner, rows) for inner in each.values())
+    return rows is not None and isinstance(each, list | tuple) and len(each) == rows and isinstance(each[0], str)
 
 
 def _array(values: Any) -> NDArray[Any]:
@@ -170,8 +229,10 @@ def _array(values: Any) -> NDArray[Any]:
         array = np.asarray(values)
     except ValueError:
         array = np.asarray(None, dtype=object)
-    if array.dtype == object and array.ndim == 1 and all(isinstance(each, str) for each in array):
-        return array.astype(str)
+    if array.dtype == object and array.size and all(isinstance(each, str) for each in array.flat):
+        return array  # as objects: texts of one width would each take the room of the longest
+    if array.dtype.kind == "U":
+        return array.astype(object)
     if array.dtype == object or array.ndim == 0 or array.dtype.kind in "mMcV":
         raise DataError(
             "data: x cannot be read as an array of numbers or texts; rows must have one shape, and mixed "
@@ -180,10 +241,13 @@ def _array(values: Any) -> NDArray[Any]:
     return array
 
 
-def _check_arrays(x: Any, y: NDArray[Any], columns: Sequence[Column]) -> None:
-    lengths = sorted({len(each) for each in (*features.leaves(x), np.atleast_1d(y))})
+def _check_arrays(x: Any, y: Any, weight: Any, columns: Sequence[Column]) -> None:
+    rows = [len(each) for nested in (x, y, weight) for each in features.leaves(nested)]
+    lengths = sorted(set(rows))
     if len(lengths) != 1:
-        raise DataError(f"data: x and y have different numbers of rows ({', '.join(map(str, lengths))})")
+        what = "x and y" if weight is None else "x, y and sample_weight"
+        hint = '; give parts without targets by name: {"train": x, "test": x_test}' if _alike(x, y) else ""
+        raise DataError(f"data: {what} have different numbers of rows ({', '.join(map(str, lengths))}){hint}")
     for leaf in features.leaves(x):
         if leaf.dtype.kind == "f" and np.isinf(leaf).any():
             at = int(np.argwhere(np.isinf(leaf))[0][-1])
@@ -192,9 +256,9 @@ def _check_arrays(x: Any, y: NDArray[Any], columns: Sequence[Column]) -> None:
             raise DataError(f"data: {where} holds infinite values; give finite numbers")
 
 
-def is_table(loaded: Any) -> bool:
-    """Return whether `loaded` is a data frame."""
-    return hasattr(loaded, "columns") and hasattr(loaded, "iloc")
+def _alike(x: Any, y: Any) -> bool:
+    """Return whether the targets look like further inputs."""
+    return isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and x.ndim > 1 and x.shape[1:] == y.shape[1:]
 
 
 def _hashed(frame: pd.DataFrame) -> list[NDArray[Any]]:
@@ -212,8 +276,6 @@ def digest_of(*values: Any) -> str:
     for value in values:
         digest.update(repr(sorted(value)).encode() if isinstance(value, dict) else b"")
         for leaf in features.leaves(value):
-            if leaf is None:
-                continue
             digest.update(f"{leaf.shape}{leaf.dtype}".encode())
             flat = np.ascontiguousarray(leaf).reshape(-1)
             digest.update("\x1f".join(map(repr, flat)).encode() if leaf.dtype == object else flat.view("uint8").data)

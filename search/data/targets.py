@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,6 +19,155 @@ if TYPE_CHECKING:
 _FEW = 20  # so many whole numbers are classes; more are classes only when they are 0, 1, 2 …
 _MANY = 1000  # more different numbers than this are no classes
 _OFTEN = 20  # rows that each of more than a few classes has, on average
+_COMMA = re.compile(r"[-+]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?")
+
+# Besides the tasks that a study file may state: several targets, or none at all.
+AnyTask = Task | Literal["several", "none"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What there is to learn.
+
+    Attributes:
+        task: What kind of learning it is.
+        classes: The labels behind the class indices 0, 1, …; empty where there are no classes.
+        y: The targets as the model gets them.
+        labels: The class index of each row, by which rows are split; None where there are no classes.
+        encoded: Whether `y` holds class indices in place of the labels that were given.
+    """
+
+    task: AnyTask
+    classes: tuple[Any, ...]
+    y: Any
+    labels: NDArray[Any] | None
+    encoded: bool = False
+
+
+def read(given: Any, settings: DataDefinition, *, encode: bool) -> Targets:
+    """Return what there is to learn.
+
+    Args:
+        given: The targets as the source gave them: an array, a dictionary or list of arrays, or None.
+        settings: May state the task and name the target.
+        encode: Whether the model takes class indices and single precision. Otherwise it gets the targets as
+            they are, text labels excepted: they become class indices, which a loss can be computed of.
+
+    Raises:
+        DataError: There is nothing to learn from these targets.
+    """
+    if encode:
+        check_one(given)
+    if given is None:
+        return Targets("none", (), None, None)
+    if isinstance(given, Mapping | list):
+        return Targets("several", (), given, None)
+    y = plain(given)
+    text = y.ndim == 1 and y.dtype.kind in "OSU"
+    if text:
+        _check_decimal_comma(y, _column(settings))
+    if text and not encode and not settings.targets and _different(y) > max(_FEW, len(y) // 2):
+        return Targets("none", (), given, None)  # sentences, which the model reads by itself
+    if not encode and not text:
+        return _as_given(given, y, settings)
+    task, classes = task_of(y, settings)
+    made = encoded(y, task, classes)
+    by_class = task in ("binary", "multiclass") and made.ndim == 1
+    return Targets(task, classes, made, made if by_class else None, encoded=True)
+
+
+def check_one(given: Any) -> None:
+    """Refuse what the built-in model cannot learn: no targets, or several.
+
+    Raises:
+        DataError: Says so.
+    """
+    if not isinstance(given, np.ndarray):
+        what = "no targets" if given is None else "several targets"
+        raise DataError(
+            f"data.source: there are {what}, and the built-in 'mlp' learns one; return (x, y), or name your own "
+            "builder in model.build"
+        )
+
+
+def _as_given(given: NDArray[Any], y: NDArray[Any], settings: DataDefinition) -> Targets:
+    """Return targets that the model gets as they are."""
+    _check_values(y, _column(settings), constant=bool(settings.targets))
+    task = settings.task or infer(y)
+    kept = given if isinstance(given, np.ndarray) and given.dtype.kind != "O" else y.reshape(np.shape(given))
+    if task in ("regression", "multilabel") or y.ndim > 2:
+        return Targets(task, tuple(range(y.shape[1])) if task == "multilabel" and y.ndim == 2 else (), kept, None)
+    classes = _classes(y, task, _column(settings)) if settings.task != "binary" or y.ndim > 1 else _two_classes(y)
+    labels = index_of(y, classes)
+    if task == "multiclass" and y.ndim == 1 and classes[0] >= 0 and classes[-1] <= _MANY:
+        classes = tuple(range(int(classes[-1]) + 1))  # a class's number is its place among the model's outputs
+    return Targets(task, classes, kept, labels if y.ndim == 1 else None)
+
+
+def _different(y: NDArray[Any]) -> int:
+    return len(set(map(str, y.tolist())))
+
+
+def _check_decimal_comma(y: NDArray[Any], column: str) -> None:
+    first = decimal_comma(y.tolist())
+    if first:
+        raise DataError(
+            f"data.target: the target{column} holds numbers with a decimal comma such as '{first}'; "
+            'for csv say options = { decimal = ",", thousands = "." }'
+        )
+
+
+def decimal_comma(values: Iterable[Any]) -> str:
+    """Return the first text where all texts are numbers with a decimal comma, such as `1.234,5`; else none."""
+    texts = [str(each).strip() for each in itertools.islice((v for v in values if isinstance(v, str) and v), 1000)]
+    if len(texts) > 1 and all(map(_COMMA.fullmatch, texts)) and any("," in each for each in texts):
+        return next(each for each in texts if "," in each)
+    return ""
+
+
+def _two_classes(y: NDArray[Any]) -> tuple[Any, ...]:
+    """Return the classes of a target that is said to be binary; probabilities count as 0 and 1."""
+    values = np.unique(y)
+    return tuple(values.tolist()) if len(values) == 2 else (0, 1)
+
+
+def index_of(y: NDArray[Any], classes: tuple[Any, ...]) -> NDArray[Any]:
+    """Return the class index of each row of class labels, of shape (rows,), (rows, 1) or one-hot."""
+    y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] > 1:
+        return np.asarray(y.argmax(axis=1), "int32")
+    return np.searchsorted(np.asarray(classes), _labels(y.reshape(-1))).clip(0, len(classes) - 1).astype("int32")
+
+
+def as_array(values: Any) -> Any:
+    """Return targets as arrays of the shapes that were given, nested as they were; None stays None.
+
+    Raises:
+        DataError: They are no arrays: lists of different lengths, for example.
+    """
+    if values is None:
+        return None
+    if isinstance(values, Mapping):
+        return {str(name): as_array(each) for name, each in values.items()}
+    if isinstance(values, list | tuple) and values and all(hasattr(each, "shape") and np.ndim(each) for each in values):
+        return [as_array(each) for each in values]
+    if hasattr(values, "iloc"):
+        shape = np.shape(values)
+        return plain(values).reshape(shape)
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        array = None
+    if array is None or (array.dtype == object and array.ndim == 1 and _ragged(array)):
+        raise DataError(
+            "data.target: the targets are lists of different lengths; give a column of 0 and 1 for each label, "
+            "as sklearn.preprocessing.MultiLabelBinarizer makes them"
+        )
+    return array
+
+
+def _ragged(array: NDArray[Any]) -> bool:
+    return any(isinstance(each, list | tuple | set | dict | np.ndarray) for each in array[:100])
 
 
 def plain(values: Any) -> NDArray[Any]:
@@ -47,7 +200,7 @@ def task_of(y: NDArray[Any], settings: DataDefinition) -> tuple[Task, tuple[Any,
     Raises:
         DataError: The target is missing in some rows, the same in all, or does not suit the stated task.
     """
-    column = f" '{settings.target}'" if isinstance(settings.target, str) else ""
+    column = _column(settings)
     _check_values(y, column)
     task = settings.task or infer(y)
     if task == "regression":
@@ -60,7 +213,11 @@ def task_of(y: NDArray[Any], settings: DataDefinition) -> tuple[Task, tuple[Any,
     return task, _classes(y, task, column)
 
 
-def _check_values(y: NDArray[Any], column: str) -> None:
+def _column(settings: DataDefinition) -> str:
+    return f" '{settings.target}'" if isinstance(settings.target, str) else ""
+
+
+def _check_values(y: NDArray[Any], column: str, *, constant: bool = True) -> None:
     import pandas as pd
 
     if y.dtype.kind in "mM":
@@ -73,7 +230,7 @@ def _check_values(y: NDArray[Any], column: str) -> None:
         )
     if y.dtype.kind == "f" and np.isinf(y).any():
         raise DataError(f"data.target: the target{column} holds infinite values; give finite numbers")
-    if len(y) < 2 or (y == y[0]).all():
+    if constant and (len(y) < 2 or (y == y[0]).all()):
         raise DataError(f"data.target: the target{column} is the same in every row; there is nothing to learn")
 
 

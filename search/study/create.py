@@ -75,12 +75,13 @@ def check_data(study: optuna.Study, settings: Settings, data: DataSummary) -> No
     before, trials = attributes.data_of(study), len(study.get_trials(deepcopy=False))
     if before == now:
         return
-    if before and trials and not settings.accept_new_data:
+    changes = _changes(before, now) if before else []
+    if changes and trials and not settings.accept_new_data:
         raise StorageError(
-            f"study '{settings.study_name}': {', '.join(_changes(before, now))} changed since its earlier trials, "
+            f"study '{settings.study_name}': {', '.join(changes)} changed since its earlier trials, "
             "whose values cannot be compared; begin a study with --study-name NEW, or use --accept-new-data"
         )
-    attributes.set_data(study, now, trials if before else 0)
+    attributes.set_data(study, now, trials if changes else 0)
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

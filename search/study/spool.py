@@ -34,11 +34,23 @@ class Spool:
         """Return the numbers of the trials whose model waits."""
         return {int(path.stem.removeprefix("trial-")) for path in self.folder.glob("trial-*.keras")}
 
-    def put_model(self, number: int, archive: bytes, predictions: bytes | None = None) -> None:
-        """Keep a trial's model, and first its predictions for the test rows."""
+    def put_model(self, number: int, archive: bytes, predictions: bytes | None = None, data: Any = None) -> None:
+        """Keep a trial's model; first its predictions for the test rows, and what is known of data of its own."""
         if predictions is not None:
             self._write(self.predictions(number), predictions)
+        if data is not None:
+            self._write(self._data(f"trial-{number}"), pickle.dumps(data))
         self._write(self.model(number), archive)
+
+    def forget_model(self, number: int) -> None:
+        """Remove a trial's model."""
+        self.model(number).unlink(missing_ok=True)
+        self.predictions(number).unlink(missing_ok=True)
+        self._data(f"trial-{number}").unlink(missing_ok=True)
+
+    def data_of_trial(self, number: int) -> Any:
+        """Return what `put_model` kept of a trial's own data; None when its data are those of the search."""
+        return self.data(f"trial-{number}")
 
     def put_data(self, search_id: str, data: Any) -> None:
         """Keep what a search knows of its data; it is needed to log models later."""

@@ -174,7 +174,8 @@ def _builder(definition: Definition) -> Iterator[Finding]:
 
 def _mlp(definition: Definition) -> Iterator[Finding]:
     known = (*FIT_PARAMETERS, *MLP_PARAMETERS)
-    for table, keys in (("space", definition.space), ("model", definition.model.fixed)):
+    own = definition.data.kind == "python"  # a data function may take further parameters: `check_parameters`
+    for table, keys in (("space", definition.space if not own else {}), ("model", definition.model.fixed)):
         for key in keys:
             if key not in known:
                 yield (
@@ -187,9 +188,30 @@ def _mlp(definition: Definition) -> Iterator[Finding]:
             yield f"model.{name}", written(value), f"use {_wanted(name)}"
     for name, parameter in definition.space.items():
         extremes = parameter.choices if isinstance(parameter, CategoricalParameter) else (parameter.low, parameter.high)
-        for value in () if name in FIT_PARAMETERS else extremes:
+        for value in extremes if name in MLP_PARAMETERS else ():
             if not _suits(name, value) or (isinstance(parameter, FloatParameter) and name in ("width", "depth")):
                 yield f"space.{name}", f"{describe(parameter)}", f"'{name}' takes {_wanted(name)}"
+
+
+def check_parameters(definition: Definition, taken: tuple[str, ...]) -> None:
+    """Refuse parameters of `[space]` that neither the built-in model nor the data function takes.
+
+    Args:
+        definition: The study file.
+        taken: The parameters that the data function takes.
+
+    Raises:
+        StudyFileError: One has no effect.
+    """
+    known = (*FIT_PARAMETERS, *MLP_PARAMETERS, *taken)
+    for name in definition.space if definition.model.build == "mlp" else ():
+        if name not in known:
+            raise StudyFileError(
+                str(definition.path),
+                f"space.{name}",
+                "neither the built-in 'mlp' nor the data function has such a parameter",
+                f"there are {', '.join(known)}{did_you_mean(name, known)}",
+            )
 
 
 def _suits(name: str, value: Scalar) -> bool:
@@ -229,6 +251,11 @@ def _data(definition: Definition) -> Iterator[Finding]:
     for key in ("target", "features"):
         if getattr(data, key) in ("", ()):
             yield f"data.{key}", "empty", "name at least one column, or leave it out"
+    yield from _columns(definition)
+
+
+def _columns(definition: Definition) -> Iterator[Finding]:
+    data = definition.data
     for key, given in (("features", data.features or ()), ("drop", data.drop)):
         for column in given:
             if column in data.targets:
@@ -236,9 +263,11 @@ def _data(definition: Definition) -> Iterator[Finding]:
     both = set(data.features or ()) & set(data.drop)
     if both:
         yield "data.drop", f"'{min(both)}' stands in features too", "leave one of the two out"
-    for key in ("group", "time"):
+    for key in ("group", "time", "sample_weight"):
         if getattr(data, key) is not None and getattr(data, key) in data.targets:
             yield f"data.{key}", "is the target", "name another column"
+    if data.sample_weight is not None and data.sample_weight in (data.features or ()):
+        yield "data.sample_weight", f"'{data.sample_weight}' stands in features too", "leave one of the two out"
 
 
 def _files(definition: Definition) -> Iterator[Finding]:

@@ -45,6 +45,7 @@ class DataDefinition(Table):
             splits by group or time.
         group: A column whose equal values stay in one part.
         time: A column to sort by: the newest rows are the test part, the next validation.
+        sample_weight: A column of a table that says how much each row counts.
         folds: Cross-validate over this many folds of the remaining rows.
         normalize: Adapt preprocessing layers on the training part; true for tables and false for
             arrays when left out.
@@ -62,6 +63,7 @@ class DataDefinition(Table):
     stratify: bool | None = None
     group: str | None = None
     time: str | None = None
+    sample_weight: str | None = None
     folds: int | None = Field(default=None, ge=2, le=1000)
     normalize: bool | None = None
 

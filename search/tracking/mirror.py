@@ -226,8 +226,7 @@ class Mirror:
             run.log_result(shown.run_id, result, shown.epochs if shown.certain else 0)
         self._log_model(trial, shown, result)  # after the metrics: a logged model copies those of its step
         run.finish_trial(shown.run_id, self._study, trial)
-        self._spool.model(trial.number).unlink(missing_ok=True)
-        self._spool.predictions(trial.number).unlink(missing_ok=True)
+        self._spool.forget_model(trial.number)
         shown.done = True
 
     def _log_model(self, trial: FrozenTrial, shown: _Shown, result: TrialResult | None) -> None:
@@ -235,7 +234,8 @@ class Mirror:
         waiting = self._spool.model(trial.number)
         if not waiting.exists():
             return
-        data = self._spool.data(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
+        data = self._spool.data_of_trial(trial.number)
+        data = data or self._spool.data(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
         if data is None:
             return
         known = "" if shown.certain else model_of_run(shown.run_id)

@@ -164,7 +164,7 @@ def class_weight(definition: Definition, data: Data) -> dict[int, float] | None:
         what = "a stream" if data.train.streamed else data.task
         raise DataError(f"fit.class_weight: these data are {what}; class weights need classes held in memory")
     if isinstance(wanted, str):  # balanced
-        labels, weights = np.asarray(data.train.y, dtype=int).reshape(-1), data.train.sample_weight
+        labels, weights = data.class_indices(data.train), data.train.sample_weight
         weights = None if weights is None else np.asarray(weights, "float64").reshape(-1)
         counts = np.bincount(labels, weights, minlength=len(data.classes))
         total = float(counts.sum())

@@ -15,7 +15,7 @@ any backend but TensorFlow get plain `fit`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -66,12 +66,8 @@ def log_names(model: keras.Model, data: Data) -> tuple[str, ...]:
 
     The model may be trained by it: throw it away.
     """
-    weight = data.train.sample_weight
-    few = Part(
-        data.example(_DRY_ROWS),
-        data.example_targets(_DRY_ROWS),
-        None if weight is None else take(weight, slice(0, _DRY_ROWS)),
-    )
+    weight = take(data.train.sample_weight, slice(0, _DRY_ROWS))
+    few = Part(data.example(_DRY_ROWS), data.example_targets(_DRY_ROWS), weight)
     if path_of(model, data) == PLAIN:
         return _plain_log_names(model, replace(data, train=few, validation=few, test=few))
     names = _create_variables(model, _packed(few))
@@ -85,7 +81,7 @@ def _plain_log_names(model: keras.Model, few: Data) -> tuple[str, ...]:
     logged: dict[str, Any] = {}
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logged.update(logs))  # noqa: ARG005
     _fit_plainly(model, few, _DRY_ROWS, None, {"epochs": 1, "callbacks": [note], "verbose": 0})
-    held_out = evaluate(model, few.test)
+    held_out = evaluate(model, few.train)
     return tuple(dict.fromkeys((*logged, *held_out, *(f"val_{name}" for name in held_out))))
 
 
@@ -115,7 +111,7 @@ def fit(
     batch_size: int,
     seed: int,
     callbacks: Sequence[keras.callbacks.Callback],
-    class_weight: dict[int, float] | None = None,
+    class_weight: Mapping[int, float] | None = None,
     shuffle: bool = True,
     steps_per_epoch: int | None = None,
     validation_steps: int | None = None,
@@ -138,15 +134,16 @@ def fit(
         first_epoch: Called once training has begun: the epoch it begins at, when a killed trial goes on.
         on_path: Called with how the model is trained, before it is: a path, or `REUSED`.
     """
+    by_class = _weights_of_rows(data, class_weight)
     path = path_of(model, data, callbacks) if steps_per_epoch is validation_steps is None else PLAIN
     settings: dict[str, Any] = {"epochs": epochs, "callbacks": list(callbacks), "verbose": 0}
     if path == PLAIN:
         on_path(path)
         settings |= {"shuffle": shuffle, "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
-        _fit_plainly(model, data, batch_size, class_weight, settings)
+        _fit_plainly(model, data, batch_size, by_class, settings)
         return
     train, validation = data.train, data.validation
-    tensors = _tensors(train, class_weight)
+    tensors = _tensors(train, by_class)
     _create_variables(model, _first_row(tensors))
     settings["shuffle"] = False  # the rows come shuffled; Keras would warn that it cannot
     if validation is not None:
@@ -173,23 +170,21 @@ def _fit_plainly(
     model: keras.Model,
     data: Data,
     batch_size: int,
-    class_weight: dict[int, float] | None,
+    by_class: NDArray[Any] | None,
     settings: dict[str, Any],
 ) -> None:
     """Fit as Keras does by itself, on arrays or a stream."""
     import keras
 
     train, validation = data.train, data.validation if can_evaluate(model) else None
+    if validation is not None:
+        settings["validation_data"] = validation.x if validation.streamed else _packed(validation)
     if train.streamed:
         settings["shuffle"] = settings.get("shuffle", True) and isinstance(train.x, keras.utils.PyDataset)
-        model.fit(train.x, validation_data=None if validation is None else validation.x, **settings)
+        model.fit(train.x, **settings)
         return
-    held_out = None if validation is None else _packed(validation)
-    settings |= {"batch_size": batch_size, "validation_data": held_out}
-    if class_weight is not None and train.sample_weight is None:
-        settings["class_weight"] = class_weight
-        class_weight = None  # Keras refuses both together
-    x, y, weight = (*_packed(train, class_weight), None, None)[:3]
+    settings["batch_size"] = batch_size
+    x, y, weight = (*_packed(train, by_class), None, None)[:3]
     model.fit(x, y, sample_weight=weight, **settings)
 
 
@@ -234,13 +229,11 @@ def as_tensors(x: Any) -> Any:
 
 
 def _single_precision(array: Any) -> Any:
-    if array.dtype == object:
-        return array.astype(str)
     return array.astype("float32") if array.dtype == np.float64 else array
 
 
 def _is_text(array: Any) -> bool:
-    return array.dtype.kind in "US"
+    return array.dtype.kind in "USO"
 
 
 def _fit_whole_epochs(
@@ -304,25 +297,31 @@ def _create_variables(model: keras.Model, batch: tuple[Any, ...]) -> dict[str, A
     return logs
 
 
-def _packed(part: Part, class_weight: dict[int, float] | None = None) -> tuple[Any, ...]:
+def _weights_of_rows(data: Data, class_weight: Mapping[int, float] | None) -> NDArray[Any] | None:
+    """Return the weight of each training row by its class; None when all classes count alike."""
+    if class_weight is None:
+        return None
+    of_classes = np.array([class_weight[index] for index in range(len(class_weight))], "float32")
+    return np.asarray(of_classes[data.class_indices(data.train)])
+
+
+def _packed(part: Part, by_class: NDArray[Any] | None = None) -> tuple[Any, ...]:
     """Return a part's arrays as Keras's steps are given them: (x,), (x, y) or (x, y, weights of the rows)."""
     if part.y is None:
         return (as_tensors(part.x),)
     weight = None if part.sample_weight is None else as_tensors(part.sample_weight)
-    if class_weight is not None:
-        of_classes = np.array([class_weight[index] for index in range(len(class_weight))], "float32")
-        of_rows = of_classes[np.asarray(part.y, dtype=int).reshape(-1)]
-        weight = of_rows if weight is None else of_rows * np.asarray(weight).reshape(-1)
+    if by_class is not None:
+        weight = by_class if weight is None else by_class * np.asarray(weight).reshape(-1)
     both = (as_tensors(part.x), as_tensors(part.y))
     return both if weight is None else (*both, weight)
 
 
-def _tensors(part: Part, class_weight: dict[int, float] | None = None) -> Any:
+def _tensors(part: Part, by_class: NDArray[Any] | None = None) -> Any:
     """Return a part's arrays as tensors, packed as Keras's steps are given them."""
     import keras
     import tensorflow as tf
 
-    return keras.tree.map_structure(tf.convert_to_tensor, _packed(part, class_weight))
+    return keras.tree.map_structure(tf.convert_to_tensor, _packed(part, by_class))
 
 
 def _rows(part: Part) -> int:

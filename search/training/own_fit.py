@@ -12,6 +12,7 @@ from search.data.dataset import Data
 from search.errors import ModelError, TrialFailed
 from search.studyfile.references import load_object
 from search.studyfile.schema import Definition
+from search.training import callbacks
 
 if TYPE_CHECKING:
     import keras
@@ -50,6 +51,14 @@ def _taken(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[st
         return dict(settings)
     needed = {name for name in settings if name not in ("epochs", "batch_size", "callbacks")}
     return {name: value for name, value in settings.items() if name in parameters or name in needed}
+
+
+def class_weight(definition: Definition, data: Data) -> dict[int, float] | None:
+    """Return a weight for each class as `model.fit` takes it: by the number that stands in the targets."""
+    weights = callbacks.class_weight(definition, data)
+    if weights is None or data.encoded or np.ndim(data.y) > 1:
+        return weights
+    return {int(data.classes[index]): weight for index, weight in weights.items()}
 
 
 def train(

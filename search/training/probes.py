@@ -12,6 +12,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial
 
 from search.data.dataset import Data
+from search.data.loading import TrialData
 from search.errors import StudyFileError, did_you_mean
 from search.study import space
 from search.studyfile.parameters import written
@@ -28,7 +29,7 @@ def probes(definition: Definition, seed: int) -> Iterator[Trial]:
         yield study.ask(space.distributions(definition))
 
 
-def check_enqueued(definition: Definition, data: Data, seed: int = 0) -> None:
+def check_enqueued(definition: Definition, every: Data | TrialData, seed: int = 0) -> None:
     """Check what `[[enqueue]]` gives beyond `[space]` against what the builder suggests for that configuration.
 
     Raises:
@@ -38,7 +39,7 @@ def check_enqueued(definition: Definition, data: Data, seed: int = 0) -> None:
         more = {name: value for name, value in given.items() if name not in definition.space}
         if not more:
             continue
-        suggested, finished = _suggested(definition, data, given, seed)
+        suggested, finished = _suggested(definition, every, given, seed)
         for name, value in more.items():
             key = f"enqueue[{index}].{name}"
             if name in suggested:
@@ -54,7 +55,7 @@ def check_enqueued(definition: Definition, data: Data, seed: int = 0) -> None:
 
 
 def _suggested(
-    definition: Definition, data: Data, given: Mapping[str, Any], seed: int
+    definition: Definition, every: Data | TrialData, given: Mapping[str, Any], seed: int
 ) -> tuple[dict[str, BaseDistribution], bool]:
     """Return what a configuration's builder suggests, and whether it came to its end."""
     sampler = _Given(given, seed)
@@ -64,7 +65,7 @@ def _suggested(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            build(definition, trial, data)
+            build(definition, trial, every.of(trial))
     except Exception:  # it refuses this configuration: the trial will say so
         finished = False
     return {**trial.distributions, **sampler.seen}, finished

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.data.summary import DataSummary
 from search.study import attributes
 
 Fate = Literal["complete", "pruned", "failed", "died"]  # died: with its worker, or stopped before its end
@@ -47,6 +48,7 @@ class TrialResult:
         violations: How far it is beyond each constraint; at most 0 where met.
         model: The Keras archive (`.keras`) as bytes, when the trial was the best so far.
         predictions: That model's predictions for the test rows, as `Predictions.to_bytes` writes them.
+        data: What the model takes and gives, where the data depend on the trial.
         training: What autologging would have recorded: optimizer, loss, `fit`'s arguments.
         summary: The model's layers as a table of text.
         path: How the model was trained: by `whole epochs`, by `batches`, or by `plain fit`.
@@ -66,6 +68,7 @@ class TrialResult:
     violations: tuple[float, ...] = ()
     model: bytes | None = field(default=None, repr=False)
     predictions: bytes | None = field(default=None, repr=False)
+    data: DataSummary | None = field(default=None, repr=False)
     training: dict[str, Any] = field(default_factory=dict)
     summary: str = ""
     path: str = ""
@@ -97,8 +100,8 @@ class TrialResult:
         return last.step + (1 if self.metrics.keys() & last.logs.keys() else 0)
 
     def as_text(self) -> str:
-        """Return everything but the model and its predictions as text that `from_text` reads: compressed JSON."""
-        content = asdict(replace(self, model=None, predictions=None))
+        """Return everything but the model, and what comes with it, as text that `from_text` reads: compressed JSON."""
+        content = asdict(replace(self, model=None, predictions=None, data=None))
         return base64.b85encode(zlib.compress(json.dumps(content, default=str).encode())).decode("ascii")
 
     @classmethod

@@ -151,7 +151,7 @@ class Training:
             epochs=self.epochs,
             batch_size=self.batch_size,
             callbacks=[*self._callbacks, watcher(epochs, on_epoch)],
-            class_weight=callbacks.class_weight(self._definition, self._data),
+            class_weight=own_fit.class_weight(self._definition, self._data),
         )
         if not epochs.logs:  # it did not use the callbacks
             for epoch, logs in enumerate(history):

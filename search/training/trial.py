@@ -21,9 +21,12 @@ import optuna
 from search.comparison.outputs import Batch, predict
 from search.data import streams
 from search.data.dataset import Data, Part
+from search.data.loading import TrialData
+from search.data.summary import DataSummary
 from search.errors import TrialFailed, one_line, printable
 from search.studyfile.schema import Definition
 from search.training import own_metrics
+from search.training.description import describe
 from search.training.epochs import Epochs, OnEpoch
 from search.training.fit import as_tensors, evaluate, held_out_rows
 from search.training.metrics import check_finite, check_known, mean, spread, values_of, violations_of
@@ -114,7 +117,7 @@ def seed_of(study_seed: int, number: int, repeat: int = 0) -> int:
 
 def run(
     definition: Definition,
-    data: Data,
+    data: Data | TrialData,
     trial: optuna.Trial,
     *,
     seed: int,
@@ -126,7 +129,7 @@ def run(
 
     Args:
         definition: The study file.
-        data: The study's data.
+        data: The study's data, or those of each trial.
         trial: The Optuna trial, its `[space]` already sampled.
         seed: The study's seed; the trial's own is derived from it and the trial's number.
         is_best: Whether these values are the best so far, so that the model is worth keeping.
@@ -139,12 +142,14 @@ def run(
     try:
         with tempfile.TemporaryDirectory(prefix="search-trial-") as folder:
             log.folder = Path(folder)
-            finished = _train(definition, data, trial, seed, log)
+            own = data.of(trial)
+            finished = _train(definition, own, trial, seed, log)
+        fate = {"fate": "complete", "values": finished.values, "violations": finished.violations}
         met = all(each <= 0 for each in finished.violations)
-        best = met and is_best(finished.values)
-        model = archive(exported(definition, finished.model, data)) if best else None
-        kept = {"model": model, "predictions": _predicted(definition, finished.model, data, log) if best else None}
-        fate = {"fate": "complete", "values": finished.values, "violations": finished.violations, **kept}
+        if met and is_best(finished.values):
+            kept = exported(definition, finished.model, own)
+            fate |= {"model": archive(kept), "data": _described(definition, data, own, kept)}
+            fate |= {"predictions": _predicted(definition, finished.model, own, log)}
     except optuna.TrialPruned as error:
         fate = {"fate": "pruned", "reason": str(error)}
     except TrialStopped as error:
@@ -168,6 +173,13 @@ def run(
     )
 
 
+def _described(definition: Definition, every: Data | TrialData, own: Data, model: keras.Model) -> DataSummary | None:
+    """Return what a model takes and gives where its data are the trial's own; else the search knows it."""
+    if isinstance(every, Data) or every.same is not None:
+        return None
+    return describe(definition, own, model)
+
+
 def _train(definition: Definition, data: Data, trial: optuna.Trial, seed: int, log: _TrialLog) -> _Finished:
     """Train once, or once for each fold and repeat, and test the model to hand over."""
     parts = list(_parts(definition, data, seed, trial.number))
@@ -184,6 +196,8 @@ def _train(definition: Definition, data: Data, trial: optuna.Trial, seed: int, l
 
 def _tested(definition: Definition, model: keras.Model, data: Data) -> dict[str, float]:
     """Return every metric of a model on the test part."""
+    if data.test is None:
+        return {}
     steps = definition.fit.validation_steps
     tested = evaluate(model, data.test, steps) if model.compiled else {}
     return {**tested, **own_metrics.measure(definition, model, data, data.test)}
@@ -192,6 +206,8 @@ def _tested(definition: Definition, model: keras.Model, data: Data) -> dict[str,
 def _predicted(definition: Definition, model: keras.Model, data: Data, log: _TrialLog) -> bytes | None:
     """Return a model's predictions for the test rows; None where they cannot be made: the trial is done without."""
     tested = {name.removeprefix("test_"): value for name, value in log.metrics.items() if name.startswith("test_")}
+    if data.test is None:
+        return None
     try:
         batches = _batches(model, data.test, definition.fit.validation_steps)
         return predict(definition, data, model, batches, tested).to_bytes()

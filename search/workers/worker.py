@@ -26,7 +26,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from search.data.dataset import Data, load
+from search.data.loading import TrialData
 from search.data.summary import DataSummary
 from search.errors import redact
 from search.study import attributes, create, plots, ranking, samplers, storage
@@ -78,7 +78,7 @@ class _Loaded:
 
     key: str = ""
     definition: Definition | None = None
-    data: Data | None = None
+    data: TrialData | None = None
     storage: BaseStorage | None = None
     storage_url: str = ""
     memory: int = 0  # resident bytes after the last collection
@@ -109,13 +109,10 @@ def check(job: Job) -> DataSummary:
     Raises:
         UsageError: The data or the model cannot be used.
     """
-    import keras
-
     started = time.perf_counter()
     definition, data = _data(job)
     seconds = time.perf_counter() - started
-    summary = dry_run(definition, data, probes(definition, job.settings.seed), seconds)
-    return replace(summary, backend=keras.backend.backend())
+    return dry_run(definition, data, probes(definition, job.settings.seed), seconds)
 
 
 def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
@@ -234,7 +231,7 @@ def goes_on(job: Job, number: int) -> bool:
     return checkpoint.folder_of(job.settings.storage, job.settings.study_name, number).is_dir()
 
 
-def _data(job: Job) -> tuple[Definition, Data]:
+def _data(job: Job) -> tuple[Definition, TrialData]:
     given = hashlib.sha256(job.settings.objects).hexdigest()
     key = f"{job.definition.digest}:{job.definition.path}:{job.shipped}:{given}"
     if _loaded.key != key or _loaded.data is None or _loaded.definition is None:
@@ -245,7 +242,7 @@ def _data(job: Job) -> tuple[Definition, Data]:
         definition = job.definition
         if job.shipped:
             definition = definition.model_copy(update={"path": shipped_folder(job.shipped) / definition.path})
-        _loaded.data, _loaded.definition, _loaded.key = load(definition), definition, key
+        _loaded.data, _loaded.definition, _loaded.key = TrialData(definition), definition, key
     return _loaded.definition, _loaded.data
 
 

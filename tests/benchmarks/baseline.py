@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from search.data.dataset import load
+from search.data.loading import load
 from search.studyfile.load import load_definition, shipped_studies
 from tests.benchmarks.timing import Size
 
@@ -46,6 +46,7 @@ def baseline(study: str, estimator: Any, score: Any) -> tuple[float, int]:
     parts = [part for part in ([data.rest] if data.folds else [data.train, data.validation]) if part is not None]
     x, y = np.concatenate([_flat(part.x) for part in parts]), np.concatenate([np.asarray(part.y) for part in parts])
     model = make_pipeline(StandardScaler(), estimator).fit(x, y)
+    assert data.test is not None
     return float(score(data.test.y, model.predict(_flat(data.test.x)))), len(data.test)
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from search.comparison.outputs import predict, sliced
 from search.comparison.predictions import Predictions
-from search.data.dataset import Data, load
+from search.data.dataset import Data
+from search.data.loading import load
 from search.studyfile.schema import Definition
 from search.training.fit import as_tensors, evaluate
 

@@ -13,7 +13,8 @@ import tensorflow as tf
 from sklearn.datasets import make_blobs
 from sklearn.model_selection import train_test_split
 
-from search.data.dataset import Data, load
+from search.data.dataset import Data
+from search.data.loading import load
 from search.data.preprocessing import CATEGORICAL, NUMERIC
 from search.errors import DataError, ModelError
 from search.studyfile.references import load_object
@@ -412,7 +413,7 @@ def test_a_function_may_return_tables(functions: Path, name: str, rows: tuple[in
         ("arrys", {}, "own_data.py has no 'arrys'; did you mean 'arrays'"),
         ("ragged", {}, "data: x cannot be read as an array of numbers or texts; rows must have one shape"),
         ("objects", {}, "data: x cannot be read as an array"),
-        ("no_target", {}, "the targets y are no array"),
+        ("no_target", {}, "there are no targets, and the built-in 'mlp' learns one; return"),
         ("shapes", {}, r"data: x and y have different numbers of rows \(50, 60\)"),
         ("pair_shapes", {}, "the given parts have different shapes"),
         ("twins", {}, "two columns are named 'a'"),
@@ -559,8 +560,8 @@ def test_streams_that_are_given_stay_as_they_are(streams: Path) -> None:
     ("name", "changes", "message"),
     [
         ("endless", {}, "a stream of unknown many batches cannot be cut"),
-        ("shuffled", {}, "data.test_size: the stream shuffles anew in each pass, so its parts would mix"),
-        ("inputs_only", {}, r"the stream yields no \(x, y\)"),
+        ("shuffled", {}, "data.test_size: the stream gives its batches in another order in each pass, so its parts"),
+        ("inputs_only", {}, "there are no targets, and the built-in 'mlp' learns one"),
         ("beside", {}, "streams beside other values"),
         ("dataset", {"folds": 3}, "data.folds: streams yield batches as they are; leave it out"),
         ("dataset", {"normalize": True}, "data.normalize: streams yield batches as they are"),

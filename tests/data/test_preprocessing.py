@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from search.data.dataset import load
+from search.data.loading import load
 from search.data.preprocessing import (
     CATEGORICAL,
     NUMERIC,

@@ -32,7 +32,7 @@ class Study:
     """A study of one trial, which may be run several times."""
 
     def __init__(self, definition: Definition, pruner: optuna.pruners.BasePruner | None = None) -> None:
-        from search.data.dataset import load
+        from search.data.loading import load
 
         self.definition, self.data = definition, load(definition)
         sampler = optuna.samplers.RandomSampler(seed=0)

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from keras import layers
 
-from search.data.dataset import Data, Part, load
+from search.data.dataset import Data, Part
+from search.data.loading import load
 from search.training import fit as feed
 from search.training import graph_reuse as graphs
 from tests.studyfiles import definition

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from search.data.dataset import load
+from search.data.loading import load
 from search.errors import ModelError, StudyFileError
 from search.training.dry_run import dry_run
 from search.training.fit import BATCHES, PLAIN, evaluate

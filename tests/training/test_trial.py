@@ -13,7 +13,8 @@ import numpy as np
 import optuna
 import pytest
 
-from search.data.dataset import Data, load
+from search.data.dataset import Data
+from search.data.loading import load
 from search.data.summary import TensorSpec
 from search.errors import DataError, ModelError, StudyFileError, TrialFailed
 from search.study import space

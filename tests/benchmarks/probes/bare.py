@@ -23,7 +23,7 @@ def work(study_file: str, how: str, threads: int, ready: Any, start: Any, index:
     import keras
     import tensorflow as tf
 
-    from search.data.dataset import load
+    from search.data.loading import load
     from search.studyfile.load import load_definition
     from search.training import fit as feed
 
@@ -33,6 +33,7 @@ def work(study_file: str, how: str, threads: int, ready: Any, start: Any, index:
     data = load(definition)
     train, validation, test = data.train, data.validation, data.test
     assert validation is not None
+    assert test is not None
     (x, y), (x_val, y_val), (x_test, y_test) = (
         (part.x.astype("float32"), part.y) for part in (train, validation, test)
     )
@@ -57,7 +58,7 @@ def work(study_file: str, how: str, threads: int, ready: Any, start: Any, index:
             model.evaluate(x_test, y_test, verbose=0)
         else:
             feed.fit(model, data, epochs=epochs, batch_size=batch_size, seed=number, callbacks=[])
-            feed.evaluate(model, data.test)
+            feed.evaluate(model, test)
         keras.backend.clear_session()
         spans.put((number, began, time.time()))
 

@@ -1,0 +1,138 @@
+"""What a source returned, read as parts: rows or batches to train on, to choose by, and to hold out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from search.data import streams
+from search.errors import DataError
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+NAMES = (TRAIN, VALIDATION, TEST)
+ALL = "all"  # the name of data that are still to be split
+_POSITIONS = {2: (TRAIN, TEST), 3: NAMES}
+_RIGHT = (
+    "return x, (x, y) or (x, y, sample_weight), two or three such parts, "
+    'parts by name {"train": …, "validation": …, "test": …}, a data frame, or streams'
+)
+
+
+@dataclass(frozen=True)
+class Given:
+    """One part as it was returned.
+
+    Attributes:
+        x: Inputs, or a stream, or a table.
+        y: Targets; None when there are none beside `x`.
+        weight: A weight for each row; None when all count alike.
+        alone: Whether `x` was returned without a place for targets: a table may hold them.
+    """
+
+    x: Any
+    y: Any = None
+    weight: Any = None
+    alone: bool = True
+
+    @property
+    def streamed(self) -> bool:
+        """Whether `x` yields batches."""
+        return streams.is_stream(self.x)
+
+
+def is_table(loaded: Any) -> bool:
+    """Return whether `loaded` is a data frame."""
+    return hasattr(loaded, "columns") and hasattr(loaded, "iloc")
+
+
+def parts_of(loaded: Any, source: str) -> dict[str, Given]:
+    """Return the parts of what a source returned, by name; `all` for data that are still to be split.
+
+    Raises:
+        DataError: It is nothing that `model.fit` takes.
+    """
+    if loaded is None or isinstance(loaded, str | bytes | bool | int | float):
+        raise DataError(f"data.source: {source} returned {type(loaded).__name__}; {_RIGHT}")
+    if isinstance(loaded, Mapping) and loaded and set(loaded) <= set(NAMES):
+        return _named(loaded, source)
+    if isinstance(loaded, tuple | list) and len(loaded) in _POSITIONS and _are_parts(loaded):
+        return dict(zip(_POSITIONS[len(loaded)], map(_part, loaded), strict=True))
+    if _is_sequence_of_rows(loaded) or not isinstance(loaded, tuple | list):
+        return {ALL: Given(loaded)}
+    if 1 <= len(loaded) <= 3:
+        return {ALL: _part(loaded)}
+    if isinstance(loaded, list) and loaded:
+        return {ALL: Given(loaded)}  # rows as lists
+    raise DataError(f"data.source: {source} returned {type(loaded).__name__} of {len(loaded)} values; {_RIGHT}")
+
+
+def _named(loaded: Mapping[str, Any], source: str) -> dict[str, Given]:
+    if TRAIN not in loaded:
+        raise DataError(f'data.source: {source} returned parts without "train"; {_RIGHT}')
+    return {name: _part(loaded[name]) for name in NAMES if loaded.get(name) is not None}
+
+
+def _part(given: Any) -> Given:
+    """Return x, (x, y) or (x, y, sample_weight) as one part."""
+    if isinstance(given, tuple | list) and 1 <= len(given) <= 3 and not _is_sequence_of_rows(given):
+        x, y, weight = (*given, None, None)[:3]
+        return Given(x, y, weight, alone=len(given) == 1)
+    return Given(given)
+
+
+def _is_sequence_of_rows(given: Any) -> bool:
+    """Return whether this is a list of texts or numbers: the rows of one input."""
+    return isinstance(given, list | tuple) and all(isinstance(each, str | bytes | int | float) for each in given)
+
+
+def _are_parts(loaded: tuple[Any, ...] | list[Any]) -> bool:
+    """Return whether these are two or three parts, and not one (x, y) or (x, y, sample_weight)."""
+    if all(map(streams.is_stream, loaded)):
+        return True
+    if all(map(is_table, loaded)):
+        return all(list(each.columns) == list(loaded[0].columns) for each in loaded)
+    if not all(isinstance(each, tuple | list) and 2 <= len(each) <= 3 for each in loaded):
+        return False
+    if any(map(_is_sequence_of_rows, loaded)) or len({len(each) for each in loaded}) > 1:
+        return False
+    return _could_be_parts(loaded)
+
+
+def _could_be_parts(loaded: tuple[Any, ...] | list[Any]) -> bool:
+    """Return whether the elements have the rows of parts.
+
+    In parts, x and y of one element have the same rows; in one (x, y) of lists, all arrays of both do. Where
+    all rows are the same both could be meant: then tuples are parts, and lists are inputs and targets.
+    """
+    counts = [[rows_of(each) for each in part if each is not None] for part in loaded]
+    if any(len(set(part)) != 1 for part in counts):
+        return len({each for part in counts for each in part}) != 1
+    if len({part[0] for part in counts}) > 1:
+        return True
+    if isinstance(loaded[0], tuple):
+        return True
+    alike = all(_shape(part[0]) == _shape(loaded[0][0]) and _shape(part[1]) == _shape(loaded[0][1]) for part in loaded)
+    return alike and _shape(loaded[0][0]) != _shape(loaded[0][1])
+
+
+def rows_of(x: Any) -> int:
+    """Return how many rows arrays, lists, tables or nested ones have; 0 when they have none to count."""
+    if isinstance(x, Mapping):
+        return rows_of(next(iter(x.values()))) if x else 0
+    if isinstance(x, list | tuple) and x and hasattr(x[0], "shape"):
+        return rows_of(x[0]) if np.ndim(x[0]) else len(x)
+    if hasattr(x, "shape"):
+        return int(x.shape[0]) if len(x.shape) else 0
+    return len(x) if hasattr(x, "__len__") else 0
+
+
+def _shape(x: Any) -> Any:
+    """Return the shape of one row, nested as `x` is."""
+    if isinstance(x, Mapping):
+        return {name: _shape(each) for name, each in x.items()}
+    if isinstance(x, list | tuple) and x and hasattr(x[0], "shape") and np.ndim(x[0]):
+        return [_shape(each) for each in x]
+    return tuple(x.shape[1:]) if hasattr(x, "shape") else ()

@@ -1,0 +1,243 @@
+"""From a study's source to its data: loaded, checked, split; once for all trials, or for each trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.data import sources, splits, streams, targets
+from search.data import table as rows
+from search.data.dataset import Data, Part
+from search.data.given import ALL, TEST, TRAIN, VALIDATION, Given, is_table, parts_of
+from search.data.table import Rows
+from search.data.targets import AnyTask
+from search.errors import DataError
+from search.studyfile.schema import DataDefinition, Definition
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from optuna.trial import BaseTrial
+
+
+class TrialData:
+    """The data of each trial: the same for all, or what the data function returns for its parameters."""
+
+    def __init__(self, definition: Definition) -> None:
+        self._definition = definition
+        self._same: Data | None = None if sources.reads_trial(definition) else load(definition)
+        self._cache = sources.Cache()
+
+    @property
+    def same(self) -> Data | None:
+        """The data of all trials; None where they depend on the trial."""
+        return self._same
+
+    def of(self, trial: BaseTrial) -> Data:
+        """Return the data of a trial.
+
+        Raises:
+            DataError: They cannot be loaded for this trial.
+        """
+        if self._same is not None and not self._same.spent_by_reading:
+            return self._same
+        if self._same is not None:
+            return load(self._definition)
+        data: Data = self._cache.of(trial, lambda read: load(self._definition, read))
+        return data
+
+
+def load(definition: Definition, trial: Any = None) -> Data:
+    """Load, check and split the data of a study.
+
+    Args:
+        definition: The study file.
+        trial: The trial whose parameters a data function takes; None where it takes none.
+
+    Raises:
+        DataError: They cannot be read, have no such column, or hold nothing to learn.
+    """
+    settings = definition.data
+    loaded = sources.read(definition, trial)
+    name = settings.source.rpartition(":")[2] if settings.kind in ("sklearn", "python") else Path(settings.source).stem
+    parts = parts_of(loaded, settings.source)
+    if any(part.streamed for part in parts.values()):
+        return _streamed(parts, definition, name, depends=trial is not None)
+    together = _joined_rows(list(parts.values()), settings)
+    lengths = {part: _rows_of(each, settings) for part, each in parts.items()}
+    return _split(together, lengths, definition, name, depends=trial is not None)
+
+
+def _rows_of(part: Given, settings: DataDefinition) -> int:
+    return len(part.x) if is_table(part.x) else len(_read_rows(part, settings))
+
+
+def _read_rows(part: Given, settings: DataDefinition) -> Rows:
+    """Return the rows of one part, checked."""
+    if is_table(part.x):
+        return rows.from_table(part.x, settings, part.y, part.weight, targets_inside=part.alone)
+    return rows.from_arrays(part.x, part.y, settings, part.weight)
+
+
+def _joined_rows(parts: Sequence[Given], settings: DataDefinition) -> Rows:
+    """Return the rows of all parts behind one another."""
+    if len(parts) == 1:
+        return _read_rows(parts[0], settings)
+    x, y, weight = (_joined([getattr(part, name) for part in parts]) for name in ("x", "y", "weight"))
+    return _read_rows(Given(x, y, weight, alone=parts[0].alone), settings)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Return the rows of several parts behind one another; None where no part has any."""
+    if all(part is None for part in parts):
+        return None
+    try:
+        return _concatenated(parts)
+    except (ValueError, KeyError, TypeError):
+        raise DataError(
+            "data.source: the given parts have different shapes; give each the same columns, inputs and weights"
+        ) from None
+
+
+def _concatenated(parts: Sequence[Any]) -> Any:
+    import pandas as pd
+
+    first = parts[0]
+    if any(part is None for part in parts):
+        raise ValueError("a part without")
+    if isinstance(first, dict):
+        return {name: _concatenated([part[name] for part in parts]) for name in first}
+    if isinstance(first, pd.DataFrame | pd.Series):
+        return pd.concat(parts, ignore_index=True)
+    if isinstance(first, list | tuple) and first and hasattr(first[0], "shape") and np.ndim(first[0]):
+        return [_concatenated(inputs) for inputs in zip(*parts, strict=True)]
+    if hasattr(first, "toarray"):
+        from scipy import sparse
+
+        return sparse.vstack(parts).tocsr()
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def _split(together: Rows, lengths: Mapping[str, int], definition: Definition, name: str, *, depends: bool) -> Data:
+    settings = definition.data
+    goal = targets.read(together.y, settings, encode=definition.model.build == "mlp")
+    if settings.stratify and goal.task not in ("binary", "multiclass"):
+        raise DataError(f"data.stratify: keeps the shares of classes, and the task is {goal.task}; leave it out")
+    labels = goal.labels if settings.stratify is not False else None
+    chosen = splits.split(together, lengths, settings, labels, steady=depends)
+    whole = replace(together, y=goal.y)
+
+    def part(numbers: NDArray[np.intp]) -> Part:
+        taken = whole.take(numbers)
+        return Part(taken.x, taken.y, taken.weight)
+
+    test = part(chosen.test)
+    return Data(
+        task=goal.task,
+        classes=goal.classes,
+        columns=together.columns,
+        train=part(chosen.training),
+        validation=part(chosen.validation),
+        test=test,
+        normalize=bool(together.columns) if settings.normalize is None else settings.normalize,
+        name=name,
+        # What a data function returns differs from trial to trial; the targets of the held-out rows do not.
+        digest=rows.digest_of(test.y) if depends and test.y is not None else together.digest,
+        encoded=goal.encoded,
+        given=tuple(lengths),
+        folds=chosen.folds,
+        rest=part(chosen.rest) if chosen.folds else None,
+        test_rows=chosen.test,
+        test_group=None if whole.group is None else whole.group[chosen.test],
+    )
+
+
+_COLUMN_KEYS = ("target", "features", "drop", "group", "time", "folds", "stratify", "normalize", "sample_weight")
+
+
+def _streamed(parts: dict[str, Given], definition: Definition, name: str, *, depends: bool) -> Data:
+    """Return the data behind streams, never copied; parts of arrays may stand beside them."""
+    settings = definition.data
+    for key in _COLUMN_KEYS:
+        if getattr(settings, key):
+            raise DataError(f"data.{key}: streams yield batches as they are; leave it out")
+    if any(part.streamed and part.y is not None for part in parts.values()):
+        raise DataError("data.source: streams beside other values; a stream yields its targets with its inputs")
+    given = _cut(parts, definition)
+    steps = {
+        TRAIN: definition.fit.steps_per_epoch,
+        **dict.fromkeys((VALIDATION, TEST), definition.fit.validation_steps),
+    }
+    for part, stream in given.items():
+        if stream.streamed:
+            streams.check_ends(stream.x, steps[part], part)
+    first, begun = (
+        streams.peek(given[TRAIN].x) if given[TRAIN].streamed else (_first_rows(given[TRAIN], settings), None)
+    )
+    given[TRAIN] = given[TRAIN] if begun is None else replace(given[TRAIN], x=begun)
+    seen = streams.targets(begun, first[1]) if begun is not None else first[1]
+    if definition.model.build == "mlp":
+        targets.check_one(seen)
+    task, classes = _stream_task(seen, settings)
+    made = {part: _stream_part(each, settings) for part, each in given.items()}
+    counts = [np.asarray([streams.length(each.x) or 0]) for each in given.values() if each.streamed]
+    return Data(
+        task=task,
+        classes=classes,
+        columns=(),
+        train=made[TRAIN],
+        validation=made.get(VALIDATION),
+        test=made.get(TEST),
+        normalize=False,
+        name=name,
+        digest=sources.code_digest(definition) if depends else rows.digest_of(*first, *counts),
+        given=tuple(parts),
+        _first=first,
+    )
+
+
+def _cut(parts: dict[str, Given], definition: Definition) -> dict[str, Given]:
+    """Return the parts by name; what came as one stream, or without a validation part, is cut."""
+    settings = definition.data
+    if ALL in parts:
+        whole = parts[ALL]
+        ahead, test = streams.cut(whole.x, settings.test_size, "test_size")
+        parts = {TRAIN: replace(whole, x=ahead), TEST: replace(whole, x=test)}
+    if VALIDATION not in parts:
+        if not parts[TRAIN].streamed:
+            raise DataError('data.source: give a validation part, {"train": …, "validation": …, "test": …}')
+        ahead, validation = streams.cut(parts[TRAIN].x, settings.validation_size, "validation_size")
+        parts = {**parts, TRAIN: replace(parts[TRAIN], x=ahead), VALIDATION: replace(parts[TRAIN], x=validation)}
+    return dict(parts)
+
+
+def _first_rows(part: Given, settings: DataDefinition) -> tuple[Any, Any]:
+    few = _read_rows(part, settings).take(np.arange(1))
+    return few.x, few.y
+
+
+def _stream_part(part: Given, settings: DataDefinition) -> Part:
+    if part.streamed:
+        return Part(part.x, None)
+    read = _read_rows(part, settings)
+    return Part(read.x, read.y, read.weight)
+
+
+def _stream_task(y: Any, settings: DataDefinition) -> tuple[AnyTask, tuple[int, ...]]:
+    """Return the task and the class indices of a stream, whose targets are numbers already."""
+    if y is None:
+        return "none", ()
+    if not isinstance(y, np.ndarray):
+        return "several", ()
+    y = targets.plain(y)
+    task = settings.task or targets.infer(y)
+    if task == "regression" or y.ndim > 2:
+        return "regression", ()
+    if task == "binary":
+        return task, (0, 1)
+    if y.dtype.kind not in "fiub":
+        raise DataError("data.source: a stream's targets must be numbers; yield class indices 0, 1, 2 …")
+    return task, tuple(range(y.shape[1] if y.ndim == 2 else int(y.max()) + 1))

@@ -19,7 +19,7 @@ from search.studyfile.schema import (
     EarlyStopping,
     LearningRateSchedule,
 )
-from search.training import own_metrics
+from search.training import metrics
 
 if TYPE_CHECKING:
     import keras
@@ -55,7 +55,7 @@ def callbacks(
     if data.validation is not None:
         wanted += _keeping(definition, epochs)
     watched = {str(getattr(each, "monitor", "")) for each in wanted}
-    return [*own_metrics.each_epoch(definition, data, watched), *wanted]
+    return [*metrics.each_epoch(definition, data, watched), *wanted]
 
 
 def user_callbacks(

@@ -17,7 +17,7 @@ from search.data.summary import DataSummary
 from search.errors import DataError, ModelError, StudyFileError, did_you_mean, one_line
 from search.studyfile.checks import check_parameters
 from search.studyfile.schema import TRIAL_METRICS, Definition
-from search.training import callbacks, fit, metrics, own_fit, own_metrics
+from search.training import callbacks, fit, metrics, own_fit
 from search.training.description import describe
 from search.training.model import Refused, exported, try_build
 from search.training.probes import check_enqueued
@@ -53,7 +53,7 @@ def dry_run(
             gives the builder what it does not take.
         DataError: The class weights do not fit the data.
     """
-    own_metrics.functions(definition)
+    metrics.functions(definition)
     if definition.fit.function:
         own_fit.load(definition)
     model, log_names, trial, data = _first_that_works(definition, trials, every)

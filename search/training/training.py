@@ -16,7 +16,7 @@ import numpy as np
 
 from search.data.dataset import Data
 from search.studyfile.schema import Definition
-from search.training import callbacks, checkpoint, fit, metrics, own_fit, own_metrics
+from search.training import callbacks, checkpoint, fit, metrics, own_fit
 from search.training.epochs import Epochs, OnEpoch, restores, watcher
 from search.training.model import build, has_user_code
 
@@ -171,7 +171,7 @@ class Training:
         missing = {name for name in self._definition.own_metrics if measured or f"val_{name}" not in logs}
         if part is None or not missing:
             return {}
-        found = own_metrics.measure(self._definition, self.model, self._data, part, missing)
+        found = metrics.measure(self._definition, self.model, self._data, part, missing)
         return {f"val_{name}": value for name, value in found.items()}
 
     def _measured(self, epochs: Epochs) -> dict[str, float]:

@@ -25,11 +25,10 @@ from search.data.loading import TrialData
 from search.data.summary import DataSummary
 from search.errors import TrialFailed, one_line, printable
 from search.studyfile.schema import Definition
-from search.training import own_metrics
 from search.training.description import describe
 from search.training.epochs import Epochs, OnEpoch
 from search.training.fit import as_tensors, evaluate, held_out_rows
-from search.training.metrics import check_finite, check_known, mean, spread, values_of, violations_of
+from search.training.metrics import check_finite, check_known, mean, measure, spread, values_of, violations_of
 from search.training.model import exported
 from search.training.result import Epoch, TrialResult
 from search.training.training import Trained, Training, archive, parameter_count, summary
@@ -200,7 +199,7 @@ def _tested(definition: Definition, model: keras.Model, data: Data) -> dict[str,
         return {}
     steps = definition.fit.validation_steps
     tested = evaluate(model, data.test, steps) if model.compiled else {}
-    return {**tested, **own_metrics.measure(definition, model, data, data.test)}
+    return {**tested, **measure(definition, model, data, data.test)}
 
 
 def _predicted(definition: Definition, model: keras.Model, data: Data, log: _TrialLog) -> bytes | None:

@@ -115,9 +115,7 @@ def _concatenated(parts: Sequence[Any]) -> Any:
     if isinstance(first, list | tuple) and first and hasattr(first[0], "shape") and np.ndim(first[0]):
         return [_concatenated(inputs) for inputs in zip(*parts, strict=True)]
     if hasattr(first, "toarray"):
-        from scipy import sparse
-
-        return sparse.vstack(parts).tocsr()
+        return np.concatenate([rows.dense(part) for part in parts])
     return np.concatenate([np.asarray(part) for part in parts])
 
 

@@ -220,11 +220,20 @@ def _has_rows(each: Any, rows: int | None) -> bool:
     return rows is not None and isinstance(each, list | tuple) and len(each) == rows and isinstance(each[0], str)
 
 
+def dense(matrix: Any) -> NDArray[Any]:
+    """Return a sparse matrix as an array of single precision.
+
+    Raises:
+        DataError: It would not fit.
+    """
+    if np.prod(matrix.shape, dtype=float) > _DENSE:
+        raise DataError("data: x is a sparse matrix too large to be made dense; give fewer columns, or a stream")
+    return np.asarray(matrix.toarray(), "float32")
+
+
 def _array(values: Any) -> NDArray[Any]:
-    if hasattr(values, "toarray"):  # a sparse matrix
-        if np.prod(values.shape, dtype=float) > _DENSE:
-            raise DataError("data: x is a sparse matrix too large to be made dense; give fewer columns, or a stream")
-        return np.asarray(values.toarray(), "float32")
+    if hasattr(values, "toarray"):
+        return dense(values)
     try:
         array = np.asarray(values)
     except ValueError:

@@ -8,7 +8,19 @@ import time
 
 from tests.benchmarks.timing import Size, machine, note
 
-NAMES = ("startup", "search", "profile", "overhead", "workers", "storage", "scaling", "memory", "baseline")
+NAMES = (
+    "startup",
+    "search",
+    "profile",
+    "overhead",
+    "workers",
+    "storage",
+    "scaling",
+    "memory",
+    "baseline",
+    "quality",
+    "defaults",
+)
 
 
 def main() -> None:

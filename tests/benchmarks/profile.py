@@ -2,8 +2,8 @@
 
 First the command's own time line, phase after phase, from its start to its exit. Then what the
 workers did while trials ran: their seconds together, which are the phase's seconds times the number
-of workers. Last the floor: what stays when only importing the framework, tracing and optimising
-graphs, and the epochs themselves are left.
+of workers; and what the command did meanwhile. Last the floor: what stays when only importing the
+framework, tracing and optimising graphs, and the epochs themselves are left.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,14 +58,12 @@ def timeline(started: float, ended: float, spans: list[Span]) -> list[tuple[str,
         ("interpreter, command line", "start_forkserver", "start"),
         ("fork server started (it imports the framework from here on)", "start_forkserver", "end"),
         ("import Optuna and the session", "search", "start"),
-        ("start workers' pools", "open_pool", "end"),
-        ("import MLflow and its store", "uri", "start"),
-        ("create MLflow's database; wait for data and first model", "_study", "start"),
+        ("start workers' pools", "_pool", "end"),
+        ("MLflow's store, the data and the first model", "_storage", "start"),
         ("study, experiment, the search's run", "optimize", "start"),
         ("trials", "optimize", "end"),
-        ("register the best model", "_register", "end"),
-        ("plots and table", "_end", "start"),
-        ("the search's outcome", "_outcome", "end"),
+        ("plots are asked for, MLflow catches up", "drain", "end"),
+        ("register the best model, end the search's run", "finish", "end"),
         ("end the workers", "close", "end"),
     ]
     phases, last = [], started
@@ -78,45 +77,43 @@ def timeline(started: float, ended: float, spans: list[Span]) -> list[tuple[str,
 
 
 def in_workers(spans: list[Span], workers: int) -> list[tuple[str, float]]:
-    """Return what slots and workers did while trials ran, as seconds of all of them together."""
-    total: dict[str, float] = defaultdict(float)
+    """Return what workers did while trials ran, as seconds of all of them together."""
     checks = [span for span in spans if span.name == "worker.check"]  # it builds a model too
-    for span in spans:
-        if not any(_inside(span, check) for check in checks):
-            total[span.name] += span.seconds
-    phase = total["optimize"] * workers
+    total = _total(span for span in spans if not any(_inside(span, check) for check in checks))
     epochs = total["first epoch"] + total["other epoch"]  # with the pruner, which is asked in between
     parts = {
         "build the model": total["build"],
-        "create variables before tracing": total["feed.variables"],
-        "trace the model, or take an earlier one's graph": total["graphs.functions"],
+        "create variables before tracing": total["variables"],
+        "trace the model, or take an earlier one's graph": total["graphs"],
         "first epoch, TensorFlow optimises the graph": total["first epoch"],
         "all other epochs": total["other epoch"] - total["pruner"],
         "report to Optuna, ask the pruner": total["pruner"],
-        "the rest of fit: pipelines, Keras's own set-up": total["feed.fit"]
-        - total["feed.variables"]
-        - total["graphs.functions"]
-        - epochs,
-        "test evaluation": total["feed.evaluate"],
+        "the rest of fit: pipelines, Keras's own set-up": total["fit"] - total["variables"] - total["graphs"] - epochs,
+        "test evaluation": total["evaluate"],
         "summary for MLflow": total["summary"],
         "save the best so far": total["archive"],
         "clear the session": total["worker._forget_model"],
     }
-    parts |= {
-        "load the study, seeds, the rest": total["worker.train"] - sum(parts.values()),
-        "to the worker and back": total["waiting"] - total["worker.train"],
-        "ask the sampler": total["ask"],
-        "tell Optuna": total["tell"],
-        "MLflow: begin a run": total["inside"]
-        - total["waiting"]
-        - total["MLflow: epochs, metrics"]
-        - total["MLflow: model"],
-        "MLflow: epochs and metrics": total["MLflow: epochs, metrics"],
-        "MLflow: models": total["MLflow: model"],
-        "MLflow: end a run": total["MLflow: end"],
-    }
-    parts["idle at the end, locks"] = phase - sum(parts.values())
+    parts["load the study, seeds, the rest"] = total["worker.train"] - sum(parts.values())
+    parts["wait for the next trial"] = total["optimize"] * workers - total["worker.train"]
     return list(parts.items())
+
+
+def in_command(spans: list[Span]) -> list[tuple[str, float]]:
+    """Return what the command's own process did while trials ran: its loop, and the thread that writes to MLflow."""
+    loop = next(span for span in spans if span.name == "optimize")
+    total = _total(span for span in spans if loop.start <= span.start <= loop.end)
+    named = ("ask the sampler", "write the proposal", "submit to a slot", "record how a trial ended")
+    parts = [(name, total[name]) for name in named]
+    waits = loop.seconds - sum(seconds for _, seconds in parts)
+    return [*parts, ("wait for trials", waits), ("beside it: show trials in MLflow", total["mirror"])]
+
+
+def _total(spans: Iterable[Span]) -> dict[str, float]:
+    total: dict[str, float] = defaultdict(float)
+    for span in spans:
+        total[span.name] += span.seconds
+    return total
 
 
 def _inside(span: Span, outer: Span) -> bool:
@@ -131,7 +128,7 @@ def main(size: Size) -> None:
     note("  one search")
     started, ended, spans = profiled(n_trials)
     whole = ended - started
-    workers = len({span.who for span in spans if span.name == "slot"})
+    workers = len({span.who for span in spans if span.name == "worker.train"})
     rows = [[name, f"{taken:.2f} s", f"{taken / whole:.0%}"] for name, taken in timeline(started, ended, spans)]
     rows.append(["whole process", f"{whole:.2f} s", "100%"])
     table(f"profile: a search of {n_trials} trials, {workers} workers", ["the command", "seconds", "share"], rows)
@@ -140,6 +137,8 @@ def main(size: Size) -> None:
     rows = [[name, f"{t:.2f} s", f"{t / n_trials * 1e3:.0f} ms", f"{t / together:.0%}"] for name, t in trials]
     rows.append(["the phase 'trials', all workers", f"{together:.2f} s", f"{together / n_trials * 1e3:.0f} ms", "100%"])
     table("profile: while trials ran", ["workers together", "seconds", "a trial", "share"], rows)
+    rows = [[name, f"{t:.2f} s", f"{t / n_trials * 1e3:.0f} ms"] for name, t in in_command(spans)]
+    table("profile: the command while trials ran", ["one process", "seconds", "a trial"], rows)
     known = dict(trials)
     graphs = known["trace the model, or take an earlier one's graph"]
     graphs = (graphs + known["first epoch, TensorFlow optimises the graph"]) / workers

@@ -80,61 +80,44 @@ class _WhenImported(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _time_tracking(tracking: Any) -> None:
-    from search.tracking import store
-
-    time_calls(store, "set_uri", "uri")
-    time_calls(tracking, "SearchRun", "search's run")
-    for method, label in (
-        ("create_trial", "inside"),
-        ("log_result", "MLflow: epochs, metrics"),
-        ("finish_trial", "MLflow: end"),
-    ):
-        time_calls(tracking.SearchRun, method, label)
+def _time_tracking(mirror: Any) -> None:
+    time_calls(mirror.Mirror, "drain", "drain")
+    time_calls(mirror.Mirror, "_show", "mirror")
 
 
 def _time_session(session: Any) -> None:
     from search import optimize
-    from search import register as best
 
-    time_calls(best, "register_best", "_register")
-    for name in ("search", "_study", "_outcome", "_end"):
+    for name in ("search", "_pool", "_open_store", "_storage"):
         time_calls(session, name, name)
-    time_calls(session.workers, "open_pool", "open_pool")
+    time_calls(session._Session, "finish", "finish")
     time_calls(session.workers.LocalPool, "check", "check")
     time_calls(session.workers.LocalPool, "close", "close")
     time_calls(optimize.Search, "optimize", "optimize")
-    time_calls(optimize.Search, "_one", "slot")
-    time_calls(optimize.Search, "_next", "ask")
-    time_calls(optimize.Search, "_result", "waiting")
-    time_calls(optimize.Search, "_keep", "MLflow: model")
-    time_calls(optimize.Search, "_tell", "tell")
+    time_calls(optimize.Search, "_propose", "ask the sampler")
+    time_calls(optimize.Search, "_ask", "write the proposal")
+    time_calls(optimize.Search, "_submit", "submit to a slot")
+    time_calls(optimize.Search, "_end", "record how a trial ended")
 
 
 def _time_worker() -> None:
     import optuna
 
-    from search.training import fit as feed
-    from search.training import graph_reuse as graphs
-    from search.training import model, training
-    from search.workers import local as workers
+    from search.training import fit, graph_reuse, model, training
     from search.workers import worker
 
-    for name in ("check", "train", "draw", "_forget_model"):
+    for name in ("check", "train", "_forget_model"):
         time_calls(worker, name, f"worker.{name}")
-    time_calls(workers, "begin_worker", "begin_worker")
     time_calls(model, "build", "build")
     time_calls(training, "archive", "archive")
     time_calls(training, "summary", "summary")
-    time_calls(feed, "evaluate", "feed.evaluate")
-    time_calls(feed, "_create_variables", "feed.variables")
-    time_calls(graphs, "functions", "graphs.functions")
+    time_calls(fit, "evaluate", "evaluate")
+    time_calls(fit, "_create_variables", "variables")
+    time_calls(graph_reuse, "functions", "graphs")
     for name in ("report", "should_prune"):
         time_calls(optuna.trial.Trial, name, "pruner")
-    fit = feed.fit
-    feed.fit = timed(
-        lambda *args, callbacks, **kwargs: fit(*args, callbacks=[_clock(), *callbacks], **kwargs), "feed.fit"
-    )
+    whole = fit.fit
+    fit.fit = timed(lambda *args, callbacks, **kwargs: whole(*args, callbacks=[_clock(), *callbacks], **kwargs), "fit")
 
 
 def _clock() -> Any:
@@ -157,7 +140,7 @@ def _clock() -> Any:
 def main() -> None:
     """Run the command."""
     write("interpreter", time.time(), time.time())
-    sys.meta_path.insert(0, _WhenImported("search.tracking.runs", _time_tracking))
+    sys.meta_path.insert(0, _WhenImported("search.tracking.mirror", _time_tracking))
     sys.meta_path.insert(0, _WhenImported("search.session", _time_session))
     from search import run
 

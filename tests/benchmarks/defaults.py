@@ -1,0 +1,166 @@
+"""What the defaults of pruner and `keep_epoch` rest on: replayed over recorded curves (30 minutes; `--quick` 10).
+
+The curves are those of the random configurations of the benchmark `quality`, of which it keeps the parts.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+
+from search.study.samplers import make_pruner
+from search.studyfile.load import parse_definition
+from tests.benchmarks import quality
+from tests.benchmarks.quality import parts, tasks
+from tests.benchmarks.quality.parts import Curve, Plan
+from tests.benchmarks.quality.study import content
+from tests.benchmarks.timing import Size, note, table
+
+_KEEP_TASKS = ("digits", "breast_cancer", "diabetes")
+_SEARCH = 20  # trials in a search that is drawn from the random configurations
+_SEARCHES = 30  # such searches of each task
+_EPOCHS = ("last", "best")
+
+
+def main(size: Size) -> None:
+    """Print both tables."""
+    plan = quality.plan_of(size)
+    names = [name for name in tasks.TASKS if not size.quick or name in quality.QUICK]
+    curves = {name: parts.random_curves(plan, name) for name in dict.fromkeys((*names, *_KEEP_TASKS))}
+    _keep_table(plan, {name: curves[name] for name in dict.fromkeys((*_KEEP_TASKS, *names))})
+    _pruner_table(plan, {name: curves[name] for name in names})
+
+
+# Which epoch is kept
+
+
+def _keep_table(plan: Plan, curves: dict[str, list[Curve]]) -> None:
+    rows = []
+    for name, several in curves.items():
+        losses = _kept_losses(replace(plan, judges=5), name, several)
+        gains = [last - best for last, best in zip(losses["last"], losses["best"], strict=True)]
+        error = statistics.stdev(gains) / math.sqrt(len(gains))
+        mean = {epoch: statistics.mean(each) for epoch, each in losses.items()}
+        better = f"{statistics.mean(gains):+.4f} ± {error:.4f}"
+        rows.append([name, f"{mean['last']:.4f}", f"{mean['best']:.4f}", better])
+    table(
+        f"keep_epoch: test loss of a search's winner of {_SEARCH} random configurations, under fresh seeds",
+        ["", "last", "best", "last − best"],
+        rows,
+        f"{_SEARCHES} searches drawn from {plan.random} configurations; above 0: the best epoch's weights are better.",
+    )
+
+
+def _kept_losses(plan: Plan, task: str, curves: list[Curve]) -> dict[str, list[float]]:
+    """Return the test losses of each search's winner, chosen and kept by the last or by the best epoch."""
+    draw = random.Random(0)
+    drawn = [draw.sample(curves, min(_SEARCH, len(curves))) for _ in range(_SEARCHES)]
+    winners = {
+        "last": [min(each, key=lambda curve: curve.validation[-1]) for each in drawn],
+        "best": [min(each, key=lambda curve: curve.validation[curve.best]) for each in drawn],
+    }
+    judged = parts.judged(plan, task, [curve.params for several in winners.values() for curve in several])
+    return {
+        epoch: [statistics.mean(each.kept(epoch) for each in judged[parts.key(curve.params)]) for curve in several]
+        for epoch, several in winners.items()
+    }
+
+
+# Which trials are given up
+
+
+@dataclass(frozen=True)
+class _Replayed:
+    """Searches replayed with a pruner: the share of the best tenth it ended, of epochs it saved, and the regret."""
+
+    ended: float
+    saved: float
+    regret: float
+
+
+def _pruners(task_file: Path) -> dict[str, Callable[[], BasePruner]]:
+    tables = content(task_file)
+
+    def ours(name: str, **options: Any) -> Callable[[], BasePruner]:
+        search = {"pruner": name, "pruner_options": options}
+        definition = parse_definition({**tables, "search": search}, task_file)
+        return lambda: make_pruner(definition, name)
+
+    at_once = {"n_startup_trials": 5, "n_warmup_steps": 0, "n_min_trials": 1}
+    return {
+        "none": ours("none"),
+        "percentile (the default)": ours("percentile"),
+        "percentile, 5 to start": ours("percentile", n_startup_trials=5),
+        "percentile, warm-up 3": ours("percentile", n_warmup_steps=3),
+        "percentile, warm-up 10": ours("percentile", n_warmup_steps=10),
+        "percentile 60": ours("percentile", percentile=60.0),
+        "percentile 25": ours("percentile", percentile=25.0),
+        "median": ours("median"),
+        "median, Optuna's defaults": ours("median", **at_once),
+        "patient": ours("patient"),
+        "hyperband": ours("hyperband"),
+        "asha": ours("asha"),
+    }
+
+
+def _pruner_table(plan: Plan, curves: dict[str, list[Curve]]) -> None:
+    rows = []
+    for pruner in _pruners(parts.arrays(plan, next(iter(curves)))):
+        note(f"  replaying {pruner}")
+        found = [
+            _replayed(_pruners(parts.arrays(plan, name))[pruner], several, seed)
+            for name, several in curves.items()
+            for seed in range(5)
+        ]
+        means = [statistics.mean(getattr(each, key) for each in found) for key in ("ended", "saved", "regret")]
+        rows.append([pruner, f"{means[0]:.0%}", f"{means[1]:.0%}", f"{means[2]:.3f}"])
+    table(
+        "pruners, replayed over random configurations",
+        ["", "of the best tenth ended", "epochs saved", f"regret after the epochs of {_SEARCH} whole trials"],
+        rows,
+        f"{len(curves)} tasks of {plan.random} configurations in 5 orders; a trial's value is its best epoch's. "
+        "Regret of the validation loss: 0 the best of all, 1 the median.",
+    )
+
+
+def _replayed(make: Callable[[], BasePruner], curves: list[Curve], seed: int) -> _Replayed:
+    order = list(curves)
+    random.Random(seed).shuffle(order)
+    values = [curve.validation[curve.best] for curve in order]
+    study = optuna.create_study(study_name=str(seed), pruner=make())
+    spent, budget, best, epochs, ended = 0, _SEARCH * tasks.EPOCHS, math.inf, 0, set()
+    for index, curve in enumerate(order):
+        trained = _train(study, curve)
+        if trained < len(curve.validation):
+            ended.add(index)
+        elif spent + trained <= budget:
+            best = min(best, values[index])
+        spent += trained
+        epochs += len(curve.validation)
+    leading = sorted(range(len(order)), key=values.__getitem__)[: max(1, len(order) // 10)]
+    lowest, usual = min(values), statistics.median(values)
+    return _Replayed(
+        ended=statistics.mean(index in ended for index in leading),
+        saved=1 - spent / epochs,
+        regret=min(1.0, (best - lowest) / (usual - lowest)),
+    )
+
+
+def _train(study: optuna.Study, curve: Curve) -> int:
+    """Add a trial to the study as if it were trained now, and return after how many epochs it ended."""
+    trial = study.ask()
+    for step, loss in enumerate(curve.validation):
+        trial.report(loss, step)
+        if step + 1 < len(curve.validation) and trial.should_prune():
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            return step + 1
+    study.tell(trial, curve.validation[curve.best])
+    return len(curve.validation)

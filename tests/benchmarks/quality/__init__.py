@@ -1,0 +1,118 @@
+"""How good a model is found, and how soon, against what a person would use instead (12 hours; `--quick` 30 minutes).
+
+A dozen real tasks, one space of eight parameters, one fixed split each. The reference of a task is the best of many
+random configurations. Each tool searches for the same time, whole process; a configuration that it holds to be its
+best at some moment is trained again under seeds that no search used, and its loss on the test part counts, with the
+weights that the tool would keep. Regret: 0 is as good as the reference, 1 as a median random configuration.
+
+The work is done in parts, each kept in a folder that is printed; what is there is not done again. The table is added
+to `results/quality.md`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from pathlib import Path
+
+from tests.benchmarks.quality import parts, tasks
+from tests.benchmarks.quality.regret import Regrets, of_task
+from tests.benchmarks.timing import HERE, Size, machine, median, note, table
+
+_RESULTS = HERE / "results" / "quality.md"
+QUICK = ("diabetes", "breast_cancer", "oj", "digits")
+
+
+def main(size: Size) -> None:
+    """Search, judge, print, and add the table to the results."""
+    names = [name for name in tasks.TASKS if not size.quick or name in QUICK]
+    plan = plan_of(size)
+    note(f"  parts are kept in {plan.folder}")
+    regrets = []
+    for name in names:
+        for tool in parts.tools():
+            for seed in plan.seeds:
+                parts.searched(plan, name, tool, seed)
+        regrets.append(of_task(plan, name))
+    columns, rows = _summary(plan, regrets)
+    caption = _caption(plan, names)
+    table("quality: regret of the best configuration's test loss", columns, rows, caption)
+    each_columns, each_rows = _by_task(regrets)
+    table("quality: regret at the end, task by task", each_columns, each_rows)
+    _keep(plan, caption, [(columns, rows), (each_columns, each_rows)])
+
+
+def plan_of(size: Size) -> parts.Plan:
+    """Return how much to do."""
+    return parts.Plan(
+        folder=Path(tempfile.gettempdir()) / f"search-quality{'-quick' if size.quick else ''}",
+        random=size.of(300, 60),
+        seconds=size.of(300, 60),
+        seeds=tuple(range(size.of(size.repeats, 1))),
+        judges=size.of(5, 3),
+    )
+
+
+def _summary(plan: parts.Plan, regrets: list[Regrets]) -> tuple[list[str], list[list[str]]]:
+    moments = [*(f"after {seconds:.0f} s" for seconds in plan.moments), *(f"{count} trials" for count in plan.counts)]
+    columns = ["", "mean rank", *moments, "95 % of the way", "trials"]
+    return columns, [_row(tool, regrets) for tool in parts.tools()]
+
+
+def _row(tool: str, regrets: list[Regrets]) -> list[str]:
+    def mean(values: list[float]) -> str:
+        return f"{sum(values) / len(values):.3f}" if values else "–"
+
+    known = [each.tools[tool] for each in regrets]
+    moments = zip(*(each.after_seconds for each in known), strict=True)
+    counts = [
+        [value for value in column if value is not None]
+        for column in zip(*(k.after_trials for k in known), strict=True)
+    ]
+    reached = [seconds for each in known for seconds in each.seconds_to_95]
+    inside = [seconds for seconds in reached if seconds is not None]
+    way = f"{median(inside):.0f} s in {len(inside)} of {len(reached)}" if inside else f"0 of {len(reached)}"
+    return [
+        tool,
+        mean([each.rank for each in known]),
+        *(mean(list(column)) for column in moments),
+        *(mean(column) if len(column) == len(known) else "–" for column in counts),
+        way,
+        f"{median([each.trials for each in known]):.0f}",
+    ]
+
+
+def _by_task(regrets: list[Regrets]) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [
+            each.task + (", held back" if tasks.TASKS[each.task].held_back else ""),
+            f"{each.reference:.4f}",
+            f"{each.usual:.4f}",
+            *(f"{each.tools[tool].after_seconds[-1]:.3f}" for tool in parts.tools()),
+        ]
+        for each in regrets
+    ]
+    return ["", "reference's test loss", "median random", *parts.tools()], rows
+
+
+def _caption(plan: parts.Plan, names: list[str]) -> str:
+    tools = len(parts.tools())
+    return (
+        f"{len(names)} tasks, {tools} tools, {plan.seconds} s for each search, {len(plan.seeds)} seed(s); reference: "
+        f"best of {plan.random} random configurations; judged under {plan.judges} fresh seeds. Lower is better. "
+        f"{datetime.date.today()}, {machine()}."  # noqa: DTZ011 - the reader's day
+    )
+
+
+def _keep(plan: parts.Plan, caption: str, tables: list[tuple[list[str], list[list[str]]]]) -> None:
+    """Add what was found to the results: the newest first."""
+    lines = [caption, ""]
+    for columns, rows in tables:
+        lines += [_line(columns), _line(["---"] * len(columns)), *map(_line, rows), ""]
+    (plan.folder / "table.md").write_text("\n".join(lines), encoding="utf-8")
+    with _RESULTS.open("a", encoding="utf-8") as file:
+        file.write("\n".join(["", f"## {datetime.date.today()}", "", *lines]))  # noqa: DTZ011
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

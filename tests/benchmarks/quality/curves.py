@@ -1,0 +1,62 @@
+"""Trains configurations of one task, and writes their losses on the validation and the test part after each epoch.
+
+    python -m tests.benchmarks.quality.curves TASK.npz < CONFIGURATIONS > CURVES
+
+Lines of JSON: `{"params": …, "seed": …}` in, the same with `validation` and `test` out. This is the common judge:
+whatever found a configuration, it is trained here again, under seeds that no search has used.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+
+from search.data.dataset import Data, load
+from search.studyfile.load import parse_definition
+from search.studyfile.schema import Definition
+from search.training.training import Training
+from tests.benchmarks.quality.study import content
+
+_FLOOR = 1e3  # what a loss that is not a number counts as
+
+
+def curves(definition: Definition, data: Data, params: dict[str, Any], seed: int) -> dict[str, list[float]]:
+    """Return the two losses after each epoch."""
+    import keras
+
+    training = Training(definition, data, optuna.trial.FixedTrial(params), seed, definition.folder)
+    model = training.model
+    x, y, loss = np.asarray(data.test.x), np.asarray(data.test.y), keras.losses.get(model.loss)
+    found: dict[str, list[float]] = {"validation": [], "test": []}
+
+    def on_epoch(_: int, logs: dict[str, float], __: bool) -> None:
+        predicted = np.asarray(model(x, training=False))
+        true = y.reshape(predicted.shape) if predicted.shape[1] == 1 else y
+        found["validation"].append(_number(logs["val_loss"]))
+        found["test"].append(_number(np.mean(loss(true, predicted))))
+
+    training.fit(on_epoch)
+    return found
+
+
+def _number(value: Any) -> float:
+    return float(value) if np.isfinite(value) else _FLOOR
+
+
+def main() -> None:
+    """Answer each line."""
+    file = Path(sys.argv[1])
+    definition = parse_definition(content(file, keep_epoch="last"), file)
+    data = load(definition)
+    for line in sys.stdin:
+        wanted = json.loads(line)
+        print(json.dumps({**wanted, **curves(definition, data, wanted["params"], wanted["seed"])}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""The parts of the work: random configurations, searches, and configurations judged; each is kept in a file."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from pydantic import TypeAdapter
+
+from search.study.space import distribution
+from search.study.storage import open_storage
+from search.studyfile.parameters import Parameter
+from tests.benchmarks.quality import tasks
+from tests.benchmarks.quality.study import written
+from tests.benchmarks.timing import HERE, PYTHON, empty_folder, note
+
+Params = dict[str, Any]
+OURS, PLAIN = "search.run", "plain Optuna"
+_RIVALS = {
+    PLAIN: ("quality_plain.py",),
+    "KerasTuner, Bayesian": ("quality_tuner.py", "bayesian"),
+    "KerasTuner, Hyperband": ("quality_tuner.py", "hyperband"),
+}
+_JUDGE = 10_000  # seeds from here on belong to the judge
+_RANDOM = 1_000  # and from here on to the random configurations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to do.
+
+    Attributes:
+        folder: Where the parts are kept.
+        random: Random configurations of each task.
+        seconds: For each search, whole process.
+        seeds: Of the searches.
+        judges: Under how many seeds a configuration is judged.
+    """
+
+    folder: Path
+    random: int
+    seconds: int
+    seeds: tuple[int, ...]
+    judges: int
+
+    @property
+    def moments(self) -> tuple[float, ...]:
+        """When a tool's best so far is looked at, in seconds."""
+        return (self.seconds / 4, self.seconds / 2, float(self.seconds))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """After how many trials a tool's best so far is looked at."""
+        return (10, 20, 50)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A trial of a search: when it ended, what it tried, and its value; none where it was given up."""
+
+    seconds: float
+    params: Params
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training of a configuration: the losses after each epoch."""
+
+    params: Params
+    seed: int
+    validation: list[float]
+    test: list[float]
+
+    @property
+    def best(self) -> int:
+        """The epoch whose validation loss is lowest."""
+        return min(range(len(self.validation)), key=self.validation.__getitem__)
+
+    def kept(self, epoch: str) -> float:
+        """Return the test loss of the weights of the `best` or the `last` epoch."""
+        return self.test[self.best if epoch == "best" else -1]
+
+
+def tools() -> list[str]:
+    """Return what is compared: the rivals that are installed."""
+    missing = importlib.util.find_spec("keras_tuner") is None
+    return [OURS, *(name for name in _RIVALS if not (missing and name.startswith("KerasTuner")))]
+
+
+def kept_epoch(tool: str) -> str:
+    """Return which epoch's weights a tool keeps when nobody says."""
+    return "last" if tool == PLAIN else "best"
+
+
+def searched(plan: Plan, task: str, tool: str, seed: int) -> list[Tried]:
+    """Return the trials of one search."""
+    kept = plan.folder / f"{task}-{tool.replace(' ', '')}-{seed}.jsonl"
+    if not kept.is_file():
+        note(f"  {task}: {tool}, seed {seed}")
+        find = _ours if tool == OURS else _rivals
+        _write(kept, [vars(each) for each in find(plan, task, tool, seed)])
+    return [Tried(**each) for each in _read(kept) if each["seconds"] <= plan.seconds]
+
+
+def _ours(plan: Plan, task: str, _: str, seed: int) -> list[Tried]:
+    with empty_folder() as folder:
+        study = written(arrays(plan, task), folder)
+        options = ("--n-trials", "100000", "--timeout", str(plan.seconds), "--seed", str(seed), "--quiet")
+        started = time.time()
+        _until([PYTHON, "-m", "search.run", str(study), *options], folder, plan.seconds)
+        storage = open_storage(str(folder / "studies" / f"{task}.journal"))
+        trials = optuna.load_study(study_name=task, storage=storage).get_trials(deepcopy=False)
+        ended = [each for each in trials if each.state.is_finished() and each.datetime_complete is not None]
+        found = [
+            Tried(
+                each.datetime_complete.timestamp() - started,
+                each.params,
+                each.value if each.state == TrialState.COMPLETE else None,
+            )
+            for each in ended
+            if each.datetime_complete is not None
+        ]
+    return sorted(found, key=lambda each: each.seconds)
+
+
+def _rivals(plan: Plan, task: str, tool: str, seed: int) -> list[Tried]:
+    script, *method = _RIVALS[tool]
+    with empty_folder() as folder:
+        command = [PYTHON, str(HERE / "rivals" / script), str(arrays(plan, task)), str(seed), *method]
+        lines = _until(command, folder, plan.seconds).splitlines()
+    found = [Tried(**json.loads(line)) for line in lines if line.startswith("{") and line.endswith("}")]
+    return [each for each in found if each.value is not None and each.value == each.value]
+
+
+def _until(command: list[str], folder: Path, seconds: float) -> str:
+    """Run a command, end it when the seconds are over, and return what it printed."""
+    environment = {**os.environ, "STARTED": str(time.time()), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with (folder / "printed").open("w+") as printed, (folder / "errors").open("w+") as errors:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=printed, stderr=errors)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+        printed.seek(0)
+        return printed.read()
+
+
+def random_curves(plan: Plan, task: str) -> list[Curve]:
+    """Return the task's random configurations, trained once each."""
+    wanted = [(params, _RANDOM + index) for index, params in enumerate(_random(plan.random))]
+    return _curves(plan, task, plan.folder / f"{task}-random.jsonl", wanted)
+
+
+def judged(plan: Plan, task: str, configurations: Iterable[Params]) -> dict[str, list[Curve]]:
+    """Return each configuration's trainings under the judge's seeds, by `key`."""
+    unique = {key(params): params for params in configurations}
+    wanted = [(params, _JUDGE + seed) for params in unique.values() for seed in range(plan.judges)]
+    found: dict[str, list[Curve]] = {}
+    for curve in _curves(plan, task, plan.folder / f"{task}-judged.jsonl", wanted):
+        found.setdefault(key(curve.params), []).append(curve)
+    return found
+
+
+def key(params: Params) -> str:
+    """Return a text that is the same for the same configuration."""
+    return json.dumps(params, sort_keys=True)
+
+
+def arrays(plan: Plan, task: str) -> Path:
+    """Return the file of a task's arrays."""
+    file = plan.folder / f"{task}.npz"
+    if not file.is_file():
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        tasks.write(task, file)
+    return file
+
+
+def _curves(plan: Plan, task: str, kept: Path, wanted: list[tuple[Params, int]]) -> list[Curve]:
+    """Return these trainings, in this order; those that the file does not have are done now."""
+    known = {(key(each["params"]), each["seed"]): Curve(**each) for each in _read(kept)}
+    missing = [each for each in wanted if (key(each[0]), each[1]) not in known]
+    if missing:
+        note(f"  {task}: {len(missing)} trainings")
+        lines = "".join(json.dumps({"params": params, "seed": seed}) + "\n" for params, seed in missing)
+        command = [PYTHON, "-m", "tests.benchmarks.quality.curves", str(arrays(plan, task))]
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(HERE.parent.parent)}
+        with kept.open("a") as file:
+            subprocess.run(
+                command, env=environment, input=lines, stdout=file, stderr=subprocess.DEVNULL, text=True, check=True
+            )
+        known = {(key(each["params"]), each["seed"]): Curve(**each) for each in _read(kept)}
+    return [known[key(params), seed] for params, seed in wanted]
+
+
+@cache
+def _random(count: int) -> tuple[Params, ...]:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    read: TypeAdapter[Any] = TypeAdapter(Parameter)
+    space = {name: distribution(read.validate_python(each)) for name, each in tasks.SPACE.items()}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    return tuple(dict(study.ask(space).params) for _ in range(count))
+
+
+def _write(file: Path, lines: list[dict[str, Any]]) -> None:
+    whole = file.with_suffix(".part")
+    whole.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    whole.replace(file)
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]  # the last one may be torn

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
 
 from search.study.space import distribution
@@ -119,19 +119,21 @@ def _ours(plan: Plan, task: str, _: str, seed: int) -> list[Tried]:
         options = ("--n-trials", "100000", "--timeout", str(plan.seconds), "--seed", str(seed), "--quiet")
         started = time.time()
         _until([PYTHON, "-m", "search.run", str(study), *options], folder, plan.seconds)
-        storage = open_storage(str(folder / "studies" / f"{task}.journal"))
-        trials = optuna.load_study(study_name=task, storage=storage).get_trials(deepcopy=False)
-        ended = [each for each in trials if each.state.is_finished() and each.datetime_complete is not None]
         found = [
-            Tried(
-                each.datetime_complete.timestamp() - started,
-                each.params,
-                each.value if each.state == TrialState.COMPLETE else None,
-            )
-            for each in ended
-            if each.datetime_complete is not None
+            Tried(ended.timestamp() - started, each.params, each.value if each.state == TrialState.COMPLETE else None)
+            for each in _trials(folder / "studies" / f"{task}.journal", task)
+            if (ended := each.datetime_complete) is not None
         ]
     return sorted(found, key=lambda each: each.seconds)
+
+
+def _trials(journal: Path, name: str) -> list[FrozenTrial]:
+    if not journal.is_file():  # the time was up before the first trial
+        return []
+    storage = open_storage(str(journal))
+    if name not in optuna.get_all_study_names(storage):
+        return []
+    return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
 
 
 def _rivals(plan: Plan, task: str, tool: str, seed: int) -> list[Tried]:

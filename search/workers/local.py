@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from search.data.summary import DataSummary
+from search.workers.backend import check_backend
 from search.workers.base import Slot
 
 if TYPE_CHECKING:
@@ -172,7 +173,12 @@ def _context() -> Any:
 
 
 def start_forkserver() -> None:
-    """Begin to import the framework in the server that workers are forked from."""
+    """Begin to import the framework in the server that workers are forked from.
+
+    Raises:
+        UsageError: Keras is told to use a backend that it cannot import.
+    """
+    check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # start-up noise; errors come as exceptions
     _context()
     forkserver.ensure_running()

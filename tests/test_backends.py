@@ -1,0 +1,61 @@
+"""Keras on another backend than TensorFlow: the whole search, by Keras's own `fit`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from search.study.attributes import outcome_of
+from search.study.create import load
+from search.training.fit import PLAIN
+from search.training.result import TrialResult
+from tests.conftest import command
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_search_on_another_backend(backend: str, tmp_path: Path) -> None:
+    """A person who sets `KERAS_BACKEND` would get no trials, or a model that MLflow cannot load."""
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    environment = {"KERAS_BACKEND": backend}
+    done = command("search.run", "--n-trials", "4", "--json", "--quiet", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["n_trials"] == {"complete": 4, "pruned": 0, "failed": 0}
+    assert found["best"]["metrics"]["test_binary_accuracy"] > 0.9
+    assert found["model"]["version"] == "1"
+    trials = load("blobs", str(tmp_path / "studies" / "blobs.journal")).get_trials()
+    assert {TrialResult.from_text(outcome_of(each) or "").path for each in trials} == {PLAIN}
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ("jaxx", "KERAS_BACKEND: 'jaxx' is not a backend that trains; use one of tensorflow, jax, torch; did you mean"),
+        ("numpy", "KERAS_BACKEND: 'numpy' is not a backend that trains"),
+        ("torch", "KERAS_BACKEND: 'torch' is not installed; pip install torch"),
+    ],
+)
+def test_a_backend_that_cannot_be_used_is_told_at_once(backend: str, said: str, tmp_path: Path) -> None:
+    """The person would see the traceback of every worker's import."""
+    if said.endswith("pip install torch") and importlib.util.find_spec(backend) is not None:
+        pytest.skip(f"{backend} is installed")
+    done = command("search.run", "--quiet", cwd=tmp_path, env={"KERAS_BACKEND": backend})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert said in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keras_own_file_may_name_the_backend(tmp_path: Path) -> None:
+    """A person whose `keras.json` names a backend that is gone would see a traceback."""
+    (tmp_path / "keras.json").write_text('{"backend": "theano"}', encoding="utf-8")
+    done = command("search.run", "--quiet", cwd=tmp_path, env={"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": ""})
+    assert done.returncode == 2
+    assert "keras.json: 'theano' is not a backend that trains" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

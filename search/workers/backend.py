@@ -20,9 +20,8 @@ def check_backend() -> None:
     """
     name, where = _chosen()
     if name not in _BACKENDS:
-        raise UsageError(
-            f"{where}: '{name}' is not a backend that trains; use one of {', '.join(_BACKENDS)}{did_you_mean(name, _BACKENDS)}"
-        )
+        known = f"use one of {', '.join(_BACKENDS)}{did_you_mean(name, _BACKENDS)}"
+        raise UsageError(f"{where}: '{name}' is not a backend that trains; {known}")
     if importlib.util.find_spec(name) is None:
         raise UsageError(f"{where}: '{name}' is not installed; pip install {name}, or use tensorflow")
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import optuna
 
-from search.data.dataset import Data, load
+from search.data.dataset import Data
+from search.data.loading import load
 from search.studyfile.load import parse_definition
 from search.studyfile.schema import Definition
 from search.training.training import Training
@@ -31,6 +32,7 @@ def curves(definition: Definition, data: Data, params: dict[str, Any], seed: int
 
     training = Training(definition, data, optuna.trial.FixedTrial(params), seed, definition.folder)
     model = training.model
+    assert data.test is not None
     x, y, loss = np.asarray(data.test.x), np.asarray(data.test.y), keras.losses.get(model.loss)
     found: dict[str, list[float]] = {"validation": [], "test": []}
 

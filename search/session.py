@@ -26,6 +26,7 @@ from search.stopping import check_terminator
 from search.study import attributes, create, plots, ranking, samplers
 from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
+from search.studyfile.references import from_outside
 from search.studyfile.settings import Settings, arguments_of
 from search.tracking import fates
 from search.workers import local as workers
@@ -60,6 +61,7 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
     samplers.make_pruner(definition, settings.pruner)
     samplers.make_sampler(definition, settings.sampler, settings.seed)
     check_terminator(definition)
+    _say_what_runs(settings, on_message)
     with ExitStack() as stack:
         pool = _pool(settings)
         stack.callback(pool.close)
@@ -80,6 +82,13 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
             interrupted.outcome = outcome
             raise interrupted
         return outcome
+
+
+def _say_what_runs(settings: Settings, on_message: OnMessage) -> None:
+    """Name what the study file runs or reads that does not lie in its folder."""
+    outside = from_outside(settings.definition.references, settings.definition.folder)
+    if outside:
+        on_message(f"{settings.definition.path.name} uses what lies outside its folder: {'; '.join(outside)}")
 
 
 def _in_background(function: Callable[[worker.Job], DataSummary], job: worker.Job) -> Future[DataSummary]:

@@ -233,7 +233,10 @@ def _path(definition: Definition) -> Path:
 
 def _call(function: Callable[..., Any], options: dict[str, Any], *args: Any) -> Any:
     """Call with the study file's options, once they are known to fit the signature."""
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        raise DataError("data.source: what it names does not say what it takes; name a function in Python") from None
     try:
         signature.bind(*args, **options)
     except TypeError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,17 +15,23 @@ from search.errors import ModelError, did_you_mean, one_line
 from search.studyfile import objects
 
 _OWN = "__search_loaded__"  # marks the modules that were imported from a user's file
+_OURS = ("keras", "sklearn", "search")  # what the package itself runs anyway
 
 
 def load_object(reference: str, folder: Path, key: str) -> Any:
     """Return what `<file.py>:<name>`, `<module>:<name>` or `object:<name>` stands for.
 
+    Of a module only a function or class of a package is accepted: a study file that names one of Python's
+    own (`os:system`) would run whatever stands in it.
+
     Raises:
-        ModelError: The module cannot be imported, or has no such name.
+        ModelError: The module cannot be imported, or has no such name, or may not be named.
     """
     where, _, name = reference.partition(":")
     if where == objects.PREFIX:
         return objects.provided(name, key)
+    if not where.endswith(".py") and _of_python(where):
+        raise ModelError(f"{key}: {where} is Python's own module; name a function of yours, <file.py>:<name>")
     try:
         module = _load_file(folder / where) if where.endswith(".py") else importlib.import_module(where)
     except ModelError:
@@ -33,7 +41,53 @@ def load_object(reference: str, folder: Path, key: str) -> Any:
     if not hasattr(module, name):
         known = [each for each in vars(module) if not each.startswith("_")]
         raise ModelError(f"{key}: {where} has no '{name}'{did_you_mean(name, known)}")
-    return getattr(module, name)
+    found = getattr(module, name)
+    if not where.endswith(".py"):
+        _check_kind(found, reference, key)
+    return found
+
+
+def _of_python(module: str) -> bool:
+    root = module.partition(".")[0]
+    return root in sys.stdlib_module_names or root == "__main__"
+
+
+def _check_kind(found: Any, reference: str, key: str) -> None:
+    """Check that what a module has under a name can be called, and is its own or another package's."""
+    if not callable(found):
+        raise ModelError(f"{key}: {reference} is {type(found).__name__}; name a function or a class")
+    home = inspect.getmodule(found)
+    module = getattr(found, "__module__", None) or (home.__name__ if home else "")
+    if (inspect.isroutine(found) or inspect.isclass(found)) and _of_python(str(module)):
+        raise ModelError(f"{key}: {reference} is Python's own '{found.__name__}'; name a function of yours")
+
+
+def from_outside(references: Mapping[str, str], folder: Path) -> list[str]:
+    """Return what of a study file's references lies outside its folder, each with where it lies.
+
+    Args:
+        references: The references by key.
+        folder: The study file's folder.
+    """
+    found = []
+    for key, reference in references.items():
+        where, colon, rest = reference.partition(":")
+        if where.endswith(".py") or (key == "data.source" and where in ("csv", "parquet", "npz")):
+            path = (folder / (where if where.endswith(".py") else rest)).resolve()
+            if not path.is_relative_to(folder.resolve()):
+                found.append(f"{key} = {reference} (file {path})")
+        elif colon and where not in ("sklearn", objects.PREFIX) and where.partition(".")[0] not in _OURS:
+            found.append(f"{key} = {reference} ({_home(where.partition('.')[0])})")
+    return found
+
+
+def _home(root: str) -> str:
+    """Return where a module lies, without importing it."""
+    try:
+        spec = importlib.util.find_spec(root)
+    except (ImportError, ValueError):
+        spec = None
+    return f"module {spec.origin}" if spec is not None and spec.origin else f"module {root}"
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from search.data.summary import DataSummary
+from search.errors import ModelError
 from search.workers.backend import check_backend
 from search.workers.base import Slot
 
@@ -154,7 +155,12 @@ class LocalPool:
         """Check the study in one slot; creates nothing."""
         from search.workers import worker
 
-        return self.slots[0].submit(worker.check, job).result()
+        try:
+            return self.slots[0].submit(worker.check, job).result()
+        except ProcessExpired as error:
+            raise ModelError(
+                f"loading the data or building the first model ended its process: {reason_of(error)}"
+            ) from (error)
 
     def reach(self, job: worker.Job) -> worker.Job:
         """Return the job as it is: this machine has the user's files."""

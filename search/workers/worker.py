@@ -15,7 +15,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -28,7 +29,7 @@ from optuna.trial import TrialState
 
 from search.data.loading import TrialData
 from search.data.summary import DataSummary
-from search.errors import redact
+from search.errors import ModelError, SearchError, one_line, printable, redact
 from search.study import attributes, create, plots, ranking, samplers, storage
 from search.studyfile.objects import provide
 from search.studyfile.schema import Definition
@@ -109,15 +110,39 @@ def check(job: Job) -> DataSummary:
     Raises:
         UsageError: The data or the model cannot be used.
     """
+    summary: DataSummary = _told("loading the data or building the first model", _checked, job)
+    return summary
+
+
+def _checked(job: Job) -> DataSummary:
     started = time.perf_counter()
     definition, data = _data(job)
     seconds = time.perf_counter() - started
     return dry_run(definition, data, probes(definition, job.settings.seed), seconds)
 
 
+def _told(what: str, function: Callable[[Job], Any], job: Job) -> Any:
+    """Call a function in which the user's code runs, and turn whatever that raises into an error of ours.
+
+    An error of a class of the user's own, also as another's cause, cannot be read in another process; one
+    that is no `Exception` (`sys.exit`, `KeyboardInterrupt`) would end that process. The folder that the
+    user's code may have left is returned to.
+    """
+    folder = Path.cwd()
+    try:
+        return function(job)
+    except BaseException as error:
+        told = error if isinstance(error, SearchError) else ModelError(f"{what} raised {one_line(error)}")
+        told.add_note(printable(redact(traceback.format_exc()), _LOGGED))
+        told.__cause__ = told.__context__ = None
+    finally:
+        os.chdir(folder)
+    raise told
+
+
 def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
     """Train the trial of this number, which must be RUNNING, and return what became of it."""
-    definition, data = _data(job)
+    definition, data = _told("loading the data", _data, job)
     storage = _storage(job)
     seed = trial.seed_of(job.settings.seed, number)
     # Parameters that a builder suggests are sampled here, each trial from a seed of its own.

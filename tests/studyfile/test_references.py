@@ -1,0 +1,84 @@
+"""What a study file may name in Python: its own files and packages, never a command of the system."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from search.errors import ModelError
+from search.studyfile.references import from_outside, load_object
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An installed package of somebody else's."""
+    place = tmp_path / "installed"
+    place.mkdir()
+    (place / "somebody.py").write_text(
+        "import functools, os\nfrom os import system\nfrom subprocess import Popen\nNUMBER = 5\n\n\n"
+        "def load(rows=3):\n    return rows\n\n\nhalf = functools.partial(load, rows=2)\n"
+    )
+    monkeypatch.syspath_prepend(str(place))
+    yield "somebody"
+    sys.modules.pop("somebody", None)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "os:system",
+        "subprocess:check_output",
+        "builtins:exec",
+        "posix:system",
+        "os.path:join",
+        "__main__:main",
+        "pty:spawn",
+    ],
+)
+def test_a_command_of_the_system_is_not_run(reference: str, tmp_path: Path) -> None:
+    """Without it a study file from a stranger runs whatever it likes, without a word."""
+    module = reference.partition(":")[0]
+    with pytest.raises(ModelError, match=f"data.source: {module} is Python's own module; name a function of yours"):
+        load_object(reference, tmp_path, "data.source")
+
+
+@pytest.mark.parametrize("name", ["system", "Popen"])
+def test_nor_by_way_of_a_package_that_imports_it(name: str, package: str, tmp_path: Path) -> None:
+    """Without it the refusal is passed by naming the same function elsewhere."""
+    with pytest.raises(ModelError, match=f"somebody:{name} is Python's own '{name}'; name a function of yours"):
+        load_object(f"{package}:{name}", tmp_path, "data.source")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("NUMBER", "int"), ("os", "module")])
+def test_only_what_can_be_called(name: str, kind: str, package: str, tmp_path: Path) -> None:
+    """Without it a mistake is found as a TypeError in the first trial."""
+    with pytest.raises(ModelError, match=f"somebody:{name} is {kind}; name a function or a class"):
+        load_object(f"{package}:{name}", tmp_path, "data.source")
+
+
+def test_a_packages_function_and_its_variant_are_taken(package: str, tmp_path: Path) -> None:
+    """Without it data loaders that a team has packaged cannot be named."""
+    assert load_object(f"{package}:load", tmp_path, "data.source")() == 3
+    assert load_object(f"{package}:half", tmp_path, "data.source")() == 2
+
+
+def test_what_lies_outside_the_folder_is_named(package: str, tmp_path: Path) -> None:
+    """Without it a person runs code of a study that they never saw."""
+    folder = tmp_path / "studies"
+    references = {
+        "model.build": "../other.py:build",
+        "data.source": "csv:/data/x.csv",
+        "metrics.score.function": f"{package}:load",
+        "fit.function": "own.py:fit",
+        "fit.callbacks[0]": "EarlyStopping",
+        "metrics.f1.function": "sklearn.metrics:f1_score",
+    }
+    assert from_outside(references, folder) == [
+        f"model.build = ../other.py:build (file {tmp_path}/other.py)",
+        "data.source = csv:/data/x.csv (file /data/x.csv)",
+        f"metrics.score.function = somebody:load (module {tmp_path}/installed/somebody.py)",
+    ]
+    assert from_outside({"data.source": "sklearn:make_blobs", "model.build": "mlp"}, folder) == []

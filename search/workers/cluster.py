@@ -90,6 +90,7 @@ class ClusterPool:
         self._lock = threading.Lock()
         self._taken: set[str] = set()
         self._plugin = ""
+        self._address = address
         try:
             self.client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
@@ -106,8 +107,17 @@ class ClusterPool:
         self.description = f"{count} of the cluster's {len(workers)} workers"
 
     def workers(self) -> dict[str, Any]:
-        """Return what the scheduler knows of its workers, by address."""
-        known: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
+        """Return what the scheduler knows of its workers, by address.
+
+        Raises:
+            ClusterError: The scheduler is gone.
+        """
+        try:
+            known: dict[str, Any] | None = self.client.scheduler_info(n_workers=-1).get("workers")
+        except (OSError, TimeoutError, ValueError):  # what dask raises while a connection ends
+            known = None
+        if known is None or self.client.status != "running":
+            raise ClusterError(f"--cluster {self._address}: the scheduler is gone; --resume goes on when it is back")
         return known
 
     def take(self, preferred: str) -> str:

@@ -214,7 +214,7 @@ class Study:
     def report(self, folder: str | Path | None = None) -> list[Path]:
         """Write the study's table and plots to a folder, by default `reports/<name>`, and return the files."""
         with unchanged():
-            from search.study import plots
+            from search.reporting import plots
 
             target = Path(folder) if folder is not None else Path("reports") / self.name
             target.mkdir(parents=True, exist_ok=True)
@@ -263,7 +263,7 @@ class Result:
     @property
     def trials(self) -> pd.DataFrame:
         """Every trial of the study: number, value, parameters, metrics, state, seconds."""
-        from search.study.table import trials_table
+        from search.reporting.table import trials_table
 
         return trials_table(self.study, self._study.definition)
 
@@ -280,7 +280,7 @@ class Result:
 
     def plot(self, name: str = "parallel_coordinate") -> matplotlib.axes.Axes:
         """Return one of the study's plots: `parallel_coordinate`, `optimization_history` or `slice`."""
-        from search.study import plots
+        from search.reporting import plots
 
         axes: matplotlib.axes.Axes = plots.axes(self.study, self._study.definition, name)
         return axes

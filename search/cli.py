@@ -47,11 +47,12 @@ def one_of(kind: Any) -> Callable[[str | None], str | None]:
 def execute(function: Callable[..., None], name: str) -> None:
     """Run a command; turn an error into a line and an exit status."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(function)
+    app.command(context_settings={"help_option_names": ["-h", "--help"]})(function)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:
-        status = app(prog_name=name, standalone_mode=False)
+        called = sys.argv[0] if sys.argv[0].startswith("search ") else name  # by the console command
+        status = app(prog_name=called, standalone_mode=False)
     except _TYPER_ERROR as error:
         status = _fail(error.format_message(), 2)
     except SearchError as error:

@@ -16,7 +16,10 @@ def new_command(
     source: Annotated[str, typer.Option("--from", metavar="STUDY", help="The study to copy.")] = "blobs",
     debug: Debug = False,
 ) -> None:
-    """New: copy a study, with the files it needs, to studies/NAME.toml."""
+    """New: copy a study, with the files it needs, to studies/NAME.toml.
+
+    Example: python -m search.new mine --from breast_cancer
+    """
     from search.studyfile.copy import copy_study
 
     for path in copy_study(name, find_study(source), Path("studies")):

@@ -28,7 +28,10 @@ def promote_command(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Promote: make the challenger champion, unless it is worse on its recorded test metric."""
+    """Promote: make the challenger champion, unless it is worse on its recorded test metric.
+
+    Example: python -m search.promote blobs
+    """
     from search.tracking import registry, store
 
     if rollback and (version is not None or force):

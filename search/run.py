@@ -23,7 +23,9 @@ def _workers(value: str | None) -> str | None:
 
 def run_command(
     study: Study = "blobs",
-    n_trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="Run N more trials.")] = None,
+    n_trials: Annotated[
+        int | None, typer.Option("--n-trials", "-n", min=1, metavar="N", help="Run N more trials.")
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(min=0.001, metavar="SECONDS", help="Start no new trial after this time.")
     ] = None,
@@ -70,7 +72,10 @@ def run_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Search: train trials of a study, record them in MLflow, and register the best model."""
+    """Search: train trials of a study, record them in MLflow, and register the best model.
+
+    Example: python -m search.run blobs -n 20
+    """
     definition = load_definition(find_study(study))
     if resume and n_trials is not None:
         raise UsageError("--resume with --n-trials; --resume finishes what was begun, so leave one of the two out")

@@ -22,8 +22,9 @@ from search.errors import ClusterError, Interrupted, NoTrialCompleted, SearchErr
 from search.optimize import NoMirror, OnProgress, Search
 from search.outcome import Outcome
 from search.register import best_of, register_best
+from search.reporting import plots
 from search.stopping import check_terminator
-from search.study import attributes, create, plots, ranking, samplers
+from search.study import attributes, create, ranking, samplers
 from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
 from search.studyfile.references import from_outside
@@ -320,7 +321,7 @@ class _Session:
     def _draw(self) -> list[Future[dict[str, bytes]]]:
         """Let workers draw, side by side and with the plotting library imported, while MLflow catches up."""
         slots = self._pool.slots
-        return [slots[i % len(slots)].submit(worker.draw, self._job, name) for i, name in enumerate(plots.PLOTS)]
+        return [slots[i % len(slots)].submit(worker.draw, self._job, name) for i, name in enumerate(plots.DRAWINGS)]
 
     def _publish(
         self,

@@ -22,7 +22,10 @@ def sync_command(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Sync: write to MLflow what the study says and MLflow does not show yet."""
+    """Sync: write to MLflow what the study says and MLflow does not show yet.
+
+    Example: python -m search.sync blobs
+    """
     settings = resolve(
         load_definition(find_study(study)), study_name=study_name, storage=storage, tracking_uri=tracking_uri
     )

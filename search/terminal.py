@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -16,11 +16,11 @@ from search.figures import block, duration, fitting, number, paragraph, plural, 
 from search.studyfile.schema import Definition
 
 if TYPE_CHECKING:
-    import optuna
-
     from search.optimize import Progress
     from search.outcome import Outcome
     from search.register import Best
+    from search.reporting.findings import Findings
+    from search.reporting.overview import StudyOverview
 
 _LINE = 80  # the longest line of a trial in a file
 _BAR = 24
@@ -157,17 +157,60 @@ class Display:
                 printer.whole(f"  {command}", "bold")
 
 
-def print_study(study: optuna.Study, definition: Definition, top: int) -> None:
-    """Print a study's counts and its best trials."""
-    from search.register import best_of
-    from search.study.attributes import comparable_trials
-    from search.study.ranking import best_trials
+def print_findings(found: Findings, definition: Definition, files: Sequence[Path], page: Sequence[str]) -> None:
+    """Print what a study found.
 
-    ranked = best_trials(definition, comparable_trials(study))[:top]
+    Args:
+        found: What it found.
+        definition: Its study file.
+        files: What was written.
+        page: How to open it in MLflow's UI.
+    """
     printer = _Printer()
-    printer.best([best_of(trial) for trial in ranked], definition, study.study_name)
-    states = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
-    printer.line(f"study {study.study_name}: {_counts(states)}")
+    printer.best(found.best, definition, found.study)
+    printer.line("")
+    printer.line(f"Trials: {_counts(found.states)}.")
+    if found.saved.trials:
+        printer.line(f"{found.saved}.")
+    for each in found.failures:
+        printer.line(f"Failed: {plural(len(each.numbers), 'trial')} {_some(each.numbers)}: {each.reason}", "yellow")
+    if found.importances:
+        printer.whole("")
+        printer.line(f"What {definition.metrics[0]} depends on{f' ({found.caveat})' if found.caveat else ''}:", "bold")
+        for line in block([(name, f"{share:.0%}") for name, share in found.importances.items()]):
+            printer.whole(line)
+    if found.edges:
+        printer.whole("")
+        printer.line("Ranges to widen:", "bold")
+        for edge in found.edges:
+            printer.line(f"  {edge}")
+    printer.whole("")
+    for line in [*map(str, files), *page]:
+        printer.whole(line)
+
+
+def print_studies(found: Sequence[StudyOverview]) -> None:
+    """Print a table of studies."""
+    printer = _Printer()
+    if not found:
+        printer.line("No studies in studies/ here; python -m search.run begins one.")
+        return
+    states = list(dict.fromkeys(state for each in found for state in each.states))
+    rows = [
+        [
+            each.study,
+            *(str(each.states.get(state, 0)) for state in states),
+            "" if each.best is None else number(each.best),
+            "" if each.versions is None else str(each.versions),
+            each.champion or "",
+        ]
+        for each in found
+    ]
+    lines, left_out = table(["study", *states, "best", "versions", "champion"], rows, printer.width)
+    for index, line in enumerate(lines):
+        printer.whole(line, "" if index else "dim")
+    if left_out:
+        printer.line(f"Not shown, as the terminal is too narrow: {', '.join(left_out)}.", "dim")
 
 
 class _Printer:

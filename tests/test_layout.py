@@ -13,7 +13,7 @@ import pytest
 import typer
 
 import search
-from search import new, promote, report, run, sync
+from search import new, promote, report, run, studies, sync
 
 PACKAGE = Path(search.__file__).parent
 MODULES = {
@@ -45,16 +45,17 @@ HOMES: dict[str, set[str]] = {
         "workers.preload",
         "workers.worker",
     },
-    "typer": {"cli", "run", "promote", "report", "new", "sync", "workers.preload"},
+    "typer": {"cli", "run", "promote", "report", "new", "studies", "sync", "workers.preload"},
     "rich": {"terminal"},
     "pydantic": {"studyfile.parameters", "studyfile.schema", "studyfile.messages", "studyfile.load"},
     "tomllib": {"studyfile.load", "studyfile.copy"},
-    "matplotlib": {"study.plots"},
+    "matplotlib": {"reporting.plots"},
+    "plotly": {"reporting.interactive"},
     "sklearn": {"comparison.scores", "data.sources", "data.splits", "workers.preload"},
     "scipy": {"comparison.bootstrap"},
     "cloudpickle": {"studyfile.objects"},
     "pandas": {
-        "study.table",
+        "reporting.table",
         "data.loading",
         "data.preprocessing",
         "data.sources",
@@ -75,6 +76,7 @@ ROOMS = (
     {"tracking"},
     {"budget"},
     {"resume", "register", "stopping"},
+    {"reporting"},
     {"workers"},
     {"optimize"},
     {"syncing"},
@@ -83,7 +85,8 @@ ROOMS = (
     {"terminal"},
     {"api"},
     {"cli"},
-    {"run", "promote", "report", "new", "sync"},
+    {"console"},
+    {"run", "promote", "report", "new", "studies", "sync"},
 )
 MOST_IN_ONE_ROOM = 14
 
@@ -204,7 +207,7 @@ def test_what_the_package_offers_is_sorted_and_there() -> None:
 
 
 COMMANDS = {"run": run.run_command, "promote": promote.promote_command, "report": report.report_command}
-COMMANDS |= {"new": new.new_command, "sync": sync.sync_command}
+COMMANDS |= {"new": new.new_command, "sync": sync.sync_command, "studies": studies.studies_command}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -108,6 +108,14 @@ def as_challenger(registered: Registered) -> Registered:
     return Registered(registered.name, registered.version, registered.alias or CHALLENGER)
 
 
+def versions(name: str) -> tuple[int, str | None]:
+    """Return how many versions a registered model has, and which is champion; none where there is no such model."""
+    client = MlflowClient()
+    champion = _holder(client, name, CHAMPION)
+    count = len(client.search_model_versions(f"name = '{name}'", max_results=10_000))
+    return count, None if champion is None else str(champion.version)
+
+
 def load_keras(uri: str) -> Any:
     """Return the Keras model of a version."""
     return mlflow.pyfunc.load_model(uri).get_raw_model()

@@ -166,6 +166,16 @@ def page_of(tracking_uri: str, experiment_id: str, run_id: str) -> Page:
     return Page(" ".join(["mlflow", "ui", *map(shlex.quote, flags)]), f"http://127.0.0.1:{port}{path}")
 
 
+def page_of_study(tracking_uri: str, name: str) -> Page | None:
+    """Return how to open a study's runs in MLflow's UI; None where MLflow does not have the study."""
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage != "active":
+        return None
+    runs = client.search_runs([experiment.experiment_id], max_results=1)
+    return page_of(tracking_uri, str(experiment.experiment_id), str(runs[0].info.run_id) if runs else "none")
+
+
 def _store_flags(tracking_uri: str) -> list[str]:
     """Return what `mlflow ui` must be told of a store; nothing for the one that it takes by itself here."""
     given = os.environ.get("MLFLOW_TRACKING_URI")

@@ -30,7 +30,8 @@ from optuna.trial import TrialState
 from search.data.loading import TrialData
 from search.data.summary import DataSummary
 from search.errors import ModelError, SearchError, one_line, printable, redact
-from search.study import attributes, create, plots, ranking, samplers, storage
+from search.reporting import plots
+from search.study import attributes, create, ranking, samplers, storage
 from search.studyfile.objects import provide
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings

@@ -15,7 +15,8 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.study import create, plots, ranking, samplers, space, storage
+from search.reporting import plots
+from search.study import create, ranking, samplers, space, storage
 from search.study.proposals import Sampling
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition

@@ -1,0 +1,38 @@
+"""The console command `search`: `search run` is `python -m search.run`, and so on."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from search.errors import did_you_mean
+
+# One line a command: its module's `main` takes the arguments. Modules are imported when their command is called.
+COMMANDS = {
+    "run": "search, track, register",
+    "report": "print what a study found, and write report.html",
+    "studies": "list the studies here",
+    "promote": "make the challenger champion",
+    "sync": "make MLflow agree with a study",
+    "new": "copy a study, to make it your own",
+}
+_HELP = ("-h", "--help")
+
+
+def main() -> None:
+    """Call the command that the first argument names."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in _HELP:
+        lines = [f"  {command:9} {does}" for command, does in COMMANDS.items()]
+        print("Usage: search COMMAND [OPTIONS]\n", *lines, "\nsearch COMMAND --help says more.", sep="\n")  # noqa: T201
+        return
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"error: no command '{name}'; there are {known}{did_you_mean(name, COMMANDS)}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    sys.argv = [f"search {name}", *rest]
+    importlib.import_module(f"search.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What a study found, as values: what `search.report` prints."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from search.register import Best, best_of
+from search.reporting import insight
+from search.study import attributes, ranking
+from search.studyfile.schema import Definition
+from search.tracking import fates
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study found.
+
+    Attributes:
+        states: How many trials are in each state: `complete`, `pruned`, `fail`, `running`.
+        best: The best trials, best first.
+        importances: Each parameter's share in the difference between good and bad trials.
+        caveat: What to bear in mind about them.
+        saved: What pruning saved.
+        edges: Parameters whose best values sit at one end of their range.
+        failures: Failed trials by their reason.
+    """
+
+    study: str
+    states: dict[str, int]
+    best: tuple[Best, ...]
+    importances: dict[str, float]
+    caveat: str
+    saved: fates.Saved
+    edges: tuple[insight.Edge, ...]
+    failures: tuple[fates.Failures, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        best = [
+            {"number": each.number, "values": list(each.values), "params": each.params, "metrics": _plain(each.metrics)}
+            for each in self.best
+        ]
+        return {
+            "study": self.study,
+            "trials": self.states,
+            "best": best,
+            "importances": self.importances,
+            "caveat": self.caveat or None,
+            "saved": {"trials": self.saved.trials, "epochs": self.saved.epochs, "seconds": self.saved.seconds},
+            "edges": [vars(each) for each in self.edges],
+            "failures": [{"reason": each.reason, "trials": list(each.numbers)} for each in self.failures],
+        }
+
+
+def _plain(metrics: dict[str, float]) -> dict[str, float | None]:
+    """Return metrics as JSON has them: it knows no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def findings_of(study: optuna.Study, definition: Definition, top: int) -> Findings:
+    """Return what a study found.
+
+    Args:
+        study: The study.
+        definition: Its study file.
+        top: How many of the best trials.
+    """
+    trials = study.get_trials(deepcopy=False)
+    comparable = attributes.comparable_trials(study)
+    ranked = ranking.best_trials(definition, comparable)
+    return Findings(
+        study=study.study_name,
+        states=states_of(study),
+        best=tuple(best_of(trial) for trial in ranked[:top]),
+        importances=insight.importances(study, definition),
+        caveat=insight.caveat(len(ranked)),
+        saved=fates.saved(trials),
+        edges=tuple(insight.edges(study, definition)),
+        failures=fates.failures(trials),
+    )
+
+
+def states_of(study: optuna.Study) -> dict[str, int]:
+    """Return how many of a study's trials are in each state."""
+    counts = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
+    return {"complete": 0, "pruned": 0, **{{"fail": "failed"}.get(name, name): n for name, n in counts.items()}}

@@ -1,0 +1,116 @@
+"""A study as one page for a browser: Optuna's own interactive plots, which need no network.
+
+It reads the study and changes nothing in it.
+"""
+
+from __future__ import annotations
+
+import html
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from search.figures import number
+from search.reporting import insight
+from search.study import attributes, ranking
+from search.studyfile.schema import Definition
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}"
+    "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}"
+    "h2{margin-top:2em}"
+)
+
+
+def page(study: optuna.Study, definition: Definition) -> str:
+    """Return the page: the best trials, what matters, and every plot that this study has enough trials for."""
+    from plotly.offline import get_plotlyjs
+
+    title = html.escape(study.study_name)
+    parts = [f"<h1>Study {title}</h1>", *_facts(study, definition)]
+    for heading, figure in _figures(study, definition):
+        parts += [f"<h2>{heading}</h2>", figure.to_html(full_html=False, include_plotlyjs=False)]
+    head = f"<meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script>"
+    return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>"
+
+
+def _facts(study: optuna.Study, definition: Definition) -> Iterator[str]:
+    trials = study.get_trials(deepcopy=False)
+    states = [state for state in TrialState if any(trial.state == state for trial in trials)]
+    counts = ", ".join(f"{sum(t.state == state for t in trials)} {state.name.lower()}" for state in states)
+    yield f"<p>{html.escape(definition.description)}</p><p>{counts}.</p>"
+    ranked = ranking.best_trials(definition, attributes.comparable_trials(study))[:5]
+    tests = sorted(
+        {name for trial in ranked for name in attributes.metrics_of_trial(trial) if name.startswith("test_")}
+    )
+    names = list(dict.fromkeys(name for trial in ranked for name in trial.params))
+    rows = []
+    for trial in ranked:
+        metrics = attributes.metrics_of_trial(trial)
+        cells = [trial.number, *trial.values, *(metrics.get(name, "") for name in tests)]
+        rows.append([*cells, *(trial.params.get(name, "") for name in names)])
+    yield _table(["trial", *definition.metrics, *tests, *names], rows)
+    if any(edge := insight.edges(study, definition)):
+        yield f"<ul>{''.join(f'<li>{html.escape(str(each))}</li>' for each in edge)}</ul>"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    lines = "".join(f"<tr>{''.join(f'<td>{html.escape(number(cell))}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><tr>{heads}</tr>{lines}</table>"
+
+
+def _figures(study: optuna.Study, definition: Definition) -> Iterator[tuple[str, Any]]:
+    """Yield each plot with its heading; one that Optuna cannot draw for these trials is left out."""
+    complete = attributes.comparable_trials(study, (TrialState.COMPLETE,))
+    several = len(definition.metrics) > 1
+    pruned = [trial for trial in attributes.comparable_trials(study, (TrialState.PRUNED,)) if trial.values]
+    logarithmic = spans_decades([trial.values[0] for trial in (*complete, *pruned)])
+    caveat = insight.caveat(len(complete))
+    headings: Mapping[str, str] = {
+        "plot_optimization_history": "Value by trial",
+        "plot_parallel_coordinate": "Parallel coordinates",
+        "plot_slice": "Value by parameter",
+        "plot_param_importances": f"Importances{f' ({caveat})' if caveat else ''}",
+        "plot_pareto_front": "Pareto front",
+        "plot_intermediate_values": "Reported value by epoch, pruned trials included",
+        "plot_timeline": "When each trial ran",
+    }
+    for name, heading in headings.items():
+        if (name == "plot_pareto_front") != several and name in {"plot_pareto_front", "plot_intermediate_values"}:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna's plots are experimental, and say so each time
+            try:
+                figure = _plot(name)(study, **_arguments(name, definition))
+            except (ValueError, RuntimeError):
+                continue
+        if logarithmic and name in {"plot_optimization_history", "plot_slice", "plot_intermediate_values"}:
+            figure.update_yaxes(type="log")
+        yield heading, figure
+
+
+def _plot(name: str) -> Callable[..., Any]:
+    from optuna import visualization
+
+    plot: Callable[..., Any] = getattr(visualization, name)
+    return plot
+
+
+def _arguments(name: str, definition: Definition) -> dict[str, Any]:
+    if name in {"plot_intermediate_values", "plot_timeline"}:
+        return {}
+    if name == "plot_pareto_front":
+        return {"target_names": list(definition.metrics)}
+    first: dict[str, Any] = {"target": lambda trial: trial.values[0]} if len(definition.metrics) > 1 else {}
+    if name == "plot_param_importances":
+        first["evaluator"] = optuna.importance.PedAnovaImportanceEvaluator()
+    return {"target_name": definition.metrics[0], **first}
+
+
+def spans_decades(values: Sequence[float]) -> bool:
+    """Return whether values are better seen on a logarithmic axis: positive, and a hundredfold apart."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) >= 100

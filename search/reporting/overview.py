@@ -1,0 +1,109 @@
+"""Which studies are here: those of Optuna's storages, with what the model registry has of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from search.errors import SearchError, StorageError
+from search.reporting.findings import states_of
+from search.study import attributes
+from search.study.storage import file_of, open_storage, storage_errors
+
+_JOURNALS = "studies/*.journal"
+
+
+@dataclass(frozen=True)
+class StudyOverview:
+    """A study at a glance.
+
+    Attributes:
+        states: How many trials are in each state.
+        best: The best value; of several metrics the best of the first; None without a complete trial.
+        versions: How many versions the registered model of its name has; None where MLflow cannot be asked.
+        champion: The version that is champion.
+    """
+
+    study: str
+    storage: str
+    states: dict[str, int]
+    best: float | None
+    versions: int | None
+    champion: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return {
+            "study": self.study,
+            "trials": sum(self.states.values()),
+            "best": self.best,
+            "versions": self.versions or 0,
+            "champion": self.champion,
+        }
+
+
+def overview(
+    storage: str | None, tracking_uri: str | None, on_message: Callable[[str], None] = lambda _: None
+) -> list[StudyOverview]:
+    """Return the studies of a storage, by name; without one, those of the journals in `studies/`.
+
+    Raises:
+        StorageError: The storage does not exist or cannot be read.
+    """
+    registry = _Registry(tracking_uri)
+    if storage is not None:
+        found = list(_studies(storage))
+    else:
+        found = [each for path in sorted(Path().glob(_JOURNALS)) for each in _readable(str(path), on_message)]
+    return sorted(map(registry.completed, found), key=lambda each: each.study)
+
+
+def _readable(url: str, on_message: Callable[[str], None]) -> list[StudyOverview]:
+    """Return a journal's studies; of one that cannot be read, say why."""
+    try:
+        return list(_studies(url))
+    except StorageError as error:
+        on_message(str(error))
+        return []
+
+
+def _studies(url: str) -> Iterator[StudyOverview]:
+    file = file_of(url)
+    if file is not None and not file.is_file():
+        raise StorageError(f"there is no {file}; run a search first, or give its --storage")
+    storage = open_storage(url, create=False)
+    with storage_errors(url):
+        names = optuna.get_all_study_names(storage)
+    for name in names:
+        study = optuna.load_study(study_name=name, storage=storage)
+        yield StudyOverview(name, url, states_of(study), _best(study), None, None)
+
+
+def _best(study: optuna.Study) -> float | None:
+    values: list[float] = [trial.values[0] for trial in attributes.comparable_trials(study, (TrialState.COMPLETE,))]
+    if not values:
+        return None
+    return min(values) if study.directions[0] == StudyDirection.MINIMIZE else max(values)
+
+
+class _Registry:
+    """MLflow's registry, asked only where it exists."""
+
+    def __init__(self, tracking_uri: str | None) -> None:
+        self._uri = tracking_uri
+
+    def completed(self, study: StudyOverview) -> StudyOverview:
+        """Return a study with its versions and champion."""
+        from search.tracking import registry, store
+
+        with suppress(SearchError), store.existing_store(store.set_uri(self._uri)):
+            versions, champion = registry.versions(study.study)
+            return replace(study, versions=versions, champion=champion)
+        return study

@@ -1,0 +1,209 @@
+"""A study as a table and plots, in files. It reads the study and changes nothing in it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.errors import UsageError, did_you_mean
+from search.reporting import insight, interactive
+from search.reporting.table import trials_table
+from search.study import attributes, ranking
+from search.studyfile.schema import Definition
+
+
+def write(study: optuna.Study, definition: Definition, folder: Path) -> list[Path]:
+    """Write the trials' table and every plot that this study has enough trials for.
+
+    Args:
+        study: The Optuna study.
+        definition: Its study file, for the names of its metrics.
+        folder: An existing folder.
+    """
+    return [
+        table(study, definition, folder),
+        *(path for name in DRAWINGS for path in draw(study, definition, name, folder)),
+    ]
+
+
+def table(study: optuna.Study, definition: Definition, folder: Path) -> Path:
+    """Write every trial with its value, parameters, metrics, state and seconds to `trials.csv`."""
+    trials_table(study, definition).to_csv(folder / "trials.csv", index=False)
+    return folder / "trials.csv"
+
+
+def draw(study: optuna.Study, definition: Definition, name: str, folder: Path) -> list[Path]:
+    """Draw one of `DRAWINGS` as a file, and return it: a PNG, or the page of all interactive plots.
+
+    Returns:
+        The file, or nothing when the study has too few trials for that plot.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    several = len(definition.metrics) > 1
+    if not complete or (name == "pareto_front" and not several):
+        return []
+    if name in {"param_importances", REPORT} and not insight.varied(complete):
+        return []
+    if name == REPORT:
+        path = folder / f"{REPORT}.html"
+        path.write_text(interactive.page(study, definition), encoding="utf-8")
+        return [path]
+    import matplotlib
+
+    matplotlib.use("Agg")
+    with warnings.catch_warnings(), suppress(ValueError, RuntimeError):
+        warnings.simplefilter("ignore")  # Optuna's plots are experimental, and say so each time
+        path = folder / f"{name}.png"
+        _save(_AXES[name](study, definition), path)
+        return [path]
+    return []
+
+
+def axes(study: optuna.Study, definition: Definition, name: str) -> Any:
+    """Return one of `PLOTS`, drawn by matplotlib.
+
+    Raises:
+        UsageError: There is no such plot.
+    """
+    if name not in _AXES:
+        raise UsageError(f"no plot '{name}'; there are {', '.join(PLOTS)}{did_you_mean(name, PLOTS)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _AXES[name](study, definition)
+
+
+def _target(definition: Definition) -> dict[str, Any]:
+    first = {"target": lambda trial: trial.values[0]} if len(definition.metrics) > 1 else {}
+    return {"target_name": definition.metrics[0], **first}
+
+
+def _importances(study: optuna.Study, definition: Definition) -> Any:
+    from matplotlib import pyplot
+
+    shares = list(insight.importances(study, definition).items())[::-1]
+    axes = pyplot.subplots(figsize=(7, 1.2 + 0.4 * len(shares)), layout="constrained")[1]
+    bars = axes.barh([name for name, _ in shares], [share for _, share in shares], color="tab:blue")
+    axes.bar_label(bars, [f"{share:.2f}" for _, share in shares], padding=3)
+    axes.set_xlim(0, 1.1 * max((share for _, share in shares), default=1.0))
+    caveat = insight.caveat(len(attributes.comparable_trials(study, (TrialState.COMPLETE,))))
+    axes.set_title(f"How much {definition.metrics[0]} depends on each parameter")
+    axes.set_xlabel(f"importance{f' ({caveat})' if caveat else ''}")
+    return axes
+
+
+def _parallel(study: optuna.Study, definition: Definition) -> Any:
+    from optuna.visualization import matplotlib as plots
+
+    target = _target(definition)
+    complete = attributes.comparable_trials(study, (TrialState.COMPLETE,))
+    if interactive.spans_decades([trial.values[0] for trial in complete]):
+        name = f"log10 {definition.metrics[0]}"  # else all but the worst have one colour
+        target = {"target_name": name, "target": lambda trial: math.log10(trial.values[0])}
+    axes: Any = plots.plot_parallel_coordinate(study, **target)
+    axes.set_title("")
+    axes.figure.set_size_inches(max(8.0, 2.2 * (1 + len(definition.space))), 5.0)
+    axes.tick_params(axis="x", labelrotation=0, labelsize=9)
+    return axes
+
+
+def _history(study: optuna.Study, definition: Definition) -> Any:
+    """Draw every trial's value by its number, pruned ones at the last value that they reported."""
+    from matplotlib import pyplot
+
+    axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")[1]
+    complete = attributes.comparable_trials(study, (TrialState.COMPLETE,))
+    pruned = [each for each in attributes.comparable_trials(study, (TrialState.PRUNED,)) if each.values]
+    _points(axes, pruned, [each.number for each in pruned], pruned=True)
+    _points(axes, complete, [each.number for each in complete])
+    best, curve = None, []
+    for trial in sorted(complete, key=lambda each: each.number):
+        if ranking.feasible(trial) and (best is None or definition.better(trial.values[0], best)):
+            best = trial.values[0]
+        curve.append(float("nan") if best is None else best)
+    axes.step(sorted(each.number for each in complete), curve, where="post", color="tab:red", label="best so far")
+    axes.set(xlabel="trial", ylabel=definition.metrics[0], title=f"{study.study_name}: value by trial")
+    _scales(axes, [*complete, *pruned])
+    axes.legend()
+    return axes
+
+
+def _slice(study: optuna.Study, definition: Definition) -> Any:
+    """Draw the value by each parameter, a panel each, on that parameter's own scale."""
+    from matplotlib import pyplot
+
+    complete = attributes.comparable_trials(study, (TrialState.COMPLETE,))
+    pruned = [each for each in attributes.comparable_trials(study, (TrialState.PRUNED,)) if each.values]
+    names = list(dict.fromkeys(name for trial in complete for name in trial.params))
+    columns = min(4, len(names))
+    size = (3.2 * columns, 3.0 * -(-len(names) // columns))
+    figure, panels = pyplot.subplots(
+        -(-len(names) // columns), columns, squeeze=False, sharey=True, figsize=size, layout="constrained"
+    )
+    for axes, name in zip(panels.flat, names, strict=False):
+        for trials, are_pruned in ((pruned, True), (complete, False)):
+            having = [trial for trial in trials if name in trial.params]
+            _points(axes, having, [_place(trial.params[name]) for trial in having], pruned=are_pruned)
+        axes.set_xlabel(name)
+        _scales(axes, [*complete, *pruned], getattr(definition.space.get(name), "log", False))
+    for axes in panels.flat[len(names) :]:
+        axes.set_visible(False)
+    for row in panels:
+        row[0].set_ylabel(definition.metrics[0])
+    figure.suptitle(f"{study.study_name}: value by parameter (grey crosses: pruned)")
+    return panels
+
+
+def _place(value: Any) -> Any:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _points(axes: Any, trials: Sequence[FrozenTrial], places: Sequence[Any], *, pruned: bool = False) -> None:
+    style = {"marker": "x", "color": "0.6", "label": "pruned"} if pruned else {"color": "tab:blue", "label": "complete"}
+    if trials:
+        axes.scatter(places, [trial.values[0] for trial in trials], s=22, **style)
+
+
+def _scales(axes: Any, trials: Sequence[FrozenTrial], logarithmic: bool = False) -> None:
+    """Choose logarithmic axes where values span decades, and whole numbers as ticks elsewhere on the x axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    if interactive.spans_decades([trial.values[0] for trial in trials]):
+        axes.set_yscale("log")
+    if logarithmic:
+        axes.set_xscale("log")
+    elif axes.get_xscale() == "linear" and not axes.xaxis.have_units():
+        whole = all(float(x).is_integer() for points in axes.collections for x in points.get_offsets()[:, 0])
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=whole))
+
+
+def _pareto(study: optuna.Study, definition: Definition) -> Any:
+    from optuna.visualization import matplotlib as plots
+
+    return plots.plot_pareto_front(study, target_names=list(definition.metrics))
+
+
+_AXES: dict[str, Callable[[optuna.Study, Definition], Any]] = {
+    "parallel_coordinate": _parallel,
+    "optimization_history": _history,
+    "slice": _slice,
+    "param_importances": _importances,
+    "pareto_front": _pareto,
+}
+PLOTS = tuple(_AXES)
+REPORT = "report"
+DRAWINGS = (*PLOTS, REPORT)
+
+
+def _save(axes: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    first = axes.flat[0] if hasattr(axes, "flat") else axes
+    first.figure.savefig(path, dpi=100, bbox_inches="tight")
+    pyplot.close("all")

@@ -1,0 +1,159 @@
+"""What a study is said to have found: edges, importances, failures, one page, the list of studies."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import create_trial
+
+from search.reporting import insight, interactive, plots
+from search.reporting.overview import overview
+from search.study import attributes
+from search.study.storage import open_storage
+from search.studyfile.load import load_definition
+from search.studyfile.schema import Definition
+from search.tracking import fates
+from search.training.result import Epoch, TrialResult
+from tests.conftest import Searcher, command
+
+STUDY = """
+name = "found"
+metric = "val_loss"
+direction = "minimize"
+[data]
+source = "sklearn:load_wine"
+[fit]
+epochs = 10
+[space]
+width = { type = "int", low = 8, high = 256, log = true }
+dropout = { type = "float", low = 0.0, high = 0.5 }
+"""
+SPACE = {"width": IntDistribution(8, 256, log=True), "dropout": FloatDistribution(0.0, 0.5)}
+
+
+@pytest.fixture
+def definition(tmp_path: Path) -> Definition:
+    path = tmp_path / "found.toml"
+    path.write_text(STUDY)
+    return load_definition(path)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    """Thirty trials, the wider the better; then one pruned and three failed, two for the same reason."""
+    (tmp_path / "studies").mkdir()
+    storage = open_storage(str(tmp_path / "studies" / "found.journal"))
+    study = optuna.create_study(study_name="found", storage=storage)
+    for number in range(30):
+        params = {"width": 8 * (number + 1) + 8, "dropout": 0.25 + 0.2 * (-1) ** number}
+        study.add_trial(create_trial(params=params, distributions=SPACE, value=1.0 / 10 ** (number / 10)))
+    for number, (fate, reason) in enumerate(
+        [
+            ("pruned", "pruned after epoch 4"),
+            ("failed", "width 3 is odd"),
+            ("failed", "no"),
+            ("failed", "width 5 is odd"),
+        ]
+    ):
+        trial = study.ask(SPACE)  # type: ignore[arg-type]
+        epochs = tuple(Epoch(step, float(step), {"val_loss": 1.0}) for step in range(4))
+        fit = {"fit": {"epochs": 10}}
+        result = TrialResult(30 + number, fate, 0, reason=reason, epochs=epochs, training=fit)  # type: ignore[arg-type]
+        attributes.set_outcome(storage, attributes.id_of(storage, study, trial.number), result.as_text())
+        study.tell(trial, state=result.state)
+    return study
+
+
+def test_a_range_that_ends_where_the_best_values_are_is_named(study: optuna.Study, definition: Definition) -> None:
+    """Whoever searched a range too narrow would take its edge for the optimum."""
+    (edge,) = insight.edges(study, definition)
+    assert (edge.parameter, edge.bound, edge.value) == ("width", "high", 256)
+    assert edge.write == 1020
+    assert str(edge) == "width: the best values sit at high = 256; try high = 1020"
+
+
+def test_importances_say_when_there_are_too_few_trials_to_trust_them(
+    study: optuna.Study, definition: Definition
+) -> None:
+    """A person would drop a parameter that ten trials happened not to need."""
+    found = insight.importances(study, definition)
+    assert list(found) == ["width", "dropout"]
+    assert insight.caveat(30) == ""
+    assert insight.caveat(12).startswith("from 12 complete trials, of 30")
+
+
+def test_failures_are_grouped_by_reason(study: optuna.Study) -> None:
+    """A thousand trials that fail alike would hide the one that fails otherwise."""
+    groups = fates.failures(study.get_trials(deepcopy=False))
+    assert [(each.reason, each.numbers) for each in groups] == [("width 3 is odd", (31, 33)), ("no", (32,))]
+
+
+def test_what_pruning_saved_is_counted_in_epochs(study: optuna.Study) -> None:
+    """Nobody could tell whether the pruner is worth its risk."""
+    saved = fates.saved(study.get_trials(deepcopy=False))
+    assert (saved.trials, saved.epochs) == (1, 6)
+    assert str(saved).startswith("1 trial pruned: 6 epochs not trained")
+
+
+def test_the_page_holds_all_that_it_needs(study: optuna.Study, definition: Definition) -> None:
+    """A colleague without network would open an empty page."""
+    page = interactive.page(study, definition)
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)
+    assert page.count("plotly.js v") == 1, "the library is inside, once"
+    assert "Parallel coordinates" in page
+    assert "width: the best values sit at high = 256" in page
+
+
+def test_every_plot_is_drawn(study: optuna.Study, definition: Definition, tmp_path: Path) -> None:
+    """A study would be reported without its pictures."""
+    written = {path.name: path for path in plots.write(study, definition, tmp_path)}
+    names = {"parallel_coordinate", "optimization_history", "slice", "param_importances"}
+    assert set(written) == {"trials.csv", "report.html", *(f"{name}.png" for name in names)}
+    axes = plots.axes(study, definition, "optimization_history")
+    assert axes.get_yscale() == "log", "values span decades"
+
+
+def test_studies_are_listed_and_a_damaged_one_hides_no_other(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One broken file would hide every other study of the folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies" / "broken.journal").write_text("not a record\n{}\n")
+    told: list[str] = []
+    (found,) = overview(None, f"sqlite:///{tmp_path}/nowhere.db", told.append)
+    assert found.states == {"complete": 30, "pruned": 1, "failed": 3}
+    assert found.as_json() == {
+        "study": "found",
+        "trials": 34,
+        "best": pytest.approx(10**-2.9),
+        "versions": 0,
+        "champion": None,
+    }
+    assert any("broken.journal" in line for line in told)
+    assert not (tmp_path / "nowhere.db").exists()
+
+
+def test_report_and_studies_answer_in_json_and_in_text(folder: Path, run_search: Searcher, study: optuna.Study) -> None:
+    """A script that follows searches would have to read tables; a person would get no link to the page."""
+    path = folder / "found.toml"
+    path.write_text(STUDY)
+    run_search(load_definition(path), n_trials=1, study_name="other")
+    done = command("search.report", str(path), "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["trials"] == {"complete": 30, "pruned": 1, "failed": 3}
+    assert len(printed["best"]) == 5
+    assert printed["edges"] == [{"parameter": "width", "bound": "high", "value": 256, "write": 1020}]
+    assert printed["failures"][0] == {"reason": "width 3 is odd", "trials": [31, 33]}
+    assert (folder / "reports" / "found" / "report.html").is_file()
+    done = command("search.report", str(path), "--study-name", "other", cwd=folder)
+    assert "viewStateShareKey=search" in done.stdout, done.stderr
+    done = command("search.console", "studies", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^found +30 +1 +3 ", done.stdout, re.MULTILINE)
+    assert re.search(r"^other +1 +0 .* 1$", done.stdout, re.MULTILINE)

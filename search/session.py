@@ -73,6 +73,8 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
         checked = _in_background(pool.check, job)
         publish = _open_store(settings, stack)
         data = checked.result()
+        for line in (data.facts, *(f"warning: {each}" for each in data.doubts)):
+            on_message(line)
         storage = _storage(settings, on_message)
         publish()
         with storage_errors(settings.storage):

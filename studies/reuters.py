@@ -11,7 +11,7 @@ FIRST_WORD = 3  # in Keras's encoding 0 is padding, 1 begins a story, 2 is any w
 
 
 def stories(words, path=None):
-    """Return ((x, y), (x_test, y_test)): which of the most frequent words each story holds, and its topic.
+    """Return the parts `train` and `test`: which of the most frequent words each story holds, and its topic.
 
     Args:
         words: How many of the most frequent words to look for.
@@ -20,7 +20,8 @@ def stories(words, path=None):
             downloads the Reuters newswires once.
     """
     train, test = _downloaded(words) if path is None else _local(Path(__file__).parent / path)
-    return tuple((_holds(numbers, words), topics) for numbers, topics in (train, test))
+    parts = {"train": train, "test": test}
+    return {name: (_holds(numbers, words), topics) for name, (numbers, topics) in parts.items()}
 
 
 def _downloaded(words):

@@ -116,3 +116,36 @@ def test_the_file_is_named_like_its_study(study: str) -> None:
     definition = load_definition(shipped_studies()[study])
     assert definition.name == study
     assert definition.description
+
+
+def test_reviews_are_served_as_text(tmp_path: Path) -> None:
+    """A study of plain texts would end with a model that takes no text."""
+    outcome = run("reviews", tmp_path)
+    assert registered(outcome, "reviews")
+    assert outcome["best"]["metrics"]["test_binary_accuracy"] > 0.8
+    model = load(outcome, tmp_path, "pyfunc")
+    rows = ["Friendly staff, a quiet room, very clean.", "Rude staff, a noisy room, not clean."]
+    assert model.predict(np.array(rows), params={"output": "label"}).tolist() == ["liked", "disliked"]
+
+
+def test_demand_makes_its_data_for_each_trial(tmp_path: Path) -> None:
+    """A window's length could not be searched, or the version would take the window of another trial."""
+    outcome = run("demand", tmp_path)
+    assert registered(outcome, "demand")
+    window = outcome["best"]["params"]["window"]
+    model = load(outcome, tmp_path, "pyfunc")
+    assert model.metadata.signature.inputs.inputs[0].shape == (-1, window, 1)
+    assert model.predict(np.full((2, window, 1), 2.0, "float32")).shape == (2, 1)
+    assert outcome["best"]["metrics"]["test_mae"] < 0.6
+
+
+def test_tickets_answers_both_questions_by_name(tmp_path: Path) -> None:
+    """Of a model of several inputs and outputs one output would be lost, or the names of all."""
+    outcome = run("tickets", tmp_path)
+    assert registered(outcome, "tickets")
+    metrics = outcome["best"]["metrics"]
+    assert metrics["test_department_accuracy"] > 0.7
+    assert metrics["val_loss"] == pytest.approx(metrics["val_urgency_loss"] + metrics["val_department_loss"], rel=1e-4)
+    tickets = {"title": np.ones((2, 6), "int32"), "text": np.ones((2, 20), "int32"), "tags": np.zeros((2, 8))}
+    answer = load(outcome, tmp_path, "pyfunc").predict(tickets)
+    assert {name: np.shape(each) for name, each in answer.items()} == {"urgency": (2, 1), "department": (2, 4)}

@@ -66,6 +66,7 @@ class Data:
         digest: Eight hexadecimal digits that change when a value in the data changes.
         encoded: Whether targets are class indices in place of the labels that were given.
         given: The names of the parts that the source gave; `all` for data that were split here.
+        doubts: What in the data looks wrong, each with what mends it.
         folds: Row numbers (training, validation) of each fold, counted in `rest`.
         rest: All rows but the test part; None without folds.
         test_rows: The number of each test row in the source; None for a stream.
@@ -83,6 +84,7 @@ class Data:
     digest: str
     encoded: bool = False
     given: tuple[str, ...] = (ALL,)
+    doubts: tuple[str, ...] = ()
     folds: tuple[tuple[NDArray[Any], NDArray[Any]], ...] = ()
     rest: Part | None = None
     test_rows: NDArray[Any] | None = field(default=None, repr=False)

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 
+_SECOND = (
+    "of the two parts that the data function returns, the second is the test part, and the validation part is cut "
+    'from the first; return {"train": …, "validation": …} if you mean otherwise'
+)
+
+
 class TrialData:
     """The data of each trial: the same for all, or what the data function returns for its parameters."""
 
@@ -68,6 +74,8 @@ def load(definition: Definition, trial: Any = None) -> Data:
         return _streamed(parts, definition, name, depends=trial is not None)
     together = _joined_rows(list(parts.values()), settings)
     lengths = {part: _rows_of(each, settings) for part, each in parts.items()}
+    if settings.kind == "python" and isinstance(loaded, tuple | list) and set(parts) == {TRAIN, TEST}:
+        together = replace(together, doubts=(*together.doubts, _SECOND))
     return _split(together, lengths, definition, name, depends=trial is not None)
 
 
@@ -146,6 +154,7 @@ def _split(together: Rows, lengths: Mapping[str, int], definition: Definition, n
         digest=rows.digest_of(test.y) if depends and test.y is not None else together.digest,
         encoded=goal.encoded,
         given=tuple(lengths),
+        doubts=together.doubts,
         folds=chosen.folds,
         rest=part(chosen.rest) if chosen.folds else None,
         test_rows=chosen.test,

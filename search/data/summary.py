@@ -31,6 +31,8 @@ class DataSummary:
         output: What the model gives: one array without a name, or several by name.
         log_names: Every metric that Keras logs for this study's model.
         seconds: How long loading took.
+        facts: What the data are, in a line.
+        doubts: What in the data looks wrong, each with what mends it.
         optional: Columns that may be missing when predicting: values of theirs were missing in training.
     """
 
@@ -49,3 +51,5 @@ class DataSummary:
     seconds: float
     backend: str = "tensorflow"
     optional: tuple[str, ...] = ()
+    facts: str = ""
+    doubts: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ import numpy as np
 
 from search.data import preprocessing as features
 from search.data import targets
+from search.data.facts import doubts
 from search.data.given import is_table
 from search.data.preprocessing import Column
 from search.errors import DataError, did_you_mean
@@ -35,6 +36,7 @@ class Rows:
         group: What rows that stay together have in common; None when rows are independent.
         time: What rows are sorted by; None when they have no order.
         digest: Eight hexadecimal digits that change when a value changes.
+        doubts: What in a table looks wrong, each with what mends it.
     """
 
     x: Any
@@ -44,6 +46,7 @@ class Rows:
     group: NDArray[Any] | None = None
     time: NDArray[Any] | None = None
     digest: str = ""
+    doubts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(features.leaves(self.x)[0])
@@ -102,7 +105,7 @@ def from_table(
     time = _time(frame[settings.time], settings.time) if settings.time else None
     _check_arrays(x, target, weight, columns)
     digest = digest_of(_hashed(frame[wanted]), _squeezed(target), group, time, weight)
-    return Rows(x, target, weight, columns, group, time, digest)
+    return Rows(x, target, weight, columns, group, time, digest, doubts(frame[wanted], columns, _squeezed(target)))
 
 
 def _squeezed(y: Any) -> Any:

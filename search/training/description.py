@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.data.dataset import Data
+from search.data.facts import facts
 from search.data.preprocessing import CATEGORICAL, MISSING, NUMERIC, Column
 from search.data.summary import DataSummary, TensorSpec
 from search.errors import ModelError
@@ -61,6 +62,8 @@ def describe(
         seconds=seconds,
         backend=keras.backend.backend(),
         optional=_incomplete(data),
+        facts=facts(data),
+        doubts=data.doubts,
     )
 
 

@@ -56,6 +56,7 @@ HOMES: dict[str, set[str]] = {
     "cloudpickle": {"studyfile.objects"},
     "pandas": {
         "reporting.table",
+        "data.facts",
         "data.loading",
         "data.preprocessing",
         "data.sources",

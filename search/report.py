@@ -52,7 +52,8 @@ def report_command(
 def _page(name: str, tracking_uri: str | None) -> list[str]:
     """Return how to open the study in MLflow's UI; nothing where MLflow does not have it."""
     from search.errors import TrackingError
-    from search.tracking import store, views
+    from search.tracking import store
+    from search.tracking.pages import views
 
     uri = store.set_uri(tracking_uri)
     try:

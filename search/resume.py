@@ -88,8 +88,7 @@ def search_records(study: optuna.Study) -> list[SearchRecord]:
 
 def trials_of(study: optuna.Study, search_id: str) -> list[FrozenTrial]:
     """Return the trials of one search, by number."""
-    trials = study.get_trials(deepcopy=False)
-    return [each for each in trials if each.system_attrs.get(attributes.SEARCH_RUN) == search_id]
+    return attributes.trials_of_search(study, search_id)
 
 
 class Claim:

@@ -29,7 +29,7 @@ from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
 from search.studyfile.references import from_outside
 from search.studyfile.settings import Settings, arguments_of
-from search.tracking import fates
+from search.tracking.pages import fates
 from search.workers import local as workers
 from search.workers import worker
 from search.workers.base import Pool
@@ -209,7 +209,8 @@ class _Session:
         """Say where the search can be watched; returns the page's address and the command that serves it."""
         if self._run is None:
             return "", ""
-        from search.tracking import store, views
+        from search.tracking import store
+        from search.tracking.pages import views
 
         page = views.page_of(store.uri(), self._run.experiment_id, self._run.run_id)
         served = f" (served by: {page.serve})" if page.serve else ""

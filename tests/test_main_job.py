@@ -70,7 +70,10 @@ def test_every_trial_is_a_run_under_the_search(job: Job) -> None:
     """Without it the MLflow UI shows a heap of runs instead of a search."""
     trials = job.trials()
     assert len(trials) == 20
-    assert sorted(run.info.run_name for run in trials) == [f"trial-{number:05d}" for number in range(20)]
+    ends = {"COMPLETE": "", "PRUNED": " · pruned", "FAIL": " · failed"}
+    named = [f"trial-{int(run.data.tags['trial']):05d}{ends[run.data.tags['state']]}" for run in trials]
+    assert sorted(run.info.run_name for run in trials) == sorted(named)
+    assert sorted(int(run.data.tags["trial"]) for run in trials) == list(range(20))
     expected = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
     assert all(run.info.status == expected[run.data.tags["state"]] for run in trials)
     everywhere = job.client.search_runs([job.printed["experiment_id"]], max_results=200)
@@ -79,7 +82,7 @@ def test_every_trial_is_a_run_under_the_search(job: Job) -> None:
 
 def test_the_tutorials_experiments_come_first(job: Job) -> None:
     """Without it the search forgets what was tried by hand."""
-    by_number = {int(run.data.tags["number"]): run.data.params for run in job.trials()}
+    by_number = {int(run.data.tags["trial"]): run.data.params for run in job.trials()}
     tried = [(by_number[n]["epochs"], by_number[n]["batch_size"], by_number[n]["width"]) for n in range(3)]
     assert tried == [("10", "16", "128"), ("20", "32", "128"), ("30", "16", "128")]
 
@@ -214,7 +217,7 @@ def test_a_second_search_continues_the_study(job: Job) -> None:
     assert printed["experiment_id"] == job.printed["experiment_id"]
     assert printed["best"]["value"] <= job.printed["best"]["value"]
     numbers = {
-        int(run.data.tags["number"])
+        int(run.data.tags["trial"])
         for run in job.client.search_runs(
             [printed["experiment_id"]], f"tags.mlflow.parentRunId = '{printed['search_run_id']}'"
         )

@@ -62,7 +62,7 @@ def trial_runs(outcome_run: str) -> dict[int, Run]:
     client = MlflowClient()
     experiment = client.get_run(outcome_run).info.experiment_id
     runs = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{outcome_run}'", max_results=1000)
-    return {int(run.data.tags["number"]): run for run in runs}
+    return {int(run.data.tags["trial"]): run for run in runs}
 
 
 def optuna_states(name: str) -> Counter[str]:

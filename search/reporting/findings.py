@@ -11,7 +11,7 @@ from search.register import Best, best_of
 from search.reporting import insight
 from search.study import attributes, ranking
 from search.studyfile.schema import Definition
-from search.tracking import fates
+from search.tracking.pages import fates
 
 if TYPE_CHECKING:
     import optuna

@@ -73,6 +73,12 @@ def comparable_trials(study: optuna.Study, states: tuple[TrialState, ...] | None
     return [trial for trial in trials if trial.number >= first] if first else trials
 
 
+def trials_of_search(study: optuna.Study, search_id: str) -> list[FrozenTrial]:
+    """Return the trials of one search, by number."""
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.system_attrs.get(SEARCH_RUN) == search_id]
+
+
 def data_of(study: optuna.Study) -> dict[str, Any]:
     """Return what the study's values were measured on; empty when it does not say."""
     return dict(study.user_attrs.get(DATA, {}))

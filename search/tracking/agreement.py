@@ -194,4 +194,6 @@ def end_search(
         metrics |= {f"best_{metric}": value for metric, value in zip(definition.metrics, best.values, strict=True)}
     else:
         tags["reason"] = "no trial completed"
+    ended = "Interrupted" if killed else "Finished" if ranked else "Failed: no trial completed"
+    run.describe(study, f"**{ended}**{f' ({stopped})' if stopped else ''}.", pictures=True)
     run.end("KILLED" if killed else "FINISHED" if ranked else "FAILED", metrics, tags)

@@ -32,6 +32,7 @@ from search.tracking.user_code import model_files
 from search.training.result import Epoch, TrialResult, live_epochs
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0  # seconds between two tries while MLflow is away
+_DESCRIBED_SECONDS = 30.0  # how often a running search's description is brought up to date
 _TRIES = 4  # of a trial that MLflow refuses while it takes others
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "PERMISSION_DENIED")
 
@@ -80,7 +81,7 @@ class Mirror:
         self._changed = threading.Condition()
         self._pause, self._paused_until, self._progress = 0.0, 0.0, time.monotonic()
         self._refused: dict[int, str] = {}
-        self._closed = False
+        self._closed, self._described = False, time.monotonic()
         writers = 1 if mlflow.get_tracking_uri().startswith("sqlite") else 4  # SQLite has one writer at a time
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(writers)]
         for thread in self._threads:
@@ -204,6 +205,16 @@ class Mirror:
             self._show_epochs(run, shown, live_epochs(trial))
         else:
             self._show_end(run, trial, shown)
+            self._describe(run)
+
+    def _describe(self, run: SearchRun) -> None:
+        """Bring a long search's description up to date; it is written again at the end, so an error may pass."""
+        with self._changed:
+            if time.monotonic() - self._described < _DESCRIBED_SECONDS:
+                return
+            self._described = time.monotonic()
+        with suppress(Exception):
+            run.describe(self._study, "**Running**.")
 
     def _find_or_create(self, run: SearchRun, trial: FrozenTrial, trial_id: int, shown: _Shown) -> None:
         new = shown.certain and trial.system_attrs.get(attributes.SEARCH_RUN) == self._fresh
@@ -223,7 +234,8 @@ class Mirror:
         text = attributes.outcome_of(trial)
         result = None if text is None else TrialResult.from_text(text)
         if result is not None:
-            run.log_result(shown.run_id, result, shown.epochs if shown.certain else 0)
+            kept = self._spool.model(trial.number).exists()
+            run.log_result(shown.run_id, result, shown.epochs if shown.certain else 0, kept=kept)
         self._log_model(trial, shown, result)  # after the metrics: a logged model copies those of its step
         run.finish_trial(shown.run_id, self._study, trial)
         self._spool.forget_model(trial.number)

@@ -29,10 +29,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.data.summary import DataSummary
 from search.errors import TrackingError, redact
-from search.study import attributes
+from search.study import attributes, ranking
 from search.studyfile.copy import common_layout, files_of
 from search.studyfile.schema import Definition
-from search.tracking import origin, store, views
+from search.tracking import origin, store
+from search.tracking.pages import descriptions, views
 from search.training.result import Epoch, TrialResult
 
 OBJECTIVE = "objective"
@@ -40,6 +41,7 @@ TRIAL, SEARCH_ID = "trial", "search_id"  # tags by which a run is found again
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
 _BATCH = 1000  # metrics in one request: MLflow's limit
 _PARAMS = 100  # parameters in one request, likewise
+_ASKED = ("n_trials", "timeout", "sampler", "pruner", "seed", "workers")  # settings that a description names
 _LONGEST = 5000  # characters of a tag
 
 # Deprecated in optuna-integration 4.9, removed in 6.0; asked for, so used and pinned below 6.
@@ -71,6 +73,7 @@ class SearchRun:
     ) -> None:
         self._definition, self._name, self._search_id = definition, name, search_id
         self._described, self._began = described, datetime.fromisoformat(began)
+        self._facts = dict(dataset)
         self._dataset = (
             DatasetInput(Dataset(**dataset), [InputTag("mlflow.data.context", "training")]) if dataset else None
         )
@@ -112,6 +115,10 @@ class SearchRun:
 
     def _create(self) -> str:
         tags = {**self._tags, SEARCH_ID: self._search_id, "mlflow.source.type": "LOCAL", "kind": "search"}
+        asked = ", ".join(f"{name} {value}" for name, value in self._described.items() if name in _ASKED)
+        tags["mlflow.note.content"] = descriptions.of_search(
+            self._definition, [], [], self._link, state=f"**Running** ({asked}).", dataset=self._facts, run_id=""
+        )
         with suppress(Exception):
             import getpass
 
@@ -187,7 +194,7 @@ class SearchRun:
         """Create the run of a trial, with its parameters, and return it."""
         began = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
         tags = {**self._tags, "mlflow.parentRunId": self.run_id, TRIAL: str(trial.number)}
-        run = self._client.create_run(self.experiment_id, _milliseconds(began), tags, _name(trial.number))
+        run = self._client.create_run(self.experiment_id, _milliseconds(began), tags, descriptions.trial_name(trial))
         run_id = str(run.info.run_id)
         self._log_params(run_id, trial)
         if self._dataset is not None:
@@ -205,14 +212,23 @@ class SearchRun:
 
     def finish_trial(self, run_id: str, study: optuna.Study, trial: FrozenTrial) -> None:
         """Give a trial's run its value, parameters and tags through `MLflowCallback`, and its status last."""
-        _callback(self._definition, trial.number)(study, _with_run(trial, run_id))
+        _callback(self._definition, trial)(study, _with_run(trial, run_id))
         ended = _milliseconds(trial.datetime_complete.timestamp()) if trial.datetime_complete else None
         self._client.set_terminated(run_id, STATUS[trial.state], end_time=ended)
 
-    def log_result(self, run_id: str, result: TrialResult, logged: int = 0) -> None:
-        """Log what a trial's worker returned: epochs after the first `logged`, metrics, tags, how it was trained."""
+    def log_result(self, run_id: str, result: TrialResult, logged: int = 0, *, kept: bool = False) -> None:
+        """Log what a trial's worker returned: epochs after the first `logged`, metrics, tags, how it was trained.
+
+        Args:
+            run_id: The trial's run.
+            result: What the worker returned.
+            logged: How many epochs are logged already.
+            kept: Whether the trial's model is kept; then its curves are drawn.
+        """
+        curves = descriptions.curves(result) if kept else b""
         now = _milliseconds(result.epochs[-1].time if result.epochs else time.time())
         tags = {
+            "mlflow.note.content": descriptions.of_trial(result, run_id, picture=bool(curves)),
             "seed": str(result.seed),
             "worker": result.worker,
             "fed": result.path,
@@ -229,6 +245,8 @@ class SearchRun:
             for name, text in texts.items():
                 if text:
                     Path(folder, name).write_text(text, encoding="utf-8", errors="replace")
+            if curves:
+                Path(folder, descriptions.CURVES).write_bytes(curves)
             if any(Path(folder).iterdir()):
                 self._client.log_artifacts(run_id, folder)
 
@@ -247,6 +265,40 @@ class SearchRun:
     def artifacts(self, folder: Path) -> None:
         """Add the files of a folder to the search's run."""
         self._client.log_artifacts(self.run_id, str(folder))
+
+    def describe(self, study: optuna.Study, state: str, *, pictures: bool = False) -> None:
+        """Bring the search's description and the curve of its best value up to date.
+
+        Args:
+            study: The study.
+            state: What goes on, in a sentence.
+            pictures: Whether to show the pictures among the run's artifacts.
+        """
+        trials = attributes.trials_of_search(study, self._search_id)
+        shown: list[str] = []
+        if pictures:
+            there = {each.path for each in self._client.list_artifacts(self.run_id)}
+            shown = [name for name in descriptions.PICTURES if name in there]
+        text = descriptions.of_search(
+            self._definition,
+            trials,
+            ranking.best_trials(self._definition, attributes.comparable_trials(study)),
+            self._link,
+            state=state,
+            dataset=self._facts,
+            run_id=self.run_id,
+            pictures=shown,
+        )
+        curve = [
+            Metric("best_so_far", value, _milliseconds(ended), number)
+            for number, value, ended in descriptions.best_so_far(self._definition, trials)
+        ]
+        self._log(self.run_id, curve if len(self._definition.metrics) == 1 else [], {"mlflow.note.content": text})
+
+    def _link(self, trial: FrozenTrial) -> str:
+        """Return a trial's number as Markdown that opens its run."""
+        run_id = str(trial.system_attrs.get(attributes.RUN_ID, "")) or self.find_trial(trial.number)
+        return f"[{trial.number}](#/experiments/{self.experiment_id}/runs/{run_id})" if run_id else str(trial.number)
 
     def status(self) -> str:
         """Return the status of the search's run."""
@@ -294,10 +346,6 @@ def _pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
             return
 
 
-def _name(number: int) -> str:
-    return f"trial-{number:05d}"
-
-
 def _with_run(trial: FrozenTrial, run_id: str) -> FrozenTrial:
     """Return a copy of a trial that names its run, where `MLflowCallback` looks for it.
 
@@ -312,12 +360,23 @@ def _with_run(trial: FrozenTrial, run_id: str) -> FrozenTrial:
     return shown
 
 
-def _callback(definition: Definition, number: int) -> optuna_integration.MLflowCallback:
+class _Callback(optuna_integration.MLflowCallback):  # type: ignore[misc]  # it has no types
+    """MLflowCallback without the tags that nobody reads: distributions, direction, times, the number once more.
+
+    It has no public way to leave them out; a test fails when its method is called otherwise.
+    """
+
+    def _set_tags(self, trial: FrozenTrial, study: optuna.Study) -> None:  # noqa: ARG002 - as the method it replaces
+        attrs = {str(name): str(value)[:_LONGEST] for name, value in trial.user_attrs.items()}
+        mlflow.set_tags({"state": trial.state.name, **attrs})
+
+
+def _callback(definition: Definition, trial: FrozenTrial) -> _Callback:
     """Return a callback for one trial; it has a lock, so each trial has its own."""
-    return optuna_integration.MLflowCallback(
+    return _Callback(
         metric_name=objectives(definition),
         create_experiment=False,
-        mlflow_kwargs={"run_name": _name(number)},
+        mlflow_kwargs={"run_name": descriptions.trial_name(trial)},
     )
 
 

@@ -17,7 +17,7 @@ from search.study import attributes
 from search.study.storage import open_storage
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
-from search.tracking import fates
+from search.tracking.pages import fates
 from search.training.result import Epoch, TrialResult
 from tests.conftest import Searcher, command
 

@@ -56,7 +56,7 @@ def workers_of(experiment_id: str) -> list[tuple[int, int]]:
         page = client.search_runs([experiment_id], max_results=1000, page_token=token)
         for run in page:
             if "worker" in run.data.tags:
-                number = int((run.info.run_name or "").rpartition("-")[2])
+                number = int(run.data.tags["trial"])
                 pairs.append((number, int(run.data.tags["worker"].rpartition(":")[2])))
         token = page.token
         if not token:

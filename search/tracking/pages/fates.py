@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.figures import plural
 from search.study import attributes
 from search.training.result import TrialResult
 
@@ -45,8 +46,8 @@ class Saved:
         """Return it in words; nothing when nothing was pruned."""
         if not self.trials:
             return ""
-        pruned = f"{self.trials} trial{'s' * (self.trials != 1)} pruned"
-        return f"{pruned}: {self.epochs} epochs not trained, about {self.seconds:.3g} s of one worker's time saved"
+        pruned = f"{plural(self.trials, 'trial')} pruned"
+        return f"{pruned}: {plural(self.epochs, 'epoch')} not trained, about {self.seconds:.3g} s of one worker's time saved"
 
 
 def result_of(trial: FrozenTrial) -> TrialResult | None:

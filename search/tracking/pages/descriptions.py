@@ -1,0 +1,187 @@
+"""What MLflow's pages say of a search and its trials, in Markdown that a newcomer reads in ten seconds."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.errors import printable, redact
+from search.figures import number, plural
+from search.study import attributes, ranking
+from search.studyfile.schema import Definition
+from search.tracking.pages import fates
+from search.training.result import TrialResult
+
+CURVES = "curves.png"
+PICTURES = ("optimization_history.png", "slice.png", "parallel_coordinate.png", "param_importances.png")
+_LONGEST = 5000  # characters of a description on PostgreSQL
+_WIDE = 10  # columns of parameters in a table
+_REASON = 200  # characters of a reason
+
+Link = Callable[[FrozenTrial], str]
+
+
+def trial_name(trial: FrozenTrial) -> str:
+    """Return what a trial's run is called: the list shows pruned and failed ones with the same red cross."""
+    fate = {TrialState.PRUNED: " · pruned", TrialState.FAIL: " · failed"}.get(trial.state, "")
+    return f"trial-{trial.number:05d}{fate}"
+
+
+def of_trial(result: TrialResult, run_id: str, *, picture: bool) -> str:
+    """Return a trial's description: what became of it and why, and its curves where they are drawn."""
+    planned = result.training.get("fit", {}).get("epochs")
+    trained = len({epoch.step for epoch in result.epochs})
+    of = f" of {planned}" if planned else ""
+    if result.fate == "complete":
+        values = ", ".join(number(value) for value in result.values)
+        kept = result.metrics.get("best_epoch")
+        epoch = f", the kept model is epoch {int(kept) + 1}'s" if kept is not None else ""
+        lines = [f"**Complete**: value {values} after {plural(trained, 'epoch')}{of}{epoch}.", _tests(result.recorded)]
+    else:
+        fate = {"pruned": "Pruned", "failed": "Failed", "died": "Stopped"}[result.fate]
+        lines = [f"**{fate}** after {plural(trained, 'epoch')}{of}.", _why(result.reason)]
+    if picture:
+        lines.append(_picture(CURVES, run_id))
+    return _limited(lines)
+
+
+def _tests(metrics: Mapping[str, float]) -> str:
+    tests = ", ".join(
+        f"`{name}` {number(value)}" for name, value in sorted(metrics.items()) if name.startswith("test_")
+    )
+    return f"On the held-out test part: {tests}." if tests else ""
+
+
+def _why(reason: str) -> str:
+    return f"Why: {_code(reason)}" if reason else ""
+
+
+def _code(text: str) -> str:
+    """Return a text of unknown content as it is: Markdown in it is not rendered."""
+    return f"`{redact(printable(text, _REASON)).replace('`', chr(39))}`"
+
+
+def of_search(
+    definition: Definition,
+    trials: Sequence[FrozenTrial],
+    ranked: Sequence[FrozenTrial],
+    link: Link,
+    *,
+    state: str,
+    dataset: Mapping[str, str],
+    run_id: str,
+    pictures: Sequence[str] = (),
+) -> str:
+    """Return a search's description.
+
+    Args:
+        definition: The study file.
+        trials: The search's trials.
+        ranked: The study's best trials, best first.
+        link: Gives a trial's number as Markdown that opens its run.
+        state: What goes on, in a sentence.
+        dataset: The data set, as MLflow has it.
+        run_id: The search's run.
+        pictures: Artifacts of the run to show.
+    """
+    counts = {
+        name: sum(trial.state == kind for trial in trials)
+        for name, kind in (
+            ("complete", TrialState.COMPLETE),
+            ("pruned", TrialState.PRUNED),
+            ("failed", TrialState.FAIL),
+        )
+    }
+    lines = [f"{state} Trials: {', '.join(f'{count} {name}' for name, count in counts.items())}."]
+    if ranked:
+        best = ranked[0]
+        values = zip(definition.metrics, best.values, strict=True)
+        told = ", ".join(f"`{metric}` {number(value)}" for metric, value in values)
+        lines.append(f"Best trial: {link(best)} with {told}. {_tests(attributes.metrics_of_trial(best))}".rstrip())
+        lines.append(_best_table(definition, ranked[:5], link))
+    lines += _failed(trials)
+    if counts["pruned"]:
+        lines.append(f"{fates.saved(trials)}.")
+    lines.append(_data(dataset))
+    lines += [_picture(name, run_id) for name in pictures]
+    return _limited(lines)
+
+
+def _best_table(definition: Definition, best: Sequence[FrozenTrial], link: Link) -> str:
+    names = list(dict.fromkeys(name for trial in best for name in trial.params))[:_WIDE]
+    head = ["trial", *definition.metrics, *names]
+    rows = [[link(t), *map(number, t.values), *(number(t.params.get(name, "")) for name in names)] for t in best]
+    return "\n".join(f"| {' | '.join(each)} |" for each in (head, ["---:"] * len(head), *rows))
+
+
+def _failed(trials: Sequence[FrozenTrial]) -> list[str]:
+    groups = fates.failures(trials)
+    shown = [f"- {plural(len(each.numbers), 'trial')}: {_code(each.reason)}" for each in groups[:5]]
+    more = [f"- and {plural(len(groups) - 5, 'other reason')}"] if len(groups) > 5 else []
+    return ["\n".join(["Failed:", *shown, *more])] if groups else []
+
+
+def _data(dataset: Mapping[str, str]) -> str:
+    if not dataset:
+        return ""
+    profile: dict[str, Any] = json.loads(dataset.get("profile", "{}"))
+    parts = {"train": "training", "validation": "validation", "test": "test"}
+    rows = ", ".join(f"{profile[key]} {name}" for key, name in parts.items() if profile.get(key))
+    columns = [each["name"] for each in json.loads(dataset.get("schema", "{}")).get("mlflow_colspec", [])]
+    more = f"; {plural(len(columns), 'column')}" if columns else ""
+    return f"Data: `{dataset['name']}`, {profile.get('task', '')}; rows: {rows or 'a stream'}{more}."
+
+
+def _picture(name: str, run_id: str) -> str:
+    return f"![{name}](get-artifact?path={name}&run_uuid={run_id})"
+
+
+def _limited(parts: Sequence[str]) -> str:
+    """Return paragraphs as one text; those that do not fit a description are left out."""
+    text = ""
+    for part in filter(None, parts):
+        longer = f"{text}\n\n{part}" if text else part
+        if len(longer) <= _LONGEST:
+            text = longer
+    return text
+
+
+def best_so_far(definition: Definition, trials: Sequence[FrozenTrial]) -> list[tuple[int, float, float]]:
+    """Return number, best value until then, and end in seconds since 1970, of each complete trial by number."""
+    curve: list[tuple[int, float, float]] = []
+    for trial in sorted(trials, key=lambda each: each.number):
+        if trial.state != TrialState.COMPLETE or not ranking.feasible(trial) or trial.datetime_complete is None:
+            continue
+        value = trial.values[0]
+        if curve and not definition.better(value, curve[-1][1]):
+            value = curve[-1][1]
+        curve.append((trial.number, value, trial.datetime_complete.timestamp()))
+    return curve
+
+
+def curves(result: TrialResult) -> bytes:
+    """Return a picture of a trial's training and validation curves, the kept epoch marked; empty without any."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in (result.epochs[-1].logs if result.epochs else {}) if "/" not in name]
+    pairs = [name for name in names if f"val_{name}" in names][:3]
+    if not pairs:
+        return b""
+    figure = Figure(figsize=(4.5 * len(pairs), 3.2), layout="constrained")
+    kept = result.metrics.get("best_epoch")
+    for axes, name in zip(figure.subplots(1, len(pairs), squeeze=False).flat, pairs, strict=True):
+        for each, label in ((name, "training"), (f"val_{name}", "validation")):
+            points = [(epoch.step + 1, epoch.logs[each]) for epoch in result.epochs if each in epoch.logs]
+            axes.plot(*zip(*points, strict=True), label=label)
+        if kept is not None:
+            axes.axvline(kept + 1, color="0.5", linestyle="--", label="kept epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.legend()
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=80)
+    return drawn.getvalue()

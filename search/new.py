@@ -8,21 +8,30 @@ from typing import Annotated
 import typer
 
 from search.cli import Debug, execute
+from search.errors import UsageError
 from search.studyfile.load import find_study
 
 
 def new_command(
-    name: Annotated[str, typer.Argument(help="The new study's name.")],
+    name: Annotated[str, typer.Argument(help="The new study's name.", show_default=False)] = "",
     source: Annotated[str, typer.Option("--from", metavar="STUDY", help="The study to copy.")] = "blobs",
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a study file instead.")] = False,
     debug: Debug = False,
 ) -> None:
     """New: copy a study, with the files it needs, to studies/NAME.toml.
 
     Example: python -m search.new mine --from breast_cancer
     """
+    from search.studyfile import json_schema
     from search.studyfile.copy import copy_study
 
-    for path in copy_study(name, find_study(source), Path("studies")):
+    if schema:
+        print(json_schema.as_text(), end="")
+        return
+    if not name:
+        raise UsageError("NAME is missing; give the new study a name, as in: search.new mine --from blobs")
+    written = copy_study(name, find_study(source), Path("studies"))
+    for path in [*written, json_schema.write(Path("studies"))]:
         print(path)
 
 

@@ -47,7 +47,8 @@ class Saved:
         if not self.trials:
             return ""
         pruned = f"{plural(self.trials, 'trial')} pruned"
-        return f"{pruned}: {plural(self.epochs, 'epoch')} not trained, about {self.seconds:.3g} s of one worker's time saved"
+        epochs = plural(self.epochs, "epoch")
+        return f"{pruned}: {epochs} not trained, about {self.seconds:.3g} s of one worker's time saved"
 
 
 def result_of(trial: FrozenTrial) -> TrialResult | None:

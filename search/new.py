@@ -30,9 +30,9 @@ def new_command(
         return
     if not name:
         raise UsageError("NAME is missing; give the new study a name, as in: search.new mine --from blobs")
-    written = copy_study(name, find_study(source), Path("studies"))
-    for path in [*written, json_schema.write(Path("studies"))]:
+    for path in copy_study(name, find_study(source), Path("studies")):
         print(path)
+    json_schema.write(Path("studies"))  # named by the copy's first line
 
 
 def main() -> None:

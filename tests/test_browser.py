@@ -102,6 +102,15 @@ def _until(condition: Callable[[], Any]) -> Any:
         time.sleep(0.3)
 
 
+@pytest.fixture(autouse=True)
+def picture(browser: Any, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave a picture of what each test saw in the folder that SEARCH_SCREENSHOTS names."""
+    yield
+    if folder := os.environ.get("SEARCH_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        browser.save_screenshot(str(Path(folder) / f"{request.node.name}.png"))
+
+
 def _text(browser: Any) -> str:
     return str(browser.execute_script("return document.body.innerText"))
 

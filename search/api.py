@@ -124,6 +124,7 @@ class Study:
         register: bool = True,
         offline: bool = False,
         accept_new_data: bool = False,
+        confirm: float | None = None,
         progress: bool | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Result:
@@ -145,6 +146,7 @@ class Study:
             resume: Run only the trials that an interrupted search still owes.
             register: Whether the best trial's model becomes a version in the registry.
             offline: Whether to leave MLflow alone; `python -m search.sync` writes to it later.
+            confirm: Share of the training time to spend on training the leading trials again under new seeds.
             accept_new_data: Whether the data may differ from those of the study's earlier trials.
             progress: Whether to show a progress bar; by default in notebooks and on terminals.
             on_progress: Called at each trial's beginning and end.
@@ -172,6 +174,7 @@ class Study:
             register=register,
             offline=offline,
             accept_new_data=accept_new_data,
+            confirm=confirm,
             objects=self._objects.pickled() if self._objects.named else b"",
         )
         with unchanged():

@@ -186,7 +186,7 @@ class Search:
         """
         self._free = list(slots)
         try:
-            with _signals(self._ask_to_stop):
+            with signals(self._ask_to_stop):
                 self._fill()
                 while self._running and not self._signal:
                     self._collect(_POLL_SECONDS)
@@ -415,7 +415,7 @@ class Search:
 
 
 @contextmanager
-def _signals(handle: Callable[[int], None]) -> Iterator[None]:
+def signals(handle: Callable[[int], None]) -> Iterator[None]:
     """Hand Ctrl-C, SIGTERM and SIGHUP to a function inside this block; only a program's main thread gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield

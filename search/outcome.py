@@ -76,6 +76,7 @@ class Outcome:
                 "params": self.best.params,
                 "run_id": self.best.run_id,
                 "metrics": self.best.metrics,
+                **({"confirmed": self.best.confirmed.as_json()} if self.best.confirmed is not None else {}),
             },
             **several,
             "model": model,

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from search.data.summary import DataSummary
 from search.errors import SearchError
 from search.study import attributes
+from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
 from search.training.result import TrialResult
 
@@ -27,6 +28,7 @@ class Best:
         params: Its parameters.
         run_id: Its run in MLflow; empty while MLflow does not show it.
         metrics: Its metrics by name, those of the model that is kept.
+        confirmed: What its configuration reached under new seeds; None when it was not trained again.
     """
 
     number: int
@@ -34,6 +36,7 @@ class Best:
     params: dict[str, Any]
     run_id: str
     metrics: dict[str, float]
+    confirmed: Confirmed | None = None
 
     @property
     def value(self) -> float:
@@ -41,12 +44,13 @@ class Best:
         return self.values[0]
 
 
-def best_of(trial: FrozenTrial, run_id: str = "") -> Best:
+def best_of(trial: FrozenTrial, run_id: str = "", confirmed: Confirmed | None = None) -> Best:
     """Return a complete trial with what was recorded of it.
 
     Args:
         trial: The trial.
         run_id: Its run in MLflow, where the study does not know it.
+        confirmed: What its configuration reached under new seeds.
     """
     text = attributes.outcome_of(trial)
     metrics = TrialResult.from_text(text).recorded if text else {}
@@ -56,7 +60,22 @@ def best_of(trial: FrozenTrial, run_id: str = "") -> Best:
         params=dict(trial.params),
         run_id=run_id or str(trial.system_attrs.get(attributes.RUN_ID, "")),
         metrics=metrics,
+        confirmed=confirmed,
     )
+
+
+def luck(definition: Definition, best: Best) -> str:
+    """Return in a sentence how much of a trial's value was luck; empty where it was not trained again."""
+    if best.confirmed is None:
+        return ""
+    metric, mean, std = definition.metrics[0], best.confirmed.mean, best.confirmed.std
+    seeds = len(best.confirmed.values)
+    reached = f"{mean:.4g}" + (f" ± {std:.2g}" if std is not None else "")
+    under = f"under {seeds} new seed{'s' * (seeds > 1)} the same configuration reaches {reached}"
+    said = f"The search measured `{metric}` {best.value:.4g}; {under} on average"
+    if not definition.better(best.value, mean):
+        return f"{said}: nothing of the first value was luck."
+    return f"{said}: {abs(best.value - mean):.2g} of the first value was luck."
 
 
 def register_best(
@@ -91,6 +110,7 @@ def register_best(
         registry.TEST_METRIC: test_metric,
         registry.TEST_VALUE: str(best.metrics.get(test_metric, "")),
         registry.TEST_DIRECTION: direction,
+        **_confirmed_tags(best.confirmed),
         **{f"metric.{metric}": f"{value:.6g}" for metric, value in best.metrics.items()},
     }
     return registry.register(
@@ -100,6 +120,12 @@ def register_best(
         description=_description(trial, best, data, definition),
         about=_about(definition, data),
     ), True
+
+
+def _confirmed_tags(confirmed: Confirmed | None) -> dict[str, str]:
+    if confirmed is None:
+        return {}
+    return {f"confirmed_{name}": str(value) for name, value in confirmed.as_json().items() if value is not None}
 
 
 def _test_metric(definition: Definition, metrics: dict[str, float]) -> tuple[str, str]:
@@ -114,7 +140,7 @@ def _description(trial: FrozenTrial, best: Best, data: DataSummary, definition: 
     params = ", ".join(f"{name} = {value}" for name, value in trial.params.items())
     return (
         f"Trial {trial.number} of study **{definition.name}**: {values}.\n\n"
-        f"Held-out test part: {tests}.\n\nParameters: {params}.\n\n"
+        f"{luck(definition, best)}\n\nHeld-out test part: {tests}.\n\nParameters: {params}.\n\n"
         f"Data `{data.name}`, digest `{data.digest}`: {data.rows}. Run `{best.run_id}`."
     )
 

@@ -61,6 +61,12 @@ def run_command(
         bool,
         typer.Option("--accept-new-data", help="Allow changed data; earlier trials are not compared."),
     ] = False,
+    confirm: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=10.0, metavar="SHARE", help="Share of the training time for training the best again."
+        ),
+    ] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Do not write to MLflow now; python -m search.sync does it later.")
     ] = False,
@@ -92,6 +98,7 @@ def run_command(
         trial_timeout=trial_timeout,
         offline=offline,
         accept_new_data=accept_new_data,
+        confirm=confirm,
         workers=int(workers) if workers and workers != "auto" else workers,
         cluster=cluster,
         gpu_share=gpu_share,

@@ -17,9 +17,10 @@ from optuna.storages import BaseStorage
 
 from search import resume
 from search.budget import Counts, count
+from search.confirmation import confirm, seconds_of
 from search.data.summary import DataSummary
 from search.errors import ClusterError, Interrupted, NoTrialCompleted, SearchError, StorageError, one_line, redact
-from search.optimize import NoMirror, OnProgress, Search
+from search.optimize import NoMirror, OnProgress, Search, signals
 from search.outcome import Outcome
 from search.register import best_of, register_best
 from search.reporting import plots
@@ -32,7 +33,7 @@ from search.studyfile.settings import Settings, arguments_of
 from search.tracking.pages import fates
 from search.workers import local as workers
 from search.workers import worker
-from search.workers.base import Pool
+from search.workers.base import Pool, Slot
 
 if TYPE_CHECKING:
     from search.tracking.mirror import Mirror
@@ -294,8 +295,8 @@ class _Session:
         Raises:
             NoTrialCompleted: There is no best trial.
         """
-        trials = attributes.comparable_trials(self._study)
-        ranked = ranking.best_trials(self._definition, trials)
+        halted = False if in_a_hurry else self._confirm()
+        ranked = ranking.leading_trials(self._definition, self._study)
         drawn = [] if in_a_hurry or not ranked or self._run is None else self._draw()
         waiting = self._mirror.drain(_HURRY if in_a_hurry else _PATIENCE) if self._mirror is not None else None
         not_mirrored = self._not_mirrored(waiting)
@@ -314,7 +315,61 @@ class _Session:
             if in_a_hurry:
                 raise Interrupted("interrupted before any trial completed; --resume goes on")
             raise self._nothing_completed()
-        return replace(outcome, seconds=time.monotonic() - started)
+        outcome = replace(outcome, seconds=time.monotonic() - started)
+        if halted:
+            interrupted = Interrupted("interrupted while the leading trials were trained again; all is kept", halted)
+            interrupted.outcome = outcome
+            raise interrupted
+        return outcome
+
+    def _confirm(self) -> int:
+        """Train the leading trials again, as far as the study file asks for it; returns the signal that ended it."""
+        trials = resume.trials_of(self._study, self._claim.record.search_id)
+        budget = self._settings.confirm * sum(map(seconds_of, trials))
+        if budget <= 0 or len(self._definition.metrics) > 1:
+            return 0
+        received: list[int] = []
+
+        def halt(number: int) -> None:
+            if received:
+                raise Interrupted("interrupted; everything finished so far is kept", number)
+            received.append(number)
+
+        with signals(halt):
+            slots = self._pool.slots
+            confirm(
+                self._definition,
+                self._study,
+                self._job,
+                slots,
+                budget,
+                stopped=lambda: bool(received),
+                on_message=self._on_message,
+            )
+            leading = ranking.leading_trials(self._definition, self._study)
+            if leading and not received:
+                self._have_model(leading[0].number, slots[0])
+        return received[0] if received else 0
+
+    def _have_model(self, number: int, slot: Slot) -> None:
+        """Train the trial that leads after all once more, under its own seed, where its model was not kept."""
+        waits = number in self._spool.waiting()
+        if waits or (self._mirror is not None and self._has_logged_model(number)):
+            return
+        result = slot.submit(worker.train_same, self._job, number).result()
+        if result.model is None:
+            raise SearchError(f"trial {number} failed when it was trained once more: {result.reason}")
+        self._spool.put_model(number, result.model, result.predictions, result.data)
+
+    def _has_logged_model(self, number: int) -> bool:
+        from search.tracking import agreement
+
+        assert self._mirror is not None  # noqa: S101 - for the type checker: the caller saw it
+        self._mirror.drain(_PATIENCE)
+        trial = next(each for each in self._study.get_trials(deepcopy=False) if each.number == number)
+        with suppress(Exception):  # MLflow is away: the model is made once more
+            return bool(self._mirror.model_id(number) or agreement.model_of(self._definition, self._study, trial))
+        return False
 
     def _not_mirrored(self, waiting: list[int] | None) -> tuple[int, ...]:
         if waiting is None:
@@ -341,6 +396,10 @@ class _Session:
         assert self._run is not None  # noqa: S101 - for the type checker: the caller saw it
         try:
             with store.store_errors(store.uri()):
+                if ranked:
+                    agreement.show_confirmed(self._definition, self._study)
+                    if self._mirror is not None and ranked[0].number in self._spool.waiting():
+                        self._mirror.log_model(ranked[0].number)
                 if outcome is not None and self._settings.register:
                     outcome = self._register(outcome, ranked[0])
                 if drawn:
@@ -389,7 +448,8 @@ class _Session:
         self, ranked: Sequence[optuna.trial.FrozenTrial], not_mirrored: tuple[int, ...], started: float
     ) -> Outcome:
         run_of = self._mirror.run_id if self._mirror is not None else lambda _: ""
-        table = tuple(best_of(trial, run_of(trial.number)) for trial in ranked[:5])
+        confirmed = attributes.confirmed_of(self._study)
+        table = tuple(best_of(each, run_of(each.number), confirmed.get(each.number)) for each in ranked[:5])
         trials = resume.trials_of(self._study, self._claim.record.search_id)
         counts = count(trials)
         several = len(self._definition.metrics) > 1

@@ -65,6 +65,7 @@ def sync(settings: Settings, on_message: Callable[[str], None], *, only_check: b
         publish()
         resume.recover_killed_searches(study, storage, spool)
         mended = _send(definition, study, storage, spool, on_message)
+        agreement.show_confirmed(definition, study)
         _register(settings, study, spool)
         _end_searches(definition, study, spool)
         differs = agreement.differences(definition, study, spool.waiting())
@@ -97,7 +98,7 @@ def _register(settings: Settings, study: optuna.Study, spool: Spool) -> None:
     from search.tracking import agreement
 
     definition = settings.definition
-    ranked = ranking.best_trials(definition, attributes.comparable_trials(study))
+    ranked = ranking.leading_trials(definition, study)
     owed = [record for record in resume.search_records(study) if record.state == "trained" and record.registers]
     data = next(
         (each for each in (spool.data(record.search_id) for record in reversed(owed)) if each is not None), None
@@ -106,8 +107,9 @@ def _register(settings: Settings, study: optuna.Study, spool: Spool) -> None:
         return
     model_id = agreement.model_of(definition, study, ranked[0])
     run_id = agreement.run_of(definition, study, ranked[0])
+    confirmed = attributes.confirmed_of(study).get(ranked[0].number)
     if model_id:
-        register_best(settings.study_name, definition, ranked[0], best_of(ranked[0], run_id), data, model_id)
+        register_best(settings.study_name, definition, ranked[0], best_of(ranked[0], run_id, confirmed), data, model_id)
 
 
 def _end_searches(definition: Definition, study: optuna.Study, spool: Spool) -> None:

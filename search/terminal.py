@@ -13,6 +13,8 @@ from rich.live import Live
 from rich.text import Text
 
 from search.figures import block, duration, fitting, number, paragraph, plural, table
+from search.register import luck
+from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
 
 if TYPE_CHECKING:
@@ -114,6 +116,8 @@ class Display:
             return
         printer = _Printer()
         printer.best(outcome.table, self._definition, outcome.study)
+        if outcome.best.confirmed is not None:
+            printer.line(luck(self._definition, outcome.best))
         printer.line("")
         ended = _counts(outcome.n_trials)
         if outcome.died:
@@ -261,7 +265,15 @@ class _Printer:
 def _entries(best: Best, definition: Definition) -> list[tuple[str, object]]:
     """Return what there is to say of a trial: its values, its test metrics, its parameters."""
     tests = [(name, value) for name, value in best.metrics.items() if name.startswith("test_")]
-    return [*zip(definition.metrics, best.values, strict=True), *sorted(tests), *best.params.items()]
+    values: list[tuple[str, object]] = list(zip(definition.metrics, best.values, strict=True))
+    if best.confirmed is not None:
+        values.append(("  under new seeds", _confirmed(best.confirmed)))
+    return [*values, *sorted(tests), *best.params.items()]
+
+
+def _confirmed(confirmed: Confirmed) -> str:
+    spread = f" ± {number(confirmed.std)}" if confirmed.std is not None else ""
+    return f"{number(confirmed.mean)}{spread} ({plural(len(confirmed.values), 'training')})"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -79,7 +79,7 @@ ROOMS = (
     {"resume", "register", "stopping"},
     {"reporting"},
     {"workers"},
-    {"optimize"},
+    {"optimize", "confirmation"},
     {"syncing"},
     {"outcome"},
     {"session"},

@@ -30,11 +30,16 @@ _SECOND = (
 
 
 class TrialData:
-    """The data of each trial: the same for all, or what the data function returns for its parameters."""
+    """The data of each trial: the same for all, or what the data function returns for its parameters.
 
-    def __init__(self, definition: Definition) -> None:
-        self._definition = definition
-        self._same: Data | None = None if sources.reads_trial(definition) else load(definition)
+    Args:
+        definition: The study file.
+        fold_seed: Draws other folds than the study's; the test part stays.
+    """
+
+    def __init__(self, definition: Definition, fold_seed: int | None = None) -> None:
+        self._definition, self._fold_seed = definition, fold_seed
+        self._same: Data | None = None if sources.reads_trial(definition) else load(definition, fold_seed=fold_seed)
         self._cache = sources.Cache()
 
     @property
@@ -51,17 +56,18 @@ class TrialData:
         if self._same is not None and not self._same.spent_by_reading:
             return self._same
         if self._same is not None:
-            return load(self._definition)
-        data: Data = self._cache.of(trial, lambda read: load(self._definition, read))
+            return load(self._definition, fold_seed=self._fold_seed)
+        data: Data = self._cache.of(trial, lambda read: load(self._definition, read, self._fold_seed))
         return data
 
 
-def load(definition: Definition, trial: Any = None) -> Data:
+def load(definition: Definition, trial: Any = None, fold_seed: int | None = None) -> Data:
     """Load, check and split the data of a study.
 
     Args:
         definition: The study file.
         trial: The trial whose parameters a data function takes; None where it takes none.
+        fold_seed: Draws other folds than the study's.
 
     Raises:
         DataError: They cannot be read, have no such column, or hold nothing to learn.
@@ -76,7 +82,7 @@ def load(definition: Definition, trial: Any = None) -> Data:
     lengths = {part: _rows_of(each, settings) for part, each in parts.items()}
     if settings.kind == "python" and isinstance(loaded, tuple | list) and set(parts) == {TRAIN, TEST}:
         together = replace(together, doubts=(*together.doubts, _SECOND))
-    return _split(together, lengths, definition, name, depends=trial is not None)
+    return _split(together, lengths, definition, name, depends=trial is not None, fold_seed=fold_seed)
 
 
 def _rows_of(part: Given, settings: DataDefinition) -> int:
@@ -127,13 +133,21 @@ def _concatenated(parts: Sequence[Any]) -> Any:
     return np.concatenate([np.asarray(part) for part in parts])
 
 
-def _split(together: Rows, lengths: Mapping[str, int], definition: Definition, name: str, *, depends: bool) -> Data:
+def _split(
+    together: Rows,
+    lengths: Mapping[str, int],
+    definition: Definition,
+    name: str,
+    *,
+    depends: bool,
+    fold_seed: int | None,
+) -> Data:
     settings = definition.data
     goal = targets.read(together.y, settings, encode=definition.model.build == "mlp")
     if settings.stratify and goal.task not in ("binary", "multiclass"):
         raise DataError(f"data.stratify: keeps the shares of classes, and the task is {goal.task}; leave it out")
     labels = goal.labels if settings.stratify is not False else None
-    chosen = splits.split(together, lengths, settings, labels, steady=depends)
+    chosen = splits.split(together, lengths, settings, labels, steady=depends, fold_seed=fold_seed)
     whole = replace(together, y=goal.y)
 
     def part(numbers: NDArray[np.intp]) -> Part:

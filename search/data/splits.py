@@ -43,6 +43,7 @@ def split(
     labels: NDArray[Any] | None,
     *,
     steady: bool = False,
+    fold_seed: int | None = None,
 ) -> Parts:
     """Choose which rows train, which choose and which are held out.
 
@@ -54,6 +55,7 @@ def split(
         labels: The class of each row, to keep the classes' shares in each part; else None.
         steady: Whether the numbers of rows differ from trial to trial: a row is then known by its place
             before the last one, and stays in its part.
+        fold_seed: Seed of the folds alone; None for the study's.
 
     Raises:
         DataError: A part would be empty, or a class too small to be in each.
@@ -70,7 +72,9 @@ def split(
         training, test = _cut_among(rows, among, settings.test_size, settings, classes, "test_size")
         rest = np.concatenate([training, everything[len(among) :]])
     if settings.folds:
-        chosen = folds(rows.take(rest), settings, None if classes is None else classes[rest])
+        seeded = settings if fold_seed is None else settings.model_copy(update={"seed": fold_seed})
+        labelled = None if classes is None else classes[rest]
+        chosen = folds(rows.take(rest), seeded, labelled, redrawn=fold_seed is not None)
         training, validation = (rest[each] for each in chosen[0])
         return Parts(training, validation, test, rest, chosen)
     if VALIDATION in given:
@@ -163,19 +167,27 @@ def _cut_groups(group: NDArray[Any], share: float, settings: DataDefinition) -> 
     return first, second
 
 
-def folds(rows: Rows, settings: DataDefinition, classes: NDArray[Any] | None) -> tuple[Split, ...]:
+def folds(
+    rows: Rows, settings: DataDefinition, classes: NDArray[Any] | None, *, redrawn: bool = False
+) -> tuple[Split, ...]:
     """Return the row numbers (training, validation) of each fold.
+
+    Args:
+        rows: What to split.
+        settings: How many folds, and their seed.
+        classes: A class for each row, whose shares each fold keeps.
+        redrawn: Whether groups, too, are drawn by the seed.
 
     Raises:
         DataError: There are fewer rows, groups or members of a class than folds.
     """
     try:
-        return tuple(_folds(rows, settings, classes))
+        return tuple(_folds(rows, settings, classes, redrawn=redrawn))
     except ValueError as error:
         raise DataError(f"data.folds: {one_line(error)}; use fewer folds") from None
 
 
-def _folds(rows: Rows, settings: DataDefinition, classes: NDArray[Any] | None) -> Iterator[Split]:
+def _folds(rows: Rows, settings: DataDefinition, classes: NDArray[Any] | None, *, redrawn: bool) -> Iterator[Split]:
     from sklearn import model_selection as ms
 
     count, row_numbers = settings.folds or 2, np.zeros(len(rows))
@@ -184,7 +196,8 @@ def _folds(rows: Rows, settings: DataDefinition, classes: NDArray[Any] | None) -
         for training, validation in ms.TimeSeriesSplit(count).split(order):
             yield order[training], order[validation]
     elif rows.group is not None:
-        yield from ms.GroupKFold(count).split(row_numbers, groups=rows.group)
+        drawn = {"shuffle": True, "random_state": settings.seed} if redrawn else {}
+        yield from ms.GroupKFold(count, **drawn).split(row_numbers, groups=rows.group)
     elif classes is not None:
         if np.unique(classes, return_counts=True)[1].min() < count:
             raise ValueError(f"a class has fewer rows than {count} folds")

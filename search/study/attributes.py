@@ -5,7 +5,9 @@ No other module names an attribute. Values are what Optuna's storages keep: JSON
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
@@ -28,9 +30,48 @@ CONSTRAINTS = "constraints"  # how far it is beyond each constraint
 METRIC = "metric"
 DATA = "data"  # what its values were measured on
 FIRST_COMPARABLE = "first_comparable"  # the number of its first trial on the data that it has now
+CONFIRMED = "confirmed:"  # followed by a trial's number: what its configuration reached under new seeds
 SEARCH = "search:"  # followed by the id of a search: what is known of that search
 
 _LONGEST = 60_000  # characters of an attribute; MySQL keeps no longer text
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What a trial's configuration reached when it was trained again under new seeds.
+
+    Attributes:
+        values: The study's metric of each training.
+        metrics: All metrics of each training.
+        seeds: The seed of each training.
+    """
+
+    values: tuple[float, ...] = ()
+    metrics: tuple[dict[str, float], ...] = ()
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        """The mean of the values."""
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """Their standard deviation; None for a single one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def plus(self, value: float, metrics: dict[str, float], seed: int) -> Confirmed:
+        """Return this with one more training."""
+        return Confirmed((*self.values, value), (*self.metrics, metrics), (*self.seeds, seed))
+
+    def mean_of(self, metric: str) -> float | None:
+        """Return the mean of a metric over the trainings; None where one has not got it."""
+        values = [each[metric] for each in self.metrics if metric in each]
+        return statistics.fmean(values) if values and len(values) == len(self.metrics) else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints of it."""
+        return {"mean": self.mean, "std": self.std, "seeds": len(self.values)}
 
 
 def id_of(storage: BaseStorage, study: optuna.Study, number: int) -> int:
@@ -99,6 +140,25 @@ def searches_of(study: optuna.Study) -> dict[str, dict[str, Any]]:
 def set_search(study: optuna.Study, search_id: str, value: dict[str, Any]) -> None:
     """Write what is known of a search."""
     study.set_user_attr(SEARCH + search_id, value)
+
+
+def set_confirmed(study: optuna.Study, found: Mapping[int, Confirmed]) -> None:
+    """Write what trials reached under new seeds; an earlier race of the study counts no longer."""
+    for number in confirmed_of(study).keys() - found.keys():
+        study.set_user_attr(f"{CONFIRMED}{number}", {})
+    for number, each in found.items():
+        study.set_user_attr(f"{CONFIRMED}{number}", asdict(each))
+
+
+def confirmed_of(study: optuna.Study) -> dict[int, Confirmed]:
+    """Return what trials reached under new seeds, by their numbers."""
+    kept = {name: value for name, value in study.user_attrs.items() if name.startswith(CONFIRMED) and value}
+    return {
+        int(name.removeprefix(CONFIRMED)): Confirmed(
+            tuple(value["values"]), tuple(value["metrics"]), tuple(value["seeds"])
+        )
+        for name, value in kept.items()
+    }
 
 
 def set_outcome(storage: BaseStorage, trial_id: int, text: str) -> None:

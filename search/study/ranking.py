@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.attributes import constraints_of
+from search.study.attributes import comparable_trials, confirmed_of, constraints_of
 from search.studyfile.schema import Definition
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # states whose configuration is not tried again
@@ -55,6 +56,22 @@ def best_trials(definition: Definition, trials: Sequence[FrozenTrial]) -> list[F
     ranked = [trial for _, _, trial in sorted(zip(distances, sorted(on_front), front, strict=True))]
     rest = [trial for trial in complete if trial.number not in on_front]
     return ranked + sorted(rest, key=lambda trial: (costs[trial.number], trial.number))
+
+
+def leading_trials(definition: Definition, study: optuna.Study) -> list[FrozenTrial]:
+    """Return the feasible complete trials on the study's data of now, the one to register first.
+
+    That is the best one; where the leading trials were trained again under new seeds, the one that is best on
+    average, as long as no later trial leads.
+    """
+    ranked = best_trials(definition, comparable_trials(study))
+    confirmed = {trial.number: each for trial in ranked if (each := confirmed_of(study).get(trial.number))}
+    if not ranked or ranked[0].number not in confirmed or len(definition.metrics) > 1:
+        return ranked
+    most = max(len(each.values) for each in confirmed.values())
+    standing = [trial for trial in ranked if trial.number in confirmed and len(confirmed[trial.number].values) == most]
+    first = min(standing, key=lambda trial: _cost(definition, [confirmed[trial.number].mean]))
+    return [first, *(trial for trial in ranked if trial is not first)]
 
 
 def pareto_front(definition: Definition, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -250,6 +250,8 @@ class SearchDefinition(Table):
         target: Stop when the metric is at least this good.
         constraints: Conditions such as `latency_ms <= 5` that a best trial must meet.
         repeats: Train a configuration under this many seeds and compare the mean.
+        confirm: Share of the search's training time that is spent on training the leading trials again under
+            new seeds; the best on average is registered. 0 trains none again.
         retries: How often the configuration of a trial that died with its worker is tried again.
     """
 
@@ -269,6 +271,7 @@ class SearchDefinition(Table):
     repeats: int = Field(default=1, ge=1, le=1000)
     retries: int = Field(default=1, ge=0, le=1000)
     warm_start: WarmStart | None = None
+    confirm: float = Field(default=0.0, ge=0, le=10)
 
     @field_validator("constraints")
     @classmethod

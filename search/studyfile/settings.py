@@ -31,6 +31,7 @@ class Settings:
         register: Whether the best trial's model becomes a version in the registry.
         offline: Whether MLflow is left alone; `search.sync` writes to it later.
         accept_new_data: Whether the data or the split may differ from those of the study's earlier trials.
+        confirm: Share of the training time to spend on training the leading trials again.
         objects: What `object:<name>` in the definition stands for, pickled.
     """
 
@@ -51,6 +52,7 @@ class Settings:
     register: bool
     offline: bool
     accept_new_data: bool = False
+    confirm: float = 0.0
     objects: bytes = field(default=b"", repr=False)
 
     def located(self) -> Settings:
@@ -100,6 +102,7 @@ def resolve(
     register: bool = True,
     offline: bool = False,
     accept_new_data: bool = False,
+    confirm: float | None = None,
     objects: bytes = b"",
 ) -> Settings:
     """Return the settings of a search; None leaves a setting to the study file.
@@ -129,5 +132,6 @@ def resolve(
         register=register,
         offline=offline,
         accept_new_data=accept_new_data,
+        confirm=search.confirm if confirm is None else confirm,
         objects=objects,
     )

@@ -118,7 +118,7 @@ def _twice(definition: Definition, study: optuna.Study) -> Iterator[str]:
 def _challenger(definition: Definition, study: optuna.Study) -> Iterator[str]:
     """Yield that the challenger is not the study's best trial, where there is a challenger."""
     version = registry.challenger(study.study_name)
-    ranked = ranking.best_trials(definition, attributes.comparable_trials(study))
+    ranked = ranking.leading_trials(definition, study)
     if version is not None and ranked and version.tags.get("trial") != str(ranked[0].number):
         yield f"the challenger is trial {version.tags.get('trial')}, the best is trial {ranked[0].number}"
 
@@ -143,6 +143,19 @@ def due(
             if trial.number in waiting or any(differences_of_trial(definition, trial, shown.get(trial.number, [])))
         ]
     return found
+
+
+def show_confirmed(definition: Definition, study: optuna.Study) -> None:
+    """Show in MLflow what trials reached under new seeds; what is there already is left."""
+    searches = search_runs(definition, study)
+    confirmed = attributes.confirmed_of(study)
+    for trial in study.get_trials(deepcopy=False) if confirmed else ():
+        run = searches.get(str(trial.system_attrs.get(attributes.SEARCH_RUN, "")))
+        if trial.number in confirmed and run is not None and run.is_known():
+            run.open()
+            run_id = run.find_trial(trial.number)
+            if run_id:
+                run.show_confirmed(run_id, trial.number, confirmed[trial.number])
 
 
 def model_of(definition: Definition, study: optuna.Study, trial: FrozenTrial) -> str:
@@ -185,7 +198,7 @@ def end_search(
         "trials_pruned": float(states[TrialState.PRUNED]),
         "trials_failed": float(states[TrialState.FAIL]),
     }
-    ranked = ranking.best_trials(definition, attributes.comparable_trials(study))
+    ranked = ranking.leading_trials(definition, study)
     tags = {"stopped": stopped, "model": model}
     if ranked:
         best = ranked[0]

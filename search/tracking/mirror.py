@@ -132,6 +132,21 @@ class Mirror:
         """Return a trial's logged model; empty when there is none yet."""
         return self._shown[number].model_id if number in self._shown else ""
 
+    def log_model(self, number: int) -> None:
+        """Log the model of a shown trial that waits since then.
+
+        Raises:
+            MlflowException: MLflow is away.
+        """
+        shown = self._shown.setdefault(number, _Shown(certain=False))
+        trial = self._storage.get_trial(attributes.id_of(self._storage, self._study, number))
+        run = self._searches[trial.system_attrs.get(attributes.SEARCH_RUN, "")]
+        run.open()
+        shown.run_id = shown.run_id or run.find_trial(number)
+        text = attributes.outcome_of(trial)
+        self._log_model(trial, shown, None if text is None else TrialResult.from_text(text))
+        self._spool.forget_model(number)
+
     @property
     def refused(self) -> Mapping[int, str]:
         """Trials that MLflow refuses, and why."""

@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.data.summary import DataSummary
 from search.errors import TrackingError, redact
 from search.study import attributes, ranking
+from search.study.attributes import Confirmed
 from search.studyfile.copy import common_layout, files_of
 from search.studyfile.schema import Definition
 from search.tracking import origin, store
@@ -38,6 +39,7 @@ from search.training.result import Epoch, TrialResult
 
 OBJECTIVE = "objective"
 TRIAL, SEARCH_ID = "trial", "search_id"  # tags by which a run is found again
+CONFIRMS = "confirms"  # of a training under a new seed: the number of its trial
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
 _BATCH = 1000  # metrics in one request: MLflow's limit
 _PARAMS = 100  # parameters in one request, likewise
@@ -205,6 +207,26 @@ class SearchRun:
         params = [Param(name, str(value)) for name, value in trial.params.items()]
         for start in range(0, len(params), _PARAMS):
             self._client.log_batch(run_id, params=params[start : start + _PARAMS])
+
+    def show_confirmed(self, run_id: str, number: int, confirmed: Confirmed) -> None:
+        """Show what a trial's configuration reached under new seeds: on its run, and each training as a run under it.
+
+        Trainings that are shown already are left as they are.
+        """
+        now = _milliseconds(time.time())
+        numbers = {"mean": confirmed.mean, "std": confirmed.std, "seeds": float(len(confirmed.values))}
+        shown = [Metric(f"confirmed_{name}", value, now, 0) for name, value in numbers.items() if value is not None]
+        self._log(run_id, shown)
+        query = f"tags.`mlflow.parentRunId` = '{run_id}' AND tags.{CONFIRMS} = '{number}'"
+        known = {run.data.tags.get("seed") for run in _pages(self._client, self.experiment_id, query)}
+        for index, (seed, metrics) in enumerate(zip(confirmed.seeds, confirmed.metrics, strict=True), 1):
+            if str(seed) in known:
+                continue
+            tags = {**self._tags, "mlflow.parentRunId": run_id, CONFIRMS: str(number), "seed": str(seed)}
+            run = self._client.create_run(self.experiment_id, now, tags, f"{_name(number)} · seed {index}")
+            own = str(run.info.run_id)
+            self._log(own, [Metric(name, value, now, 0) for name, value in metrics.items()])
+            self._client.set_terminated(own, "FINISHED")
 
     def log_epochs(self, run_id: str, epochs: Sequence[Epoch]) -> None:
         """Log these epochs' metrics."""

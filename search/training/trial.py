@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,26 @@ IsBest = Callable[[tuple[float, ...]], bool]
 
 
 _LONGEST_TRACEBACK = 100_000  # characters
+
+
+class Again(optuna.trial.FixedTrial):
+    """A finished trial that is trained once more: it gives its parameters, and nobody prunes it.
+
+    Args:
+        params: Its parameters, those of `[space]` and those that its builder suggested.
+        number: Its number.
+    """
+
+    study = SimpleNamespace(pruner=optuna.pruners.NopPruner())
+
+    def __init__(self, params: dict[str, Any], number: int) -> None:
+        super().__init__(params, number)
+        self._all = dict(params)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """All parameters, asked for or not."""
+        return dict(self._all)
 
 
 class TrialStopped(Exception):

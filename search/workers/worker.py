@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
@@ -42,6 +43,7 @@ from search.training.model import has_user_code
 from search.training.probes import probes
 
 STOPPED = "stopped; --resume runs it again"
+_AGAIN = 7_919  # keeps the seeds of trainings that confirm a trial apart from those of trials
 _LOGGED = 50_000  # characters of a trial's prints that are kept, at the beginning and at the end
 _COLLECT_BYTES = 100_000_000
 _LIVE_SECONDS = 2.0  # how often a long trial's epochs reach the storage, and so MLflow
@@ -189,6 +191,50 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
         return replace(result, log=log.text())
     finally:
         os.chdir(folder)  # the user's code may have gone elsewhere
+        _forget_model(definition)
+
+
+def train_again(job: Job, number: int, seed_index: int) -> results.TrialResult:
+    """Train a finished trial's configuration under a new seed, with folds on new splits; the study is not told.
+
+    Args:
+        job: The search.
+        number: The trial.
+        seed_index: Which of the new seeds, from 0.
+    """
+    seed = int(np.random.SeedSequence([job.settings.seed, _AGAIN, seed_index]).generate_state(1)[0])
+    definition, data = _data(job)
+    if definition.data.folds:
+        data = TrialData(definition, fold_seed=seed)
+    return _again(job, definition, data, number, seed, keep=False)
+
+
+def train_same(job: Job, number: int) -> results.TrialResult:
+    """Train a finished trial once more as it was, under its own seed, to have its model."""
+    definition, data = _data(job)
+    return _again(job, definition, data, number, job.settings.seed, keep=True)
+
+
+def _again(
+    job: Job, definition: Definition, data: TrialData, number: int, seed: int, *, keep: bool
+) -> results.TrialResult:
+    study = optuna.load_study(study_name=job.settings.study_name, storage=_storage(job))
+    params = next(each.params for each in study.get_trials(deepcopy=False) if each.number == number)
+    os.environ.pop("MLFLOW_RUN_ID", None)  # the user's own logging would change the run of another trial
+    folder = Path.cwd()
+    try:
+        with _printed() as log:
+            result = trial.run(
+                definition,
+                data,
+                trial.Again(params, number),
+                seed=seed,
+                is_best=lambda _: keep,
+                on_epochs=lambda _: None,
+            )
+        return replace(result, log=log.text())
+    finally:
+        os.chdir(folder)
         _forget_model(definition)
 
 

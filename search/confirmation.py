@@ -1,0 +1,175 @@
+"""Whether the best trials are as good as they look: trained again under new seeds, and raced."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from search.errors import one_line
+from search.study import attributes, ranking
+from search.study.attributes import Confirmed
+from search.studyfile.schema import Definition
+from search.training.result import TrialResult
+from search.workers import worker
+from search.workers.base import Slot
+
+_FEWEST, _MOST = 2, 5  # finalists
+_MOST_SEEDS = 10  # trainings of one finalist
+_SURE = 2.0  # standard errors behind the leader from which a finalist can no longer win
+_POLL_SECONDS = 0.2
+
+
+@dataclass
+class Race:
+    """Which finalists are trained again: all once, then those that can still win, while there is time.
+
+    Attributes:
+        costs: The value of each training of a finalist, by its number, the sign such that less is better;
+            finalists stand in the order of the search.
+        budget: Seconds of training to spend.
+    """
+
+    costs: dict[int, list[float]]
+    budget: float
+    spent: float = 0.0
+    lost: set[int] = field(default_factory=set)
+
+    def standing(self) -> list[int]:
+        """Return the finalists that can still win, the leader first; before any training in their order."""
+        able = [number for number in self.costs if number not in self.lost]
+        return sorted(able, key=lambda number: statistics.fmean(self.costs[number]) if self.costs[number] else 0.0)
+
+    def next_round(self) -> list[int]:
+        """Return whom to train once more; none when one stands, or the rest cannot be paid."""
+        rounds = max(map(len, self.costs.values()))
+        standing = self.standing()
+        if rounds == 0:
+            return standing
+        expected = self.spent / sum(map(len, self.costs.values())) * len(standing)
+        if len(standing) < 2 or rounds >= _MOST_SEEDS or self.spent + expected > self.budget:
+            return []
+        return standing
+
+    def drop(self) -> None:
+        """Drop the finalists that are too far behind the leader, once trainings say how much chance there is."""
+        deviations = [
+            cost - statistics.fmean(costs) for costs in self.costs.values() if len(costs) > 1 for cost in costs
+        ]
+        freedom = len(deviations) - sum(len(costs) > 1 for costs in self.costs.values())
+        if freedom < 1:
+            return
+        deviation = math.sqrt(sum(each**2 for each in deviations) / freedom)
+        leader, *others = self.standing()
+        ahead, count = statistics.fmean(self.costs[leader]), len(self.costs[leader])
+        for number in others:
+            error = deviation * math.sqrt(1 / count + 1 / len(self.costs[number]))
+            if statistics.fmean(self.costs[number]) - ahead > _SURE * error:
+                self.lost.add(number)
+
+
+def finalists(ranked: Sequence[FrozenTrial], budget: float) -> list[FrozenTrial]:
+    """Return the leading trials that the budget pays for once: at least two, at most five."""
+    chosen: list[FrozenTrial] = []
+    seconds = 0.0
+    for trial in ranked[:_MOST]:
+        seconds += seconds_of(trial)
+        if len(chosen) >= _FEWEST and seconds > budget:
+            break
+        chosen.append(trial)
+    return chosen if len(chosen) >= _FEWEST else []
+
+
+def seconds_of(trial: FrozenTrial) -> float:
+    """Return how long a trial took."""
+    return trial.duration.total_seconds() if trial.duration is not None else 0.0
+
+
+def confirm(
+    definition: Definition,
+    study: optuna.Study,
+    job: worker.Job,
+    slots: Sequence[Slot],
+    budget: float,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> Mapping[int, Confirmed]:
+    """Train the leading trials again, in parallel, and keep what they reach with the study.
+
+    Args:
+        definition: The study file; it has one metric.
+        study: The study.
+        job: What workers need.
+        slots: Where to train.
+        budget: Seconds of training to spend; every finalist is trained once, whatever it costs.
+        stopped: Asked again and again; once true, nothing more is trained.
+        on_message: Called with a line for the person.
+
+    Returns:
+        What each finalist reached, by the number of its trial; empty when there are fewer than two.
+    """
+    ranked = ranking.best_trials(definition, attributes.comparable_trials(study))
+    leading = finalists(ranked, budget)
+    if not leading:
+        return {}
+    on_message(f"training the {len(leading)} leading trials again under new seeds")
+    sign = 1.0 if definition.directions[0] == "minimize" else -1.0
+    race = Race({trial.number: [] for trial in leading}, budget)
+    found: dict[int, Confirmed] = {trial.number: Confirmed() for trial in leading}
+    while wanted := race.next_round():
+        seed_index = max(len(each.values) for each in found.values())
+        results = _train(job, slots, wanted, seed_index, stopped)
+        if len(results) < len(wanted):
+            break  # stopped: a round that is not whole would compare unlike numbers of trainings
+        for number, result in results.items():
+            if not result.values:
+                race.lost.add(number)
+                on_message(f"trial {number} failed under a new seed: {result.reason}")
+                continue
+            race.costs[number].append(sign * result.values[0])
+            race.spent += result.metrics.get("train_seconds", 0.0)
+            found[number] = found[number].plus(result.values[0], _kept(result), result.seed)
+        race.drop()
+    kept = {number: each for number, each in found.items() if each.values}
+    attributes.set_confirmed(study, kept)
+    return kept
+
+
+def _kept(result: TrialResult) -> dict[str, float]:
+    return {name: value for name, value in result.recorded.items() if math.isfinite(value)}
+
+
+def _train(
+    job: worker.Job, slots: Sequence[Slot], numbers: Sequence[int], seed_index: int, stopped: Callable[[], bool]
+) -> dict[int, TrialResult]:
+    """Train each of these trials once more; those that were stopped have no result."""
+    waiting, results = list(numbers), dict[int, TrialResult]()
+    running: dict[Future[TrialResult], tuple[int, Slot]] = {}
+    free = list(slots)
+    while (waiting or running) and not stopped():
+        while waiting and free:
+            number, slot = waiting.pop(0), free.pop()
+            running[slot.submit(worker.train_again, job, number, seed_index)] = number, slot
+        done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        for future in done:
+            number, slot = running.pop(future)
+            free.append(slot)
+            results[number] = _result_of(future, number)
+    for _, slot in running.values():
+        slot.stop()
+    return results
+
+
+def _result_of(future: Future[Any], number: int) -> TrialResult:
+    try:
+        result: TrialResult = future.result()
+    except Exception as error:  # the worker died
+        return TrialResult(number, "died", 0, reason=one_line(error))
+    return result

@@ -138,7 +138,7 @@ def seed_of(study_seed: int, number: int, repeat: int = 0) -> int:
 def run(
     definition: Definition,
     data: Data | TrialData,
-    trial: optuna.Trial,
+    trial: optuna.Trial | Again,
     *,
     seed: int,
     is_best: IsBest,
@@ -200,7 +200,7 @@ def _described(definition: Definition, every: Data | TrialData, own: Data, model
     return describe(definition, own, model)
 
 
-def _train(definition: Definition, data: Data, trial: optuna.Trial, seed: int, log: _TrialLog) -> _Finished:
+def _train(definition: Definition, data: Data, trial: optuna.Trial | Again, seed: int, log: _TrialLog) -> _Finished:
     """Train once, or once for each fold and repeat, and test the model to hand over."""
     parts = list(_parts(definition, data, seed, trial.number))
     trained = _train_parts(definition, parts, trial, log)
@@ -258,7 +258,9 @@ def _parts(definition: Definition, data: Data, seed: int, number: int) -> Iterat
             yield _Split(f"repeat_{repeat}" if repeats > 1 else "", data, seed_of(seed, number, repeat))
 
 
-def _train_parts(definition: Definition, parts: list[_Split], trial: optuna.Trial, log: _TrialLog) -> list[Trained]:
+def _train_parts(
+    definition: Definition, parts: list[_Split], trial: optuna.Trial | Again, log: _TrialLog
+) -> list[Trained]:
     """Train each part, and give the trial up between two when the pruner finds it hopeless."""
     trained: list[Trained] = []
     for index, part in enumerate(parts):
@@ -281,7 +283,9 @@ def _train_parts(definition: Definition, parts: list[_Split], trial: optuna.Tria
     return trained
 
 
-def _on_epoch(definition: Definition, trial: optuna.Trial, log: _TrialLog, part: str, *, prune: bool) -> OnEpoch:
+def _on_epoch(
+    definition: Definition, trial: optuna.Trial | Again, log: _TrialLog, part: str, *, prune: bool
+) -> OnEpoch:
     """Return what happens after each epoch of a training; after its last one nothing is left to prune."""
     metric = definition.metrics[0]
     asks = prune and len(definition.metrics) == 1
@@ -300,7 +304,7 @@ def _on_epoch(definition: Definition, trial: optuna.Trial, log: _TrialLog, part:
     return on_epoch
 
 
-def _reported(trial: optuna.Trial, log: _TrialLog) -> set[int]:
+def _reported(trial: optuna.Trial | Again, log: _TrialLog) -> set[int]:
     """Return the steps that the study has of a trial already, which a killed trial reports again."""
     if log.checkpoints is None:
         return set()
@@ -309,7 +313,13 @@ def _reported(trial: optuna.Trial, log: _TrialLog) -> set[int]:
 
 
 def _report_training(
-    definition: Definition, trial: optuna.Trial, log: _TrialLog, trained: list[Trained], index: int, *, last: bool
+    definition: Definition,
+    trial: optuna.Trial | Again,
+    log: _TrialLog,
+    trained: list[Trained],
+    index: int,
+    *,
+    last: bool,
 ) -> None:
     """Tell the pruner the mean of the trainings so far, and ask it unless this was the last.
 
@@ -336,7 +346,7 @@ def _best(definition: Definition, trained: list[Trained]) -> Trained:
 
 
 def _refit(
-    definition: Definition, data: Data, trial: optuna.Trial, trained: list[Trained], seed: int, log: _TrialLog
+    definition: Definition, data: Data, trial: optuna.Trial | Again, trained: list[Trained], seed: int, log: _TrialLog
 ) -> keras.Model:
     """Train on all rows but the test part, for as many epochs as the folds' models were best after."""
     epochs = max(1, round(float(np.mean([each.best_epochs for each in trained]))))

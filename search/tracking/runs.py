@@ -223,7 +223,7 @@ class SearchRun:
             if str(seed) in known:
                 continue
             tags = {**self._tags, "mlflow.parentRunId": run_id, CONFIRMS: str(number), "seed": str(seed)}
-            run = self._client.create_run(self.experiment_id, now, tags, f"{_name(number)} · seed {index}")
+            run = self._client.create_run(self.experiment_id, now, tags, f"trial-{number:05d} · seed {index}")
             own = str(run.info.run_id)
             self._log(own, [Metric(name, value, now, 0) for name, value in metrics.items()])
             self._client.set_terminated(own, "FINISHED")

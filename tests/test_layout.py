@@ -86,8 +86,7 @@ ROOMS = (
     {"terminal"},
     {"api"},
     {"cli"},
-    {"console"},
-    {"run", "promote", "report", "new", "studies", "sync"},
+    {"console", "run", "promote", "report", "new", "studies", "sync"},
 )
 MOST_IN_ONE_ROOM = 14
 

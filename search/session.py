@@ -17,10 +17,10 @@ from optuna.storages import BaseStorage
 
 from search import resume
 from search.budget import Counts, count
-from search.confirmation import confirm, seconds_of
 from search.data.summary import DataSummary
-from search.errors import ClusterError, Interrupted, NoTrialCompleted, SearchError, StorageError, one_line, redact
-from search.optimize import NoMirror, OnProgress, Search, signals
+from search.errors import ClusterError, Interrupted, NoTrialCompleted, SearchError, StorageError, one_line
+from search.handover.confirmation import Confirmation
+from search.optimize import NoMirror, OnProgress, Search
 from search.outcome import Outcome
 from search.register import best_of, register_best
 from search.reporting import plots
@@ -29,11 +29,11 @@ from search.study import attributes, create, ranking, samplers
 from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
 from search.studyfile.references import from_outside
-from search.studyfile.settings import Settings, arguments_of
+from search.studyfile.settings import Settings, arguments_of, described
 from search.tracking.pages import fates
 from search.workers import local as workers
 from search.workers import worker
-from search.workers.base import Pool, Slot
+from search.workers.base import Pool
 
 if TYPE_CHECKING:
     from search.tracking.mirror import Mirror
@@ -181,8 +181,8 @@ class _Session:
             from search.tracking import runs
 
             dataset = runs.dataset_of(self._data)
-        described = _described(settings, len(self._pool.slots))
-        facts = {"described": described, "dataset": dataset, "registers": settings.register}
+        asked = described(settings, len(self._pool.slots))
+        facts = {"described": asked, "dataset": dataset, "registers": settings.register}
         return resume.begin(self._study, self._spool, settings.n_trials, **facts)
 
     def _open_mirror(self) -> tuple[SearchRun | None, Mirror | None]:
@@ -295,7 +295,7 @@ class _Session:
         Raises:
             NoTrialCompleted: There is no best trial.
         """
-        halted = False if in_a_hurry else self._confirm()
+        halted = 0 if in_a_hurry else self._confirmation().run(self._settings.confirm, self._pool.slots)
         ranked = ranking.leading_trials(self._definition, self._study)
         drawn = [] if in_a_hurry or not ranked or self._run is None else self._draw()
         waiting = self._mirror.drain(_HURRY if in_a_hurry else _PATIENCE) if self._mirror is not None else None
@@ -322,54 +322,11 @@ class _Session:
             raise interrupted
         return outcome
 
-    def _confirm(self) -> int:
-        """Train the leading trials again, as far as the study file asks for it; returns the signal that ended it."""
+    def _confirmation(self) -> Confirmation:
         trials = resume.trials_of(self._study, self._claim.record.search_id)
-        budget = self._settings.confirm * sum(map(seconds_of, trials))
-        if budget <= 0 or len(self._definition.metrics) > 1:
-            return 0
-        received: list[int] = []
-
-        def halt(number: int) -> None:
-            if received:
-                raise Interrupted("interrupted; everything finished so far is kept", number)
-            received.append(number)
-
-        with signals(halt):
-            slots = self._pool.slots
-            confirm(
-                self._definition,
-                self._study,
-                self._job,
-                slots,
-                budget,
-                stopped=lambda: bool(received),
-                on_message=self._on_message,
-            )
-            leading = ranking.leading_trials(self._definition, self._study)
-            if leading and not received:
-                self._have_model(leading[0].number, slots[0])
-        return received[0] if received else 0
-
-    def _have_model(self, number: int, slot: Slot) -> None:
-        """Train the trial that leads after all once more, under its own seed, where its model was not kept."""
-        waits = number in self._spool.waiting()
-        if waits or (self._mirror is not None and self._has_logged_model(number)):
-            return
-        result = slot.submit(worker.train_same, self._job, number).result()
-        if result.model is None:
-            raise SearchError(f"trial {number} failed when it was trained once more: {result.reason}")
-        self._spool.put_model(number, result.model, result.predictions, result.data)
-
-    def _has_logged_model(self, number: int) -> bool:
-        from search.tracking import agreement
-
-        assert self._mirror is not None  # noqa: S101 - for the type checker: the caller saw it
-        self._mirror.drain(_PATIENCE)
-        trial = next(each for each in self._study.get_trials(deepcopy=False) if each.number == number)
-        with suppress(Exception):  # MLflow is away: the model is made once more
-            return bool(self._mirror.model_id(number) or agreement.model_of(self._definition, self._study, trial))
-        return False
+        return Confirmation(
+            self._definition, self._study, self._job, trials, self._spool, self._mirror, self._on_message
+        )
 
     def _not_mirrored(self, waiting: list[int] | None) -> tuple[int, ...]:
         if waiting is None:
@@ -486,20 +443,3 @@ class _Session:
             f"no trial of study '{self._settings.study_name}' completed ({counts.pruned} pruned, "
             f"{counts.failed} failed); see the runs' tag 'reason' in mlflow ui"
         )
-
-
-def _described(settings: Settings, workers: int) -> dict[str, str]:
-    """Return a search's settings as its run's parameters."""
-    definition = settings.definition
-    described = {
-        "n_trials": settings.n_trials,
-        "timeout": settings.timeout,
-        "sampler": settings.sampler,
-        "pruner": settings.pruner,
-        "seed": settings.seed,
-        "workers": workers,
-        "metric": ", ".join(definition.metrics),
-        "direction": ", ".join(definition.directions),
-        "storage": redact(settings.storage),
-    }
-    return {name: str(value) for name, value in described.items() if value is not None}

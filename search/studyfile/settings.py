@@ -135,3 +135,20 @@ def resolve(
         confirm=search.confirm if confirm is None else confirm,
         objects=objects,
     )
+
+
+def described(settings: Settings, workers: int) -> dict[str, str]:
+    """Return a search's settings as its run's parameters."""
+    definition = settings.definition
+    described = {
+        "n_trials": settings.n_trials,
+        "timeout": settings.timeout,
+        "sampler": settings.sampler,
+        "pruner": settings.pruner,
+        "seed": settings.seed,
+        "workers": workers,
+        "metric": ", ".join(definition.metrics),
+        "direction": ", ".join(definition.directions),
+        "storage": redact(settings.storage),
+    }
+    return {name: str(value) for name, value in described.items() if value is not None}

@@ -6,24 +6,31 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
-from search.errors import one_line
+from search.errors import Interrupted, SearchError, one_line
+from search.optimize import signals
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed
+from search.study.spool import Spool
 from search.studyfile.schema import Definition
 from search.training.result import TrialResult
 from search.workers import worker
 from search.workers.base import Slot
 
+if TYPE_CHECKING:
+    from search.tracking.mirror import Mirror
+
 _FEWEST, _MOST = 2, 5  # finalists
 _MOST_SEEDS = 10  # trainings of one finalist
 _SURE = 2.0  # standard errors behind the leader from which a finalist can no longer win
 _POLL_SECONDS = 0.2
+_PATIENCE = 30.0  # seconds without progress after which MLflow counts as away
 
 
 @dataclass
@@ -173,3 +180,74 @@ def _result_of(future: Future[Any], number: int) -> TrialResult:
     except Exception as error:  # the worker died
         return TrialResult(number, "died", 0, reason=one_line(error))
     return result
+
+
+class Confirmation:
+    """Trains a search's leading trials again, and sees that the one that leads then has a model.
+
+    Args:
+        definition: The study file.
+        study: The study.
+        job: What workers need.
+        trials: The search's trials, whose time is the measure of the budget.
+        spool: Where models wait.
+        mirror: Shows trials in MLflow; None when MLflow is left alone.
+        on_message: Called with a line for the person.
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        study: optuna.Study,
+        job: worker.Job,
+        trials: Sequence[FrozenTrial],
+        spool: Spool,
+        mirror: Mirror | None,
+        on_message: Callable[[str], None],
+    ) -> None:
+        self._definition, self._study, self._job, self._trials = definition, study, job, trials
+        self._spool, self._mirror, self._on_message = spool, mirror, on_message
+        self._signal = 0
+
+    def run(self, share: float, slots: Sequence[Slot]) -> int:
+        """Train again for this share of the search's training time; returns the signal that ended it early, or 0.
+
+        Raises:
+            SearchError: The trial that leads after all cannot be trained once more.
+        """
+        budget = share * sum(map(seconds_of, self._trials))
+        if budget <= 0 or len(self._definition.metrics) > 1:
+            return 0
+        with signals(self._halt):
+            halted = lambda: bool(self._signal)  # noqa: E731 - passed on, and asked again and again
+            confirm(
+                self._definition, self._study, self._job, slots, budget, stopped=halted, on_message=self._on_message
+            )
+            leading = ranking.leading_trials(self._definition, self._study)
+            if leading and not self._signal:
+                self._have_model(leading[0], slots[0])
+        return self._signal
+
+    def _halt(self, number: int) -> None:
+        if self._signal:
+            raise Interrupted("interrupted; everything finished so far is kept", number)
+        self._signal = number
+
+    def _have_model(self, trial: FrozenTrial, slot: Slot) -> None:
+        """Train the trial that leads after all once more, under its own seed, where its model was not kept."""
+        if trial.number in self._spool.waiting() or self._is_logged(trial):
+            return
+        result = slot.submit(worker.train_same, self._job, trial.number).result()
+        if result.model is None:
+            raise SearchError(f"trial {trial.number} failed when it was trained once more: {result.reason}")
+        self._spool.put_model(trial.number, result.model, result.predictions, result.data)
+
+    def _is_logged(self, trial: FrozenTrial) -> bool:
+        if self._mirror is None:
+            return False
+        from search.tracking import agreement
+
+        self._mirror.drain(_PATIENCE)
+        with suppress(Exception):  # MLflow is away: the model is made once more
+            return bool(self._mirror.model_id(trial.number) or agreement.model_of(self._definition, self._study, trial))
+        return False

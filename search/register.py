@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
-from search.data.summary import DataSummary
+from search.data.summary import DataSummary, TensorSpec
 from search.errors import SearchError
+from search.figures import number, plural
 from search.study import attributes
 from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
@@ -16,6 +17,8 @@ from search.training.result import TrialResult
 
 if TYPE_CHECKING:
     from search.tracking.registry import Registered
+
+_SHOWN = 20  # names of columns or classes in a description
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,8 @@ def register_best(
         name,
         model_id,
         tags=tags,
-        description=_description(trial, best, data, definition),
-        about=_about(definition, data),
+        description=_description(name, best, data, definition),
+        about=_about(name, definition, data),
     ), True
 
 
@@ -134,19 +137,52 @@ def _test_metric(definition: Definition, metrics: dict[str, float]) -> tuple[str
     return (wanted, definition.directions[0]) if wanted in metrics else ("test_loss", "minimize")
 
 
-def _description(trial: FrozenTrial, best: Best, data: DataSummary, definition: Definition) -> str:
-    values = ", ".join(f"`{m}` {v:.6g}" for m, v in zip(definition.metrics, best.values, strict=True))
-    tests = ", ".join(f"`{name}` {value:.6g}" for name, value in best.metrics.items() if name.startswith("test_"))
-    params = ", ".join(f"{name} = {value}" for name, value in trial.params.items())
-    return (
-        f"Trial {trial.number} of study **{definition.name}**: {values}.\n\n"
-        f"{luck(definition, best)}\n\nHeld-out test part: {tests}.\n\nParameters: {params}.\n\n"
-        f"Data `{data.name}`, digest `{data.digest}`: {data.rows}. Run `{best.run_id}`."
-    )
+def _description(name: str, best: Best, data: DataSummary, definition: Definition) -> str:
+    values = ", ".join(f"`{m}` {number(v)}" for m, v in zip(definition.metrics, best.values, strict=True))
+    tests = ", ".join(f"`{name}` {number(value)}" for name, value in best.metrics.items() if name.startswith("test_"))
+    rows = "\n".join(f"| {key} | {number(value)} |" for key, value in best.params.items())
+    parts = [
+        f"Trial {best.number} of study **{name}**: {values}.",
+        luck(definition, best),
+        f"Held-out test part: {tests}.",
+        _in_and_out(data),
+        f"| parameter | value |\n| --- | --- |\n{rows}",
+        f"Data: {data.facts or f'`{data.name}`'}. Digest `{data.digest}`. Run `{best.run_id}`.",
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
-def _about(definition: Definition, data: DataSummary) -> str:
-    takes = ", ".join(name for name, _ in data.columns) or ", ".join(f"{s.dtype} {s.shape}" for s in data.inputs)
-    gives = f"classes {', '.join(map(str, data.classes))}" if data.classes else "numbers"
-    what = f"The best models of study **{definition.name}**. Takes {takes}; gives {gives}."
-    return f"{definition.description}\n\n{what}".strip()
+def _about(name: str, definition: Definition, data: DataSummary) -> str:
+    return f"{definition.description}\n\nThe best models of study **{name}**. {_in_and_out(data)}".strip()
+
+
+def _in_and_out(data: DataSummary) -> str:
+    """Return what a model takes and what it gives, in words."""
+    if data.columns:
+        names = ", ".join(f"`{name}`" for name, _ in data.columns[:_SHOWN])
+        takes = f"{plural(len(data.columns), 'column')}: {names}{', …' if len(data.columns) > _SHOWN else ''}"
+    else:
+        takes = "; ".join(map(_input, data.inputs))
+    return f"Input: {takes}. Output: {_output(data)}."
+
+
+def _input(spec: TensorSpec) -> str:
+    called = f"`{spec.name}`: " if spec.name else ""
+    if spec.dtype in ("str", "string", "object"):
+        return f"{called}text"
+    if len(spec.shape) <= 2:
+        return f"{called}{plural(spec.shape[1] if len(spec.shape) == 2 else 1, 'number')} per row"
+    return f"{called}an array of {' × '.join(map(str, spec.shape[1:]))} numbers per row"
+
+
+def _output(data: DataSummary) -> str:
+    if len(data.output) > 1:
+        return ", ".join(f"`{spec.name}`" for spec in data.output)
+    wide = data.output[0].shape[-1] if data.output and len(data.output[0].shape) > 1 else 1
+    classes = [str(each) for each in data.classes]
+    if data.task == "binary" and len(classes) == 2 and wide == 1:
+        return f"the probability of class {classes[1]} (the other is {classes[0]})"
+    if len(classes) > 1 and wide == len(classes):
+        shown = f"{', '.join(classes[:_SHOWN])}{', …' if len(classes) > _SHOWN else ''}"
+        return f"a probability for each of {len(classes)} classes: {shown}"
+    return f"{plural(wide, 'number')} per row" if wide > 0 else "numbers"

@@ -32,6 +32,7 @@ from search.errors import TrackingError, redact
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed
 from search.studyfile.copy import common_layout, files_of
+from search.studyfile.parameters import describe
 from search.studyfile.schema import Definition
 from search.tracking import origin, store
 from search.tracking.pages import descriptions, views
@@ -175,7 +176,8 @@ class SearchRun:
         metrics = zip(self._definition.metrics, self._definition.directions, strict=True)
         goal = ", ".join(f"{direction} `{metric}`" for metric, direction in metrics)
         lines = [self._definition.description, f"Optuna study **{self._name}**: {goal}.", ""]
-        lines += [f"- `{name}`: {_readable(each)}" for name, each in self._definition.space.items()]
+        for name, each in self._definition.space.items():
+            lines.append(f"- `{name}`: {describe(each)}{', on a log scale' if getattr(each, 'log', False) else ''}")
         return "\n".join(lines).strip()[:_LONGEST]
 
     @cached_property
@@ -320,7 +322,8 @@ class SearchRun:
     def _link(self, trial: FrozenTrial) -> str:
         """Return a trial's number as Markdown that opens its run."""
         run_id = str(trial.system_attrs.get(attributes.RUN_ID, "")) or self.find_trial(trial.number)
-        return f"[{trial.number}](#/experiments/{self.experiment_id}/runs/{run_id})" if run_id else str(trial.number)
+        page = f"#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        return f"[{trial.number}]({page})" if run_id else str(trial.number)
 
     def status(self) -> str:
         """Return the status of the search's run."""
@@ -419,6 +422,8 @@ def dataset_of(data: DataSummary) -> dict[str, str]:
         inputs = [_tensor_json(spec) for spec in data.inputs]
         schema = {"mlflow_tensorspec": {"features": json.dumps(inputs), "targets": None}}
     profile = {"task": data.task, "features_shape": [list(spec.shape) for spec in data.inputs], **data.rows}
+    if data.facts:
+        profile["facts"] = redact(data.facts)
     return {
         "name": data.name,
         "digest": data.digest,
@@ -432,11 +437,6 @@ def dataset_of(data: DataSummary) -> dict[str, str]:
 def _tensor_json(spec: Any) -> dict[str, Any]:
     tensor = {"type": "tensor", "tensor-spec": {"dtype": spec.dtype, "shape": list(spec.shape)}}
     return {"name": spec.name, **tensor} if spec.name else tensor
-
-
-def _readable(parameter: Any) -> str:
-    values = parameter.model_dump().items()
-    return ", ".join(f"{key} {value}" for key, value in values if value is not None and value is not False)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -129,6 +129,8 @@ def _data(dataset: Mapping[str, str]) -> str:
     if not dataset:
         return ""
     profile: dict[str, Any] = json.loads(dataset.get("profile", "{}"))
+    if profile.get("facts"):
+        return f"Data: {profile['facts']}."
     parts = {"train": "training", "validation": "validation", "test": "test"}
     rows = ", ".join(f"{profile[key]} {name}" for key, name in parts.items() if profile.get(key))
     columns = [each["name"] for each in json.loads(dataset.get("schema", "{}")).get("mlflow_colspec", [])]

@@ -31,6 +31,7 @@ from search.study.storage import open_storage, storage_errors
 from search.studyfile.references import from_outside
 from search.studyfile.settings import Settings, arguments_of, described
 from search.tracking.pages import fates
+from search.tracking.pages.dataset import dataset_of
 from search.workers import local as workers
 from search.workers import worker
 from search.workers.base import Pool
@@ -176,13 +177,8 @@ class _Session:
         self._stopped = ""
 
     def _begin(self, settings: Settings) -> resume.Claim:
-        dataset: dict[str, str] = {}
-        if not settings.offline:
-            from search.tracking import runs
-
-            dataset = runs.dataset_of(self._data)
         asked = described(settings, len(self._pool.slots))
-        facts = {"described": asked, "dataset": dataset, "registers": settings.register}
+        facts = {"described": asked, "dataset": dataset_of(self._data), "registers": settings.register}
         return resume.begin(self._study, self._spool, settings.n_trials, **facts)
 
     def _open_mirror(self) -> tuple[SearchRun | None, Mirror | None]:

@@ -51,6 +51,8 @@ def create(
             "put metric and direction back, or start anew with --study-name"
         )
     attributes.set_metrics(study, definition.metrics)
+    if study.metric_names is None:
+        study.set_metric_names(list(definition.metrics))  # optuna-dashboard shows them instead of "Objective 0"
     space.check_unchanged(definition, study.get_trials(deepcopy=False))
     return study
 

@@ -17,7 +17,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import optuna
@@ -27,7 +26,6 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, 
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
-from search.data.summary import DataSummary
 from search.errors import TrackingError, redact
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed
@@ -411,32 +409,6 @@ def _metrics(epochs: Sequence[Epoch]) -> list[Metric]:
         for epoch in epochs
         for name, value in epoch.logs.items()
     ]
-
-
-def dataset_of(data: DataSummary) -> dict[str, str]:
-    """Return the data set as `mlflow.data` describes one, without the data themselves."""
-    schema: dict[str, Any]
-    if data.columns:
-        schema = {"mlflow_colspec": [{"name": name, "type": kind, "required": False} for name, kind in data.columns]}
-    else:
-        inputs = [_tensor_json(spec) for spec in data.inputs]
-        schema = {"mlflow_tensorspec": {"features": json.dumps(inputs), "targets": None}}
-    profile = {"task": data.task, "features_shape": [list(spec.shape) for spec in data.inputs], **data.rows}
-    if data.facts:
-        profile["facts"] = redact(data.facts)
-    return {
-        "name": data.name,
-        "digest": data.digest,
-        "source_type": "search",
-        "source": json.dumps({"uri": redact(data.source)}),
-        "schema": json.dumps(schema),
-        "profile": json.dumps(profile),
-    }
-
-
-def _tensor_json(spec: Any) -> dict[str, Any]:
-    tensor = {"type": "tensor", "tensor-spec": {"dtype": spec.dtype, "shape": list(spec.shape)}}
-    return {"name": spec.name, **tensor} if spec.name else tensor
 
 
 def _milliseconds(seconds: float) -> int:

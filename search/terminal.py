@@ -236,6 +236,7 @@ class _Printer:
     def best(self, best: Sequence[Best], definition: Definition, name: str) -> None:
         """Print the best trial as a block of names and values, and the best ones as a table of what differs."""
         if not best:
+            self.line(f"No trial of study {name} is complete yet.")
             return
         self.whole(f"Best of study {name}: trial {best[0].number}", "bold")
         for line in block(_entries(best[0], definition)):

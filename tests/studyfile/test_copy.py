@@ -15,9 +15,12 @@ from search.studyfile.load import find_study, load_definition, shipped_studies
 FILES = {
     "blobs": [],
     "breast_cancer": ["data/breast_cancer.csv"],
+    "demand": ["demand.py"],
     "diabetes": [],
     "digits": ["digits.py"],
     "reuters": ["reuters.py"],
+    "reviews": ["reviews.py"],
+    "tickets": ["tickets.py"],
 }
 
 

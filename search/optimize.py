@@ -37,6 +37,7 @@ from search.workers.base import Slot
 from search.workers.local import reason_of
 
 _POLL_SECONDS = 0.5
+_RUN_SECONDS = 10.0  # how long a trial whose code may log to MLflow waits for its run
 _LIVE_SECONDS = 2.0  # how often a running trial's epochs are passed on
 _STOP_SECONDS = 5.0  # how long running trials may take to reach their next epoch after Ctrl-C
 
@@ -258,7 +259,7 @@ class Search:
 
     def _submit(self, slot: Slot, trial: optuna.Trial, retries: int) -> None:
         trial_id = attributes.id_of(self._storage, self._study, trial.number)
-        run_id = self._mirror.begin(trial.number, wait=2.0 if self._needs_run else 0.0)
+        run_id = self._mirror.begin(trial.number, wait=_RUN_SECONDS if self._needs_run else 0.0)
         now = time.monotonic()
         running = _Running(slot, trial, trial_id, retries, now, Future(), passed_on=now)
         self._running.append(running)  # from here on an error tells the study that the trial failed

@@ -208,9 +208,9 @@ def build(trial, data):
 
 def test_the_time_limit_begins_no_more_trials(tiny: Tiny, run_search: Searcher) -> None:
     """Without it `--timeout` runs on into the morning."""
-    outcome = run_search(tiny("timed"), n_trials=10_000, timeout=1.0)
-    assert outcome.stopped == "the time of 1 s is up"
-    assert 0 < sum(outcome.n_trials.values()) < 100
+    outcome = run_search(tiny("timed"), n_trials=10_000, timeout=6.0)
+    assert outcome.stopped == "the time of 6 s is up"
+    assert 0 < sum(outcome.n_trials.values()) < 1000
 
 
 def test_progress_tells_every_beginning_and_end(tiny: Tiny, run_search: Searcher) -> None:

@@ -7,7 +7,8 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -192,6 +193,23 @@ def parameter_count(model: keras.Model) -> int:
     return sum(math.prod(weight.shape) for weight in model.weights)
 
 
+@contextmanager
+def seeds_of_its_own() -> Iterator[None]:
+    """Let Keras draw the seeds of its layers from a generator that nothing else draws from.
+
+    It draws them from Python's own, and so do other threads of a cluster's worker, now and then: the same
+    trial would begin with other weights. Keras has no public way to give it another generator.
+    """
+    from keras.src.random import seed_generator
+
+    shared = seed_generator.python_random
+    seed_generator.python_random = random.Random()
+    try:
+        yield
+    finally:
+        seed_generator.python_random = shared
+
+
 def _set_seeds(seed: int, definition: Definition, data: Data) -> None:
     """Seed every generator that the trial may draw from.
 
@@ -199,12 +217,14 @@ def _set_seeds(seed: int, definition: Definition, data: Data) -> None:
     every function that it has optimised, 0.1 s of a small trial.
     """
     import keras
+    from keras.src.random import seed_generator
 
     if has_user_code(definition) or data.train.streamed or keras.backend.backend() != "tensorflow":
         keras.utils.set_random_seed(seed)
     else:
-        random.seed(seed)  # where Keras draws the seeds of its layers
+        random.seed(seed)
         np.random.seed(seed)
+    seed_generator.python_random.seed(seed)  # where Keras draws the seeds of its layers
 
 
 def latency_ms(model: keras.Model, data: Data) -> float:

@@ -41,6 +41,7 @@ from search.training import result as results
 from search.training.dry_run import dry_run
 from search.training.model import has_user_code
 from search.training.probes import probes
+from search.training.training import seeds_of_its_own
 
 STOPPED = "stopped; --resume runs it again"
 _AGAIN = 7_919  # keeps the seeds of trainings that confirm a trial apart from those of trials
@@ -176,7 +177,7 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
 
     folder = Path.cwd()
     try:
-        with _printed() as log:
+        with _printed() as log, seeds_of_its_own():
             result = trial.run(
                 definition,
                 data,
@@ -223,7 +224,7 @@ def _again(
     os.environ.pop("MLFLOW_RUN_ID", None)  # the user's own logging would change the run of another trial
     folder = Path.cwd()
     try:
-        with _printed() as log:
+        with _printed() as log, seeds_of_its_own():
             result = trial.run(
                 definition,
                 data,

@@ -166,3 +166,15 @@ def test_the_report_draws_without_a_network(browser: Any, shown: Shown) -> None:
         assert _until(lambda: browser.execute_script(count) >= 5)
     finally:
         browser.execute_cdp_cmd("Network.disable", {})
+
+
+def test_the_models_page_names_the_champion(browser: Any, shown: Shown) -> None:
+    """Whoever deploys would not see which version was promoted, and what it takes."""
+    done = command("search.promote", "tiny", cwd=shown.folder)
+    assert done.returncode == 0, done.stderr
+    browser.get(f"{shown.origin}/#/models/tiny")
+    _until(lambda: "champion" in _text(browser))
+    version = shown.client.get_model_version_by_alias("tiny", "champion").version
+    browser.get(f"{shown.origin}/#/models/tiny/versions/{version}")
+    _until(lambda: "Held-out test part" in _text(browser))
+    _until(lambda: "Input: 2 numbers per row." in _text(browser))

@@ -17,6 +17,7 @@ from search.register import Best
 from search.studyfile.load import find_study, load_definition, parse_definition
 from search.studyfile.objects import Objects, as_text, provide, space_of
 from search.studyfile.schema import Definition
+from search.studyfile.secret import read_url
 from search.studyfile.settings import Settings, default_storage, resolve
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Study:
         metrics: The table `[metrics]`, likewise.
         search: The table `[search]`.
         storage: An Optuna storage URL, or the path of a journal; `studies/<name>.journal` when left out.
-        tracking_uri: MLflow's tracking store; the one in use when left out.
+            `@path` reads the URL from a file's first line, `env:NAME` from an environment variable.
+        tracking_uri: MLflow's tracking store, given likewise; the one in use when left out.
         model: Further keys of the table `[model]`, fixed arguments of the builder.
         **data_settings: Further keys of the table `[data]`, for example `target`, `test_size` or `folds`.
 
@@ -96,7 +98,8 @@ class Study:
             content = {key: value for key, value in content.items() if value not in (None, {}, [])}
             text = as_text(content, self._objects)
             self._definition = parse_definition(content, Path(f"{name}.json"), text)
-        self._storage, self._tracking_uri = storage, tracking_uri
+        self._storage = None if storage is None else read_url(storage, "storage")
+        self._tracking_uri = None if tracking_uri is None else read_url(tracking_uri, "tracking_uri")
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from search.errors import SearchError, did_you_mean, one_line
+from search.studyfile.secret import read_url
 
 # The root of typer's own errors; typer names it nowhere in public (it was click's until 0.25).
 _TYPER_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -19,7 +20,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 TrackingUri = Annotated[
     str | None,
-    typer.Option("--tracking-uri", metavar="URI", help="MLflow tracking store.  [default: MLflow's own]"),
+    typer.Option(
+        "--tracking-uri",
+        metavar="URI|@FILE|env:NAME",
+        callback=lambda given: given and read_url(given, "--tracking-uri"),
+        help="MLflow tracking store; @FILE and env:NAME hide a password.  [default: MLflow's own]",
+    ),
 ]
 
 Study = Annotated[str, typer.Argument(help="A study file, or the name of one in studies/.")]
@@ -28,7 +34,11 @@ StudyName = Annotated[
 ]
 Storage = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="Optuna storage URL or journal path.  [default: studies/NAME.journal]"),
+    typer.Option(
+        metavar="URL|@FILE|env:NAME",
+        callback=lambda given: given and read_url(given, "--storage"),
+        help="Optuna storage URL or journal path.  [default: studies/NAME.journal]",
+    ),
 ]
 
 

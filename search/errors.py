@@ -23,26 +23,74 @@ from __future__ import annotations
 
 import difflib
 import re
+import string
 from collections.abc import Iterable
 
-# Greedy up to the last @: an unescaped slash or @ in a password must not end it early.
-_CREDENTIALS = re.compile(r"(?P<scheme>(?<![\w+.-])[a-zA-Z][\w+.-]*://)[^\s@/?#]*(?::\S*)?@")
-_USER_AND_PASSWORD = re.compile(r"(?<![\w/:.+-])[\w.+-]+:[^\s@/:]+@(?=[\w.-]+(?:[:/\s]|$))")  # without a scheme
-_SECRET_OPTIONS = re.compile(
-    r"(?i)((?:(?:passwords?|passwd|pwd|passphrase|token|secret|credentials?)"
-    r"|(?:api|access|private|account)[_-]?key|(?<=[?&])(?:sig|\w*key))[\"']?\s*[=:]\s*)"
-    r"(\"[^\"\n]*\"|'[^'\n]*'|[^&;,\s\"']+)"
+_HIDDEN = "***"
+_NAME_CHARACTERS = string.ascii_letters + string.digits + "._+%-"
+_USER = re.compile(r"[^\s:@/?#]*")
+_QUOTED = r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'"
+_SECRETS = (
+    r"(?:passwords?|passwd|pwd|passphrase|token|secret|credentials?|signature"
+    r"|(?:api|access|private|account)[_-]?key(?:[_-]?id)?)"
 )
+_OPTIONS = re.compile(
+    rf"(?i)((?:{_SECRETS}|(?<=[?&])(?:sig|\w*key))[\"']?\s*(?:[=:]|%3D)\s*)"
+    rf"({_QUOTED}|[^\s&;]*[^\s&;\"')\]}}>,])"
+)
+_FLAGS = re.compile(rf"(?i)((?<![\w-])--[\w-]*?{_SECRETS}\s+)(?!-)\S+")
 _HEADERS = re.compile(
-    r"(?i)\b(authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic|token)?|bearer|basic)\s+[\w.~+/=-]{6,}"
+    r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|digest|token|apikey)(?:\s+|%20|\+))?"
+    r"|\bcookie[\"']?\s*[:=]\s*[\"']?|\bbearer(?:\s+|%20))[^\s\"',]+"
 )
-_LONGEST = 1000  # characters of a reason
+_BASIC = re.compile(r"(\b[Bb]asic\s+)(?=[a-z+/]*[A-Z0-9=])[\w+/=]{6,}")
+_TOKENS = re.compile(r"\b(?:gh[opsu]_|github_pat_|hf_|glpat-|xox[abp]-)[\w-]{16,}|\bAKIA[0-9A-Z]{16}\b")
 
 
 def redact(text: str) -> str:
-    """Return `text` with the credentials of every URL, option and header in it replaced by `***`."""
-    text = _HEADERS.sub(r"\1 ***", _CREDENTIALS.sub(r"\g<scheme>***@", text))
-    return _SECRET_OPTIONS.sub(r"\1***", _USER_AND_PASSWORD.sub("***@", text))
+    """Return `text` with the credentials of every URL, option, header and well-known token replaced by `***`."""
+    if "@" in text:
+        text = re.sub(r"\S+", lambda word: _without_user(word[0]), text)
+    text = _BASIC.sub(rf"\1{_HIDDEN}", _HEADERS.sub(rf"\1{_HIDDEN}", text))
+    text = _FLAGS.sub(rf"\1{_HIDDEN}", _OPTIONS.sub(rf"\1{_HIDDEN}", text))
+    return _TOKENS.sub(_HIDDEN, text)
+
+
+def _without_user(word: str) -> str:
+    """Return a word without user and password before an `@`; the last one counts, as a password may hold some."""
+    last = word.rfind("@")
+    if last < 0:
+        return word
+    start = _start_in_url(word, last) if "://" in word else _start_without_scheme(word, last)
+    return word if start is None else f"{word[:start]}{_HIDDEN}{word[last:]}"
+
+
+def _start_in_url(word: str, last: int) -> int | None:
+    """Return where `user:password` or `token` begins, which ends at `last`; None where there is none."""
+    scheme = word.find("://")
+    while 0 <= scheme < last:
+        start = scheme + 3
+        end = _USER.match(word, start).end()  # type: ignore[union-attr]  # it matches an empty text, too
+        if word[end : end + 1] in (":", "@"):
+            return start
+        scheme = word.find("://", start)
+    return None
+
+
+def _start_without_scheme(word: str, last: int) -> int | None:
+    """Return where `user:password` begins in a word that is no URL; None where there is none."""
+    start = 0
+    for part in word.split(":")[:-1]:
+        end = start + len(part)
+        user = len(part) - len(part.rstrip(_NAME_CHARACTERS))
+        # `models:/name@alias` and `C:\\name@x` are no credentials.
+        if user and end + 1 < last and word[end + 1] not in "/\\" and word[last + 1 : last + 2].strip("'\")"):
+            return end - user
+        start = end + 1
+    return None
+
+
+_LONGEST = 1000  # characters of a reason
 
 
 def printable(text: str, longest: int = _LONGEST) -> str:

@@ -16,6 +16,7 @@ from search.study import attributes, space
 from search.study.ranking import best_trials
 from search.study.storage import file_of, open_storage, storage_errors
 from search.studyfile.schema import Definition
+from search.studyfile.secret import read_url, revealed
 from search.studyfile.settings import Settings, default_storage
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def warm_start(definition: Definition) -> list[dict[str, Any]]:
     if wanted is None:
         return []
     try:
-        other = load(wanted.study, wanted.storage or default_storage(wanted.study))
+        given = revealed(wanted.storage or default_storage(wanted.study))
+        other = load(wanted.study, read_url(given, "search.warm_start.storage"))
     except StorageError as error:
         raise StorageError(f"search.warm_start: {error}") from None
     complete = [t for t in other.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]

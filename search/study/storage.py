@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage
 
 from search.errors import StorageError, one_line
 from search.study import journal
+from search.studyfile.secret import SecretUrl, revealed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,7 @@ def open_storage(url: str, *, create: bool = True, on_message: Callable[[str], N
     Raises:
         StorageError: It cannot be reached, or its driver is not installed.
     """
+    shown, url = SecretUrl(url), revealed(url)
     try:
         if url.startswith("grpc://"):
             host, _, port = url.removeprefix("grpc://").partition(":")
@@ -52,11 +54,13 @@ def open_storage(url: str, *, create: bool = True, on_message: Callable[[str], N
     except StorageError:
         raise
     except ModuleNotFoundError as error:
-        raise StorageError(f"storage {url}: {_install(error.name or '')}") from None
+        raise StorageError(f"storage {shown}: {_install(error.name or '')}") from None
     except Exception as error:
         if "://" not in url and (damaged := journal.damaged_record(Path(url))) is not None:
             raise StorageError(f"{url}: record {damaged} is damaged; restore a copy, or delete that line") from None
-        raise StorageError(f"storage {url} cannot be used ({one_line(error)}); is it up, and the URL right?") from None
+        raise StorageError(
+            f"storage {shown} cannot be used ({one_line(error)}); is it up, and the URL right?"
+        ) from None
 
 
 def _relational(url: str, create: bool, on_message: Callable[[str], None]) -> BaseStorage:

@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from search.studyfile.parameters import Parameter, Scalar, Table, as_tuple
+from search.studyfile.secret import SecretUrl
 
 Strings = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Direction = Literal["minimize", "maximize"]
@@ -231,12 +232,12 @@ class WarmStart(Table):
 
     Attributes:
         study: The other study's name.
-        storage: Where it is kept; `studies/<study>.journal` beside this study's when left out.
+        storage: Where it is kept, also `@path` or `env:NAME`; `studies/<study>.journal` when left out.
         n_trials: How many of its best trials to try.
     """
 
     study: str = Field(min_length=1)
-    storage: str | None = None
+    storage: Annotated[str, AfterValidator(SecretUrl)] | None = None
     n_trials: Count = 5
 
 

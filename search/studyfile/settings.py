@@ -6,10 +6,11 @@ import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from search.errors import UsageError, redact
+from search.errors import UsageError
 from search.studyfile.checks import wrong_name
 from search.studyfile.load import find_study
 from search.studyfile.schema import Definition
+from search.studyfile.secret import SecretUrl, read_url
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Settings:
 
     definition: Definition
     study_name: str
-    storage: str
-    tracking_uri: str | None
+    storage: SecretUrl
+    tracking_uri: SecretUrl | None
     n_trials: int
     timeout: float | None
     trial_timeout: float | None
@@ -57,7 +58,7 @@ class Settings:
 
     def located(self) -> Settings:
         """Return the settings as a process in another working directory can use them: no relative path."""
-        return self if "://" in self.storage else replace(self, storage=str(Path(self.storage).absolute()))
+        return self if "://" in self.storage else replace(self, storage=SecretUrl(str(Path(self.storage).absolute())))
 
 
 def default_storage(name: str) -> str:
@@ -77,9 +78,9 @@ def arguments_of(settings: Settings) -> str:
     if settings.study_name != name:
         words += ["--study-name", settings.study_name]
     if settings.storage != default_storage(settings.study_name):
-        words += ["--storage", redact(settings.storage)]
+        words += ["--storage", settings.storage.given]
     if settings.tracking_uri is not None:
-        words += ["--tracking-uri", redact(settings.tracking_uri)]
+        words += ["--tracking-uri", settings.tracking_uri.given]
     return shlex.join(words)
 
 
@@ -117,8 +118,8 @@ def resolve(
     return Settings(
         definition=definition,
         study_name=name,
-        storage=storage or default_storage(name),
-        tracking_uri=tracking_uri,
+        storage=read_url(storage or default_storage(name), "--storage"),
+        tracking_uri=None if tracking_uri is None else read_url(tracking_uri, "--tracking-uri"),
         n_trials=search.n_trials if n_trials is None else n_trials,
         timeout=search.timeout if timeout is None else timeout,
         trial_timeout=search.trial_timeout if trial_timeout is None else trial_timeout,
@@ -149,6 +150,6 @@ def described(settings: Settings, workers: int) -> dict[str, str]:
         "workers": workers,
         "metric": ", ".join(definition.metrics),
         "direction": ", ".join(definition.directions),
-        "storage": redact(settings.storage),
+        "storage": str(settings.storage),
     }
     return {name: str(value) for name, value in described.items() if value is not None}

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from search.errors import TrackingError, one_line
+from search.studyfile.secret import revealed
 
 _SQLITE = "sqlite:///"
 
@@ -29,7 +30,7 @@ def set_uri(uri: str | None) -> str:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.pop("MLFLOW_RUN_ID", None)  # else the first run of ours would resume that one
     if uri is not None:
-        mlflow.set_tracking_uri(uri)
+        mlflow.set_tracking_uri(revealed(uri))
     elif not _chosen() and mlflow.get_tracking_uri().startswith(_SQLITE):
         # MLflow percent-encodes its default's path, which only some versions of SQLAlchemy decode.
         mlflow.set_tracking_uri(_sqlite_uri(Path(unquote(mlflow.get_tracking_uri().removeprefix(_SQLITE)))))

@@ -1,0 +1,90 @@
+"""URLs with passwords: given in a file or a variable, used as they are, shown without their secrets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Self
+
+from search.errors import UsageError, did_you_mean, redact
+
+_VARIABLE = "env:"
+
+
+class SecretUrl(str):
+    """A URL, or the path of a file, whose text in messages and representations holds no secret.
+
+    It is the whole URL for whoever opens it; `str`, `repr` and formatting show it without credentials.
+
+    Attributes:
+        given: How the user gave it: `@path`, `env:NAME`, or the URL without credentials.
+    """
+
+    given: str
+
+    def __new__(cls, url: str, given: str = "") -> Self:
+        """Return the URL; one that is such a URL already keeps how it was given."""
+        made = super().__new__(cls, revealed(url))
+        made.given = given or getattr(url, "given", "") or redact(made.reveal())
+        return made
+
+    def reveal(self) -> str:
+        """Return the whole URL as a plain string."""
+        return "".join(self)
+
+    def __str__(self) -> str:
+        return redact(self.reveal()) if "://" in self else self.reveal()
+
+    def __repr__(self) -> str:
+        return repr(str(self))
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+
+def revealed(url: str) -> str:
+    """Return a URL as the library that opens it needs it."""
+    return url.reveal() if isinstance(url, SecretUrl) else url
+
+
+def read_url(given: str, key: str) -> SecretUrl:
+    """Return the URL that an option gives: itself, `@path` (the file's first line) or `env:NAME` (a variable).
+
+    Args:
+        given: What was given.
+        key: The option or key, for messages.
+
+    Raises:
+        UsageError: There is no such file or variable, or nothing in it.
+    """
+    if isinstance(given, SecretUrl):
+        return given
+    if given.startswith("@"):
+        return SecretUrl(_first_line(Path(given[1:]).expanduser(), key), given)
+    if given.startswith(_VARIABLE):
+        return SecretUrl(_variable(given.removeprefix(_VARIABLE), key), given)
+    return SecretUrl(given)
+
+
+def _first_line(path: Path, key: str) -> str:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            line = file.readline(10_000).strip()
+    except UnicodeDecodeError:
+        raise UsageError(f"{key}: {path} is no text file; write the URL in its first line") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise UsageError(
+            f"{key}: {path} cannot be read ({reason}); after @ give a file whose first line is the URL"
+        ) from (None)
+    if not line:
+        raise UsageError(f"{key}: the first line of {path} is empty; write the URL there")
+    return line
+
+
+def _variable(name: str, key: str) -> str:
+    url = os.environ.get(name, "").strip()
+    if not url:
+        state = "empty" if name in os.environ else "not set"
+        raise UsageError(f"{key}: the environment variable '{name}' is {state}{did_you_mean(name, os.environ)}")
+    return url

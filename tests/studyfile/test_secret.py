@@ -1,0 +1,70 @@
+"""URLs that hold a password: read from a file or a variable, and never shown."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from search.errors import UsageError
+from search.studyfile.load import find_study, load_definition
+from search.studyfile.secret import SecretUrl, read_url, revealed
+from search.studyfile.settings import arguments_of, resolve
+from search.workers.worker import Job
+
+URL = "postgresql+psycopg://ann:s3cret@host/db"
+
+
+def test_a_job_shows_no_password() -> None:
+    """Without it dask writes the team's password to its log whenever a task fails."""
+    definition = load_definition(find_study("blobs"))
+    job = Job(resolve(definition, storage=URL, tracking_uri="https://ann:s3cret@mlflow.example"))
+    for each in (job, pickle.loads(pickle.dumps(job))):
+        assert "s3cret" not in f"{each!r} {each} {each.settings.storage:>5} {[each.settings.tracking_uri]}"
+        assert revealed(each.settings.storage) == URL
+        assert type(revealed(each.settings.storage)) is str
+    assert sqlalchemy.make_url(job.settings.storage).password == "s3cret"
+    assert "s3cret" not in arguments_of(job.settings)
+
+
+def test_a_url_in_a_file_or_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the password stands in the list of processes and in the shell's history."""
+    file = tmp_path / "url.txt"
+    file.write_text(f"  {URL}\nnext line\n")
+    monkeypatch.setenv("OUR_DATABASE", URL)
+    definition = load_definition(find_study("blobs"))
+    for given in (f"@{file}", "env:OUR_DATABASE"):
+        settings = resolve(definition, storage=given, tracking_uri=given)
+        assert revealed(settings.storage) == URL == revealed(settings.tracking_uri or "")
+        assert arguments_of(settings) == f"blobs --storage {given} --tracking-uri {given}"
+    assert str(read_url("studies/password=x.journal", "--storage")) == "studies/password=x.journal", "a path is itself"
+    assert read_url(SecretUrl(URL, "env:X"), "--storage").given == "env:X"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("@nowhere.txt", "--storage: nowhere.txt cannot be read (No such file or directory); after @ give a file"),
+        ("@.", "--storage: . cannot be read (Is a directory)"),
+        ("@empty.txt", "--storage: the first line of empty.txt is empty; write the URL there"),
+        ("@binary.bin", "--storage: binary.bin is no text file"),
+        (
+            "env:OUR_DATABSE",
+            "--storage: the environment variable 'OUR_DATABSE' is not set; did you mean 'OUR_DATABASE'?",
+        ),
+        ("env:EMPTY", "--storage: the environment variable 'EMPTY' is empty"),
+        ("env:", "--storage: the environment variable '' is not set"),
+    ],
+)
+def test_what_is_not_there_is_told(given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it a study is begun in a journal named `env:X`, or an error shows what a file holds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OUR_DATABASE", URL)
+    monkeypatch.setenv("EMPTY", "")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "binary.bin").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(UsageError) as caught:
+        read_url(given, "--storage")
+    assert str(caught.value).startswith(said)

@@ -100,7 +100,7 @@ def tools() -> list[str]:
 
 def kept_epoch(tool: str) -> str:
     """Return which epoch's weights a tool keeps when nobody says."""
-    return "last" if tool == PLAIN else "best"
+    return "best" if tool.startswith("KerasTuner") else "last"
 
 
 def searched(plan: Plan, task: str, tool: str, seed: int) -> list[Tried]:

@@ -89,8 +89,8 @@ def _add_module(code: UserCode, name: str, importer: Path, base: Path) -> None:
         return
     for folder in dict.fromkeys([base, importer.parent, *map(Path, sys.path)]):
         found = _find(name, [folder])
-        if found is not None and not _installed(found):
-            _add(code, found.resolve(), folder.resolve())
+        if found is not None and not _installed(found) and not _installed(found.resolve()):
+            _add(code, found.absolute(), folder.absolute())  # a link leads out of the folder
             return
     code.packages |= set(_distributions().get(top, ()))
 

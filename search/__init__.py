@@ -21,8 +21,9 @@ from search.errors import (
 
 if TYPE_CHECKING:
     from search.api import Result, Study
+    from search.gate import Promotion
     from search.register import Best
-    from search.tracking.registry import Promotion, Registered
+    from search.tracking.registry import Registered
 
 __version__ = metadata.version("search")
 __all__ = [
@@ -47,7 +48,7 @@ __all__ = [
 # Imported when they are first asked for: `import search` answers at once.
 _LAZY = {
     "Best": "search.register",
-    "Promotion": "search.tracking.registry",
+    "Promotion": "search.gate",
     "Registered": "search.tracking.registry",
     "Result": "search.api",
     "Study": "search.api",

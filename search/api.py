@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+    from search.gate import Promotion
     from search.optimize import Progress
-    from search.tracking.registry import Promotion, Registered
+    from search.tracking.history import Move
+    from search.tracking.registry import Registered
 
 _LOGGERS = ("", "mlflow", "alembic", "optuna", "tensorflow")
 
@@ -188,25 +190,87 @@ class Study:
                 start_forkserver()
             return Result(self, _run(settings, progress, on_progress), settings)
 
-    def promote(self, version: str | None = None, *, alias: str = "champion", force: bool = False) -> Promotion:
-        """Move an alias to a version, by default `champion` to the challenger, unless that is worse.
+    def promote(
+        self,
+        version: str | int | None = None,
+        *,
+        alias: str = "champion",
+        metric: str | Sequence[str] = (),
+        slices: str | None = None,
+        max_loss: float = 0.0,
+        min_gain: float = 0.0,
+        max_latency_ms: float | None = None,
+        max_parameters: int | None = None,
+        max_size_mb: float | None = None,
+        data: str | Path | None = None,
+        dry_run: bool = False,
+        to: str | None = None,
+        force: bool = False,
+        reason: str = "",
+    ) -> Promotion:
+        """Move an alias to a version that is surely better on the test rows: what `search.promote` does.
+
+        Args:
+            version: The version; the challenger when left out.
+            alias: The alias to move.
+            metric: Further metrics in which the version must not be worse.
+            slices: A column; the version must not be worse on the rows of one of its values.
+            max_loss: How much worse the version may be at most, surely.
+            min_gain: How much better it must surely be.
+            max_latency_ms: The longest time that one row may take, in milliseconds.
+            max_parameters: The most numbers that its weights may hold.
+            max_size_mb: The largest Keras file, in megabytes.
+            data: A CSV, Parquet or NPZ file of rows that both are evaluated on.
+            dry_run: Whether to change nothing.
+            to: Another registered model, to which the version is copied and whose alias moves.
+            force: Whether a version that does not pass is promoted too; needs a reason.
+            reason: Why; kept in the history.
+
+        Returns:
+            What the command's `--json` prints, as attributes; `refused` says that the gate was not passed.
 
         Raises:
-            RegistryError: There is no such model or version.
+            UsageError: There is no such model, version, metric or column.
         """
-        with self.registry() as registry:
-            promotion: Promotion = registry.promote(self.name, version=version, alias=alias, force=force)
-        return promotion
+        from search import gate
 
-    def rollback(self, *, alias: str = "champion") -> Promotion:
-        """Give an alias back to the version that carried it before.
+        conditions = gate.Conditions(
+            (metric,) if isinstance(metric, str) else tuple(metric),
+            slices,
+            min_gain,
+            max_loss,
+            max_latency_ms,
+            max_parameters,
+            max_size_mb,
+            None if data is None else Path(data),
+            force,
+            reason,
+        )
+        number = None if version is None else str(version)
+        with self.registry():
+            return gate.promote(self.name, version=number, alias=alias, conditions=conditions, dry_run=dry_run, to=to)
+
+    def rollback(self, *, alias: str = "champion", reason: str = "") -> Promotion:
+        """Give an alias back to the version that carried it before; again goes back further.
 
         Raises:
             RegistryError: There is no such model, or nobody carried the alias before.
         """
-        with self.registry() as registry:
-            promotion: Promotion = registry.rollback(self.name, alias=alias)
-        return promotion
+        from search import gate
+
+        with self.registry():
+            return gate.rollback(self.name, alias=alias, reason=reason)
+
+    def history(self, *, alias: str = "champion") -> list[Move]:
+        """Return who got an alias when and why, the oldest first: what `search.promote --history` lists.
+
+        Raises:
+            RegistryError: There is no registered model of this name.
+        """
+        from search import gate
+
+        with self.registry():
+            return gate.moves(self.name, alias=alias)
 
     @contextmanager
     def registry(self) -> Iterator[Any]:

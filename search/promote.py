@@ -1,10 +1,11 @@
-"""`python -m search.promote`: make a version champion, or roll back."""
+"""`python -m search.promote`: make a version champion when it is surely better, or take that back."""
 
 from __future__ import annotations
 
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,10 @@ from search.cli import Debug, Json, TrackingUri, execute
 from search.errors import UsageError
 
 if TYPE_CHECKING:
-    from search.tracking.registry import Promotion
+    from collections.abc import Sequence
+
+    from search.gate import Promotion
+    from search.tracking.history import Move
 
 
 def promote_command(
@@ -22,45 +26,111 @@ def promote_command(
         str | None, typer.Option(metavar="V", help="The version to promote.  [default: the challenger]")
     ] = None,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
-    force: Annotated[bool, typer.Option("--force", help="Promote even a version that is worse.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Give the alias back to who carried it before.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="List who carried the alias when, and why.")] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Compare on the rows of this CSV, Parquet or NPZ file, target included."),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="M", help="Refuse a version that is worse in this metric too; may be repeated."),
+    ] = None,
+    slices: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Refuse a version that is worse for a value of this column.")
+    ] = None,
+    max_loss: Annotated[
+        float, typer.Option(metavar="X", help="Accept a version that is surely not worse by more than X.")
+    ] = 0.0,
+    min_gain: Annotated[
+        float, typer.Option(metavar="X", help="Accept only a version that is surely better by more than X.")
+    ] = 0.0,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(metavar="X", help="Refuse a version that takes longer for one row.")
+    ] = None,
+    max_parameters: Annotated[int | None, typer.Option(metavar="N", help="Refuse a version with more weights.")] = None,
+    max_size_mb: Annotated[
+        float | None, typer.Option(metavar="X", help="Refuse a version with a larger Keras file.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would become of it; change nothing.")] = False,
+    to: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Copy the version to this registered model, and move its alias.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote even a version that does not pass.")] = False,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; kept in the history. --force needs it.")] = "",
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Promote: make the challenger champion, unless it is worse on its recorded test metric.
+    """Promote: make the challenger champion when it is surely better on the held-out test rows.
 
-    Example: python -m search.promote blobs
+    Example: python -m search.promote blobs --metric accuracy --max-loss 0.01
     """
-    from search.tracking import registry, store
+    from search import gate
+    from search.tracking import store
 
-    if rollback and (version is not None or force):
-        raise UsageError("--rollback with --version or --force; --rollback knows the version by itself")
+    conditions = gate.Conditions(
+        tuple(metric or ()),
+        slices,
+        min_gain,
+        max_loss,
+        max_latency_ms,
+        max_parameters,
+        max_size_mb,
+        data,
+        force,
+        reason,
+    )
+    if (rollback or history) and (rollback is history or version or dry_run or to or conditions.asks):
+        which = "--rollback" if rollback else "--history"
+        raise UsageError(f"{which} with other options; it takes --alias, --reason, --json and --tracking-uri only")
     with store.existing_store(store.set_uri(tracking_uri)):
-        promotion = (
-            registry.rollback(model, alias=alias)
-            if rollback
-            else registry.promote(model, version=version, alias=alias, force=force)
-        )
+        if history:
+            _print_history(gate.moves(model, alias=alias), model, alias, as_json=as_json)
+            return
+        if rollback:
+            told = gate.rollback(model, alias=alias, reason=reason)
+        else:
+            told = gate.promote(model, version=version, alias=alias, conditions=conditions, dry_run=dry_run, to=to)
     if as_json:
-        shown = asdict(promotion)
-        shown.pop("refused")
-        print(json.dumps(shown))
+        print(json.dumps(told.as_json()))
     else:
-        _print_promotion(promotion)
-    if promotion.refused:
+        _print_promotion(told, dry_run=dry_run)
+    if told.refused:
         sys.exit(1)
 
 
-def _print_promotion(promotion: Promotion) -> None:
-    what = f"{promotion.model} version {promotion.version}"
-    if promotion.promoted:
-        before = f" (before: version {promotion.previous})" if promotion.previous else ""
-        print(f"{what} is now {promotion.alias}{before}: {promotion.reason}")
-    elif promotion.refused:
-        print(f"{what} was not promoted: {promotion.reason}", file=sys.stderr)
+def _print_promotion(told: Promotion, *, dry_run: bool) -> None:
+    what = f"{told.model} version {told.version}"
+    if told.promoted:
+        before = f" (before: version {told.previous})" if told.previous else ""
+        print(f"{what} is now {told.alias}{before}: {told.reason}")
+    elif told.refused:
+        print(f"{what} {'would not be' if dry_run else 'was not'} promoted: {told.reason}", file=sys.stderr)
+    elif dry_run:
+        print(f"{what} would be promoted: {told.reason}")
     else:
-        print(f"nothing to do: {promotion.reason}")
+        print(f"nothing to do: {told.reason}")
+    for each in told.others:
+        print(f"  {each.metric}: {each.champion:.6g} -> {each.challenger:.6g}, {_how(each.better)}")
+    for part in told.slices:
+        sure = ", surely worse" if part.worse else ""
+        print(f"  {part.name} ({part.rows} rows): better by {part.difference:.4g}{sure}")
+
+
+def _how(better: bool | None) -> str:
+    return {True: "surely better", False: "surely worse", None: "undecided"}[better]
+
+
+def _print_history(found: Sequence[Move], model: str, alias: str, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([{**asdict(each), "at": each.when} for each in found]))
+    elif not found:
+        print(f"no version of {model} has been {alias}")
+    else:
+        for each in found:
+            by = f" by {each.by}" if each.by else ""
+            print(f"{each.when}  version {each.version}  {each.kind}{by}: {each.reason}")
 
 
 def main() -> None:

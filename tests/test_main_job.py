@@ -195,14 +195,12 @@ def test_promote_roll_back_and_refuse(job: Job) -> None:
     """Without it a worse model goes live, or a bad one cannot be taken back."""
     first = command("search.promote", "blobs", "--json", cwd=job.folder)
     assert first.returncode == 0, first.stderr
-    assert json.loads(first.stdout) == {
-        "model": "blobs",
-        "version": "1",
-        "alias": "champion",
-        "previous": None,
-        "promoted": True,
-        "reason": "first to carry the alias",
-    }
+    told = json.loads(first.stdout)
+    assert told.pop("reason").startswith("first to carry the alias, and better than the trivial model: loss")
+    verdict = told.pop("verdict")
+    assert told == {"model": "blobs", "version": "1", "alias": "champion", "previous": None, "promoted": True}
+    assert verdict["better"] is True
+    assert verdict["challenger"] == pytest.approx(job.printed["best"]["metrics"]["test_loss"], rel=1e-4)
     again = command("search.promote", "blobs", cwd=job.folder)
     assert (again.returncode, again.stdout) == (0, "nothing to do: version 1 is champion already\n")
     nothing_before = command("search.promote", "blobs", "--rollback", cwd=job.folder)

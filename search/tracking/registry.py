@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -18,10 +20,15 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
-from search.errors import RegistryError, did_you_mean, printable
+from search.comparison.predictions import FILE as PREDICTIONS
+from search.comparison.predictions import Predictions
+from search.errors import RegistryError, UsageError, did_you_mean, one_line, printable
+from search.tracking.logged_model import PREDICTIONS_DIGEST, digest_of
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 TEST_METRIC, TEST_VALUE, TEST_DIRECTION, DIGEST = "test_metric", "test_value", "test_direction", "data_digest"
+COPIED_FROM, MODEL_ID = "copied_from", "model_id"
+_RULE = "\n\n---\n"  # between what the search said of a version and what a promotion says
 _LONGEST = 5000  # characters of a description: MLflow's column on PostgreSQL
 _LONGEST_KEY = 250  # characters of a tag's name
 _NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
@@ -46,23 +53,47 @@ class Registered:
 
 
 @dataclass(frozen=True)
-class Promotion:
-    """What became of a promotion.
+class Version:
+    """A version of a registered model, as the registry has it.
 
     Attributes:
-        previous: The version that carried the alias before, if any.
-        promoted: Whether the alias moved.
-        refused: Whether the gate was not passed.
-        reason: Why, in one line.
+        name: The registered model.
+        number: Its number there.
+        run_id: The run that made it; empty when it names none.
+        model_id: Its logged model; empty for a version of another origin.
+        tags: Its tags.
+        description: Its description, in Markdown.
     """
 
-    model: str
-    version: str
-    alias: str
-    previous: str | None
-    promoted: bool
-    refused: bool
-    reason: str
+    name: str
+    number: str
+    run_id: str
+    model_id: str
+    tags: Mapping[str, str]
+    description: str
+
+    @property
+    def uri(self) -> str:
+        """The version's own URI."""
+        return f"models:/{self.name}/{self.number}"
+
+    @property
+    def metric(self) -> str:
+        """The test metric that it is judged by; empty when none was recorded."""
+        return self.tags.get(TEST_METRIC, "")
+
+    @property
+    def maximize(self) -> bool:
+        """Whether more of its test metric is better."""
+        return self.tags.get(TEST_DIRECTION) == "maximize"
+
+    def recorded(self, metric: str = "") -> float:
+        """Return a metric that was recorded when it was registered, its test metric when left out; NaN for none."""
+        text = self.tags.get(f"metric.{metric}") if metric else self.tags.get(TEST_VALUE)
+        try:
+            return float(text or "nan")
+        except ValueError:
+            return math.nan
 
 
 def register(name: str, model_id: str, *, tags: Mapping[str, str], description: str, about: str) -> Registered:
@@ -79,7 +110,7 @@ def register(name: str, model_id: str, *, tags: Mapping[str, str], description: 
     """
     client = MlflowClient()
     with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints what the command says itself
-        kept = {key[:_LONGEST_KEY]: value for key, value in tags.items()}
+        kept = {MODEL_ID: model_id, **{key[:_LONGEST_KEY]: value for key, value in tags.items()}}
         version = mlflow.register_model(f"models:/{model_id}", name, tags=kept).version
     client.set_registered_model_alias(name, CHALLENGER, version)
     with contextlib.suppress(MlflowException):
@@ -121,71 +152,166 @@ def load_keras(uri: str) -> Any:
     return mlflow.pyfunc.load_model(uri).get_raw_model()
 
 
-def challenger(name: str) -> ModelVersion | None:
+def challenger(name: str) -> Version | None:
     """Return the version with alias `challenger`; None when there is no such model or version."""
-    return _holder(MlflowClient(), name, CHALLENGER)
+    return holder(name, CHALLENGER)
 
 
-def promote(model: str, *, version: str | None = None, alias: str = CHAMPION, force: bool = False) -> Promotion:
-    """Move an alias to a version, unless that version is worse on its recorded test metric.
+def holder(name: str, alias: str) -> Version | None:
+    """Return the version that carries an alias; None when none does.
 
-    Args:
-        model: The registered model.
-        version: The version; the `challenger` when left out.
-        alias: The alias to move.
-        force: Move it even to a worse version.
+    The model itself says which aliases it has, so an error of the registry is never taken for "none".
+    """
+    client = MlflowClient()
+    model = _model(client, name)
+    number = (model.aliases if model is not None else {}).get(alias)
+    return None if number is None else _version(client.get_model_version(name, number))
+
+
+def find(model: str, version: str | None = None) -> Version:
+    """Return a version, by default the challenger.
 
     Raises:
         RegistryError: There is no such model or version.
     """
+    check_known(model)
+    if version is None:
+        candidate = challenger(model)
+        if candidate is None:
+            raise RegistryError(f"model '{model}' has no version with alias '{CHALLENGER}'; name one with --version")
+        return candidate
+    known = {each.number: each for each in versions(model)}
+    if version not in known:
+        have = ", ".join(sorted(known, key=int))
+        raise RegistryError(f"model '{model}' has no version '{version}'; it has {have or 'none'}")
+    return known[version]
+
+
+def versions(model: str) -> list[Version]:
+    """Return every version of a registered model, the newest first; none where there is no such model."""
     client = MlflowClient()
-    candidate = _find(client, model, version)
-    current = _holder(client, model, alias)
-    previous = str(current.version) if current else None
-    number = str(candidate.version)
-
-    def outcome(promoted: bool, reason: str, refused: bool = False) -> Promotion:
-        return Promotion(model, number, alias, previous, promoted, refused, reason)
-
-    if previous == number:
-        return outcome(False, f"version {number} is {alias} already")
-    better, reason = _compare(candidate, current)
-    if not better and not force:
-        return outcome(False, f"{reason}; --force promotes it all the same", refused=True)
-    if not better:
-        reason = f"forced: {reason}"
-    _move(client, model, alias, number, previous, reason)
-    return outcome(True, reason)
+    if _model(client, model) is None:
+        return []
+    found: list[Version] = []
+    token = None
+    while True:
+        page = client.search_model_versions(f"name = '{model}'", page_token=token)
+        found += map(_version, page)
+        token = page.token
+        if not token:
+            return sorted(found, key=lambda each: -int(each.number))
 
 
-def rollback(model: str, *, alias: str = CHAMPION) -> Promotion:
-    """Give an alias back to the version that carried it before; again goes back further.
+def check_known(model: str) -> None:
+    """See that there is a registered model of this name.
 
     Raises:
-        RegistryError: There is no such model, or nobody carried the alias before.
+        RegistryError: There is none.
     """
     client = MlflowClient()
-    _known(client, model)
-    current = _holder(client, model, alias)
-    if current is None:
-        raise RegistryError(f"model '{model}' has no {alias} to roll back; promote a version first")
-    before = current.tags.get(f"{alias}.previous", "")
-    if not before:
-        raise RegistryError(
-            f"version {current.version} of model '{model}' is its first {alias}; nothing to roll back to"
+    if _model(client, model) is None:
+        names = [each.name for each in client.search_registered_models()]
+        have = f"; the registry has {', '.join(names)}" if names else "; the registry is empty"
+        raise RegistryError(f"no registered model '{model}'{have}{did_you_mean(model, names)}")
+
+
+def check_alias(alias: str) -> None:
+    """See that MLflow takes an alias.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if not re.fullmatch(r"[\w-]{1,255}", alias) or re.fullmatch(r"(?i)latest|v\d+", alias):
+        raise UsageError(
+            f"--alias '{alias}': an alias has letters, digits, - and _, and is neither 'latest' nor like 'v1'"
         )
-    restored = _find(client, model, before)
-    client.set_registered_model_alias(model, alias, before)
-    reason = f"rolled back from version {current.version}"
-    client.set_model_version_tag(model, before, f"{alias}.reason", reason)
-    return Promotion(model, str(restored.version), alias, str(current.version), True, False, reason)
 
 
-def _move(client: MlflowClient, model: str, alias: str, version: str, previous: str | None, reason: str) -> None:
-    client.set_model_version_tag(model, version, f"{alias}.previous", previous or "")
-    client.set_model_version_tag(model, version, f"{alias}.reason", reason)
-    client.set_model_version_tag(model, version, f"{alias}.since", datetime.now(UTC).isoformat(timespec="seconds"))
-    client.set_registered_model_alias(model, alias, version)
+def move(version: Version, alias: str) -> None:
+    """Give a version an alias, whoever carries it now."""
+    MlflowClient().set_registered_model_alias(version.name, alias, version.number)
+
+
+def tag(version: Version, tags: Mapping[str, str]) -> None:
+    """Write tags to a version."""
+    for key, value in tags.items():
+        MlflowClient().set_model_version_tag(version.name, version.number, key, value)
+
+
+def untag(version: Version, key: str) -> None:
+    """Remove a tag from a version, if it is there."""
+    with contextlib.suppress(MlflowException):
+        MlflowClient().delete_model_version_tag(version.name, version.number, key)
+
+
+def describe(version: Version, paragraph: str) -> None:
+    """Add a paragraph to a version's description, in place of an earlier one of this kind."""
+    text = f"{version.description.partition(_RULE)[0][: _LONGEST // 2]}{_RULE}{paragraph}"
+    with contextlib.suppress(MlflowException):
+        MlflowClient().update_model_version(version.name, version.number, description=printable(text, _LONGEST))
+
+
+def copy(version: Version, name: str) -> Version:
+    """Return a version of another registered model with the same logged model, copied there unless it is there."""
+    for each in versions(name):
+        if each.tags.get(COPIED_FROM) == version.uri:
+            return each
+    client = MlflowClient()
+    with contextlib.redirect_stderr(io.StringIO()):
+        made = client.copy_model_version(version.uri, name)
+    copied = _version(made)
+    tag(copied, {COPIED_FROM: version.uri})
+    return find(name, copied.number)
+
+
+def predictions_of(version: Version) -> Predictions | None:
+    """Return a version's predictions for the test rows; None when it was registered without them.
+
+    Raises:
+        RegistryError: They are not there any more, or not those that it was registered with.
+    """
+    if not version.model_id:
+        return None
+    known = MlflowClient().get_logged_model(version.model_id).tags.get(PREDICTIONS_DIGEST)
+    if known is None:
+        return None
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            uri = f"{version.uri}/{PREDICTIONS}"
+            content = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)).read_bytes()
+        if digest_of(content) != known:
+            raise ValueError("they are not those that it was registered with")
+        return Predictions.from_bytes(content)
+    except (MlflowException, OSError, ValueError) as error:
+        raise RegistryError(
+            f"the test predictions of {version.uri} cannot be used ({one_line(error)}); compare with --data FILE"
+        ) from error
+
+
+def size_mb(version: Version) -> float:
+    """Return the size of a version's Keras archive in megabytes; NaN when it is not known."""
+    if not version.model_id:
+        return math.nan
+    files = MlflowClient().list_logged_model_artifacts(version.model_id, "data")
+    sizes = [each.file_size for each in files if each.path.endswith(".keras") and each.file_size is not None]
+    return sum(sizes) / 1e6 if sizes else math.nan
+
+
+def _version(version: ModelVersion) -> Version:
+    return Version(
+        version.name,
+        str(version.version),
+        version.run_id or "",
+        version.model_id or (version.tags or {}).get(MODEL_ID, "") or _logged_model(version.source or ""),
+        dict(version.tags or {}),
+        version.description or "",
+    )
+
+
+def _logged_model(source: str) -> str:
+    """Return the logged model that a version's source names; MLflow's own store keeps it nowhere else."""
+    found = re.fullmatch(r"models:/(m-[0-9a-f]+)", source)
+    return found[1] if found else ""
 
 
 def _model(client: MlflowClient, name: str) -> RegisteredModel | None:
@@ -196,59 +322,3 @@ def _model(client: MlflowClient, name: str) -> RegisteredModel | None:
         if error.error_code == _NOT_FOUND:
             return None
         raise
-
-
-def _known(client: MlflowClient, model: str) -> None:
-    if _model(client, model) is None:
-        names = [each.name for each in client.search_registered_models()]
-        have = f"; the registry has {', '.join(names)}" if names else "; the registry is empty"
-        raise RegistryError(f"no registered model '{model}'{have}{did_you_mean(model, names)}")
-
-
-def _find(client: MlflowClient, model: str, version: str | None) -> ModelVersion:
-    _known(client, model)
-    if version is None:
-        candidate = _holder(client, model, CHALLENGER)
-        if candidate is None:
-            raise RegistryError(f"model '{model}' has no version with alias '{CHALLENGER}'; name one with --version")
-        return candidate
-    versions = client.search_model_versions(f"name = '{model}'")
-    if version not in {str(each.version) for each in versions}:
-        have = ", ".join(map(str, sorted(int(each.version) for each in versions)))
-        raise RegistryError(f"model '{model}' has no version '{version}'; it has {have or 'none'}")
-    return client.get_model_version(model, version)
-
-
-def _holder(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
-    """Return the version that carries an alias; None when none does.
-
-    The model itself says which aliases it has, so an error of the registry is never taken for "none".
-    """
-    model = _model(client, name)
-    version = (model.aliases if model is not None else {}).get(alias)
-    return None if version is None else client.get_model_version(name, version)
-
-
-def _compare(candidate: ModelVersion, current: ModelVersion | None) -> tuple[bool, str]:
-    """Return whether `candidate` may take over from `current`, and why."""
-    if current is None:
-        return True, "first to carry the alias"
-    metric = current.tags.get(TEST_METRIC, "")
-    if candidate.tags.get(TEST_METRIC) != metric or not metric:
-        return False, f"versions {candidate.version} and {current.version} recorded no common test metric"
-    ours, theirs = _recorded(candidate), _recorded(current)
-    for version, value in ((candidate, ours), (current, theirs)):
-        if not math.isfinite(value):
-            return False, f"version {version.version} recorded no finite {metric}, so nothing shows which is better"
-    worse = ours > theirs if current.tags.get(TEST_DIRECTION) == "minimize" else ours < theirs
-    other = "" if candidate.tags.get(DIGEST) == current.tags.get(DIGEST) else ", on other data"
-    relation = "worse than" if worse else "as good as" if ours == theirs else "better than"
-    return not worse, f"{metric} {ours:.6g} is {relation} version {current.version}'s {theirs:.6g}{other}"
-
-
-def _recorded(version: ModelVersion) -> float:
-    """Return the test value that a version was registered with; NaN where there is none."""
-    try:
-        return float(version.tags.get(TEST_VALUE) or "nan")
-    except ValueError:
-        return math.nan

@@ -28,6 +28,7 @@ for _name in ("mlflow", "alembic"):
 def set_uri(uri: str | None) -> str:
     """Choose MLflow's tracking store, and return its URI; None keeps MLflow's own choice."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.pop("MLFLOW_RUN_ID", None)  # else the first run of ours would resume that one
     if uri is not None:
         mlflow.set_tracking_uri(revealed(uri))

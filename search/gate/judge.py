@@ -1,0 +1,325 @@
+"""What a version must be to carry an alias, and whether it is: decided on the test rows it was registered with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.comparison.predictions import Predictions
+from search.comparison.scores import score_of, trivial
+from search.comparison.verdict import Incomparable, Slice, Verdict, check_same_rows, compare, compare_slices
+from search.errors import RegistryError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from search.tracking.registry import Version
+
+_TRIVIAL = "the trivial model"
+_AGREES = 0.01  # by which share a metric computed again may differ from the recorded one
+_KNOWN = ("loss", "accuracy", "auc", "precision", "recall", "f1_score", "mse", "mae", "r2_score")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a version must be to pass, beside better in its study's metric.
+
+    Attributes:
+        metrics: Further metrics in which it must not be worse.
+        slices: A column; it must not be worse on the rows of one of its values.
+        min_gain: How much better it must surely be.
+        max_loss: How much worse it may be at most, surely.
+        max_latency_ms: The longest time that one row may take, in milliseconds.
+        max_parameters: The most numbers that its weights may hold.
+        max_size_mb: The largest Keras archive, in megabytes.
+        data: A file of rows that both are evaluated on, in place of the recorded test rows.
+        force: Whether it is promoted even when it does not pass.
+        reason: Why, in the person's words.
+    """
+
+    metrics: tuple[str, ...] = ()
+    slices: str | None = None
+    min_gain: float = 0.0
+    max_loss: float = 0.0
+    max_latency_ms: float | None = None
+    max_parameters: int | None = None
+    max_size_mb: float | None = None
+    data: Path | None = None
+    force: bool = False
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that the conditions agree with each other.
+
+        Raises:
+            UsageError: They do not.
+        """
+        if self.force and not self.reason.strip():
+            raise UsageError('--force needs --reason "TEXT": the history says why a version was promoted all the same')
+        for name in ("min_gain", "max_loss", "max_latency_ms", "max_parameters", "max_size_mb"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"--{name.replace('_', '-')} {value}: give a number that is at least 0")
+        if self.min_gain and self.max_loss:
+            raise UsageError("--min-gain with --max-loss: a version must gain, or may lose; give one of them")
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything but a reason was asked for."""
+        return replace(self, reason="", force=False) != Conditions() or self.force
+
+    @property
+    def margin(self) -> float:
+        """What the interval of the difference must lie above."""
+        return self.min_gain - self.max_loss
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a version passes, and why.
+
+    Attributes:
+        passed: Whether it passes.
+        reason: Why, in one line.
+        verdict: The comparison in the study's metric; None when nothing was compared.
+        others: Verdicts in the further metrics.
+        slices: The comparison of each slice.
+    """
+
+    passed: bool
+    reason: str
+    verdict: Verdict | None = None
+    others: tuple[Verdict, ...] = ()
+    slices: tuple[Slice, ...] = ()
+
+    def refused(self, reason: str) -> Decision:
+        """Return the decision as a refusal for a further reason."""
+        return Decision(False, reason, self.verdict, self.others, self.slices)
+
+
+@dataclass
+class Judge:
+    """Decides about one candidate; what it has read or evaluated of a version is kept."""
+
+    conditions: Conditions
+    _kept: dict[str, Predictions | None] = field(default_factory=dict)
+
+    def decide(self, candidate: Version, current: Version | None) -> Decision:
+        """Decide whether a version may take over from another, or become the first."""
+        try:
+            found = self._compared(candidate, current)
+        except RegistryError as error:  # the kept predictions are gone or changed
+            if self.conditions.data is not None:
+                raise
+            return Decision(False, str(error))
+        beyond = next(_beyond_limits(candidate, self.conditions), None)
+        return found if beyond is None else found.refused(beyond)
+
+    def _compared(self, candidate: Version, current: Version | None) -> Decision:
+        mine = self._predictions(candidate)
+        if current is None:
+            return _first(candidate, mine) if mine is not None else _first_recorded(candidate)
+        theirs = self._predictions(current)
+        if mine is None or theirs is None:
+            return self._recorded(candidate, current, "without the test predictions of both")
+        try:
+            check_same_rows(theirs, mine)
+        except Incomparable as error:
+            return Decision(False, f"{error}; --data FILE compares both on the same rows")
+        try:
+            _check_recorded(candidate, mine)
+            verdict = compare(theirs, mine)
+        except Incomparable as error:
+            return self._recorded(candidate, current, str(error))
+        return self._with_conditions(_judged(verdict, f"version {current.number}", self.conditions), theirs, mine)
+
+    def _recorded(self, candidate: Version, current: Version, why: str) -> Decision:
+        c = self.conditions
+        if c.metrics or c.slices or c.margin:
+            return Decision(False, f"{why} only recorded test values can be compared; --data FILE compares rows")
+        found = _compare_recorded(candidate, current)
+        return Decision(found.passed, f"{found.reason} ({why}: recorded test values, no interval)", found.verdict)
+
+    def _predictions(self, version: Version) -> Predictions | None:
+        if version.uri not in self._kept:
+            from search.tracking import registry
+
+            known = registry.predictions_of(version) if self.conditions.data is None else None
+            if self.conditions.data is not None:
+                from search.tracking import evaluated
+
+                known = evaluated.predictions(version, self.conditions.data)
+            self._kept[version.uri] = known
+        return self._kept[version.uri]
+
+    def _with_conditions(self, found: Decision, theirs: Predictions, mine: Predictions) -> Decision:
+        """Add what was asked for beside the study's metric."""
+        others = tuple(_named(theirs, mine, name) for name in self.conditions.metrics)
+        slices = tuple(_sliced(theirs, mine, self.conditions.slices)) if self.conditions.slices else ()
+        found = Decision(found.passed, found.reason, found.verdict, others, slices)
+        for each in others:
+            if each.better is False:
+                return found.refused(f"{_compared_text(each)}, surely worse; {found.reason}")
+        worse = [each for each in slices if each.worse]
+        if worse:
+            first = worse[0]
+            more = f" and {len(worse) - 1} more" if len(worse) > 1 else ""
+            return found.refused(
+                f"surely worse where {self.conditions.slices} is {first.name}{more} (by {-first.difference:.4g} on "
+                f"{first.rows} rows, p {first.chance:.2g} with Holm's correction); {found.reason}"
+            )
+        return found
+
+
+def _first(candidate: Version, mine: Predictions) -> Decision:
+    """Decide about a first version: it must be better than the trivial model, and replaces nothing if it is not."""
+    baseline = trivial(mine)
+    value = score_of(mine.about.metric, mine)
+    if value is None or baseline is None or score_of(mine.about.metric, baseline) is None:
+        found = _first_recorded(candidate)
+        return found if not found.passed else Decision(True, f"{found.reason}; no trivial model is known for it")
+    verdict = compare(baseline, mine)
+    if verdict.difference is None:
+        return Decision(False, f"the {verdict.metric} of version {candidate.number} is no finite number", verdict)
+    if verdict.difference > 0:
+        sure = "" if verdict.better else ", though not surely"
+        return Decision(True, f"first to carry the alias, and better than {_TRIVIAL}{sure}: {_text(verdict)}", verdict)
+    return Decision(False, f"not better than {_TRIVIAL}: {_text(verdict)}", verdict)
+
+
+def _first_recorded(candidate: Version) -> Decision:
+    if not math.isfinite(candidate.recorded()):
+        return Decision(False, f"version {candidate.number} recorded no finite {candidate.metric or 'test value'}")
+    return Decision(True, "first to carry the alias (registered without what tells the trivial model)")
+
+
+def _compare_recorded(candidate: Version, current: Version) -> Decision:
+    """Compare the test values that two versions were registered with."""
+    from search.tracking.registry import DIGEST
+
+    metric = current.metric
+    if candidate.metric != metric or not metric:
+        return Decision(False, f"versions {candidate.number} and {current.number} recorded no common test metric")
+    digests = [version.tags.get(DIGEST, "") for version in (current, candidate)]
+    if digests[0] != digests[1]:
+        return Decision(False, f"they were tested on different data (digests {digests[0]} and {digests[1]})")
+    ours, theirs = candidate.recorded(), current.recorded()
+    for version, value in ((candidate, ours), (current, theirs)):
+        if not math.isfinite(value):
+            return Decision(
+                False, f"version {version.number} recorded no finite {metric}; nothing shows which is better"
+            )
+    difference = (ours - theirs) if current.maximize else (theirs - ours)
+    better = None if difference == 0 else difference > 0
+    verdict = Verdict(metric, theirs, ours, difference, None, better)
+    relation = {True: "better than", False: "worse than", None: "as good as"}[better]
+    return Decision(
+        better is not False, f"{metric} {ours:.6g} is {relation} version {current.number}'s {theirs:.6g}", verdict
+    )
+
+
+def _check_recorded(candidate: Version, mine: Predictions) -> None:
+    """See that a metric computed from the predictions is the one that Keras recorded under its name."""
+    name = mine.about.metric
+    recorded = candidate.recorded(f"test_{name}")
+    score = None if name == "loss" else score_of(name, mine)
+    if score is None or not math.isfinite(recorded) or not math.isfinite(score.value):
+        return
+    if abs(score.value - recorded) > _AGREES * max(abs(recorded), abs(score.value)):
+        raise Incomparable(f"the predictions give another {name} than Keras recorded")
+
+
+def _judged(verdict: Verdict, than: str, conditions: Conditions) -> Decision:
+    """Decide by the interval of the difference."""
+    margin = conditions.margin
+    if verdict.interval is None:
+        values = {"challenger": verdict.challenger, than: verdict.champion}
+        wrong = next(name for name, value in values.items() if value is None or not math.isfinite(value))
+        return Decision(
+            False, f"the {verdict.metric} of {wrong} is no finite number; nothing shows which is better", verdict
+        )
+    low, high = verdict.interval
+    text = f"{_compared_text(verdict)}, {than}"
+    if low > margin and (margin < 0 or verdict.better is True):
+        sure = f"surely not worse by more than {-margin:g}" if margin < 0 else "surely better"
+        sure += f" by more than {margin:g}" if margin > 0 else ""
+        return Decision(True, f"{text}: {sure}", verdict)
+    if high < margin:
+        return Decision(False, f"{text}: surely {'worse' if high < 0 else f'not better by {margin:g}'}", verdict)
+    return Decision(False, f"{text}: undecided{_more(verdict, margin)}", verdict)
+
+
+def _text(verdict: Verdict) -> str:
+    if verdict.interval is None or verdict.difference is None:
+        return f"{verdict.metric} {verdict.challenger} against {verdict.champion}"
+    low, high = verdict.interval
+    units = f"{verdict.rows} rows" + (f" in {verdict.groups} groups" if verdict.groups else "")
+    return (
+        f"{verdict.metric} {verdict.challenger:.6g} against {verdict.champion:.6g}, better by "
+        f"{verdict.difference:.4g} (95 % interval {low:.4g} to {high:.4g}, {units})"
+    )
+
+
+def _compared_text(verdict: Verdict) -> str:
+    text = _text(verdict)
+    if verdict.mcnemar is None or not verdict.only_challenger + verdict.only_champion:
+        return text
+    return (
+        f"{text}; right alone on {verdict.only_challenger} rows against {verdict.only_champion}, "
+        f"McNemar p {verdict.mcnemar:.2g}"
+    )
+
+
+def _more(verdict: Verdict, margin: float) -> str:
+    more = verdict.more_rows(margin)
+    if more is None:
+        return "; no number of rows would decide it" if verdict.difference == margin else ""
+    return f"; about {float(f'{more:.2g}'):,.0f} more rows like these would decide it".replace(",", " ")
+
+
+def _named(theirs: Predictions, mine: Predictions, name: str) -> Verdict:
+    try:
+        return compare(theirs, mine, name)
+    except Incomparable as error:
+        known = sorted({*_KNOWN, *mine.about.metrics})
+        raise UsageError(
+            f"--metric {name}: {error}; use one of {', '.join(known)}, or a function of sklearn.metrics"
+            f"{did_you_mean(name, known)}"
+        ) from None
+
+
+def _sliced(theirs: Predictions, mine: Predictions, column: str) -> Sequence[Slice]:
+    values = mine.slices.get(column, theirs.slices.get(column))
+    if values is None:
+        known = sorted({*mine.slices, *theirs.slices})
+        named = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+        have = f"the predictions have {named}" if known else "the predictions were kept without columns"
+        raise UsageError(f"--slices {column}: no such column; {have}; or give --data FILE{did_you_mean(column, known)}")
+    return compare_slices(theirs, mine, values)
+
+
+def _beyond_limits(candidate: Version, conditions: Conditions) -> Iterator[str]:
+    """Yield each limit that a version exceeds, or of which nothing is known."""
+    from search.tracking import registry
+
+    measured: dict[str, tuple[float | None, Callable[[], float]]] = {
+        "parameters": (conditions.max_parameters, lambda: candidate.recorded("parameters")),
+        "size in MB": (conditions.max_size_mb, lambda: registry.size_mb(candidate)),
+        "latency in ms": (conditions.max_latency_ms, lambda: _latency(candidate)),
+    }
+    for name, (limit, measure) in measured.items():
+        value = math.nan if limit is None else measure()
+        if limit is not None and not value <= limit:
+            known = f"{value:.6g}" if math.isfinite(value) else "not known"
+            yield f"its {name} is {known}, the limit {limit:g}"
+
+
+def _latency(candidate: Version) -> float:
+    """Return the recorded time for one row; measured where the study did not record it."""
+    recorded = candidate.recorded("latency_ms")
+    if math.isfinite(recorded):
+        return recorded
+    from search.tracking import evaluated
+
+    return evaluated.latency_ms(candidate)

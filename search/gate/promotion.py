@@ -208,7 +208,7 @@ def rollback(model: str, *, alias: str = CHAMPION, reason: str = "") -> Promotio
         current = registry.holder(model, alias)
         if current is None:
             raise RegistryError(f"model '{model}' has no {alias} to roll back; promote a version first")
-        there = {each.number: each for each in registry.versions(model)}
+        there = {each.number: each for each in registry.all_versions(model)}
         line = [each for each in history.champions(history.moves(model, alias), current.number) if each in there]
         before = [each for each in line[:-1] if each != current.number]
         if not before:

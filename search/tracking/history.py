@@ -68,7 +68,7 @@ class Move:
 
 def moves(model: str, alias: str) -> list[Move]:
     """Return every move of an alias, the oldest first; those under way are not done."""
-    found = [move for version in registry.versions(model) for move in _moves_of(version, alias)]
+    found = [move for version in registry.all_versions(model) for move in _moves_of(version, alias)]
     return sorted(found, key=lambda each: (each.at, int(each.version)))
 
 

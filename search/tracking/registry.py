@@ -142,9 +142,9 @@ def as_challenger(registered: Registered) -> Registered:
 def versions(name: str) -> tuple[int, str | None]:
     """Return how many versions a registered model has, and which is champion; none where there is no such model."""
     client = MlflowClient()
-    champion = _holder(client, name, CHAMPION)
+    champion = holder(name, CHAMPION)
     count = len(client.search_model_versions(f"name = '{name}'", max_results=10_000))
-    return count, None if champion is None else str(champion.version)
+    return count, None if champion is None else champion.number
 
 
 def load_keras(uri: str) -> Any:
@@ -180,14 +180,14 @@ def find(model: str, version: str | None = None) -> Version:
         if candidate is None:
             raise RegistryError(f"model '{model}' has no version with alias '{CHALLENGER}'; name one with --version")
         return candidate
-    known = {each.number: each for each in versions(model)}
+    known = {each.number: each for each in all_versions(model)}
     if version not in known:
         have = ", ".join(sorted(known, key=int))
         raise RegistryError(f"model '{model}' has no version '{version}'; it has {have or 'none'}")
     return known[version]
 
 
-def versions(model: str) -> list[Version]:
+def all_versions(model: str) -> list[Version]:
     """Return every version of a registered model, the newest first; none where there is no such model."""
     client = MlflowClient()
     if _model(client, model) is None:
@@ -253,7 +253,7 @@ def describe(version: Version, paragraph: str) -> None:
 
 def copy(version: Version, name: str) -> Version:
     """Return a version of another registered model with the same logged model, copied there unless it is there."""
-    for each in versions(name):
+    for each in all_versions(name):
         if each.tags.get(COPIED_FROM) == version.uri:
             return each
     client = MlflowClient()

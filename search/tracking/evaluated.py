@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from search.errors import RegistryError, UsageError, one_line
 from search.tracking import registry
 from search.tracking.registry import Version
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else loading a model prints a page
 _WARM_UP, _TIMED = 5, 30
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -385,17 +385,26 @@ class _Session:
         return replace(outcome, model=model, newly_registered=new)
 
     def _log_plots(self, drawn: Sequence[Future[dict[str, bytes]]]) -> None:
-        """Add the table of trials and the plots to the search's run; a plot that fails is left out, and said."""
+        """Add the table of trials and the plots to the search's run; what fails is left out, and said."""
         assert self._run is not None  # noqa: S101
-        with tempfile.TemporaryDirectory() as folder:
-            plots.table(self._study, self._definition, Path(folder))
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            with self._decorating("the table of trials could not be written"):
+                plots.table(self._study, self._definition, folder)
             for plot in drawn:
-                try:
-                    for name, content in plot.result().items():
-                        Path(folder, name).write_bytes(content)
-                except Exception as error:  # whatever drawing raises, or its worker's death
-                    self._on_message(f"a plot could not be drawn: {one_line(error)}")
-            self._run.artifacts(Path(folder))
+                with self._decorating("a plot could not be drawn"):
+                    for file, content in plot.result().items():
+                        (folder / file).write_bytes(content)
+            with self._decorating("the table and the plots could not be added to the search's run"):
+                self._run.artifacts(folder)
+
+    @contextmanager
+    def _decorating(self, failure: str) -> Iterator[None]:
+        """Let nothing inside this block end the search: whatever goes wrong is said in a line."""
+        try:
+            yield
+        except Exception as error:
+            self._on_message(f"{failure}: {one_line(error)}")
 
     def _outcome(
         self, ranked: Sequence[optuna.trial.FrozenTrial], not_mirrored: tuple[int, ...], started: float

@@ -299,8 +299,9 @@ class SearchRun:
         trials = attributes.trials_of_search(study, self._search_id)
         shown: list[str] = []
         if pictures:
-            there = {each.path for each in self._client.list_artifacts(self.run_id)}
-            shown = [name for name in descriptions.PICTURES if name in there]
+            with suppress(OSError):  # artifacts that cannot be listed are not shown
+                there = {each.path for each in self._client.list_artifacts(self.run_id)}
+                shown = [name for name in descriptions.PICTURES if name in there]
         text = descriptions.of_search(
             self._definition,
             trials,

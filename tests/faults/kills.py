@@ -1,0 +1,147 @@
+"""Searches that are killed again and again, at seeded random moments, and finished by `--resume`.
+
+The long form, by hand, in an empty folder: `python -m tests.faults.kills --kills 100 --seed 0`. It prints a line for
+each search: how often it was killed, and what `search.sync --check` says at its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from search.study.storage import open_storage
+from tests.conftest import TINY, command
+
+BUDGET = 12
+LATEST = 10.0  # seconds after its start at which a search is killed at the latest
+PER_SEARCH = 5  # kills
+
+
+@dataclass(frozen=True)
+class Killed:
+    """One search that was killed and finished.
+
+    Attributes:
+        name: Its study.
+        moments: Seconds after each start at which it was killed.
+        wrong: What is not as it should be at its end; empty when all is.
+    """
+
+    name: str
+    moments: tuple[float, ...]
+    wrong: tuple[str, ...]
+
+
+def _begin(folder: Path, name: str, *, resume: bool) -> subprocess.Popen[str]:
+    asked = ["--resume"] if resume else ["--n-trials", str(BUDGET)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "search.run", name, "--workers", "2", "--pruner", "none", *asked],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _ended(process: subprocess.Popen[str], seconds: float, draw: random.Random) -> bool:
+    """Wait, then kill the search, its main process alone or all of its processes; return whether it ended before."""
+    try:
+        process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        whole = draw.random() < 0.5
+        (os.killpg if whole else os.kill)(process.pid, signal.SIGKILL)
+        process.communicate()
+        return False
+    return True
+
+
+def kill_and_resume(folder: Path, name: str, draw: random.Random, kills: int) -> Killed:
+    """Begin a search, kill it at random moments, resume it each time, and finish it."""
+    (folder / "studies").mkdir(exist_ok=True)
+    (folder / "studies" / f"{name}.toml").write_text(TINY.format(name=name, build="mlp"))
+    moments: list[float] = []
+    while len(moments) < kills:
+        process = _begin(folder, name, resume=_is_unfinished(folder, name))
+        moment = draw.uniform(0.5, LATEST)
+        if _ended(process, moment, draw):
+            break
+        moments.append(round(moment, 2))
+    deadline = time.monotonic() + 300
+    while _is_unfinished(folder, name) or not _trials(folder, name):
+        process = _begin(folder, name, resume=_is_unfinished(folder, name))
+        _, stderr = process.communicate(timeout=200)
+        if time.monotonic() > deadline:
+            return Killed(name, tuple(moments), (f"does not end: {stderr[-500:]}",))
+    return Killed(name, tuple(moments), tuple(_wrong(folder, name)))
+
+
+def _trials(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
+    journal = folder / "studies" / f"{name}.journal"
+    if not journal.exists():
+        return []
+    try:
+        study = optuna.load_study(study_name=name, storage=open_storage(str(journal)))
+    except KeyError:
+        return []
+    return study.get_trials(deepcopy=False)
+
+
+def _is_unfinished(folder: Path, name: str) -> bool:
+    """Return whether `--resume` has something to do: a search was noted, and is not finished."""
+    journal = folder / "studies" / f"{name}.journal"
+    if not journal.exists():
+        return False
+    from search.study.attributes import searches_of
+
+    try:
+        study = optuna.load_study(study_name=name, storage=open_storage(str(journal)))
+    except KeyError:
+        return False
+    return any(each.get("state") != "finished" for each in searches_of(study).values())
+
+
+def _wrong(folder: Path, name: str) -> Iterator[str]:
+    trials = _trials(folder, name)
+    counted = [each.state for each in trials]
+    if counted.count(TrialState.COMPLETE) != BUDGET:
+        yield f"{counted.count(TrialState.COMPLETE)} complete trials, not {BUDGET}"
+    if TrialState.RUNNING in counted or TrialState.WAITING in counted:
+        yield "a trial is still running or waiting"
+    checked = command("search.sync", name, "--check", cwd=folder)
+    if checked.returncode != 0:
+        yield f"search.sync --check: {checked.stdout.strip()} {checked.stderr.strip()}"
+
+
+def main() -> None:
+    """Kill searches as often as asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    draw, done, wrong = random.Random(asked.seed), 0, 0
+    with tempfile.TemporaryDirectory() as temporary:
+        while done < asked.kills:
+            killed = kill_and_resume(Path(temporary), f"kills-{done}", draw, min(PER_SEARCH, asked.kills - done))
+            done, wrong = done + max(1, len(killed.moments)), wrong + bool(killed.wrong)
+            print(
+                f"{killed.name}: killed after {list(killed.moments)} s; {'; '.join(killed.wrong) or 'all as it should be'}"
+            )
+    print(f"{done} kills, {wrong} searches not as they should be")
+    sys.exit(wrong > 0)
+
+
+if __name__ == "__main__":
+    main()

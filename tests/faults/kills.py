@@ -136,9 +136,8 @@ def main() -> None:
         while done < asked.kills:
             killed = kill_and_resume(Path(temporary), f"kills-{done}", draw, min(PER_SEARCH, asked.kills - done))
             done, wrong = done + max(1, len(killed.moments)), wrong + bool(killed.wrong)
-            print(
-                f"{killed.name}: killed after {list(killed.moments)} s; {'; '.join(killed.wrong) or 'all as it should be'}"
-            )
+            found = "; ".join(killed.wrong) or "all as it should be"
+            print(f"{killed.name}: killed after {list(killed.moments)} s; {found}", flush=True)
     print(f"{done} kills, {wrong} searches not as they should be")
     sys.exit(wrong > 0)
 

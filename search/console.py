@@ -13,6 +13,8 @@ COMMANDS = {
     "report": "print what a study found, and write report.html",
     "studies": "list the studies here",
     "promote": "make the challenger champion",
+    "predict": "predict the rows of a file",
+    "reproduce": "train a trial again from MLflow alone, and compare",
     "sync": "make MLflow agree with a study",
     "new": "copy a study, to make it your own",
 }

@@ -332,7 +332,7 @@ class Search:
     def _end(self, running: _Running, result: TrialResult) -> None:
         """Write what became of a trial to the study, then let MLflow show it."""
         if result.model is not None and self._leads(result):
-            self._spool.put_model(result.number, result.model, result.predictions, result.data)
+            self._spool.put_model(result.number, result.model, result.predictions, result.data, result.answers)
         died = result.fate == "died"
         frozen = record(self._storage, self._study, running.trial, running.trial_id, result)
         self._running.remove(running)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
 from search.data.summary import DataSummary, TensorSpec
-from search.errors import SearchError
+from search.errors import SearchError, printable
 from search.figures import number, plural
 from search.study import attributes
 from search.study.attributes import Confirmed
@@ -82,7 +83,13 @@ def luck(definition: Definition, best: Best) -> str:
 
 
 def register_best(
-    name: str, definition: Definition, trial: FrozenTrial, best: Best, data: DataSummary, model_id: str
+    name: str,
+    definition: Definition,
+    trial: FrozenTrial,
+    best: Best,
+    data: DataSummary,
+    model_id: str,
+    check: Callable[[str], str],
 ) -> tuple[Registered, bool]:
     """Return the best trial's version, and whether it is new.
 
@@ -93,6 +100,7 @@ def register_best(
         best: What was recorded of it.
         data: What it was trained on.
         model_id: Its logged model; empty when there is none.
+        check: Told the logged model; returns why it cannot be used, or an empty text.
 
     Raises:
         SearchError: There is no logged model.
@@ -122,6 +130,7 @@ def register_best(
         tags=tags,
         description=_description(name, best, data, definition),
         about=_about(name, definition, data),
+        refused=printable(check(model_id)),
     ), True
 
 
@@ -129,6 +138,18 @@ def _confirmed_tags(confirmed: Confirmed | None) -> dict[str, str]:
     if confirmed is None:
         return {}
     return {f"confirmed_{name}": str(value) for name, value in confirmed.as_json().items() if value is not None}
+
+
+def check_usable(model: Registered | None) -> None:
+    """Raise when a version has no alias because it cannot be used.
+
+    Raises:
+        SearchError: It was loaded outside the study's folder and failed, or predicted otherwise than the trained model.
+    """
+    if model is not None and model.refused:
+        raise SearchError(
+            f"{model.uri} has no alias: loaded outside the study's folder, {model.refused}; the trials are kept"
+        )
 
 
 def _test_metric(definition: Definition, metrics: dict[str, float]) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.storages import BaseStorage
@@ -22,7 +22,7 @@ from search.errors import ClusterError, Interrupted, NoTrialCompleted, SearchErr
 from search.handover.confirmation import Confirmation
 from search.optimize import NoMirror, OnProgress, Search
 from search.outcome import Outcome
-from search.register import best_of, register_best
+from search.register import best_of, check_usable, register_best
 from search.reporting import plots
 from search.stopping import check_terminator
 from search.study import attributes, create, ranking, samplers
@@ -35,6 +35,7 @@ from search.tracking.pages.dataset import dataset_of
 from search.workers import local as workers
 from search.workers import worker
 from search.workers.base import Pool
+from search.workers.fresh import FreshProcess
 
 if TYPE_CHECKING:
     from search.tracking.mirror import Mirror
@@ -175,6 +176,7 @@ class _Session:
         stop_file = str(self._spool.stop_file(self._claim.record.search_id).absolute())
         self._job = replace(job, environment=self._environment(), stop_file=stop_file)
         self._stopped = ""
+        self._fresh: FreshProcess | None = None
 
     def _begin(self, settings: Settings) -> resume.Claim:
         asked = described(settings, len(self._pool.slots))
@@ -253,7 +255,7 @@ class _Session:
         if self._unfinished is not None:
             searching.go_on(self._unfinished.running)
             searching.retry(self._unfinished.begun)
-        searching.enqueue(self._first_configurations())
+        searching.enqueue(create.first_configurations(self._definition, self._study, new=not self._begun))
         try:
             searching.optimize(self._pool.slots)
         except Interrupted as error:
@@ -264,16 +266,6 @@ class _Session:
         finally:
             self._stopped = searching.stopped
         return None
-
-    def _first_configurations(self) -> list[dict[str, Any]]:
-        """Return what to try first: what is enqueued and was not tried yet, and a new study's warm start."""
-        trials = [trial.params for trial in self._study.get_trials(deepcopy=False)]
-        enqueued = [
-            each
-            for each in self._definition.enqueue
-            if not any(all(params.get(name) == value for name, value in each.items()) for params in trials)
-        ]
-        return [*enqueued, *([] if self._begun else create.warm_start(self._definition))]
 
     def _fail(self, error: BaseException) -> None:
         """Note, as far as possible, that the search ended by an error."""
@@ -293,6 +285,8 @@ class _Session:
         """
         halted = 0 if in_a_hurry else self._confirmation().run(self._settings.confirm, self._pool.slots)
         ranked = ranking.leading_trials(self._definition, self._study)
+        if ranked and self._run is not None and self._settings.register:
+            self._fresh = FreshProcess()
         drawn = [] if in_a_hurry or not ranked or self._run is None else self._draw()
         waiting = self._mirror.drain(_HURRY if in_a_hurry else _PATIENCE) if self._mirror is not None else None
         not_mirrored = self._not_mirrored(waiting)
@@ -316,6 +310,8 @@ class _Session:
             interrupted = Interrupted("interrupted while the leading trials were trained again; all is kept", halted)
             interrupted.outcome = outcome
             raise interrupted
+        if not in_a_hurry:
+            check_usable(outcome.model)
         return outcome
 
     def _confirmation(self) -> Confirmation:
@@ -376,12 +372,11 @@ class _Session:
     def _register(self, outcome: Outcome, best: optuna.trial.FrozenTrial) -> Outcome:
         from search.tracking import agreement
 
-        assert self._run is not None  # noqa: S101
-        assert self._mirror is not None  # noqa: S101
+        assert self._mirror is not None and self._fresh is not None  # noqa: S101, PT018
         model_id = self._mirror.model_id(best.number) or agreement.model_of(self._definition, self._study, best)
-        model, new = register_best(
-            self._settings.study_name, self._definition, best, outcome.best, self._data, model_id
-        )
+        known = (self._settings.study_name, self._definition, best, outcome.best, self._data, model_id)
+        with self._fresh:
+            model, new = register_best(*known, self._fresh.check_logged)
         return replace(outcome, model=model, newly_registered=new)
 
     def _log_plots(self, drawn: Sequence[Future[dict[str, bytes]]]) -> None:

@@ -15,6 +15,7 @@ from search.study import attributes, create, ranking
 from search.study.spool import Spool
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
+from search.workers.fresh import FreshProcess
 
 _PATIENCE = 60.0  # seconds without progress after which MLflow counts as away
 
@@ -109,7 +110,9 @@ def _register(settings: Settings, study: optuna.Study, spool: Spool) -> None:
     run_id = agreement.run_of(definition, study, ranked[0])
     confirmed = attributes.confirmed_of(study).get(ranked[0].number)
     if model_id:
-        register_best(settings.study_name, definition, ranked[0], best_of(ranked[0], run_id, confirmed), data, model_id)
+        with FreshProcess() as fresh:
+            best = best_of(ranked[0], run_id, confirmed)
+            register_best(settings.study_name, definition, ranked[0], best, data, model_id, fresh.check_logged)
 
 
 def _end_searches(definition: Definition, study: optuna.Study, spool: Spool) -> None:

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 import search
-from search import new, promote, report, run, studies, sync
+from search import new, predict, promote, report, reproduce, run, studies, sync
 
 PACKAGE = Path(search.__file__).parent
 MODULES = {
@@ -36,10 +36,11 @@ HOMES: dict[str, set[str]] = {
         "tracking.runs",
         "tracking.store",
         "tracking.pages.views",
+        "tracking.versions",
     },
     "optuna_integration": {"tracking.runs"},
     "sqlalchemy": {"study.database", "study.storage", "tracking.store"},
-    "pebble": {"workers.local"},
+    "pebble": {"workers.fresh", "workers.local"},
     "distributed": {"workers.cluster"},
     "tensorflow": {
         "training.fit",
@@ -48,8 +49,8 @@ HOMES: dict[str, set[str]] = {
         "workers.preload",
         "workers.worker",
     },
-    "typer": {"cli", "run", "promote", "report", "new", "studies", "sync", "workers.preload"},
-    "rich": {"terminal"},
+    "typer": {"cli", "run", "predict", "promote", "report", "reproduce", "new", "studies", "sync", "workers.preload"},
+    "rich": {"predict", "terminal"},
     "pydantic": {"studyfile.parameters", "studyfile.schema", "studyfile.messages", "studyfile.load"},
     "tomllib": {"studyfile.load", "studyfile.copy"},
     "matplotlib": {"comparison.plot", "reporting.plots", "tracking.pages.descriptions"},
@@ -59,6 +60,7 @@ HOMES: dict[str, set[str]] = {
     "cloudpickle": {"studyfile.objects"},
     "pandas": {
         "comparison.fresh",
+        "data.files",
         "reporting.table",
         "data.facts",
         "data.loading",
@@ -91,7 +93,7 @@ ROOMS = (
     {"terminal"},
     {"api"},
     {"cli"},
-    {"console", "run", "promote", "report", "new", "studies", "sync"},
+    {"console", "run", "predict", "promote", "report", "reproduce", "new", "studies", "sync"},
 )
 MOST_IN_ONE_ROOM = 14
 
@@ -212,6 +214,7 @@ def test_what_the_package_offers_is_sorted_and_there() -> None:
 
 
 COMMANDS = {"run": run.run_command, "promote": promote.promote_command, "report": report.report_command}
+COMMANDS |= {"predict": predict.predict_command, "reproduce": reproduce.reproduce_command}
 COMMANDS |= {"new": new.new_command, "sync": sync.sync_command, "studies": studies.studies_command}
 
 
@@ -243,10 +246,12 @@ def _modules_after(*arguments: str) -> set[str]:
         ("-c", "import search"),
         ("-m", "search.run", "--help"),
         ("-m", "search.promote", "--help"),
+        ("-m", "search.predict", "--help"),
         ("-m", "search.report", "--help"),
+        ("-m", "search.reproduce", "--help"),
         ("-m", "search.new", "--help"),
     ],
-    ids=["import", "run", "promote", "report", "new"],
+    ids=["import", "run", "promote", "predict", "report", "reproduce", "new"],
 )
 def test_help_answers_at_once(arguments: tuple[str, ...]) -> None:
     """`--help` would take five seconds, while TensorFlow is imported to print a page."""

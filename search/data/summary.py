@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+
+ANSWERS = "example_answers.npz"
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class DataSummary:
         seconds: How long loading took.
         facts: What the data are, in a line.
         doubts: What in the data looks wrong, each with what mends it.
+        profile: Statistics of the training data, see `profile.profile_of`; empty for streams.
         optional: Columns that may be missing when predicting: values of theirs were missing in training.
     """
 
@@ -51,5 +57,45 @@ class DataSummary:
     seconds: float
     backend: str = "tensorflow"
     optional: tuple[str, ...] = ()
+    profile: dict[str, Any] = field(default_factory=dict, repr=False)
     facts: str = ""
     doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a trained model gave for the rows of its input example, and those rows as it got them.
+
+    Attributes:
+        inputs: An array, or arrays by name or in a list.
+        outputs: Each output by name, a single one under an empty name; none where inference draws at random.
+    """
+
+    inputs: Any
+    outputs: dict[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """Return the content of an NPZ file."""
+        listed = list(self.inputs) if isinstance(self.inputs, list | tuple) else None
+        kind = "list/" if listed is not None else "dict/" if isinstance(self.inputs, dict) else "only/"
+        arrays = dict(enumerate(listed)) if listed is not None else self.inputs if kind == "dict/" else {0: self.inputs}
+        named = {f"{kind}{name}": _without_objects(each) for name, each in arrays.items()}
+        file = io.BytesIO()
+        np.savez_compressed(file, **named, **{f"output/{name}": each for name, each in self.outputs.items()})
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Answers:
+        """Return what `to_bytes` wrote."""
+        found: dict[str, dict[str, Any]] = {"list": {}, "dict": {}, "only": {}, "output": {}}
+        with np.load(io.BytesIO(content)) as file:
+            for key in file:
+                kind, _, name = key.partition("/")
+                found[kind][name] = file[key]
+        inputs = found["dict"] or list(found["list"].values()) or found["only"]["0"]
+        return cls(inputs, found["output"])
+
+
+def _without_objects(array: Any) -> Any:
+    array = np.asarray(array)
+    return array.astype(str) if array.dtype == object else array

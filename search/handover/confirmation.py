@@ -240,7 +240,7 @@ class Confirmation:
         result = slot.submit(worker.train_same, self._job, trial.number).result()
         if result.model is None:
             raise SearchError(f"trial {trial.number} failed when it was trained once more: {result.reason}")
-        self._spool.put_model(trial.number, result.model, result.predictions, result.data)
+        self._spool.put_model(trial.number, result.model, result.predictions, result.data, result.answers)
 
     def _is_logged(self, trial: FrozenTrial) -> bool:
         if self._mirror is None:

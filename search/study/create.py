@@ -124,6 +124,21 @@ def load_with_storage(name: str, storage_url: str) -> tuple[optuna.Study, BaseSt
         raise StorageError(f"no study '{name}' in {storage_url}; {has}{did_you_mean(name, known)}") from None
 
 
+def first_configurations(definition: Definition, study: optuna.Study, *, new: bool) -> list[dict[str, Any]]:
+    """Return what to try first: what is enqueued and was not tried yet, and a new study's warm start.
+
+    Raises:
+        StorageError: There is no study to start from.
+    """
+    trials = [trial.params for trial in study.get_trials(deepcopy=False)]
+    enqueued = [
+        each
+        for each in definition.enqueue
+        if not any(all(params.get(name) == value for name, value in each.items()) for params in trials)
+    ]
+    return [*enqueued, *(warm_start(definition) if new else [])]
+
+
 def warm_start(definition: Definition) -> list[dict[str, Any]]:
     """Return the configurations of another study's best trials that lie in this study's space.
 

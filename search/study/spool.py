@@ -34,8 +34,21 @@ class Spool:
         """Return the numbers of the trials whose model waits."""
         return {int(path.stem.removeprefix("trial-")) for path in self.folder.glob("trial-*.keras")}
 
-    def put_model(self, number: int, archive: bytes, predictions: bytes | None = None, data: Any = None) -> None:
-        """Keep a trial's model; first its predictions for the test rows, and what is known of data of its own."""
+    def answers(self, number: int) -> Path:
+        """Return where a trial's model's outputs for its input example wait."""
+        return self.model(number).with_suffix(".answers")
+
+    def put_model(
+        self,
+        number: int,
+        archive: bytes,
+        predictions: bytes | None = None,
+        data: Any = None,
+        answers: bytes | None = None,
+    ) -> None:
+        """Keep a trial's model; first what it gave for test rows and example, and what is known of its own data."""
+        if answers is not None:
+            self._write(self.answers(number), answers)
         if predictions is not None:
             self._write(self.predictions(number), predictions)
         if data is not None:
@@ -46,6 +59,7 @@ class Spool:
         """Remove a trial's model."""
         self.model(number).unlink(missing_ok=True)
         self.predictions(number).unlink(missing_ok=True)
+        self.answers(number).unlink(missing_ok=True)
         self._data(f"trial-{number}").unlink(missing_ok=True)
 
     def data_of_trial(self, number: int) -> Any:

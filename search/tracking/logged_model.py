@@ -22,15 +22,17 @@ import yaml  # type: ignore[import-untyped] # MLflow's own dependency
 from mlflow import pyfunc
 from mlflow.models import Model, ModelSignature
 from mlflow.models.utils import _save_example
-from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType, ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.utils.environment import _mlflow_conda_env, _PythonEnv
 
 from search.comparison.predictions import FILE as PREDICTIONS
-from search.data.summary import DataSummary
+from search.data.summary import ANSWERS, DataSummary
 from search.tracking import serving
 from search.tracking.user_code import collect, pinned
 
 PREDICTIONS_DIGEST = "test_predictions.sha256"
+DESCRIPTION = "search.json"  # what the model takes and gives
+REFERENCE = "reference.json"  # what its training data looked like
 _REQUIREMENTS = ("tensorflow", "keras", "numpy", "pandas")
 # Another release's loader has another name: models of both may be loaded in one process.
 _LOADER = f"search_serving_{hashlib.sha256(Path(serving.__file__).read_bytes()).hexdigest()[:12]}"
@@ -45,6 +47,7 @@ def log(
     user_files: Sequence[Path],
     backend: str = "tensorflow",
     predictions: bytes | None = None,
+    answers: bytes | None = None,
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> str:
@@ -58,6 +61,7 @@ def log(
         user_files: The user's files that build the model; what they import beside them travels too.
         backend: The Keras backend the model was trained on.
         predictions: The model's predictions for the test rows, as `Predictions.to_bytes` writes them.
+        answers: What it gives for the rows of its input example, as `Answers.to_bytes` writes them.
         params: Further parameters of the logged model.
         tags: Tags of the logged model.
     """
@@ -76,6 +80,7 @@ def log(
             user_files=user_files,
             backend=backend,
             predictions=predictions,
+            answers=answers,
             validate_serving_input=False,  # it would import TensorFlow here; the served model is tested
         )
     return str(info.model_id)
@@ -94,6 +99,7 @@ def save_model(
     user_files: Sequence[Path],
     backend: str,
     predictions: bytes | None = None,
+    answers: bytes | None = None,
     validate_serving_input: bool = False,  # noqa: ARG001 - an option of MLflow's own that it passes on
 ) -> None:
     """Write an MLflow model with the flavours `keras` and `python_function` into a new folder."""
@@ -105,11 +111,16 @@ def save_model(
     shutil.copyfile(serving.__file__, folder / "code" / f"{_LOADER}.py")
     code = collect(user_files)
     code.copy_to(folder / serving.CODE)
-    (folder / "search.json").write_text(json.dumps(_described(data, code.modules), default=_plain))
+    (folder / DESCRIPTION).write_text(json.dumps(_described(data, code.modules), default=_plain))
+    (folder / REFERENCE).write_text(json.dumps(data.profile, default=_plain))
 
     mlflow_model.signature = signature(data)
     _save_example(mlflow_model, _example(data), path)
-    mlflow_model.metadata = {"task": data.task, "classes": [str(label) for label in data.classes]}
+    mlflow_model.metadata = {
+        "task": data.task,
+        "classes": [str(label) for label in data.classes],
+        **({"columns": dict(data.columns)} if data.columns else {}),
+    }
     mlflow_model.add_flavor(
         "keras",
         data="data",
@@ -128,6 +139,8 @@ def save_model(
     mlflow_model.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if predictions is not None:
         (folder / PREDICTIONS).write_bytes(predictions)
+    if answers is not None:
+        (folder / ANSWERS).write_bytes(answers)
     mlflow_model.save(str(folder / "MLmodel"))
 
 
@@ -162,19 +175,23 @@ def _plain(value: Any) -> Any:
 
 
 def signature(data: DataSummary) -> ModelSignature:
-    """Return what the model takes: the user's raw columns, or arrays of the user's own dtype."""
-    columns: list[Any] = [ColSpec(DataType[kind], name, name not in data.optional) for name, kind in data.columns]
+    """Return what the model takes: the user's raw columns, or arrays of the user's own dtype.
+
+    The columns' kinds are in the model's metadata. In the signature they would make MLflow refuse what the model
+    itself converts: whole numbers for numbers, nullable kinds, categories.
+    """
+    columns: list[Any] = [ColSpec(_any(), name, name not in data.optional) for name, _ in data.columns]
     arrays: list[Any] = [TensorSpec(_dtype(each.dtype), each.shape, each.name) for each in data.inputs]
     outputs: list[Any] = [TensorSpec(_dtype(each.dtype), each.shape, each.name) for each in data.output]
-    made = ModelSignature(
+    return ModelSignature(
         inputs=Schema(columns or arrays),
         outputs=Schema(outputs),
         params=ParamSchema([ParamSpec("output", DataType.string, "raw")]),
     )
-    # MLflow itself refuses lists, float64 for float32, nullable integers and categories; with this mark the model
-    # checks and converts what it is given.
-    made._is_signature_from_type_hint = True  # noqa: SLF001 - MLflow has no public way
-    return made
+
+
+def _any() -> AnyType:
+    return AnyType()  # type: ignore[no-untyped-call]
 
 
 def _dtype(name: str) -> np.dtype[Any]:

@@ -266,11 +266,12 @@ class Mirror:
         if data is None:
             return
         known = "" if shown.certain else model_of_run(shown.run_id)
-        predictions = self._spool.predictions(trial.number)
+        predictions, answers = self._spool.predictions(trial.number), self._spool.answers(trial.number)
         shown.model_id = known or logged_model.log(
             waiting.read_bytes(),
             data,
             predictions=predictions.read_bytes() if predictions.exists() else None,
+            answers=answers.read_bytes() if answers.exists() else None,
             run_id=shown.run_id,
             step=result.step if result is not None else 0,
             user_files=model_files(self._definition),

@@ -26,6 +26,7 @@ from search.errors import RegistryError, UsageError, did_you_mean, one_line, pri
 from search.tracking.logged_model import PREDICTIONS_DIGEST, digest_of
 
 CHALLENGER, CHAMPION = "challenger", "champion"
+REFUSED = "refused"  # why a version has no alias
 TEST_METRIC, TEST_VALUE, TEST_DIRECTION, DIGEST = "test_metric", "test_value", "test_direction", "data_digest"
 COPIED_FROM, MODEL_ID = "copied_from", "model_id"
 _RULE = "\n\n---\n"  # between what the search said of a version and what a promotion says
@@ -40,11 +41,13 @@ class Registered:
 
     Attributes:
         uri: What `mlflow.pyfunc.load_model` takes.
+        refused: Why it has no alias: what happened when it was loaded outside the study's folder.
     """
 
     name: str
     version: str
     alias: str | None
+    refused: str = ""
 
     @property
     def uri(self) -> str:
@@ -96,7 +99,9 @@ class Version:
             return math.nan
 
 
-def register(name: str, model_id: str, *, tags: Mapping[str, str], description: str, about: str) -> Registered:
+def register(
+    name: str, model_id: str, *, tags: Mapping[str, str], description: str, about: str, refused: str = ""
+) -> Registered:
     """Make a logged model the newest version of a registered model, with alias `challenger`.
 
     The descriptions come last, and a registry that refuses them still has the version and its alias.
@@ -107,17 +112,22 @@ def register(name: str, model_id: str, *, tags: Mapping[str, str], description: 
         tags: Tags of the version.
         description: What the version is, in Markdown.
         about: What the registered model is, in Markdown; set when it is new.
+        refused: Why it cannot be used; the version says so and gets no alias.
     """
     client = MlflowClient()
+    if refused:
+        tags = {**tags, REFUSED: refused}
+        description = f"**It cannot be used: {refused}**\n\n{description}"
     with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints what the command says itself
         kept = {MODEL_ID: model_id, **{key[:_LONGEST_KEY]: value for key, value in tags.items()}}
         version = mlflow.register_model(f"models:/{model_id}", name, tags=kept).version
-    client.set_registered_model_alias(name, CHALLENGER, version)
+    if not refused:
+        client.set_registered_model_alias(name, CHALLENGER, version)
     with contextlib.suppress(MlflowException):
         client.update_model_version(name, version, description=printable(description, _LONGEST))
         if str(version) == "1":
             client.update_registered_model(name, description=printable(about, _LONGEST))
-    return Registered(name, str(version), CHALLENGER)
+    return Registered(name, str(version), None if refused else CHALLENGER, refused)
 
 
 def version_of_run(name: str, run_id: str) -> Registered | None:
@@ -128,12 +138,14 @@ def version_of_run(name: str, run_id: str) -> Registered | None:
     for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
         full = client.get_model_version(name, version.version)
         alias = CHALLENGER if CHALLENGER in full.aliases else next(iter(full.aliases), None)
-        return Registered(name, str(version.version), alias)
+        return Registered(name, str(version.version), alias, full.tags.get(REFUSED, ""))
     return None
 
 
 def as_challenger(registered: Registered) -> Registered:
     """Give a version alias `challenger` where it has none: its registration may have ended before that."""
+    if registered.refused:
+        return registered
     if registered.alias is None:
         MlflowClient().set_registered_model_alias(registered.name, CHALLENGER, registered.version)
     return Registered(registered.name, registered.version, registered.alias or CHALLENGER)

@@ -29,7 +29,6 @@ from optuna.trial import FrozenTrial, TrialState
 from search.errors import TrackingError, redact
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed
-from search.studyfile.copy import common_layout, files_of
 from search.studyfile.parameters import describe
 from search.studyfile.schema import Definition
 from search.tracking import origin, store
@@ -131,8 +130,7 @@ class SearchRun:
         self._client.log_batch(run_id, params=params)
         file = self._definition.path.name or "study.toml"
         self._client.log_text(run_id, redact(self._definition.text), f"study/{file}")
-        files, study_file = common_layout(files_of(self._definition), self._definition.path)
-        origin.log(self._client, run_id, self._definition, files, study_file)
+        origin.log(self._client, run_id, self._definition)
         self._log_dataset(run_id)
         return run_id
 

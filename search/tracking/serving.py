@@ -23,6 +23,7 @@ from typing import Any
 NUMERIC, CATEGORICAL, MISSING = "numeric", "categorical", ""
 CODE = "user_code"
 _TRUE, _FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
+_MOST_ROWS, _BATCH_BYTES = 1024, 2**20  # of a batch
 _lock = threading.RLock()
 
 
@@ -60,9 +61,20 @@ class Predictor:
         wanted = (params or {}).get("output", "raw")
         if wanted not in ("raw", "label", "probability"):
             raise ValueError(f"output '{wanted}': use 'raw', 'label' or 'probability'")
-        arrays = self._table(model_input) if self._columns else self._arrays(model_input)
-        predicted = self._named(self._model.predict(_tensors(arrays), verbose=0))
+        predicted = self.outputs(self.arrays(model_input))
         return predicted if wanted == "raw" else self._classified(predicted, wanted)
+
+    def arrays(self, model_input: Any) -> Any:
+        """Return rows as the Keras model takes them: an array, or arrays by name or in a list.
+
+        Raises:
+            ValueError: A column or input is missing or cannot be converted; the message names it.
+        """
+        return self._table(model_input) if self._columns else self._arrays(model_input)
+
+    def outputs(self, arrays: Any) -> Any:
+        """Return what the model gives for arrays as `arrays` returns them."""
+        return self._named(self._model.predict(_tensors(arrays), batch_size=_batch(arrays), verbose=0))
 
     def _named(self, predicted: Any) -> Any:
         """Return several outputs by name, each as NumPy knows it."""
@@ -98,7 +110,7 @@ class Predictor:
         import pandas as pd
 
         frame = given if isinstance(given, pd.DataFrame) else pd.DataFrame(given)
-        frame = frame.rename(columns=str)
+        frame = _rows(frame.rename(columns=str))
         self._check_columns(list(frame.columns))
         numbers = [name for name, kind in self._columns if kind != "string"]
         texts = [name for name, kind in self._columns if kind == "string"]
@@ -147,6 +159,20 @@ class Predictor:
                 raise ValueError(f"input '{spec['name']}' is missing{hint}")
         arrays = {spec["name"]: _array(given[spec["name"]], spec) for spec in specs}
         return list(arrays.values()) if self._described["listed"] else arrays
+
+
+def _rows(frame: Any) -> Any:
+    """Return one row for each value: MLflow makes a single row of lists of columns that hold text alone."""
+    if len(frame) == 1 and len(frame.columns) and all(isinstance(each, list) for each in frame.iloc[0]):
+        return frame.explode(list(frame.columns), ignore_index=True)
+    return frame
+
+
+def _batch(arrays: Any) -> int:
+    """Return how many rows go through the model at a time: more than Keras's 32 where they are small."""
+    leaves = list(arrays.values()) if isinstance(arrays, dict) else arrays if isinstance(arrays, list) else [arrays]
+    row = sum(each[:1].nbytes for each in leaves)
+    return int(max(32, min(_MOST_ROWS, _BATCH_BYTES // max(1, row))))
 
 
 def _plain(array: Any) -> Any:

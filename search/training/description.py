@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from search.data.dataset import Data
 from search.data.facts import facts
 from search.data.preprocessing import CATEGORICAL, MISSING, NUMERIC, Column
-from search.data.summary import DataSummary, TensorSpec
+from search.data.profile import profile_of
+from search.data.summary import Answers, DataSummary, TensorSpec
 from search.errors import ModelError
 from search.studyfile.schema import Definition
 from search.training import fit
@@ -61,6 +62,7 @@ def describe(
         path=path,
         seconds=seconds,
         backend=keras.backend.backend(),
+        profile=profile_of(data),
         optional=_incomplete(data),
         facts=facts(data),
         doubts=data.doubts,
@@ -79,17 +81,32 @@ def _output(definition: Definition, model: keras.Model, example: Any) -> tuple[T
             f"model.build: {definition.model.build}: the model has no `call`, so it cannot be registered; "
             "name a function in model.export that returns the model to register"
         ) from None
-    named = _named(model, predicted)
-    for name, each in named:
+    outputs = named(model, predicted)
+    for name, each in outputs:
         if each.shape[0] != 1:
             what = f" in output '{name}'" if name else ""
             raise ModelError(
                 f"model.build: {definition.model.build}: the model gave {each.shape[0]} predictions for 1 row{what}"
             )
-    return tuple(TensorSpec(_dtype(each), (-1, *_open(each.shape[1:], model, name)), name) for name, each in named)
+    return tuple(TensorSpec(_dtype(each), (-1, *_open(each.shape[1:], model, name)), name) for name, each in outputs)
 
 
-def _named(model: keras.Model, predicted: Any) -> list[tuple[str | None, Any]]:
+def answers(definition: Definition, model: keras.Model, data: Data) -> bytes:
+    """Return what a model gives for the rows of its input example, as `Answers` writes them."""
+    example = registered_example(definition, model, data)
+    first, again = (dict(_plain_outputs(model, example)) for _ in range(2))
+    same = all(np.allclose(first[name], again[name], equal_nan=True) for name in first)
+    return Answers(example, first if same else {}).to_bytes()
+
+
+def _plain_outputs(model: keras.Model, example: Any) -> Iterator[tuple[str, Any]]:
+    import keras
+
+    for name, each in named(model, model(fit.as_tensors(example), training=False)):
+        yield name or "", keras.ops.convert_to_numpy(keras.ops.cast(each, "float32"))
+
+
+def named(model: keras.Model, predicted: Any) -> list[tuple[str | None, Any]]:
     """Return each output with its name; a single one has none."""
     if isinstance(predicted, dict):
         return list(predicted.items())

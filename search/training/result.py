@@ -48,6 +48,7 @@ class TrialResult:
         violations: How far it is beyond each constraint; at most 0 where met.
         model: The Keras archive (`.keras`) as bytes, when the trial was the best so far.
         predictions: That model's predictions for the test rows, as `Predictions.to_bytes` writes them.
+        answers: What it gives for the rows of its input example, as `Answers.to_bytes` writes them.
         data: What the model takes and gives, where the data depend on the trial.
         training: What autologging would have recorded: optimizer, loss, `fit`'s arguments.
         summary: The model's layers as a table of text.
@@ -68,6 +69,7 @@ class TrialResult:
     violations: tuple[float, ...] = ()
     model: bytes | None = field(default=None, repr=False)
     predictions: bytes | None = field(default=None, repr=False)
+    answers: bytes | None = field(default=None, repr=False)
     data: DataSummary | None = field(default=None, repr=False)
     training: dict[str, Any] = field(default_factory=dict)
     summary: str = ""
@@ -101,7 +103,7 @@ class TrialResult:
 
     def as_text(self) -> str:
         """Return everything but the model, and what comes with it, as text that `from_text` reads: compressed JSON."""
-        content = asdict(replace(self, model=None, predictions=None, data=None))
+        content = asdict(replace(self, model=None, predictions=None, answers=None, data=None))
         return base64.b85encode(zlib.compress(json.dumps(content, default=str).encode())).decode("ascii")
 
     @classmethod

@@ -26,7 +26,7 @@ from search.data.loading import TrialData
 from search.data.summary import DataSummary
 from search.errors import TrialFailed, one_line, printable
 from search.studyfile.schema import Definition
-from search.training.description import describe
+from search.training.description import answers, describe
 from search.training.epochs import Epochs, OnEpoch
 from search.training.fit import as_tensors, evaluate, held_out_rows
 from search.training.metrics import check_finite, check_known, mean, measure, spread, values_of, violations_of
@@ -169,6 +169,7 @@ def run(
         if met and is_best(finished.values):
             kept = exported(definition, finished.model, own)
             fate |= {"model": archive(kept), "data": _described(definition, data, own, kept)}
+            fate |= {"answers": _answers(definition, kept, own)}
             fate |= {"predictions": _predicted(definition, finished.model, own, log)}
     except optuna.TrialPruned as error:
         fate = {"fate": "pruned", "reason": str(error)}
@@ -221,6 +222,15 @@ def _tested(definition: Definition, model: keras.Model, data: Data) -> dict[str,
     steps = definition.fit.validation_steps
     tested = evaluate(model, data.test, steps) if model.compiled else {}
     return {**tested, **measure(definition, model, data, data.test)}
+
+
+def _answers(definition: Definition, model: keras.Model, data: Data) -> bytes | None:
+    """Return what the model to register gives for its example; None where that cannot be told."""
+    try:
+        return answers(definition, model, data)
+    except Exception as error:  # whatever a model of the user's own raises
+        sys.stderr.write(f"the outputs for the input example are not kept: {one_line(error)}\n")
+        return None
 
 
 def _predicted(definition: Definition, model: keras.Model, data: Data, log: _TrialLog) -> bytes | None:

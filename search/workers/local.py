@@ -101,7 +101,7 @@ class LocalSlot:
         self._pool = self._start()
 
     def _start(self) -> ProcessPool:
-        return ProcessPool(max_workers=1, initializer=begin_worker, initargs=(self._allotment,), context=_context())
+        return ProcessPool(max_workers=1, initializer=begin_worker, initargs=(self._allotment,), context=fork_context())
 
     def ready(self) -> bool:
         """Return true: the process is this slot's own."""
@@ -172,7 +172,8 @@ class LocalPool:
             slot.stop()
 
 
-def _context() -> Any:
+def fork_context() -> Any:
+    """Return how processes are started: forked from a server that has the framework imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_PRELOAD])
     return context
@@ -186,7 +187,7 @@ def start_forkserver() -> None:
     """
     check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # start-up noise; errors come as exceptions
-    _context()
+    fork_context()
     forkserver.ensure_running()
 
 

@@ -1,0 +1,260 @@
+"""A registered model by the name a person gives: found, brought to this machine, loaded to predict."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import os
+import tempfile
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from search.errors import DataError, RegistryError, did_you_mean, one_line
+from search.tracking import serving
+from search.tracking.logged_model import DESCRIPTION, REFERENCE
+from search.tracking.registry import CHALLENGER, CHAMPION
+
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
+
+
+@dataclass(frozen=True)
+class Located:
+    """A logged model that a person named.
+
+    Attributes:
+        uri: What MLflow calls it: `models:/<name>/<version>` where it is a version.
+        name: The registered model; empty for a run's.
+        version: Its version; empty for a run's.
+        run_id: The run that trained it; empty where it is not known.
+    """
+
+    uri: str
+    name: str = ""
+    version: str = ""
+    run_id: str = ""
+
+
+def locate(model: str) -> Located:
+    """Return the model that a name stands for.
+
+    Args:
+        model: A registered model (its champion, else its challenger, else its newest version), `name@alias`,
+            `name/version`, or a URI that begins with `models:/` or `runs:/`.
+
+    Raises:
+        RegistryError: There is no such model, version or alias.
+    """
+    if model.startswith("runs:/"):
+        return Located(model, run_id=model.removeprefix("runs:/").partition("/")[0])
+    plain = model.removeprefix("models:/").strip("/")
+    if model.startswith("models:/") and plain.startswith("m-") and "/" not in plain and "@" not in plain:
+        return Located(model)  # a logged model that is no version
+    name, alias, version = plain.partition("@")[0], plain.partition("@")[2], ""
+    if not alias:
+        name, _, version = plain.partition("/")
+    found = _version(MlflowClient(), name, alias, version)
+    return Located(f"models:/{name}/{found.version}", name, str(found.version), str(found.run_id or ""))
+
+
+def _version(client: MlflowClient, name: str, alias: str, version: str) -> ModelVersion:
+    registered = _registered(client, name)
+    aliases = {each: str(number) for each, number in registered.aliases.items()}
+    if alias and alias not in aliases:
+        have = ", ".join(sorted(aliases)) or "none"
+        raise RegistryError(f"model '{name}' has no alias '{alias}'; it has {have}{did_you_mean(alias, aliases)}")
+    versions = sorted(int(each.version) for each in client.search_model_versions(f"name = '{name}'"))
+    if not versions:
+        raise RegistryError(f"model '{name}' has no version; run a search first")
+    wanted = aliases[alias] if alias else version or aliases.get(CHAMPION) or aliases.get(CHALLENGER)
+    wanted = str(versions[-1]) if wanted in (None, "latest") else str(wanted)
+    if not wanted.isdecimal() or int(wanted) not in versions:
+        raise RegistryError(f"model '{name}' has no version '{wanted}'; it has {', '.join(map(str, versions))}")
+    return client.get_model_version(name, wanted)
+
+
+def _registered(client: MlflowClient, name: str) -> Any:
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code not in _ABSENT:
+            raise
+        names = [each.name for each in client.search_registered_models()]
+        have = f"the registry has {', '.join(names)}" if names else "the registry is empty"
+        raise RegistryError(f"no registered model '{name}'; {have}{did_you_mean(name, names)}") from None
+
+
+@dataclass
+class Loaded:
+    """A model that predicts in this process.
+
+    Attributes:
+        pyfunc: The model as MLflow loads it.
+        described: What it takes and gives, as it was logged; empty for a model that `search` did not log.
+        profile: What its training data looked like; empty where that is not known.
+    """
+
+    pyfunc: Any
+    described: dict[str, Any] = field(default_factory=dict)
+    profile: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels of its classes; empty for anything else than one output with classes."""
+        return tuple(map(str, self.described.get("classes", ()))) if len(self._outputs) <= 1 else ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns that hold text."""
+        return tuple(name for name, kind in self.described.get("columns", ()) if kind == "string")
+
+    @property
+    def numeric(self) -> tuple[str, ...]:
+        """The columns that hold numbers or truth values."""
+        return tuple(name for name, kind in self.described.get("columns", ()) if kind != "string")
+
+    @property
+    def _outputs(self) -> list[dict[str, Any]]:
+        return list(self.described.get("outputs", []))
+
+    def prepare(self, rows: Any) -> Any:
+        """Return the arrays behind these rows.
+
+        Raises:
+            DataError: A column or input is missing, of another kind or of another shape; the message names it.
+        """
+        try:
+            return serving.Predictor(None, self.described).arrays(self._inputs(rows))
+        except ValueError as error:
+            raise DataError(str(error)) from None
+
+    def _inputs(self, rows: Any) -> Any:
+        """Return arrays by name as the model takes them: a single one has no name."""
+        specs = self.described["inputs"]
+        if self.described["columns"] or len(specs) != 1 or specs[0]["name"] is not None or not isinstance(rows, dict):
+            return rows
+        if len(rows) != 1 and "x" not in rows:
+            raise ValueError(f"the file has the arrays {', '.join(rows)}; name the model's input 'x', or keep it alone")
+        return rows["x"] if "x" in rows else next(iter(rows.values()))
+
+    def predict(self, rows: Any) -> dict[str, Any]:
+        """Return arrays by name, one entry a row: label and probability of classes, else each output.
+
+        Raises:
+            DataError: The model does not take these rows.
+        """
+        params = {"output": "probability"} if self.classes else None
+        try:
+            given = self._served(rows) if self.described else rows
+            predicted = self.pyfunc.predict(given, params=params)
+        except (MlflowException, ValueError, TypeError, KeyError) as error:
+            raise DataError(f"the model does not take these rows: {one_line(error).partition(': ')[2]}") from error
+        if self.classes:
+            return self._labelled(np.asarray(predicted))
+        if isinstance(predicted, dict):
+            return {str(name): np.asarray(each) for name, each in predicted.items()}
+        if hasattr(predicted, "columns"):  # a data frame, of a model that search did not log
+            return {str(name): predicted[name].to_numpy() for name in predicted.columns}
+        return {"prediction": np.asarray(predicted)}
+
+    def _served(self, rows: Any) -> Any:
+        """Return rows as the model's signature names them: a frame, an array, or arrays by name."""
+        if self.described["columns"]:  # without the others, which MLflow would warn of
+            known = dict(self.described["columns"])
+            return rows[[name for name in rows.columns if str(name) in known]] if hasattr(rows, "columns") else rows
+        arrays = self.prepare(rows)
+        if isinstance(arrays, list):
+            arrays = {spec["name"]: each for spec, each in zip(self.described["inputs"], arrays, strict=True)}
+        return arrays
+
+    def _labelled(self, probability: Any) -> dict[str, Any]:
+        classes = np.asarray(self.described["classes"])
+        if self.described["task"] == "multilabel":
+            return {"label": (probability > 0.5).astype("int64"), "probability": probability}
+        return {"label": classes[probability.argmax(axis=-1)], "probability": probability}
+
+
+def import_keras() -> None:
+    """Import Keras without the lines that TensorFlow's libraries write to standard error as they are loaded."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept = os.dup(2)
+    with open(os.devnull, "w", encoding="ascii") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        importlib.import_module("keras")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def load(located: Located) -> Loaded:
+    """Bring a model to this machine and load it.
+
+    Raises:
+        RegistryError: Its files are not there, or it cannot be loaded here.
+    """
+    import_keras()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=located.uri))
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"model {located.uri} cannot be fetched ({one_line(error)})") from error
+    try:
+        loaded = mlflow.pyfunc.load_model(str(folder))
+    except Exception as error:  # whatever the user's own code raises when it is imported
+        raise RegistryError(f"model {located.uri} cannot be loaded ({one_line(error)})") from error
+    return Loaded(loaded, _json(folder / DESCRIPTION), _json(folder / REFERENCE))
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def folder_and_example(model_id: str) -> tuple[Path, Any]:
+    """Return where a logged model is on this machine, fetched if need be, and its input example."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    folder = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model_id}")
+    return Path(folder), Model.load(folder).load_input_example(folder)
+
+
+def export(loaded: Loaded, place: Path, kind: str) -> None:
+    """Write a model in another framework's format, whole or not at all.
+
+    Args:
+        loaded: The model.
+        place: A file for `onnx`, a folder for `saved_model`; neither may be there as something else.
+        kind: `onnx` or `saved_model`.
+
+    Raises:
+        DataError: The model cannot be exported, or not to this place.
+    """
+    if kind == "onnx" and importlib.util.find_spec("tf2onnx") is None:
+        raise DataError("--export onnx needs tf2onnx; pip install 'search[onnx]'")
+    if place.is_dir() != (kind == "saved_model") and place.exists():
+        raise DataError(f"--output: {place} is there as something else; name another")
+    if place.is_dir() and any(place.iterdir()):
+        raise DataError(f"--output: the folder {place} is not empty; name another")
+    if not place.parent.is_dir():
+        raise DataError(f"--output: no folder {place.parent}")
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as folder:
+        made = Path(folder) / "made"
+        try:
+            loaded.pyfunc.predict(loaded.pyfunc.input_example)  # Keras exports what was called once
+            model = loaded.pyfunc.get_raw_model()
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Keras and its converter warn of what only they can mend
+                model.export(str(made), format="onnx" if kind == "onnx" else "tf_saved_model", verbose=False)
+        except Exception as error:  # Keras and the converter raise whatever stops them
+            raise DataError(f"--export {kind}: the model cannot be exported ({one_line(error)})") from error
+        os.replace(made, place)

@@ -1,0 +1,131 @@
+"""A logged model loaded in a process of its own, outside the study's folder: as whoever serves it will.
+
+The process is forked from the server that has the framework imported already, and has none of the user's modules.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self
+
+import numpy as np
+from pebble import ProcessPool
+
+from search.data.summary import ANSWERS, Answers
+from search.errors import one_line
+from search.workers.local import Allotment, begin_worker, fork_context
+
+_PATIENCE = 300.0  # seconds; loading takes less than one
+_CLOSE = 0.01  # of a value, and of the largest value: graphs and precisions differ between processes
+
+
+class FreshProcess:
+    """A process that loads logged models; it is started before it is needed."""
+
+    def __init__(self) -> None:
+        self._pool = ProcessPool(
+            max_workers=1, initializer=begin_worker, initargs=(Allotment(1),), context=fork_context()
+        )
+        self._ready = self._pool.schedule(os.getpid)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def check_logged(self, model_id: str) -> str:
+        """Load a logged model of MLflow's and predict its input example; returns as `check`."""
+        from search.tracking.versions import folder_and_example
+
+        return self.check(*folder_and_example(model_id))
+
+    def check(self, folder: Path, example: Any) -> str:
+        """Load the model in a folder and predict an example; returns what is wrong, or an empty text.
+
+        Args:
+            folder: A logged model.
+            example: Rows as the user sends them.
+        """
+        try:
+            return str(self._pool.schedule(loaded_elsewhere, args=(str(folder), example)).result(_PATIENCE))
+        except FutureTimeout:
+            return f"it was not loaded within {_PATIENCE:g} s"
+        except Exception as error:  # the process died, or what it raises cannot be told apart
+            return one_line(error)
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.stop()
+        self._pool.join(2)
+
+
+def loaded_elsewhere(folder: str, example: Any) -> str:
+    """Load a model with its own code alone, predict, and compare; returns what is wrong, or an empty text."""
+    file = Path(folder) / ANSWERS
+    with _elsewhere():
+        try:
+            model = _loader(Path(folder))._load_pyfunc(folder)  # noqa: SLF001 - the name MLflow calls
+            model.predict(example)
+            known = Answers.from_bytes(file.read_bytes()) if file.is_file() else None
+            return "" if known is None or not known.outputs else _compared(known, model.outputs(known.inputs))
+        except (Exception, SystemExit) as error:  # whatever the user's own code raises when it is imported
+            return one_line(error)
+
+
+def _compared(known: Answers, predicted: Any) -> str:
+    found = predicted if isinstance(predicted, dict) else {"": predicted}
+    for name, expected in known.outputs.items():
+        got = np.asarray(found.get(name, np.nan), float)
+        scale = _CLOSE * float(np.nanmax(np.abs(expected), initial=0))
+        if got.shape != expected.shape or not np.allclose(got, expected, rtol=_CLOSE, atol=scale, equal_nan=True):
+            where = f" of output '{name}'" if name else ""
+            return (
+                f"its predictions{where} are not those of the trained model ({_first(got)} for {_first(expected)}); "
+                "weights or settings of a layer are not saved with it"
+            )
+    return ""
+
+
+def _first(values: Any) -> str:
+    flat = np.asarray(values, float).reshape(-1)
+    return f"{flat[0]:.6g}" if len(flat) else "none"
+
+
+def _loader(folder: Path) -> ModuleType:
+    """Import the version's own loader from its folder of code."""
+    file = next((folder / "code").glob("search_serving_*.py"))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None  # noqa: S101 - for the type checker: it is a Python file
+    assert spec.loader is not None  # noqa: S101
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Work in an empty folder, with the installed packages alone on Python's path."""
+    before, path = Path.cwd(), list(sys.path)
+    installed = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+    with tempfile.TemporaryDirectory(prefix="search-fresh-") as empty:
+        os.chdir(empty)
+        sys.path[:] = [each for each in path if _is_installed(each, installed)]
+        try:
+            yield
+        finally:
+            os.chdir(before)
+            sys.path[:] = path
+
+
+def _is_installed(entry: str, installed: tuple[str, ...]) -> bool:
+    parts = Path(entry).parts
+    return "site-packages" in parts or "dist-packages" in parts or entry.startswith(installed)

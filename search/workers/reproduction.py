@@ -1,0 +1,211 @@
+"""A trial trained once more from what MLflow keeps of it, and compared epoch by epoch with what was recorded."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState, create_trial
+
+from search.data.dataset import Data
+from search.data.loading import load
+from search.errors import UsageError
+from search.study import attributes, space
+from search.studyfile import objects
+from search.studyfile.load import load_definition
+from search.studyfile.schema import Definition
+from search.tracking import origin
+from search.tracking.origin import Recorded
+from search.tracking.versions import import_keras
+from search.training import trial
+from search.training.result import Epoch, TrialResult
+from search.workers.local import Allotment, cores
+
+TOLERANCE = 0.01  # relative, on other versions or another processor
+_TIMES = ("train_seconds", "latency_ms")  # measured, so never the same
+_VALUE = "objective"
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came of training a trial again.
+
+    Attributes:
+        run_id: The trial's run.
+        number: Its number.
+        same: Whether every metric of every epoch agrees: to the last bit on the same versions and processor,
+            within `TOLERANCE` otherwise.
+        exact: Whether they agree to the last bit.
+        metrics: Each metric's last value as recorded and as reproduced.
+        differs: What differs: metrics with the first epoch at which they do, data, versions, code, processor.
+        epochs: How many epochs were compared.
+    """
+
+    run_id: str
+    number: int
+    same: bool
+    exact: bool
+    metrics: dict[str, tuple[float, float | None]]
+    differs: tuple[str, ...]
+    epochs: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        metrics = {name: [_number(each) for each in pair] for name, pair in self.metrics.items()}
+        return {"run_id": self.run_id, "same": self.same, "metrics": metrics, "differs": list(self.differs)}
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def reproduce(run_id: str) -> Reproduction:
+    """Train a trial again in an empty folder, from its run and its search's run alone.
+
+    Raises:
+        UsageError: There is no such trial, or what it needs was not kept.
+    """
+    recorded = origin.recorded(run_id)
+    with tempfile.TemporaryDirectory(prefix="search-reproduce-") as name:
+        source = origin.fetch(recorded.search_run, Path(name))
+        if source.missing:
+            raise UsageError(f"the search did not keep {', '.join(source.missing)}: too large; it cannot be rebuilt")
+        changed = origin.changed(source)
+        definition = load_definition(source.study_file)
+        if any(each.startswith(f"{objects.PREFIX}:") for each in definition.references.values()):
+            raise UsageError("the study's functions or data were given in Python, not in files, and were not kept")
+        before = Path.cwd()
+        os.chdir(definition.path.parent)
+        try:
+            with origin.unrecorded(Path(name)):  # what the user's own code logs goes nowhere
+                data, result = _train(definition, recorded)
+        finally:
+            os.chdir(before)
+    if recorded.digest and data.digest != recorded.digest:
+        changed.append(f"data digest {recorded.digest}, now {data.digest}")
+    return _compared(recorded, result, changed)
+
+
+def _train(definition: Definition, recorded: Recorded) -> tuple[Data, TrialResult]:
+    """Train the trial as one of its search's workers did."""
+    from search.workers import worker
+
+    threads = max(1, cores() // max(1, recorded.workers))
+    os.environ.update(Allotment(threads).environment())
+    import_keras()
+    worker.warm(threads)
+    data = load(definition)
+    last = _epochs_recorded(recorded)
+
+    def on_epochs(epochs: list[Epoch]) -> None:
+        if recorded.status == "KILLED" and len(epochs) >= last:  # it was pruned there
+            raise optuna.TrialPruned
+
+    current = _trial(definition, recorded)
+    return data, trial.run(definition, data, current, seed=recorded.seed, is_best=lambda _: False, on_epochs=on_epochs)
+
+
+def _epochs_recorded(recorded: Recorded) -> int:
+    """Return how many epochs the trial passed on: curves of folds follow one another."""
+    curves: dict[str, int] = {}
+    for name, values in recorded.metrics.items():
+        part = name.rpartition("/")[0]
+        if len(values) > 1 or part:
+            curves[part] = max(curves.get(part, 0), len(values))
+    return sum(curves.values()) or 1
+
+
+def _trial(definition: Definition, recorded: Recorded) -> optuna.Trial:
+    """Return a running trial with the recorded number and parameters, in a study of its own."""
+    study = optuna.create_study(directions=list(definition.directions), pruner=optuna.pruners.NopPruner())
+    for _ in range(recorded.number):
+        study.add_trial(create_trial(state=TrialState.FAIL))
+    known = space.distributions(definition)
+    params = {name: _value(known.get(name), text) for name, text in recorded.params.items()}
+    inside = {name: value for name, value in params.items() if name in known}
+    template = create_trial(
+        state=TrialState.RUNNING,
+        params=inside,
+        distributions={name: known[name] for name in inside},
+        system_attrs={attributes.FIXED: params} if len(inside) < len(params) else {},
+    )
+    # There is no public way to begin a trial with its parameters set but through the storage.
+    storage = study._storage  # noqa: SLF001
+    return optuna.trial.Trial(study, storage.create_new_trial(study._study_id, template_trial=template))  # noqa: SLF001
+
+
+def _value(distribution: optuna.distributions.BaseDistribution | None, text: str) -> Any:
+    """Return a parameter's value from MLflow's text."""
+    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+        return next((each for each in distribution.choices if str(each) == text), text)
+    if isinstance(distribution, optuna.distributions.FloatDistribution):
+        return float(text)
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+def _compared(recorded: Recorded, result: TrialResult, changed: list[str]) -> Reproduction:
+    ours = _by_step(result)
+    metrics: dict[str, tuple[float, float | None]] = {}
+    unequal, exact, within = list[str](), True, True
+    for name, values in recorded.metrics.items():
+        if name in _TIMES or name.startswith((_VALUE, "system/")) or (name not in ours and not _trained(name)):
+            continue
+        again = ours.get(name, {})
+        first = next((step for step in sorted(values) if not _equal(values[step], again.get(step))), None)
+        last = max(values)
+        metrics[name] = (values[last], again.get(last))
+        if first is not None:
+            exact = False
+            within = within and all(_close(values[step], again.get(step)) for step in values)
+            unequal.append(f"{name}: {_shown(values[first])} in epoch {first + 1}, now {_shown(again.get(first))}")
+    if result.fate == "failed":
+        exact = within = False
+        unequal.insert(0, f"it fails now: {result.reason}")
+    return Reproduction(
+        run_id=recorded.run_id,
+        number=recorded.number,
+        same=exact or (within and bool(changed)),
+        exact=exact,
+        metrics=metrics,
+        differs=(*unequal, *changed),
+        epochs=len(result.epochs),
+    )
+
+
+def _by_step(result: TrialResult) -> Mapping[str, dict[int, float]]:
+    """Return every metric's values by step, as they are written to MLflow."""
+    found: dict[str, dict[int, float]] = {}
+    for epoch in result.epochs:
+        for name, value in epoch.logs.items():
+            found.setdefault(name, {})[epoch.step] = value
+    for name, value in result.metrics.items():
+        found.setdefault(name, {})[result.step] = value
+    return found
+
+
+def _trained(name: str) -> bool:
+    """Return whether a metric is one of training, rather than one that the user's code logged by itself."""
+    return name.rpartition("/")[2].removeprefix("val_").removeprefix("test_") == "loss"
+
+
+def _equal(one: float, other: float | None) -> bool:
+    return other is not None and (one == other or (math.isnan(one) and math.isnan(other)))
+
+
+def _close(one: float, other: float | None) -> bool:
+    return other is not None and (_equal(one, other) or math.isclose(one, other, rel_tol=TOLERANCE))
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.9g}"

@@ -1,0 +1,55 @@
+"""How rows to predict differ from those that a model was trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from search.data.profile import SHIFTED, Comparison, _described, features
+
+
+def compared(trained: np.ndarray, rows: np.ndarray, chunks: int = 1) -> dict[str, object]:
+    """Return what is told of each feature."""
+    columns = {name: _described(values) for name, values in features(trained)}
+    comparison = Comparison({"rows": len(trained), "columns": columns})
+    for chunk in np.array_split(rows, chunks):
+        comparison.add(chunk)
+    return {each.column: each for each in comparison.outside()}
+
+
+def test_rows_like_those_of_training_raise_no_alarm() -> None:
+    """Whoever predicts a few rows would be warned each time, and stop reading warnings."""
+    random = np.random.default_rng(0)
+    trained = random.normal(size=(2000, 3))
+    alarms = 0
+    for _ in range(200):
+        rows = random.normal(size=(int(random.choice([5, 30, 300])), 3))
+        alarms += any(each.shifted for each in compared(trained, rows).values())
+    assert alarms <= 4, "once in a thousand for each of three columns"
+
+
+@pytest.mark.parametrize("chunks", [1, 7])
+def test_a_shift_is_told_however_the_rows_are_cut(chunks: int) -> None:
+    """A sensor that drifts within its range would go unseen."""
+    random = np.random.default_rng(1)
+    trained = random.uniform(0, 1, (1000, 2))
+    rows = np.column_stack([random.uniform(0, 0.3, 300), random.uniform(0, 1, 300)])
+    found = compared(trained, rows, chunks)
+    assert found["x[0]"].shifted
+    assert found["x[0]"].stability > SHIFTED
+    assert "x[1]" not in found or not found["x[1]"].shifted
+
+
+def test_gaps_ranges_and_categories_are_counted_by_rows() -> None:
+    """A column that arrives empty would be imputed in silence."""
+    trained = np.array([[1.0], [2.0], [3.0], [4.0]] * 50)
+    rows = np.array([[np.nan], [2.0], [9.0], [3.0]])
+    told = compared(trained.repeat(2, axis=1), rows.repeat(2, axis=1))["x[0]"]
+    assert (told.missing, told.was_missing, told.beyond, told.seen) == (0.25, 0.0, 0.25, (1.0, 4.0))
+    assert told.told[0] == "25% of the rows beyond 1 to 4"
+    texts = compared(np.array(["a", "b"] * 100), np.array(["a", "", "c", "c"]))["x"]
+    assert (texts.new, texts.categories, texts.missing) == (0.5, ("c",), 0.25)
+    pictures = np.zeros((20, 4, 4), "uint8")
+    bright = pictures.copy()
+    bright[0, 0, 0] = 255
+    assert compared(pictures, bright)["x"].beyond == 1 / 20

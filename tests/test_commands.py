@@ -29,7 +29,7 @@ BAD = [
 
 @pytest.mark.parametrize(("args", "said"), BAD, ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
 def test_bad_input_gets_one_line_and_leaves_no_trace(args: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    """Without it a typing mistake costs a traceback, a half-made store, or a password in a log."""
+    """If this fails, a typing mistake costs a traceback, a half-made store, or a password in a log."""
     done = command("search.run", *args, "--quiet", cwd=tmp_path)
     lines = done.stderr.splitlines()
     assert done.returncode == 2, done.stderr
@@ -88,7 +88,7 @@ BAD_STUDIES = [
 
 @pytest.mark.parametrize(("changed", "said"), BAD_STUDIES, ids=[said[:40] for _, said in BAD_STUDIES])
 def test_a_study_that_cannot_run_creates_nothing(changed: dict[str, str], said: str, tmp_path: Path) -> None:
-    """Without it a mistake in a study is found after the first hour, or leaves an empty experiment."""
+    """If this fails, a mistake in a study is found after the first hour, or leaves an empty experiment."""
     (tmp_path / "bad.toml").write_text(STUDY.format(**{**GOOD, **changed}))
     rows = "".join(f"{i},{i * 2.5},1,{i or ''}\n" for i in range(40))
     (tmp_path / "table.csv").write_text(f"size,price,same,gap\n{rows}")
@@ -101,7 +101,7 @@ def test_a_study_that_cannot_run_creates_nothing(changed: dict[str, str], said: 
 
 
 def test_promote_where_there_is_nothing(tmp_path: Path) -> None:
-    """Without it a promotion in the wrong folder creates an empty store there."""
+    """If this fails, a promotion in the wrong folder creates an empty store there."""
     done = command("search.promote", "blobs", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no MLflow store sqlite:///")
@@ -110,7 +110,7 @@ def test_promote_where_there_is_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["run", "promote", "report", "new"])
 def test_help_answers(module: str, tmp_path: Path) -> None:
-    """Without it nobody finds out what a command can do."""
+    """If this fails, nobody finds out what a command can do."""
     done = command(f"search.{module}", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"python -m search.{module}" in done.stdout

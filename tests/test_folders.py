@@ -24,7 +24,7 @@ def study_in(folder: Path, definition: Definition) -> None:
 
 
 def test_a_folder_of_any_name(tiny: Tiny, tmp_path: Path) -> None:
-    """Without it a blank or an umlaut in a path ends the search, after minutes, and leaves a stray folder."""
+    """If this fails, a blank or an umlaut in a path ends the search, after minutes, and leaves a stray folder."""
     definition = tiny("odd", "own.py:build", OWN)
     folder = tmp_path / "a b\u00fc#c?d 100% e"
     study_in(folder, definition)
@@ -42,7 +42,7 @@ def test_a_folder_of_any_name(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_a_folder(tiny: Tiny, folder: Path) -> None:
-    """Without it a mistake that is seen at once takes two minutes and forty lines."""
+    """If this fails, a mistake that is seen at once takes two minutes and forty lines."""
     tiny("dir")
     (folder / "mlflow.db").unlink()
     (folder / "mlflow.db").mkdir()

@@ -51,7 +51,7 @@ def wait_for_trials(name: str, count: int, state: TrialState = TrialState.COMPLE
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_resume_finishes_what_was_begun(tiny: Tiny, folder: Path, end: signal.Signals) -> None:
-    """Without it a reboot in the night costs the night, or leaves trials RUNNING for ever."""
+    """If this fails, a reboot in the night costs the night, or leaves trials RUNNING for ever."""
     tiny("night", more='\n[search]\npruner = "none"\n')
     process = begin(folder, "night", "--n-trials", "12", "--workers", "2")
     wait_for_trials("night", 3)
@@ -94,7 +94,7 @@ def build(trial, data):
 
 
 def test_workers_do_not_outlive_a_killed_search(tiny: Tiny, folder: Path) -> None:
-    """Without it killed searches leave processes that eat the machine, and write to a study that goes on."""
+    """If this fails, killed searches leave processes that eat the machine, and write to a study that goes on."""
     tiny("orphans", "waits.py:build", WAITS.replace("sleep(600)", "sleep(600 if trial.number else 0)"))
     process = begin(folder, "orphans", "--n-trials", "9", "--workers", "2")
     wait_for_trials("orphans", 1, TrialState.COMPLETE)

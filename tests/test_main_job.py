@@ -52,7 +52,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
 
 
 def test_the_json_is_the_contracts(job: Job) -> None:
-    """Without it scripts that read the result break."""
+    """If this fails, scripts that read the result break."""
     printed = job.printed
     assert set(printed) >= {"study", "experiment_id", "search_run_id", "n_trials", "best", "model", "seconds"}
     assert printed["study"] == "blobs"
@@ -67,7 +67,7 @@ def test_the_json_is_the_contracts(job: Job) -> None:
 
 
 def test_every_trial_is_a_run_under_the_search(job: Job) -> None:
-    """Without it the MLflow UI shows a heap of runs instead of a search."""
+    """If this fails, the MLflow UI shows a heap of runs instead of a search."""
     trials = job.trials()
     assert len(trials) == 20
     ends = {"COMPLETE": "", "PRUNED": " · pruned", "FAIL": " · failed"}
@@ -81,14 +81,14 @@ def test_every_trial_is_a_run_under_the_search(job: Job) -> None:
 
 
 def test_the_tutorials_experiments_come_first(job: Job) -> None:
-    """Without it the search forgets what was tried by hand."""
+    """If this fails, the search forgets what was tried by hand."""
     by_number = {int(run.data.tags["trial"]): run.data.params for run in job.trials()}
     tried = [(by_number[n]["epochs"], by_number[n]["batch_size"], by_number[n]["width"]) for n in range(3)]
     assert tried == [("10", "16", "128"), ("20", "32", "128"), ("30", "16", "128")]
 
 
 def test_a_trial_records_all_that_was_asked(job: Job) -> None:
-    """Without it a result cannot be understood or repeated."""
+    """If this fails, a result cannot be understood or repeated."""
     run = job.client.get_run(job.printed["best"]["run_id"])
     metrics, tags = run.data.metrics, run.data.tags
     epochs = int(run.data.params["epochs"])
@@ -115,7 +115,7 @@ def test_a_trial_records_all_that_was_asked(job: Job) -> None:
 def test_an_architecture_is_traced_once_and_no_result_depends_on_it(
     job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Without it most of a trial is tracing, or its losses are those of the trials before it."""
+    """If this fails, most of a trial is tracing, or its losses are those of the trials before it."""
     fed = Counter((run.data.tags["worker"], run.data.tags["fed"]) for run in job.trials())
     assert {how for _, how in fed} == {feed.WHOLE_EPOCHS, feed.REUSED}
     assert all(count <= 2 for (_, how), count in fed.items() if how == feed.WHOLE_EPOCHS), "widths share a graph"
@@ -133,7 +133,7 @@ def test_an_architecture_is_traced_once_and_no_result_depends_on_it(
 
 
 def test_the_search_has_its_table_and_plots(job: Job) -> None:
-    """Without it the outcome must be pieced together from twenty runs."""
+    """If this fails, the outcome must be pieced together from twenty runs."""
     run = job.client.get_run(job.printed["search_run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.params["n_trials"] == "20"
@@ -146,7 +146,7 @@ def test_the_search_has_its_table_and_plots(job: Job) -> None:
 
 
 def test_only_models_that_were_the_best_so_far_are_kept(job: Job) -> None:
-    """Without it twenty models fill the disk, or the best one is missing."""
+    """If this fails, twenty models fill the disk, or the best one is missing."""
     logged = job.client.search_logged_models([job.printed["experiment_id"]])
     finished = {run.info.run_id: run for run in job.trials() if run.info.status == "FINISHED"}
     assert {model.source_run_id for model in logged} <= set(finished)
@@ -155,7 +155,7 @@ def test_only_models_that_were_the_best_so_far_are_kept(job: Job) -> None:
 
 
 def test_the_registered_version_tells_where_it_comes_from(job: Job) -> None:
-    """Without it nobody knows which trial, data and score a deployed model has."""
+    """If this fails, nobody knows which trial, data and score a deployed model has."""
     version = job.client.get_model_version_by_alias("blobs", "challenger")
     best = job.printed["best"]
     assert version.run_id == best["run_id"]
@@ -176,7 +176,7 @@ def test_the_registered_version_has_its_predictions(job: Job) -> None:
 
 
 def test_the_registered_model_loads_and_predicts_alike(job: Job) -> None:
-    """Without it the model in the registry is not the one that was measured."""
+    """If this fails, the model in the registry is not the one that was measured."""
     test = load(load_definition(find_study("blobs"))).test
     generic = mlflow.pyfunc.load_model("models:/blobs@challenger")
     keras_model = mlflow.keras.load_model("models:/blobs@challenger")
@@ -192,7 +192,7 @@ def test_the_registered_model_loads_and_predicts_alike(job: Job) -> None:
 
 
 def test_promote_roll_back_and_refuse(job: Job) -> None:
-    """Without it a worse model goes live, or a bad one cannot be taken back."""
+    """If this fails, a worse model goes live, or a bad one cannot be taken back."""
     first = command("search.promote", "blobs", "--json", cwd=job.folder)
     assert first.returncode == 0, first.stderr
     told = json.loads(first.stdout)
@@ -209,7 +209,7 @@ def test_promote_roll_back_and_refuse(job: Job) -> None:
 
 
 def test_a_second_search_continues_the_study(job: Job) -> None:
-    """Without it every call begins anew and forgets what the last one learnt."""
+    """If this fails, every call begins anew and forgets what the last one learnt."""
     printed = run_json("--n-trials", "2", "--seed", "5", cwd=job.folder)
     assert sum(printed["n_trials"].values()) == 2
     assert printed["experiment_id"] == job.printed["experiment_id"]
@@ -224,7 +224,7 @@ def test_a_second_search_continues_the_study(job: Job) -> None:
 
 
 def test_the_champion_is_served(job: Job) -> None:
-    """Without it the tour in the README ends at a model that answers nobody."""
+    """If this fails, the tour in the README ends at a model that answers nobody."""
     command("search.promote", "blobs", cwd=job.folder)
     with served("models:/blobs@champion", job.folder) as ask:
         rows = [[-2.5, 9.0], [4.5, 2.0]]

@@ -19,7 +19,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_ci_runs_exactly_the_readmes_test_command() -> None:
-    """Without it CI is green while the command that people type fails."""
+    """If this fails, CI is green while the command that people type fails."""
     assert 'pip install -e ".[test]" && pytest' in README
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert 'pip install --quiet -e ".[test]"' in ci
@@ -28,13 +28,13 @@ def test_ci_runs_exactly_the_readmes_test_command() -> None:
 
 @pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m (search\.\w+)", README))))
 def test_every_command_of_the_readme_exists(module: str, tmp_path: Path) -> None:
-    """Without it the README sends people to commands that are not there."""
+    """If this fails, the README sends people to commands that are not there."""
     done = command(module, "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 def test_every_flag_of_the_readme_exists(tmp_path: Path) -> None:
-    """Without it the README promises flags that are refused, or keeps silent about some."""
+    """If this fails, the README promises flags that are refused, or keeps silent about some."""
     told = set(re.findall(r"`(--[a-z-]+)[ `\\]", README.split("| flag of `search.run`")[1].split("Exit status")[0]))
     helped = command("search.run", "--help", cwd=tmp_path)
     known = set(re.findall(r"--[a-z-]+", helped.stdout)) - {"--help"}
@@ -42,7 +42,7 @@ def test_every_flag_of_the_readme_exists(tmp_path: Path) -> None:
 
 
 def test_the_readmes_study_file_is_a_study(folder: Path) -> None:
-    """Without it the first thing a person copies is refused."""
+    """If this fails, the first thing a person copies is refused."""
     (study,) = blocks("toml")
     (folder / "data").mkdir()
     (folder / "data" / "mine.csv").write_text("size,price\n1,2\n")
@@ -51,7 +51,7 @@ def test_the_readmes_study_file_is_a_study(folder: Path) -> None:
 
 
 def test_the_readmes_model_trains(folder: Path, run_search: Searcher) -> None:
-    """Without it the first model a person copies fails."""
+    """If this fails, the first model a person copies fails."""
     (builder,) = blocks("python")
     (folder / "model.py").write_text(builder)
     (folder / "mine.toml").write_text(
@@ -66,7 +66,7 @@ def test_the_readmes_model_trains(folder: Path, run_search: Searcher) -> None:
 
 
 def test_the_tour_is_what_is_tested() -> None:
-    """Without it a step of the tour may be one that no test ever took."""
+    """If this fails, a step of the tour may be one that no test ever took."""
     tour = blocks("console")[2]
     tested = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
     assert "python -m search.run --n-trials 20" in tour

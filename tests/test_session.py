@@ -71,7 +71,7 @@ def optuna_states(name: str) -> Counter[str]:
 
 
 def test_a_failing_trial_fails_alone(tiny: Tiny, run_search: Searcher) -> None:
-    """Without it one bad configuration ends the night's search, or hides among the finished runs."""
+    """If this fails, one bad configuration ends the night's search, or hides among the finished runs."""
     outcome = run_search(tiny("fates", "fates.py:build", FATES), n_trials=5, pruner="none")
     assert outcome.n_trials == {"complete": 2, "pruned": 0, "failed": 3}
     runs = trial_runs(outcome.search_run_id)
@@ -92,7 +92,7 @@ def test_a_failing_trial_fails_alone(tiny: Tiny, run_search: Searcher) -> None:
 
 
 def test_a_search_in_which_no_trial_completes_says_so(tiny: Tiny, run_search: Searcher) -> None:
-    """Without it a search that produced nothing looks like one that did."""
+    """If this fails, a search that produced nothing looks like one that did."""
     code = """
 from search.training.model import mlp
 
@@ -112,7 +112,7 @@ def build(trial, data):
 
 
 def test_a_killed_worker_costs_one_trial(tiny: Tiny, run_search: Searcher) -> None:
-    """Without it one out-of-memory kill ends the search, or its trial stays RUNNING for ever."""
+    """If this fails, one out-of-memory kill ends the search, or its trial stays RUNNING for ever."""
     outcome = run_search(tiny("dies", "dies.py:build", DIES), n_trials=5, pruner="none")
     assert outcome.died == 1
     assert outcome.n_trials == {"complete": 5, "pruned": 0, "failed": 1}
@@ -125,7 +125,7 @@ def test_a_killed_worker_costs_one_trial(tiny: Tiny, run_search: Searcher) -> No
 
 
 def test_pruned_trials_are_killed_runs_that_keep_their_epochs(tiny: Tiny, run_search: Searcher) -> None:
-    """Without it pruned trials show as failed or finished, and their curves are lost."""
+    """If this fails, pruned trials show as failed or finished, and their curves are lost."""
     more = '\n[search]\npruner = "median"\npruner_options = { n_startup_trials = 1, n_warmup_steps = 0 }\n'
     outcome = run_search(tiny("prunes", more=more), n_trials=12)
     pruned = [run for run in trial_runs(outcome.search_run_id).values() if run.data.tags["state"] == "PRUNED"]
@@ -138,7 +138,7 @@ def test_pruned_trials_are_killed_runs_that_keep_their_epochs(tiny: Tiny, run_se
 
 
 def test_four_workers_keep_the_budget_exactly(tiny: Tiny, run_search: Searcher) -> None:
-    """Without it 100 trials come to 97 or 103, or Optuna and MLflow tell different stories."""
+    """If this fails, 100 trials come to 97 or 103, or Optuna and MLflow tell different stories."""
     outcome = run_search(tiny("budget"), n_trials=100, workers=4)
     states = optuna_states("budget")
     runs = Counter(run.data.tags["state"] for run in trial_runs(outcome.search_run_id).values())
@@ -151,7 +151,7 @@ def test_four_workers_keep_the_budget_exactly(tiny: Tiny, run_search: Searcher) 
 
 
 def test_one_worker_gives_the_same_trials_every_time(tiny: Tiny, run_search: Searcher) -> None:
-    """Without it a colleague with the same file and seed sees other results."""
+    """If this fails, a colleague with the same file and seed sees other results."""
     first = run_search(tiny("same"), n_trials=4, study_name="one")
     second = run_search(tiny("same"), n_trials=4, study_name="two")
     assert first.best.params == second.best.params
@@ -164,7 +164,7 @@ def test_one_worker_gives_the_same_trials_every_time(tiny: Tiny, run_search: Sea
 
 
 def test_a_finished_space_ends_the_search(tiny: Tiny, run_search: Searcher, folder: Path) -> None:
-    """Without it the same six configurations are trained all night."""
+    """If this fails, the same six configurations are trained all night."""
     definition = tiny("small")
     path = definition.path
     path.write_text(path.read_text().replace("low = 2, high = 200", "low = 2, high = 4"))
@@ -174,7 +174,7 @@ def test_a_finished_space_ends_the_search(tiny: Tiny, run_search: Searcher, fold
 
 
 def test_a_search_without_a_better_trial_registers_nothing_new(tiny: Tiny, run_search: Searcher) -> None:
-    """Without it the registry fills with versions that nobody asked for."""
+    """If this fails, the registry fills with versions that nobody asked for."""
     definition = tiny("again", more='\n[[enqueue]]\nwidth = 200\n\n[search]\nsampler = "random"\n')
     path = definition.path
     first = run_search(definition, n_trials=3)
@@ -188,7 +188,7 @@ def test_a_search_without_a_better_trial_registers_nothing_new(tiny: Tiny, run_s
 
 
 def test_users_own_mlflow_calls_write_to_the_trials_run(tiny: Tiny, run_search: Searcher) -> None:
-    """Without it what a builder logs is lost, or lands in a run of its own."""
+    """If this fails, what a builder logs is lost, or lands in a run of its own."""
     code = """
 import mlflow
 
@@ -207,14 +207,14 @@ def build(trial, data):
 
 
 def test_the_time_limit_begins_no_more_trials(tiny: Tiny, run_search: Searcher) -> None:
-    """Without it `--timeout` runs on into the morning."""
+    """If this fails, `--timeout` runs on into the morning."""
     outcome = run_search(tiny("timed"), n_trials=10_000, timeout=6.0)
     assert outcome.stopped == "the time of 6 s is up"
     assert 0 < sum(outcome.n_trials.values()) < 1000
 
 
 def test_progress_tells_every_beginning_and_end(tiny: Tiny, run_search: Searcher) -> None:
-    """Without it the terminal shows a bar that does not move."""
+    """If this fails, the terminal shows a bar that does not move."""
     told: list[Progress] = []
     run_search(tiny("told"), told.append, n_trials=3, pruner="none")
     assert [each.state for each in told] == ["began", "complete"] * 3
@@ -226,7 +226,7 @@ def test_progress_tells_every_beginning_and_end(tiny: Tiny, run_search: Searcher
 def test_long_trials_show_their_curve_while_they_run(
     tiny: Tiny, run_search: Searcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without it a trial of hours shows nothing in MLflow until it ends."""
+    """If this fails, a trial of hours shows nothing in MLflow until it ends."""
     code = (
         "import time\nimport keras\n\n\nclass Slow(keras.callbacks.Callback):\n"
         "    def on_epoch_end(self, epoch, logs=None):\n        time.sleep(0.7)\n"
@@ -251,7 +251,7 @@ def test_long_trials_show_their_curve_while_they_run(
 
 
 def test_a_mixed_table_is_trained_registered_and_predicted(folder: Path, run_search: Searcher) -> None:
-    """Without it the table of an ordinary business, numbers beside texts with gaps, ends in an error."""
+    """If this fails, the table of an ordinary business, numbers beside texts with gaps, ends in an error."""
     import mlflow
     import numpy as np
     import pandas as pd

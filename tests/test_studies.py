@@ -47,14 +47,14 @@ def registered(outcome: dict[str, Any], study: str) -> bool:
 
 
 def test_blobs(tmp_path: Path) -> None:
-    """Else the first command of the README would fail."""
+    """The first command of the README would fail."""
     outcome = run("blobs", tmp_path)
     assert registered(outcome, "blobs")
     assert outcome["best"]["metrics"]["test_binary_accuracy"] > 0.95
 
 
 def test_breast_cancer_takes_a_raw_row(tmp_path: Path) -> None:
-    """Else the registered model would not take the columns of the user's own table."""
+    """The registered model would not take the columns of the user's own table."""
     import pandas as pd
 
     outcome = run("breast_cancer", tmp_path)
@@ -74,7 +74,7 @@ def test_breast_cancer_takes_a_raw_row(tmp_path: Path) -> None:
 
 
 def test_digits_samples_each_depth(tmp_path: Path) -> None:
-    """Else a conditional space, or a convolutional net of one's own, would not reach the registry."""
+    """A conditional space, or a convolutional net of one's own, would not reach the registry."""
     outcome = run("digits", tmp_path)
     assert registered(outcome, "digits")
     params = outcome["best"]["params"]
@@ -85,7 +85,7 @@ def test_digits_samples_each_depth(tmp_path: Path) -> None:
 
 
 def test_diabetes_is_judged_by_its_folds(tmp_path: Path) -> None:
-    """Else the value of a cross-validated trial would be some fold's."""
+    """The value of a cross-validated trial would be some fold's."""
     outcome = run("diabetes", tmp_path)
     assert registered(outcome, "diabetes")
     metrics = outcome["best"]["metrics"]
@@ -95,7 +95,7 @@ def test_diabetes_is_judged_by_its_folds(tmp_path: Path) -> None:
 
 
 def test_reuters_on_a_local_file(tmp_path: Path) -> None:
-    """Else the path from word numbers to topics would be tested only where there is a network."""
+    """The path from word numbers to topics would be tested only where there is a network."""
     studies = tmp_path / "studies"
     copy_study("wires", shipped_studies()["reuters"], studies)
     rng = np.random.default_rng(0)
@@ -112,7 +112,7 @@ def test_reuters_on_a_local_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("study", sorted(shipped_studies()))
 def test_the_file_is_named_like_its_study(study: str) -> None:
-    """Else the name on the command line would not be the one in MLflow."""
+    """The name on the command line would not be the one in MLflow."""
     definition = load_definition(shipped_studies()[study])
     assert definition.name == study
     assert definition.description

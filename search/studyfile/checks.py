@@ -1,4 +1,4 @@
-"""What no single key of a study file can know: keys that contradict each other, files that are missing."""
+"""Checks of a study file that need more than one key: keys that contradict each other, files that are missing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from search.errors import StudyFileError, did_you_mean
+from search.studyfile.messages import Finding
 from search.studyfile.parameters import (
     CategoricalParameter,
     FloatParameter,
@@ -19,7 +19,7 @@ from search.studyfile.parameters import (
     describe,
     written,
 )
-from search.studyfile.schema import Definition, FitDefinition, parse_constraint
+from search.studyfile.schema import Definition, FitDefinition, is_file, parse_constraint
 
 FIT_PARAMETERS = ("epochs", "batch_size")
 
@@ -47,8 +47,6 @@ _NAME = re.compile(r"\w[\w. -]*")
 _METRIC_NAME = re.compile(r"\w[\w.-]{0,99}")
 _PARAMETER_NAME = re.compile(r"[\w./ -]{1,200}")
 _LONGEST = 200  # bytes of a name: with a suffix it is a file's name, which has at most 255
-
-Finding = tuple[str, str, str]  # key, what was found, what would be right
 
 
 def check_together(definition: Definition) -> None:
@@ -271,16 +269,6 @@ def _columns(definition: Definition) -> Iterator[Finding]:
 
 
 def _files(definition: Definition) -> Iterator[Finding]:
-    for key, reference in definition.references.items():
-        kind, _, rest = reference.partition(":")
-        table = key == "data.source" and kind in ("csv", "parquet", "npz")
-        file = definition.folder / (rest if table else kind)
-        if (table or kind.endswith(".py")) and not _is_file(file):
-            yield key, f"no file {file}", "paths are relative to the study file"
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name too long, or a folder that may not be entered
-        return False
+    for key, file in definition.files.items():
+        if not is_file(definition.folder / file):
+            yield key, f"no file {definition.folder / file}", "paths are relative to the study file"

@@ -59,12 +59,7 @@ def _renamed(definition: Definition, name: str) -> str:
 
 def _relative_files(definition: Definition) -> list[Path]:
     """Return the files that the study needs beside it, relative to the study file's folder."""
-    references = definition.references.values()
-    files = []
-    for kind, _, rest in (reference.partition(":") for reference in references):
-        named = rest if kind in ("csv", "parquet", "npz") else kind
-        if kind in ("csv", "parquet", "npz") or kind.endswith(".py"):
-            files.append(Path(named))
+    files = list(definition.files.values())
     path = definition.data.options.get("path")  # a data function's own file, as in `reuters`
     if isinstance(path, str) and (definition.folder / path).is_file():
         files.append(Path(path))

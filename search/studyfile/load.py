@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from search.errors import StudyFileError, UsageError, did_you_mean
 from search.studyfile import messages
 from search.studyfile.checks import check_together
-from search.studyfile.schema import Definition
+from search.studyfile.schema import Definition, is_file
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -34,12 +34,12 @@ def find_study(study: str) -> Path:
     """
     path = Path(study)
     if path.suffix == ".toml" or path.parent != Path():
-        if _is_file(path):
+        if is_file(path):
             return path
         raise UsageError(f"{study}: no such study file; give a .toml file or a study's name")
     local = Path("studies") / f"{study}.toml"
     shipped = shipped_studies()
-    if _is_file(local):
+    if is_file(local):
         return local
     if study in shipped:
         return shipped[study]
@@ -47,13 +47,6 @@ def find_study(study: str) -> Path:
     raise UsageError(
         f"no study '{study}' in studies/ or among the shipped ones ({', '.join(known)}){did_you_mean(study, known)}"
     )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name too long, for example
-        return False
 
 
 def load_definition(path: Path) -> Definition:

@@ -28,6 +28,17 @@ TRIAL_METRICS = ("parameters", "train_seconds", "latency_ms")
 _CONSTRAINT = re.compile(r"\s*(?P<metric>[^\s<>=]+)\s*(?P<operator><=|>=)\s*(?P<bound>[-+\d.eE]+)\s*")
 
 
+_FILES = ("csv", "parquet", "npz")  # kinds of data that are a file
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file; false for a path that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, or a folder that may not be entered
+        return False
+
+
 class DataDefinition(Table):
     """Where the data come from and how they are split.
 
@@ -90,7 +101,7 @@ class DataDefinition(Table):
     def kind(self) -> str:
         """`sklearn`, `csv`, `parquet`, `npz` or `python`."""
         prefix = self.source.partition(":")[0]
-        return prefix if prefix in ("sklearn", "csv", "parquet", "npz") else "python"
+        return prefix if prefix in ("sklearn", *_FILES) else "python"
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -342,6 +353,18 @@ class Definition(Table):
             named |= {f"fit.callbacks[{index}]": each.kind for index, each in enumerate(callbacks)}
         named |= {f"metrics.{name}.function": each.function for name, each in self.own_metrics.items()}
         return {key: reference for key, reference in named.items() if reference}
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that the study names, Python and data, by the key that names each; relative to `folder`."""
+        found = {}
+        for key, reference in self.references.items():
+            kind, _, rest = reference.partition(":")
+            if key == "data.source" and kind in _FILES:
+                found[key] = Path(rest)
+            elif kind.endswith(".py"):
+                found[key] = Path(kind)
+        return found
 
     @property
     def folder(self) -> Path:

@@ -151,9 +151,7 @@ def has_user_code(definition: Definition) -> bool:
 
 def user_files(definition: Definition) -> list[Path]:
     """Return the Python files that the study file names, each once."""
-    references = definition.references.values()
-    files = [definition.folder / each.partition(":")[0] for each in references if ".py:" in each]
-    return sorted(set(files))
+    return sorted({definition.folder / file for file in definition.files.values() if file.suffix == ".py"})
 
 
 def exported(definition: Definition, model: keras.Model, data: Data) -> keras.Model:

@@ -17,7 +17,7 @@ Tiny = Callable[..., Definition]
 
 
 def test_a_plot_that_cannot_be_kept_costs_only_itself(tiny: Tiny, folder: Path) -> None:
-    """Without it a night's search ends without a registered model because a picture could not be stored."""
+    """If this fails, a night's search ends without a registered model because a picture could not be stored."""
     said: list[str] = []
 
     def spoil(progress: Progress) -> None:

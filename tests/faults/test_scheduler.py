@@ -56,7 +56,7 @@ def scheduler(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def test_a_scheduler_that_dies_ends_the_search_in_a_line(tiny: Tiny, folder: Path) -> None:
-    """Without it the search ends in `KeyError: 'workers'`, its trials RUNNING, or waits for ever."""
+    """If this fails, the search ends in `KeyError: 'workers'`, its trials RUNNING, or waits for ever."""
     tiny("gone", "slow.py:build", SLOW, '\n[search]\npruner = "none"\n')
     with scheduler(folder) as (address, main):
         process = begin(folder, "gone", "--n-trials", "30", "--cluster", address)

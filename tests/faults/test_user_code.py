@@ -95,7 +95,7 @@ def with_data(definition: Definition, function: str) -> Definition:
 
 
 def test_trials_fail_alone_and_the_folder_stays(tiny: Tiny, run_search: Searcher, folder: Path) -> None:
-    """Without it one odd configuration ends the night, or the search's files land in another folder."""
+    """If this fails, one odd configuration ends the night, or the search's files land in another folder."""
     more = '\n[search]\npruner = "none"\nretries = 0\n'
     definition = with_data(tiny("odd", "odd.py:build", BUILD, more), "elsewhere")
     outcome = run_search(definition, n_trials=6)
@@ -122,7 +122,7 @@ def test_trials_fail_alone_and_the_folder_stays(tiny: Tiny, run_search: Searcher
 def test_data_that_cannot_be_had_end_the_search_in_a_line(
     function: str, said: str, tiny: Tiny, run_search: Searcher, folder: Path
 ) -> None:
-    """Without it the command hangs, exits with 0, or says that it has a defect."""
+    """If this fails, the command hangs, exits with 0, or says that it has a defect."""
     with pytest.raises(UsageError, match=said):
         run_search(with_data(tiny("none"), function), n_trials=2)
     assert not (folder / "studies" / "none.journal").exists()

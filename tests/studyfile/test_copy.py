@@ -26,7 +26,7 @@ FILES = {
 
 @pytest.mark.parametrize("source", sorted(FILES))
 def test_a_copy_is_a_whole_study_under_its_own_name(tmp_path: Path, source: str) -> None:
-    """Else a user's first study would miss a file, or continue the shipped study by its name."""
+    """A user's first study would miss a file, or continue the shipped study by its name."""
     original = shipped_studies()[source]
     written = copy_study("mine", original, tmp_path / "studies")
     assert written == [tmp_path / "studies" / name for name in ["mine.toml", *FILES[source]]]
@@ -37,12 +37,12 @@ def test_a_copy_is_a_whole_study_under_its_own_name(tmp_path: Path, source: str)
 
 
 def test_every_shipped_study_can_be_copied() -> None:
-    """Else a study would ship that nobody can start from."""
+    """A study would ship that nobody can start from."""
     assert sorted(shipped_studies()) == sorted(FILES)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    """Else a second call would destroy what the user wrote into the first copy."""
+    """A second call would destroy what the user wrote into the first copy."""
     source = shipped_studies()["digits"]
     copy_study("mine", source, tmp_path)
     (tmp_path / "mine.toml").write_text("my work")
@@ -57,7 +57,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_two_studies_may_share_a_file(tmp_path: Path) -> None:
-    """Else a second variation of the same study could not be made."""
+    """A second variation of the same study could not be made."""
     source = shipped_studies()["digits"]
     copy_study("one", source, tmp_path)
     assert copy_study("two", source, tmp_path) == [tmp_path / "two.toml"]
@@ -65,7 +65,7 @@ def test_two_studies_may_share_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../mine", "a/b", "..\\mine"])
 def test_a_path_is_no_name(tmp_path: Path, name: str) -> None:
-    """Else a file would appear outside studies/, or under another name than the study's."""
+    """A file would appear outside studies/, or under another name than the study's."""
     with pytest.raises(UsageError, match="is no study name but a path"):
         copy_study(name, shipped_studies()["blobs"], tmp_path / "studies")
     assert not list(tmp_path.iterdir())
@@ -73,14 +73,14 @@ def test_a_path_is_no_name(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a:b", " mine", "x" * 201])
 def test_a_name_that_mlflow_refuses(tmp_path: Path, name: str) -> None:
-    """Else the copy would be refused only when it is run."""
+    """The copy would be refused only when it is run."""
     with pytest.raises(StudyFileError, match="is not a valid name for an MLflow experiment and model"):
         copy_study(name, shipped_studies()["blobs"], tmp_path / "studies")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_local_data_file_of_a_function_comes_along(tmp_path: Path) -> None:
-    """Else a copy of a study whose function reads a file would not run."""
+    """A copy of a study whose function reads a file would not run."""
     source = tmp_path / "source"
     copy_study("news", shipped_studies()["reuters"], source)
     (source / "stories.npz").write_bytes(b"stories")

@@ -39,7 +39,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     ],
 )
 def test_a_command_of_the_system_is_not_run(reference: str, tmp_path: Path) -> None:
-    """Without it a study file from a stranger runs whatever it likes, without a word."""
+    """If this fails, a study file from a stranger runs whatever it likes, without a word."""
     module = reference.partition(":")[0]
     with pytest.raises(ModelError, match=f"data.source: {module} is Python's own module; name a function of yours"):
         load_object(reference, tmp_path, "data.source")
@@ -47,26 +47,26 @@ def test_a_command_of_the_system_is_not_run(reference: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["system", "Popen"])
 def test_nor_by_way_of_a_package_that_imports_it(name: str, package: str, tmp_path: Path) -> None:
-    """Without it the refusal is passed by naming the same function elsewhere."""
+    """If this fails, the refusal is passed by naming the same function elsewhere."""
     with pytest.raises(ModelError, match=f"somebody:{name} is Python's own '{name}'; name a function of yours"):
         load_object(f"{package}:{name}", tmp_path, "data.source")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("NUMBER", "int"), ("os", "module")])
 def test_only_what_can_be_called(name: str, kind: str, package: str, tmp_path: Path) -> None:
-    """Without it a mistake is found as a TypeError in the first trial."""
+    """If this fails, a mistake is found as a TypeError in the first trial."""
     with pytest.raises(ModelError, match=f"somebody:{name} is {kind}; name a function or a class"):
         load_object(f"{package}:{name}", tmp_path, "data.source")
 
 
 def test_a_packages_function_and_its_variant_are_taken(package: str, tmp_path: Path) -> None:
-    """Without it data loaders that a team has packaged cannot be named."""
+    """If this fails, data loaders that a team has packaged cannot be named."""
     assert load_object(f"{package}:load", tmp_path, "data.source")() == 3
     assert load_object(f"{package}:half", tmp_path, "data.source")() == 2
 
 
 def test_what_lies_outside_the_folder_is_named(package: str, tmp_path: Path) -> None:
-    """Without it a person runs code of a study that they never saw."""
+    """If this fails, a person runs code of a study that they never saw."""
     folder = tmp_path / "studies"
     references = {
         "model.build": "../other.py:build",

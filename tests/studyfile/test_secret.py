@@ -18,7 +18,7 @@ URL = "postgresql+psycopg://ann:s3cret@host/db"
 
 
 def test_a_job_shows_no_password() -> None:
-    """Without it dask writes the team's password to its log whenever a task fails."""
+    """If this fails, dask writes the team's password to its log whenever a task fails."""
     definition = load_definition(find_study("blobs"))
     job = Job(resolve(definition, storage=URL, tracking_uri="https://ann:s3cret@mlflow.example"))
     for each in (job, pickle.loads(pickle.dumps(job))):
@@ -30,7 +30,7 @@ def test_a_job_shows_no_password() -> None:
 
 
 def test_a_url_in_a_file_or_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it the password stands in the list of processes and in the shell's history."""
+    """If this fails, the password stands in the list of processes and in the shell's history."""
     file = tmp_path / "url.txt"
     file.write_text(f"  {URL}\nnext line\n")
     monkeypatch.setenv("OUR_DATABASE", URL)
@@ -59,7 +59,7 @@ def test_a_url_in_a_file_or_a_variable(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_what_is_not_there_is_told(given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it a study is begun in a journal named `env:X`, or an error shows what a file holds."""
+    """If this fails, a study is begun in a journal named `env:X`, or an error shows what a file holds."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OUR_DATABASE", URL)
     monkeypatch.setenv("EMPTY", "")

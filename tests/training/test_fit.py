@@ -163,7 +163,7 @@ class Trained:
 def test_whole_epochs_equal_steps(
     build: Callable[[], keras.Model], part_of: Callable[[int, int], Part], settings: dict[str, Any]
 ) -> None:
-    """Else a faster trial would be another trial: results could not be compared with plain Keras."""
+    """A faster trial would be another trial: results could not be compared with plain Keras."""
     data, counter = data_of(part_of), BatchCounter()
     whole, steps = Trained(build, data, **settings), Trained(build, data, counter, **settings)
     assert (whole.path, steps.path) == (fit.WHOLE_EPOCHS, fit.BATCHES)
@@ -175,7 +175,7 @@ def test_whole_epochs_equal_steps(
 
 
 def test_class_weights_are_those_of_fit() -> None:
-    """Else the file's class weights would mean something else than Keras's."""
+    """The file's class weights would mean something else than Keras's."""
     data, weights = data_of(binary), {0: 1.0, 1: 5.0}
     ours = Trained(dense, data, epochs=1, batch_size=ROWS, class_weight=weights)
     keras.utils.set_random_seed(3)
@@ -210,7 +210,7 @@ def test_weights_of_rows_are_those_of_fit(path: str) -> None:
 
 
 def test_order_depends_on_the_seed_alone() -> None:
-    """Else a trial would give other losses on another worker, and could not be reproduced."""
+    """A trial would give other losses on another worker, and could not be reproduced."""
     data = data_of(binary)
     first = Trained(dense, data)
     Trained(random_layers, data, seed=99)  # draws from the global generators
@@ -219,7 +219,7 @@ def test_order_depends_on_the_seed_alone() -> None:
 
 
 def test_the_user_can_fit_again() -> None:
-    """Else a model handed over would not train further in the user's own hands."""
+    """A model handed over would not train further in the user's own hands."""
     data = data_of(binary)
     model = Trained(dense, data).model
     before = model.get_weights()[0]
@@ -229,7 +229,7 @@ def test_the_user_can_fit_again() -> None:
 
 
 def test_early_end_leaves_the_model_whole() -> None:
-    """Else a pruned or failed trial would leave a model whose `fit` takes row numbers."""
+    """A pruned or failed trial would leave a model whose `fit` takes row numbers."""
 
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -279,7 +279,7 @@ def compiled_steps() -> keras.Model:
     ids=["own train_step", "eager", "several steps an execution"],
 )
 def test_unusual_models_fall_back_and_learn(build: Callable[[], keras.Model], path: str) -> None:
-    """Else a user's own training step, or Python code in it, would be skipped in silence."""
+    """A user's own training step, or Python code in it, would be skipped in silence."""
     trained = Trained(build, data_of(binary), epochs=4)
     assert trained.path == path
     assert trained.epochs[-1]["val_loss"] < trained.epochs[0]["val_loss"]
@@ -288,7 +288,7 @@ def test_unusual_models_fall_back_and_learn(build: Callable[[], keras.Model], pa
 
 
 def test_a_lambda_callback_sees_every_batch() -> None:
-    """Else a callback whose hook is set on the object, as Keras's own LambdaCallback, would be ignored."""
+    """A callback whose hook is set on the object, as Keras's own LambdaCallback, would be ignored."""
     seen: list[int] = []
     callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
     trained = Trained(dense, data_of(binary), callback, epochs=1)
@@ -298,7 +298,7 @@ def test_a_lambda_callback_sees_every_batch() -> None:
 
 @pytest.mark.parametrize("kind", ["tf.data", "PyDataset"])
 def test_streams_are_passed_to_fit(kind: str) -> None:
-    """Else data larger than memory would be copied into it, or not be learned from."""
+    """Data larger than memory would be copied into it, or not be learned from."""
     import tensorflow as tf
 
     class Batches(keras.utils.PyDataset):
@@ -326,7 +326,7 @@ def test_streams_are_passed_to_fit(kind: str) -> None:
 
 
 def test_mixed_precision_equals_steps() -> None:
-    """Else the loss scale of half precision would move otherwise by whole epochs than step by step."""
+    """The loss scale of half precision would move otherwise by whole epochs than step by step."""
     keras.config.set_dtype_policy("mixed_float16")
     try:
         data = data_of(binary)
@@ -364,6 +364,6 @@ def test_several_batches_ofheld_out_rows_score_as_one(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("build", [dense, own_step], ids=["Keras's step", "own step"])
 def test_dry_run_names_every_log(build: Callable[[], keras.Model]) -> None:
-    """Else a study whose metric is right would be refused, or a wrong one found hours later."""
+    """A study whose metric is right would be refused, or a wrong one found hours later."""
     data = data_of(binary)
     assert set(fit.log_names(build(), data)) == set(Trained(build, data, epochs=1).epochs[0])

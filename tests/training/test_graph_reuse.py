@@ -109,7 +109,7 @@ def traced_alone(monkeypatch: pytest.MonkeyPatch, build: Build, argument: Any, d
 
 @pytest.mark.parametrize("build", [dense, deep, scheduled], ids=["dense", "dropout and rates", "schedule"])
 def test_other_sizes_reuse_the_graph_to_the_last_bit(monkeypatch: pytest.MonkeyPatch, build: Build) -> None:
-    """Else a trial's losses would depend on which trials its worker had trained before."""
+    """A trial's losses would depend on which trials its worker had trained before."""
     data = made()
     paths = []
     for units, batch_size in ((4, 16), (6, 7), (33, 100), (4, 16)):
@@ -128,7 +128,7 @@ def test_other_sizes_reuse_the_graph_to_the_last_bit(monkeypatch: pytest.MonkeyP
 def test_where_a_graph_holds_sizes_only_equal_models_reuse_it(
     monkeypatch: pytest.MonkeyPatch, build: Build, shape: tuple[int, ...]
 ) -> None:
-    """Else the sizes of an earlier model would be computed with."""
+    """The sizes of an earlier model would be computed with."""
     data = made(shape)
     paths = []
     for units in (4, 6, 6, 4):
@@ -140,7 +140,7 @@ def test_where_a_graph_holds_sizes_only_equal_models_reuse_it(
 
 
 def test_a_size_of_one_has_its_own_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else its bias, which Keras adds otherwise, would be added as those of larger layers."""
+    """Its bias, which Keras adds otherwise, would be added as those of larger layers."""
     data = made()
     for units in (4, 6, 1, 8):
         found = Fit(fresh(dense, units), data)
@@ -149,7 +149,7 @@ def test_a_size_of_one_has_its_own_graph(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_half_precision_and_class_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a loss scale or the weight of a row would be an earlier model's."""
+    """A loss scale or the weight of a row would be an earlier model's."""
     data = made()
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -167,7 +167,7 @@ def test_half_precision_and_class_weights(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_folds_share_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else each fold would be traced, though only its rows are others."""
+    """Each fold would be traced, though only its rows are others."""
     data = made()
     rows = np.arange(ROWS)
     folds = ((rows[20:], rows[:20]), (rows[:45], rows[45:]))
@@ -179,7 +179,7 @@ def test_folds_share_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_table_with_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """Else the commonest data of all would be traced each time, or looked up in a table that is gone."""
+    """The commonest data of all would be traced each time, or looked up in a table that is gone."""
     random = np.random.default_rng(0)
     frame = pd.DataFrame({"size": random.normal(5, 2, 120), "kind": random.choice(["a", "b", "c"], 120)})
     frame.loc[::7, "size"] = np.nan
@@ -281,7 +281,7 @@ def unseeded(share: float) -> keras.Model:
 def test_what_the_sizes_do_not_tell_is_traced_anew(
     monkeypatch: pytest.MonkeyPatch, build: Build, values: tuple[float, ...]
 ) -> None:
-    """Else a trial would be trained with another trial's settings, and no one would know."""
+    """A trial would be trained with another trial's settings, and no one would know."""
     data = made()
     first, second = (Fit(fresh(build, value), data) for value in values)
     assert second.same(traced_alone(monkeypatch, build, values[1], data))
@@ -289,7 +289,7 @@ def test_what_the_sizes_do_not_tell_is_traced_anew(
 
 
 def test_callbacks_may_evaluate_other_data() -> None:
-    """Else a callback that evaluates weighted rows would meet a function that takes none."""
+    """A callback that evaluates weighted rows would meet a function that takes none."""
 
     class Elsewhere(keras.callbacks.Callback):
         seen: list[float]
@@ -307,7 +307,7 @@ def test_callbacks_may_evaluate_other_data() -> None:
 
 
 def test_only_so_many_architectures_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a night of define-by-run would fill the worker's memory with graphs."""
+    """A night of define-by-run would fill the worker's memory with graphs."""
     monkeypatch.setattr(graphs, "_KEPT", 2)
     data = made()
     for rate in (0.1, 0.2, 0.3, 0.1):

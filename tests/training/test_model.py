@@ -68,7 +68,7 @@ def study_of(folder: Path, code: str = "", **tables: Any) -> Definition:
     ],
 )
 def test_mlp_fits_its_head_to_the_task(task: str, units: int, activation: str, logs: set[str]) -> None:
-    """Else the built-in model would learn something other than the target asks for."""
+    """The built-in model would learn something other than the target asks for."""
     data = data_for(task)
     built = model.mlp(fixed(width=5), data)
     head = built.layers[-1]
@@ -78,7 +78,7 @@ def test_mlp_fits_its_head_to_the_task(task: str, units: int, activation: str, l
 
 
 def test_mlp_builds_what_is_searched_and_fixed() -> None:
-    """Else a parameter of the study file would change nothing."""
+    """A parameter of the study file would change nothing."""
     searched = fixed(width=6, depth=2, dropout=0.25, learning_rate=0.05, epochs=3, batch_size=8)
     built = model.mlp(searched, data_for("binary"), activation="tanh", optimizer="adamw", weight_decay=0.1)
     dense = [layer for layer in built.layers if isinstance(layer, keras.layers.Dense)]
@@ -105,7 +105,7 @@ def test_every_falsy_value_reaches_the_model() -> None:
 
 
 def test_mlp_defaults_are_the_tutorials() -> None:
-    """Else the shipped study would no longer be the tutorial it grew out of."""
+    """The shipped study would no longer be the tutorial it grew out of."""
     built = model.mlp(fixed(), data_for("binary"))
     assert [type(layer).__name__ for layer in built.layers] == ["InputLayer", "Dense", "Dense"]
     assert (built.layers[1].units, type(built.optimizer)) == (128, keras.optimizers.Adam)
@@ -113,7 +113,7 @@ def test_mlp_defaults_are_the_tutorials() -> None:
 
 
 def test_batch_norm_stands_between_weights_and_activation() -> None:
-    """Else normalisation would follow the activation, and a bias be learned for nothing."""
+    """Normalisation would follow the activation, and a bias be learned for nothing."""
     built = model.mlp(fixed(batch_norm=True, width=4), data_for("binary"))
     kinds = [type(layer).__name__ for layer in built.layers]
     assert kinds == ["InputLayer", "Dense", "BatchNormalization", "Activation", "Dense"]
@@ -121,20 +121,20 @@ def test_batch_norm_stands_between_weights_and_activation() -> None:
 
 
 def test_images_are_flattened() -> None:
-    """Else the built-in model would predict one number for each row of pixels."""
+    """The built-in model would predict one number for each row of pixels."""
     part = Part(np.zeros((4, 8, 8, 1), "float32"), np.array([0, 1, 0, 1], "float32"))
     built = model.mlp(fixed(width=4), Data("binary", (0, 1), (), part, part, part, False, "made", "0"))
     assert built.output_shape == (None, 1)
 
 
 def test_an_unknown_optimizer_is_named() -> None:
-    """Else the person would be shown a page of Keras's serialisation."""
+    """The person would be shown a page of Keras's serialisation."""
     with pytest.raises(ModelError, match=r"^optimizer: .*adamm.*; use an optimizer's name in keras.optimizers$"):
         model.mlp(fixed(optimizer="adamm"), data_for("binary"))
 
 
 def test_a_builder_may_sample_more(tmp_path: Path) -> None:
-    """Else conditional spaces could not be written."""
+    """Conditional spaces could not be written."""
     code = (
         "import keras\n"
         "def build(trial, data, heads):\n"
@@ -163,14 +163,14 @@ def test_a_builder_may_sample_more(tmp_path: Path) -> None:
     ],
 )
 def test_builders_that_cannot_work(tmp_path: Path, code: str, table: dict[str, Any], shown: str) -> None:
-    """Else a mistake in the user's file would end in a traceback through the package."""
+    """A mistake in the user's file would end in a traceback through the package."""
     definition = study_of(tmp_path, code, model={"build": "user.py:build", **table})
     with pytest.raises(ModelError, match=f"^model.build: .*{shown}"):
         model.try_build(definition, fixed(), data_for("binary"))
 
 
 def test_user_files_are_all_that_a_model_needs(tmp_path: Path) -> None:
-    """Else a registered model would miss the file that its custom layers are written in."""
+    """A registered model would miss the file that its custom layers are written in."""
     (tmp_path / "more.py").write_text("")
     definition = study_of(
         tmp_path,

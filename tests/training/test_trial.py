@@ -106,7 +106,7 @@ def last(result: TrialResult) -> dict[str, float]:
 
 
 def test_a_complete_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else value, curves, test metrics and the model handed over would not belong together."""
+    """Value, curves, test metrics and the model handed over would not belong together."""
     monkeypatch.setattr(graph_reuse, "_architectures", [])
     run = Run(study_of(tmp_path))
     result = run.result
@@ -126,12 +126,12 @@ def test_a_complete_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_worse_trial_hands_over_no_model(tmp_path: Path) -> None:
-    """Else every trial's model would travel and be stored."""
+    """Every trial's model would travel and be stored."""
     assert Run(study_of(tmp_path), best=False).result.model is None
 
 
 def test_the_same_seed_gives_the_same_losses_in_another_process(tmp_path: Path) -> None:
-    """Else nobody could reproduce a trial, and a search would depend on which worker trained what."""
+    """Nobody could reproduce a trial, and a search would depend on which worker trained what."""
     definition = study_of(tmp_path, model={"width": 4, "dropout": 0.3})
     here = Run(definition).result
     Run(definition, asked=ask(definition).study.ask(space.distributions(definition)))  # draws in between
@@ -156,7 +156,7 @@ class Worse(keras.callbacks.Callback):
 
 
 def test_early_stopping_is_scored_at_the_restored_epoch(tmp_path: Path) -> None:
-    """Else a trial's value would belong to other weights than the model that is handed over."""
+    """A trial's value would belong to other weights than the model that is handed over."""
     fit = {"epochs": 9, "early_stopping": {"patience": 2}, "callbacks": ["user.py:Worse"]}
     run = Run(study_of(tmp_path, OVERFITS, fit=fit, metric=["val_loss"], direction=["minimize"]))
     assert len(run.result.epochs) == 5
@@ -170,21 +170,21 @@ def test_early_stopping_is_scored_at_the_restored_epoch(tmp_path: Path) -> None:
 
 
 def test_early_stopping_that_ran_to_the_end_is_scored_at_its_best_epoch(tmp_path: Path) -> None:
-    """Else the value would be the last epoch's although Keras restores the best one's weights."""
+    """The value would be the last epoch's although Keras restores the best one's weights."""
     fit = {"epochs": 4, "early_stopping": {"patience": 5}, "callbacks": ["user.py:Worse"]}
     result = Run(study_of(tmp_path, OVERFITS, fit=fit)).result
     assert (len(result.epochs), result.values) == (4, (1.0,))
 
 
 def test_early_stopping_that_never_began_is_scored_at_the_last_epoch(tmp_path: Path) -> None:
-    """Else the first epoch's value would stand for weights trained longer."""
+    """The first epoch's value would stand for weights trained longer."""
     fit = {"epochs": 3, "early_stopping": {"patience": 1, "start_from_epoch": 8}}
     result = Run(study_of(tmp_path, fit=fit)).result
     assert result.values == (last(result)["val_loss"],)
 
 
 def test_the_users_own_early_stopping_counts_too(tmp_path: Path) -> None:
-    """Else a callback of the user's that restores weights would hand over a model worth another value."""
+    """A callback of the user's that restores weights would hand over a model worth another value."""
     code = OVERFITS + (
         "def stop():\n"
         "    return keras.callbacks.EarlyStopping('val_loss', patience=1, mode='min', restore_best_weights=True)\n"
@@ -195,7 +195,7 @@ def test_the_users_own_early_stopping_counts_too(tmp_path: Path) -> None:
 
 
 def test_repeats_compare_on_the_mean_and_hand_over_the_best(tmp_path: Path) -> None:
-    """Else one lucky seed would win, or the test metrics would be another model's."""
+    """One lucky seed would win, or the test metrics would be another model's."""
     run = Run(study_of(tmp_path, search={"repeats": 3}))
     metrics = run.result.metrics
     each = [metrics[f"val_loss_repeat_{index}"] for index in range(3)]
@@ -209,7 +209,7 @@ def test_repeats_compare_on_the_mean_and_hand_over_the_best(tmp_path: Path) -> N
 
 
 def test_each_repeat_has_curves_of_its_own(tmp_path: Path) -> None:
-    """Else MLflow would draw three trainings as one zigzag."""
+    """MLflow would draw three trainings as one zigzag."""
     result = Run(study_of(tmp_path, search={"repeats": 2})).result
     assert [epoch.step for epoch in result.epochs] == [0, 1, 2, 0, 1, 2]
     assert "repeat_0/val_loss" in result.epochs[0].logs
@@ -217,7 +217,7 @@ def test_each_repeat_has_curves_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_hopeless_repeat_is_pruned_after_the_first(tmp_path: Path) -> None:
-    """Else a bad configuration would cost three trainings; or be pruned by an epoch of another training."""
+    """A bad configuration would cost three trainings; or be pruned by an epoch of another training."""
     run = Run(study_of(tmp_path, search={"repeats": 3}), PruneAt(1))
     assert (run.result.fate, run.result.reason) == ("pruned", "pruned after training 1")
     assert len(run.result.epochs) == 3
@@ -225,7 +225,7 @@ def test_a_hopeless_repeat_is_pruned_after_the_first(tmp_path: Path) -> None:
 
 
 def test_repeats_that_are_all_done_are_not_pruned(tmp_path: Path) -> None:
-    """Else a trial that has paid for everything would be thrown away."""
+    """A trial that has paid for everything would be thrown away."""
     run = Run(study_of(tmp_path, search={"repeats": 2}), PruneAt(2))
     assert run.result.fate == "complete"
     reported = run.trial.study.get_trials()[0].intermediate_values
@@ -233,14 +233,14 @@ def test_repeats_that_are_all_done_are_not_pruned(tmp_path: Path) -> None:
 
 
 def test_the_wilcoxon_pruner_is_told_each_training(tmp_path: Path) -> None:
-    """Else it would compare running means, which are no pairs, and prune by chance."""
+    """It would compare running means, which are no pairs, and prune by chance."""
     run = Run(study_of(tmp_path, fit={"epochs": 1}, search={"repeats": 2}), optuna.pruners.WilcoxonPruner())
     reported = run.trial.study.get_trials()[0].intermediate_values
     assert reported == {index: run.result.metrics[f"val_loss_repeat_{index}"] for index in range(2)}
 
 
 def test_folds(tmp_path: Path) -> None:
-    """Else the mean would hide a fold, or the model handed over would have seen only some of the rows."""
+    """The mean would hide a fold, or the model handed over would have seen only some of the rows."""
     fit = {"epochs": 8, "early_stopping": {"patience": 1}, "callbacks": ["user.py:Worse"]}
     run = Run(study_of(tmp_path, OVERFITS, fit=fit, data={"folds": 3}))
     result = run.result
@@ -331,7 +331,7 @@ def test_nothing_is_pruned_at_its_last_epoch(tmp_path: Path) -> None:
 
 
 def test_a_pruned_trial_keeps_its_epochs(tmp_path: Path) -> None:
-    """Else MLflow would show nothing of a trial that was stopped early."""
+    """MLflow would show nothing of a trial that was stopped early."""
     result = Run(study_of(tmp_path), PruneAt(2)).result
     assert (result.fate, result.reason) == ("pruned", "pruned after epoch 2")
     assert len(result.epochs) == 2
@@ -363,7 +363,7 @@ BUILDS = {
     ],
 )
 def test_a_failing_trial_fails_alone(tmp_path: Path, kind: str, reason: str) -> None:
-    """Else one bad configuration would end the night's search, or leave no trace of why."""
+    """One bad configuration would end the night's search, or leave no trace of why."""
     result = Run(study_of(tmp_path, BUILDS[kind], model={"build": "user.py:build"})).result
     assert result.fate == "failed"
     assert reason in result.reason
@@ -385,14 +385,14 @@ def build(trial, data):
 
 @pytest.mark.parametrize(("metric", "shown"), [("val_loss", "val_loss is nan"), ("val_binary_accuracy", "loss is nan")])
 def test_a_diverged_trial_fails(tmp_path: Path, metric: str, shown: str) -> None:
-    """Else NaN weights would win by the accuracy of a constant, or break the sampler."""
+    """NaN weights would win by the accuracy of a constant, or break the sampler."""
     result = Run(study_of(tmp_path, DIVERGES, model={"build": "user.py:build"}, metric=metric)).result
     assert (result.fate, result.reason) == ("failed", f"{shown} after epoch 1")
     assert len(result.epochs) == 1
 
 
 def test_several_metrics_and_constraints(tmp_path: Path) -> None:
-    """Else a Pareto front or a limit on latency would compare something that was not measured."""
+    """A Pareto front or a limit on latency would compare something that was not measured."""
     definition = study_of(
         tmp_path,
         metric=["val_loss", "parameters"],
@@ -409,20 +409,20 @@ def test_several_metrics_and_constraints(tmp_path: Path) -> None:
 
 
 def test_constraints_hold_for_the_weights_that_are_kept(tmp_path: Path) -> None:
-    """Else a model could be registered whose own accuracy breaks the study's constraint."""
+    """A model could be registered whose own accuracy breaks the study's constraint."""
     fit = {"epochs": 6, "early_stopping": {"patience": 2}, "callbacks": ["user.py:Worse"]}
     search = {"constraints": ["val_loss <= 1.5"]}
     assert Run(study_of(tmp_path, OVERFITS, fit=fit, search=search)).result.violations == (-0.5,)
 
 
 def test_a_missing_or_undefined_metric_breaks_its_constraint(tmp_path: Path) -> None:
-    """Else Optuna would be given NaN, which it refuses after the trial is done."""
+    """Optuna would be given NaN, which it refuses after the trial is done."""
     definition = study_of(tmp_path, search={"constraints": ["a <= 1", "b >= 1"]})
     assert metrics.violations_of(definition, {"a": float("nan")}) == (float("inf"), float("inf"))
 
 
 def test_a_metric_that_vanished_fails_the_trial(tmp_path: Path) -> None:
-    """Else a conditional model without the metric would end the search with a KeyError."""
+    """A conditional model without the metric would end the search with a KeyError."""
     with pytest.raises(TrialFailed, match="no metric 'val_loss' in the logs \\(loss\\)"):
         metrics.values_of(study_of(tmp_path), {"loss": 1.0})
 
@@ -437,7 +437,7 @@ def test_a_metric_that_vanished_fails_the_trial(tmp_path: Path) -> None:
     ],
 )
 def test_learning_rate_schedules(kind: dict[str, Any], rates: Sequence[float]) -> None:
-    """Else a schedule would end too early or fall below its minimum."""
+    """A schedule would end too early or fall below its minimum."""
     schedule = LearningRateSchedule(**kind)
     shown = [callbacks.learning_rate(schedule, 1.0, epoch, 4) for epoch in range(4)]
     assert shown == pytest.approx(rates, abs=1e-4)
@@ -445,7 +445,7 @@ def test_learning_rate_schedules(kind: dict[str, Any], rates: Sequence[float]) -
 
 @pytest.mark.parametrize("kind", ["cosine", "plateau"])
 def test_a_schedule_reaches_the_optimizer(tmp_path: Path, kind: str) -> None:
-    """Else the study file's schedule would change nothing."""
+    """The study file's schedule would change nothing."""
     schedule = {"type": kind, "patience": 1, "factor": 0.5}
     fit = {"epochs": 5, "learning_rate_schedule": schedule, "callbacks": ["user.py:Worse"]}
     result = Run(study_of(tmp_path, OVERFITS, fit=fit)).result
@@ -454,7 +454,7 @@ def test_a_schedule_reaches_the_optimizer(tmp_path: Path, kind: str) -> None:
 
 
 def test_callbacks_by_name(tmp_path: Path) -> None:
-    """Else Keras's own callbacks and the user's could not be used without writing a builder."""
+    """Keras's own callbacks and the user's could not be used without writing a builder."""
     code = "import keras\nclass Mark(keras.callbacks.Callback):\n    def on_epoch_end(self, epoch, logs=None):\n"
     code += "        logs['mark'] = 10.0 + epoch\n"
     result = Run(study_of(tmp_path, code, fit={"callbacks": ["user.py:Mark", "TerminateOnNaN"]})).result
@@ -472,14 +472,14 @@ def test_callbacks_by_name(tmp_path: Path) -> None:
     ],
 )
 def test_callbacks_that_cannot_be_used(tmp_path: Path, name: Any, shown: str) -> None:
-    """Else every trial of the night would fail by the same misspelt name."""
+    """Every trial of the night would fail by the same misspelt name."""
     definition = study_of(tmp_path, "def number():\n    return 3\n", fit={"callbacks": [name]})
     with pytest.raises(ModelError, match=shown):
         dry_run(definition, load(definition), [ask(definition)], 0.0)
 
 
 def test_class_weights(tmp_path: Path) -> None:
-    """Else rare classes would not be learned as the file says, or a misspelt class would count 1."""
+    """Rare classes would not be learned as the file says, or a misspelt class would count 1."""
     balanced = study_of(tmp_path, fit={"class_weight": "balanced"})
     data = load(balanced)
     weights = callbacks.class_weight(balanced, data)
@@ -501,7 +501,7 @@ def test_class_weights(tmp_path: Path) -> None:
 
 
 def test_mixed_precision(tmp_path: Path) -> None:
-    """Else half precision would leak into the next trial, or the registered model would answer in it."""
+    """Half precision would leak into the next trial, or the registered model would answer in it."""
     run = Run(study_of(tmp_path, fit={"precision": "mixed_float16"}))
     assert run.result.fate == "complete"
     assert run.result.training["dtype_policy"] == "mixed_float16"
@@ -541,7 +541,7 @@ def build(trial, data):
 
 
 def test_custom_layers_losses_and_steps_survive_saving(tmp_path: Path) -> None:
-    """Else a study of a user's own model would end with a version that nobody can load."""
+    """A study of a user's own model would end with a version that nobody can load."""
     definition = study_of(tmp_path, CUSTOM, model={"build": "user.py:build"})
     data = load(definition)
     summary = dry_run(definition, data, [ask(definition)], 0.5)
@@ -567,7 +567,7 @@ UNLOADABLE = CUSTOM.replace('@keras.saving.register_keras_serializable("user")\n
     ids=["unregistered layer", "builder raises", "wrong input shape"],
 )
 def test_a_model_that_cannot_work_is_refused_before_the_first_trial(tmp_path: Path, code: str, shown: str) -> None:
-    """Else the whole budget would be spent on a model that cannot be registered."""
+    """The whole budget would be spent on a model that cannot be registered."""
     definition = study_of(tmp_path, code, model={"build": "user.py:build"})
     with pytest.raises(ModelError, match=f"^model.build: user.py:build.*{shown}"):
         dry_run(definition, load(definition), [ask(definition)], 0.0)
@@ -709,14 +709,14 @@ def test_a_failure_says_its_cause(tmp_path: Path) -> None:
     ],
 )
 def test_misspelt_metrics_are_found_before_the_first_trial(tmp_path: Path, tables: dict[str, Any], shown: str) -> None:
-    """Else a night's trials would fail one by one at their ends."""
+    """A night's trials would fail one by one at their ends."""
     definition = study_of(tmp_path, **tables)
     with pytest.raises(StudyFileError, match=shown):
         dry_run(definition, load(definition), [ask(definition)], 0.0)
 
 
 def test_the_dry_run_tells_what_a_trial_will_log(tmp_path: Path) -> None:
-    """Else the metric list shown for a misspelt name would be wrong."""
+    """The metric list shown for a misspelt name would be wrong."""
     definition = study_of(tmp_path, fit={"learning_rate_schedule": {"type": "cosine"}})
     summary = dry_run(definition, load(definition), [ask(definition)], 0.0)
     assert set(summary.log_names) == set(last(Run(definition).result))
@@ -734,7 +734,7 @@ def streams():
 
 
 def test_a_stream(tmp_path: Path) -> None:
-    """Else data larger than memory could not be searched over."""
+    """Data larger than memory could not be searched over."""
     definition = study_of(tmp_path, STREAM, data={"source": "user.py:streams", "options": {}})
     result = Run(definition).result
     assert (result.fate, result.path) == ("complete", PLAIN), result.traceback
@@ -742,7 +742,7 @@ def test_a_stream(tmp_path: Path) -> None:
 
 
 def test_several_inputs(tmp_path: Path) -> None:
-    """Else a model with two inputs could be built but not trained, checked or scored."""
+    """A model with two inputs could be built but not trained, checked or scored."""
     code = "import numpy as np\ndef rows():\n    x = np.random.default_rng(0).normal(size=(60, 3))\n"
     code += "    return {'left': x[:, :2], 'right': x[:, 2:]}, (x[:, 0] > 0).astype('int64')\n"
     definition = study_of(tmp_path, code, data={"source": "user.py:rows", "options": {}})
@@ -752,7 +752,7 @@ def test_several_inputs(tmp_path: Path) -> None:
 
 
 def test_seeds_differ_between_trials_and_repeats() -> None:
-    """Else repeats would be copies of one another, and trials share their luck."""
+    """Repeats would be copies of one another, and trials share their luck."""
     seeds = {trial.seed_of(study, number, repeat) for study in (0, 1) for number in range(5) for repeat in range(3)}
     assert len(seeds) == 30
     assert trial.seed_of(0, 3) == trial.seed_of(0, 3, 0)

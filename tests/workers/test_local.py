@@ -119,7 +119,7 @@ def storage_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
 def test_a_study_lives_in_any_storage(
     kind: str, tiny: Tiny, run_search: Searcher, folder: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Without it a team's database, or a laptop's file, is not where the study is."""
+    """If this fails, a team's database, or a laptop's file, is not where the study is."""
     url = storage_url(kind, request, folder)
     definition = tiny("stored", more="\n[search]\npruner_options = { n_startup_trials = 2 }\n")
     first = run_search(definition, n_trials=6, workers=2, storage=url)
@@ -135,7 +135,7 @@ def test_a_study_lives_in_any_storage(
 def test_a_search_that_died_elsewhere_is_found_by_its_heartbeat(
     tiny: Tiny, run_search: Searcher, postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without it trials of a machine that was switched off stay RUNNING in the team's database for ever.
+    """If this fails, trials of a machine that was switched off stay RUNNING in the team's database for ever.
 
     It fails loudly, too, when Optuna moves its heartbeat, which has no public name.
     """
@@ -172,7 +172,7 @@ def test_a_search_that_died_elsewhere_is_found_by_its_heartbeat(
 
 
 def test_mlflow_and_optuna_in_postgresql(tiny: Tiny, folder: Path, postgres: str) -> None:
-    """Without it a team cannot keep both in its own database, or finds its password in a tag."""
+    """If this fails, a team cannot keep both in its own database, or finds its password in a tag."""
     tiny("team")
     url = postgres.replace("postgres:@", "postgres:secret@")  # any password is let in
     done = command(
@@ -191,7 +191,7 @@ def test_mlflow_and_optuna_in_postgresql(tiny: Tiny, folder: Path, postgres: str
 
 
 def test_the_cluster_trains_the_same_trials(tiny: Tiny, run_search: Searcher, scheduler: str) -> None:
-    """Without it moving from the laptop to the cluster changes the results."""
+    """If this fails, moving from the laptop to the cluster changes the results."""
     definition = tiny("moved")
     here = run_search(definition, n_trials=4, study_name="here", pruner="none")
     there = run_search(definition, n_trials=4, study_name="there", pruner="none", workers=1, cluster=scheduler)
@@ -207,7 +207,7 @@ def test_the_cluster_trains_the_same_trials(tiny: Tiny, run_search: Searcher, sc
 def test_a_killed_cluster_worker_costs_one_trial(
     tiny: Tiny, run_search: Searcher, scheduler: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Without it a lost node ends the search, or dask runs finished trials a second time.
+    """If this fails, a lost node ends the search, or dask runs finished trials a second time.
 
     The study's Python files, one importing its neighbour, exist on no worker: they are shipped.
     """
@@ -232,7 +232,7 @@ def test_a_killed_cluster_worker_costs_one_trial(
 
 
 def test_three_searches_begin_at_the_same_moment(tmp_path: Path) -> None:
-    """Without it a fresh folder ends in 'database is locked', or runs land in a wrong experiment."""
+    """If this fails, a fresh folder ends in 'database is locked', or runs land in a wrong experiment."""
     from tests.conftest import TINY
 
     (tmp_path / "studies").mkdir()
@@ -274,7 +274,7 @@ def test_three_searches_begin_at_the_same_moment(tmp_path: Path) -> None:
 
 
 def test_a_grown_worker_is_replaced(tiny: Tiny, run_search: Searcher) -> None:
-    """Without it memory grows with every trial until the night's search dies."""
+    """If this fails, memory grows with every trial until the night's search dies."""
     code = (
         "from search.training.model import mlp\n\nHELD = []\n\n\ndef build(trial, data):\n"
         "    HELD.append(bytearray(80_000_000))\n    return mlp(trial, data)\n"

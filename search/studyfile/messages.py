@@ -200,12 +200,12 @@ def _instead(table: type[BaseModel], word: str) -> str:
     """Return where a key that is unknown in this table belongs, or which keys the table has."""
     known = [name for name in _keys(table) if not (table is Definition and name in _INTERNAL)]
     nearest = did_you_mean(word, known)
-    if not nearest and table is not Definition and word in _keys(Definition) and word not in _INTERNAL:
+    if table is not Definition and word in _keys(Definition) and word not in _INTERNAL:
         return "it belongs at the top of the file, above the first [table]"
     for name, field in _keys(Definition).items():
         section = _members(field.annotation)[0]
         elsewhere = section is not table and isinstance(section, type) and issubclass(section, BaseModel)
-        if elsewhere and word in _keys(section) and not nearest:
+        if elsewhere and word in _keys(section):
             return f"it belongs in [{name}]"
     return f"known here: {', '.join(known)}{nearest}"
 

@@ -220,7 +220,8 @@ class _Session:
         """Return the trials of earlier searches that MLflow does not show as the study has them."""
         from search.tracking import agreement
 
-        records = resume.search_records(self._study)
+        # A search may have begun, and even ended, since `searches` was read.
+        records = [each for each in resume.search_records(self._study) if each.search_id in searches]
         over = {each.search_id: searches[each.search_id] for each in records if each.state != "running"}
         if self._unfinished is not None:
             over[self._claim.record.search_id] = searches[self._claim.record.search_id]

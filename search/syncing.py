@@ -121,8 +121,8 @@ def _end_searches(definition: Definition, study: optuna.Study, spool: Spool) -> 
 
     searches = agreement.search_runs(definition, study)
     for record in resume.search_records(study):
-        run = searches[record.search_id]
-        if record.state == "running" or not run.is_known():
+        run = searches.get(record.search_id)  # none where it began in this moment
+        if run is None or record.state == "running" or not run.is_known():
             continue
         if run.status() == "RUNNING" or record.state == "trained":
             killed = record.state == "interrupted"

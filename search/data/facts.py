@@ -105,17 +105,23 @@ def doubts(frame: pd.DataFrame, columns: Sequence[Column], y: Any) -> tuple[str,
         y: The targets, first axis the rows.
     """
     few = frame.iloc[:_LOOKED_AT]
-    target = y[:_LOOKED_AT] if isinstance(y, np.ndarray) and y.ndim == 1 else None
+    target = y[:_LOOKED_AT] if isinstance(y, np.ndarray) and y.ndim == 1 and _is_whole(y) else None
     found: list[str] = []
     for column in columns:
         values = few[column.name]
         known = values.dropna()
         about = next(iter(_of_column(column, known)), "")
         if not about and target is not None and len(known) == len(values) >= _FEWEST:
-            about = _giveaway(column.name, values, target)
+            with np.errstate(all="ignore"):
+                about = _giveaway(column.name, values, target)
         if about:
             found.append(f"column '{column.name}' {about}")
     return tuple(found)
+
+
+def _is_whole(y: NDArray[Any]) -> bool:
+    """Return whether no target is missing or infinite; what is wrong with others is told elsewhere."""
+    return y.dtype.kind in "iubSU" or (y.dtype.kind == "f" and bool(np.isfinite(y).all())) or y.dtype == object
 
 
 def _of_column(column: Column, known: pd.Series[Any]) -> Iterator[str]:

@@ -87,7 +87,9 @@ def differences(definition: Definition, study: optuna.Study, waiting: Collection
 def _differences(definition: Definition, study: optuna.Study, waiting: Collection[int]) -> Iterator[str]:
     trials, searches = trials_by_search(study), attributes.searches_of(study)
     for search_id, run in search_runs(definition, study).items():
-        known = searches[search_id]
+        known = searches.get(search_id)
+        if known is None:  # it began in this moment
+            continue
         if not run.is_known():
             yield f"the search of {known.get('began', '')[:19]} has no run"
             continue

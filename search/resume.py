@@ -98,7 +98,7 @@ class Claim:
         self._study, self._lock, self.record = study, lock, record
         self._last = time.monotonic()
 
-    def beat(self) -> None:
+    def record_heartbeat(self) -> None:
         """Show, every half minute, that the search lives."""
         if time.monotonic() - self._last >= BEAT_SECONDS:
             self._last = time.monotonic()

@@ -251,7 +251,7 @@ class _Session:
             self._mirror or NoMirror(),
             self._spool,
             on_progress,
-            self._claim.beat,
+            self._claim.record_heartbeat,
         )
         if self._unfinished is not None:
             searching.go_on(self._unfinished.running)

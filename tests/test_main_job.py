@@ -196,7 +196,7 @@ def test_promote_roll_back_and_refuse(job: Job) -> None:
     first = command("search.promote", "blobs", "--json", cwd=job.folder)
     assert first.returncode == 0, first.stderr
     told = json.loads(first.stdout)
-    assert told.pop("reason").startswith("first to carry the alias, and better than the trivial model: loss")
+    assert told.pop("reason").startswith("there was no champion before, and better than the trivial model: loss")
     verdict = told.pop("verdict")
     assert told == {"model": "blobs", "version": "1", "alias": "champion", "previous": None, "promoted": True}
     assert verdict["better"] is True

@@ -184,14 +184,16 @@ def _first(candidate: Version, mine: Predictions) -> Decision:
         return Decision(False, f"the {verdict.metric} of version {candidate.number} is no finite number", verdict)
     if verdict.difference > 0:
         sure = "" if verdict.better else ", though not surely"
-        return Decision(True, f"first to carry the alias, and better than {_TRIVIAL}{sure}: {_text(verdict)}", verdict)
+        return Decision(
+            True, f"there was no champion before, and better than {_TRIVIAL}{sure}: {_text(verdict)}", verdict
+        )
     return Decision(False, f"not better than {_TRIVIAL}: {_text(verdict)}", verdict)
 
 
 def _first_recorded(candidate: Version) -> Decision:
     if not math.isfinite(candidate.recorded()):
         return Decision(False, f"version {candidate.number} recorded no finite {candidate.metric or 'test value'}")
-    return Decision(True, "first to carry the alias (registered without what tells the trivial model)")
+    return Decision(True, "there was no champion before (registered without what tells the trivial model)")
 
 
 def _compare_recorded(candidate: Version, current: Version) -> Decision:

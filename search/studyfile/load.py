@@ -64,7 +64,7 @@ def load_definition(path: Path) -> Definition:
     except UnicodeDecodeError as error:
         raise StudyFileError(str(path), "", f"no UTF-8 text ({error.reason})", "save it as UTF-8") from None
     except (ValueError, RecursionError) as error:  # also a number of too many digits, tables nested too deeply
-        raise StudyFileError(str(path), "", f"no TOML ({error})", "see https://toml.io") from None
+        raise StudyFileError(str(path), "", f"not valid TOML ({error})", "see https://toml.io") from None
     return parse_definition(content, path, text)
 
 

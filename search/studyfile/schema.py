@@ -84,7 +84,7 @@ class DataDefinition(Table):
     def _names_both(cls, source: str) -> str:
         if not all(source.partition(":")):
             raise ValueError(
-                f"{source!r} is no source; use 'sklearn:<loader>', 'csv:<path>', 'parquet:<path>', 'npz:<path>', "
+                f"{source!r} is not a valid source; use 'sklearn:<loader>', 'csv:<path>', 'parquet:<path>', 'npz:<path>', "
                 "'<file.py>:<function>' or '<module>:<function>'"
             )
         return source

@@ -47,13 +47,13 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _SIZES = {"Dense": "units", "__keras_tensor__": "shape"}  # what a graph may not depend on, by class
-_STATES = {  # what a preprocessing layer has in its configuration when it was not adapted
+_ADAPTED_KEYS = {  # what a preprocessing layer has in its configuration when it was not adapted
     "Normalization": "mean",
     "Discretization": "bin_boundaries",
     **dict.fromkeys(("IntegerLookup", "StringLookup", "TextVectorization"), "vocabulary"),
 }
 _WRAPPED = {"build", "quantize"}  # methods that Keras itself replaces in each layer
-_UNTOLD = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")  # settings no configuration tells
+_NOT_IN_CONFIG = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")  # settings no configuration tells
 _SHAPES = ("_output_shapes", "_handle_shapes", "_handle_dtypes", "_input_shapes", "_gradient_op_type")
 _KEPT = 64  # architectures; the one that was longest not met is given up
 
@@ -286,7 +286,7 @@ def _key(model: keras.Model, spec: Any) -> str | None:
     if not all(map(_recognised, (model, model.optimizer, *_layers(model)))):
         return None
     configuration = [type(model).__name__, model.get_config(), model.get_compile_config()]
-    if not _told(configuration):
+    if not _fully_described(configuration):
         return None
     with suppress(TypeError):  # something that JSON does not know
         return json.dumps([_without_sizes(configuration), str(spec)], sort_keys=True)
@@ -297,23 +297,23 @@ def _recognised(part: Any) -> bool:
     """Return whether a model, layer or optimizer is Keras's own, without changes of the user's."""
     kind = type(part)
     replaced = {name for name, value in vars(part).items() if callable(value) and callable(getattr(kind, name, None))}
-    untold = any(getattr(part, name, None) for name in _UNTOLD)
+    untold = any(getattr(part, name, None) for name in _NOT_IN_CONFIG)
     return kind.__module__.startswith("keras.") and not replaced - _WRAPPED and not untold
 
 
-def _told(configuration: Any) -> bool:
+def _fully_described(configuration: Any) -> bool:
     """Return whether every object in a configuration is Keras's own and wholly described by it."""
     if isinstance(configuration, dict):
         kind, config = configuration.get("class_name"), configuration.get("config")
         module = str(configuration.get("module", "keras"))
         if kind == "__lambda__" or module.partition(".")[0] != "keras":
             return False
-        state = _STATES.get(str(kind))
+        state = _ADAPTED_KEYS.get(str(kind))
         if state and isinstance(config, dict) and config.get(state) is None:  # it was adapted
             return False
-        return all(map(_told, configuration.values()))
+        return all(map(_fully_described, configuration.values()))
     if isinstance(configuration, list | tuple):
-        return all(map(_told, configuration))
+        return all(map(_fully_described, configuration))
     return not callable(configuration)
 
 

@@ -114,7 +114,7 @@ def check(job: Job) -> DataSummary:
     Raises:
         UsageError: The data or the model cannot be used.
     """
-    summary: DataSummary = _told("loading the data or building the first model", _checked, job)
+    summary: DataSummary = _with_our_errors("loading the data or building the first model", _checked, job)
     return summary
 
 
@@ -125,7 +125,7 @@ def _checked(job: Job) -> DataSummary:
     return dry_run(definition, data, probes(definition, job.settings.seed), seconds)
 
 
-def _told(what: str, function: Callable[[Job], Any], job: Job) -> Any:
+def _with_our_errors(what: str, function: Callable[[Job], Any], job: Job) -> Any:
     """Call a function in which the user's code runs, and turn whatever that raises into an error of ours.
 
     An error of a class of the user's own, also as another's cause, cannot be read in another process; one
@@ -146,7 +146,7 @@ def _told(what: str, function: Callable[[Job], Any], job: Job) -> Any:
 
 def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
     """Train the trial of this number, which must be RUNNING, and return what became of it."""
-    definition, data = _told("loading the data", _data, job)
+    definition, data = _with_our_errors("loading the data", _data, job)
     storage = _storage(job)
     seed = trial.seed_of(job.settings.seed, number)
     # Parameters that a builder suggests are sampled here, each trial from a seed of its own.

@@ -82,7 +82,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"metric": "test_loss"}, "metric: 'test_loss' would choose by the test part; use 'val_loss'"),
     ({"metric": ["a", "b"]}, "direction: 1 for 2 metrics; give one direction for each"),
     ({"direction": "minimise"}, "direction: 'minimise'; use 'minimize' or 'maximize'.*did you mean 'minimize'"),
-    ({"data.source": "blobs"}, "data.source: 'blobs' is no source; use 'sklearn:<loader>'"),
+    ({"data.source": "blobs"}, "data.source: 'blobs' is not a valid source; use 'sklearn:<loader>'"),
     ({"data.test_size": 1.5}, "data.test_size: 1.5; use a number above 0 and below 1"),
     ({"data.validation_size": 0}, "data.validation_size: 0; use a number above 0"),
     ({"data.folds": 1}, "data.folds: 1; use a whole number of at least 2"),
@@ -200,11 +200,11 @@ def test_a_definition_is_frozen_and_survives_the_way_to_a_worker() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"name = \n", "no TOML .*line 1"),
-        (b"a = 1\na = 2\n", "no TOML .*line 2"),
+        (b"name = \n", "not valid TOML .*line 1"),
+        (b"a = 1\na = 2\n", "not valid TOML .*line 2"),
         (b"name = '\xff'", "no UTF-8 text"),
-        (b"a = " + b"9" * 5000, "no TOML"),
-        (b"a = " + b"[" * 5000, "no TOML"),
+        (b"a = " + b"9" * 5000, "not valid TOML"),
+        (b"a = " + b"[" * 5000, "not valid TOML"),
         (b"", "missing"),
     ],
 )

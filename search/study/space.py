@@ -128,12 +128,12 @@ def check_unchanged(definition: Definition, trials: Iterable[FrozenTrial]) -> No
             check_distribution_compatibility(before or now, now)
         except ValueError:
             raise StorageError(
-                f"study '{definition.name}': space.{name} was {_in_words(before)} and is now {_in_words(now)}; low, high and "
-                "step may change, its type, log and choices may not: put it back, or start anew with --study-name"
+                f"study '{definition.name}': space.{name} was {_worded(before)} and is now {_worded(now)}; low, high "
+                "and step may change, its type, log and choices may not: put it back, or start anew with --study-name"
             ) from None
 
 
-def _in_words(each: BaseDistribution | None) -> str:
+def _worded(each: BaseDistribution | None) -> str:
     if isinstance(each, CategoricalDistribution):
         return f"one of {written(each.choices)}"
     if isinstance(each, IntDistribution | FloatDistribution):

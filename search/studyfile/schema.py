@@ -84,8 +84,8 @@ class DataDefinition(Table):
     def _names_both(cls, source: str) -> str:
         if not all(source.partition(":")):
             raise ValueError(
-                f"{source!r} is not a valid source; use 'sklearn:<loader>', 'csv:<path>', 'parquet:<path>', 'npz:<path>', "
-                "'<file.py>:<function>' or '<module>:<function>'"
+                f"{source!r} is not a valid source; use 'sklearn:<loader>', 'csv:<path>', 'parquet:<path>', "
+                "'npz:<path>', '<file.py>:<function>' or '<module>:<function>'"
             )
         return source
 

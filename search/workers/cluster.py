@@ -121,7 +121,7 @@ class ClusterPool:
         return known
 
     def take(self, preferred: str) -> str:
-        """Return the address of a worker that is not running one of our trials, and keep it; `preferred` if it is there."""
+        """Return a worker that is not running one of our trials, and keep it; `preferred` if it is there."""
         deadline = time.monotonic() + _WORKER_SECONDS
         while True:
             with self._lock:

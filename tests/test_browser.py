@@ -25,6 +25,8 @@ from mlflow import MlflowClient
 
 from tests.conftest import TINY, command
 
+# Python keeps the proxy that another test set when the first address was opened.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _PATIENCE = 150.0  # seconds: `mlflow ui` imports for a minute where other tests run beside it
 
 
@@ -82,7 +84,7 @@ def shown(browser: Any, empty_store: Path, tmp_path_factory: pytest.TempPathFact
     server = subprocess.Popen(arguments, cwd=folder, stdout=log, stderr=log, start_new_session=True)
     found = Shown(folder, url)
     try:
-        _until(lambda: urllib.request.urlopen(found.origin, timeout=5).status == 200)
+        _until(lambda: _DIRECT.open(found.origin, timeout=5).status == 200)
         yield found
     finally:
         with suppress(ProcessLookupError):

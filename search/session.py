@@ -348,7 +348,8 @@ class _Session:
             with store.store_errors(store.uri()):
                 if ranked:
                     agreement.show_confirmed(self._definition, self._study)
-                    if self._mirror is not None and ranked[0].number in self._spool.waiting():
+                    again = self._settings.confirm > 0 and ranked[0].number in self._spool.waiting()
+                    if self._mirror is not None and again:
                         self._mirror.log_model(ranked[0].number)
                 if outcome is not None and self._settings.register:
                     outcome = self._register(outcome, ranked[0])

@@ -140,7 +140,9 @@ class Mirror:
         """
         shown = self._shown.setdefault(number, _Shown(certain=False))
         trial = self._storage.get_trial(attributes.id_of(self._storage, self._study, number))
-        run = self._searches[trial.system_attrs.get(attributes.SEARCH_RUN, "")]
+        run = self._searches.get(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
+        if run is None:  # a search beside this one logs it
+            return
         run.open()
         shown.run_id = shown.run_id or run.find_trial(number)
         text = attributes.outcome_of(trial)

@@ -87,12 +87,19 @@ def _add_module(code: UserCode, name: str, importer: Path, base: Path) -> None:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == "search":
         return
-    for folder in dict.fromkeys([base, importer.parent, *map(Path, sys.path)]):
+    beside = [base, importer.parent]
+    on_path = [] if _is_installed(name) else [*map(Path, sys.path)]
+    for folder in dict.fromkeys([*beside, *on_path]):
         found = _find(name, [folder])
         if found is not None and not _installed(found) and not _installed(found.resolve()):
             _add(code, found.absolute(), folder.absolute())  # a link leads out of the folder
             return
     code.packages |= set(_distributions().get(top, ()))
+
+
+def _is_installed(name: str) -> bool:
+    """Return whether a module is among the installed packages, whatever else on Python's path has its name."""
+    return any((found := _find(name, [Path(each)])) is not None and _installed(found) for each in sys.path)
 
 
 def _imported(file: Path, place: Path) -> Iterator[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from search.data import sources, splits, streams, targets
 from search.data import table as rows
 from search.data.dataset import Data, Part
-from search.data.given import ALL, TEST, TRAIN, VALIDATION, Given, is_table, parts_of
+from search.data.given import ALL, TEST, TRAIN, VALIDATION, Given, is_table, parts_of, rows_of
 from search.data.table import Rows
 from search.data.targets import AnyTask
 from search.errors import DataError
@@ -79,14 +79,10 @@ def load(definition: Definition, trial: Any = None, fold_seed: int | None = None
     if any(part.streamed for part in parts.values()):
         return _streamed(parts, definition, name, depends=trial is not None)
     together = _joined_rows(list(parts.values()), settings)
-    lengths = {part: _rows_of(each, settings) for part, each in parts.items()}
+    lengths = {part: rows_of(each.x if each.y is None else each.y) for part, each in parts.items()}
     if settings.kind == "python" and isinstance(loaded, tuple | list) and set(parts) == {TRAIN, TEST}:
         together = replace(together, doubts=(*together.doubts, _SECOND))
     return _split(together, lengths, definition, name, depends=trial is not None, fold_seed=fold_seed)
-
-
-def _rows_of(part: Given, settings: DataDefinition) -> int:
-    return len(part.x) if is_table(part.x) else len(_read_rows(part, settings))
 
 
 def _read_rows(part: Given, settings: DataDefinition) -> Rows:
@@ -195,15 +191,17 @@ def _streamed(parts: dict[str, Given], definition: Definition, name: str, *, dep
     for part, stream in given.items():
         if stream.streamed:
             streams.check_ends(stream.x, steps[part], part)
-    first, begun = (
-        streams.peek(given[TRAIN].x) if given[TRAIN].streamed else (_first_rows(given[TRAIN], settings), None)
-    )
-    given[TRAIN] = given[TRAIN] if begun is None else replace(given[TRAIN], x=begun)
-    seen = streams.targets(begun, first[1]) if begun is not None else first[1]
+    made = {part: _stream_part(each, settings) for part, each in given.items()}
+    if made[TRAIN].streamed:
+        first, begun = streams.peek(made[TRAIN].x)
+        made[TRAIN] = Part(begun, None)
+        seen = streams.targets(begun, first[1])
+    else:
+        few = made[TRAIN].take(slice(0, 1))
+        first, seen = (few.x, few.y), few.y
     if definition.model.build == "mlp":
         targets.check_one(seen)
     task, classes = _stream_task(seen, settings)
-    made = {part: _stream_part(each, settings) for part, each in given.items()}
     counts = [np.asarray([streams.length(each.x) or 0]) for each in given.values() if each.streamed]
     return Data(
         task=task,
@@ -233,11 +231,6 @@ def _cut(parts: dict[str, Given], definition: Definition) -> dict[str, Given]:
         ahead, validation = streams.cut(parts[TRAIN].x, settings.validation_size, "validation_size")
         parts = {**parts, TRAIN: replace(parts[TRAIN], x=ahead), VALIDATION: replace(parts[TRAIN], x=validation)}
     return dict(parts)
-
-
-def _first_rows(part: Given, settings: DataDefinition) -> tuple[Any, Any]:
-    few = _read_rows(part, settings).take(np.arange(1))
-    return few.x, few.y
 
 
 def _stream_part(part: Given, settings: DataDefinition) -> Part:

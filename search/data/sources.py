@@ -98,7 +98,7 @@ def _read_npz(definition: Definition) -> Any:
 
 def reads_trial(definition: Definition) -> bool:
     """Return whether the data function is called for each trial: it takes `trial`, or parameters of `[space]`."""
-    return definition.data.kind == "python" and bool(_wanted(definition))
+    return bool(_wanted(definition))
 
 
 def parameters_read(definition: Definition) -> tuple[str, ...]:
@@ -107,6 +107,9 @@ def parameters_read(definition: Definition) -> tuple[str, ...]:
 
 
 def _wanted(definition: Definition) -> list[str]:
+    """Return what a data function takes of a trial, by name; nothing for sources that are no function of the user's."""
+    if definition.data.kind != "python":
+        return []
     try:
         parameters = inspect.signature(_function(definition)).parameters
     except ValueError:  # a builtin without a signature

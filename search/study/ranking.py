@@ -65,7 +65,8 @@ def leading_trials(definition: Definition, study: optuna.Study) -> list[FrozenTr
     average, as long as no later trial leads.
     """
     ranked = best_trials(definition, comparable_trials(study))
-    confirmed = {trial.number: each for trial in ranked if (each := confirmed_of(study).get(trial.number))}
+    known = confirmed_of(study)  # a storage is read for it
+    confirmed = {trial.number: known[trial.number] for trial in ranked if trial.number in known}
     if not ranked or ranked[0].number not in confirmed or len(definition.metrics) > 1:
         return ranked
     most = max(len(each.values) for each in confirmed.values())

@@ -219,14 +219,22 @@ class Confirmation:
         if budget <= 0 or len(self._definition.metrics) > 1:
             return 0
         with signals(self._halt):
-            halted = lambda: bool(self._signal)  # noqa: E731 - passed on, and asked again and again
             confirm(
-                self._definition, self._study, self._job, slots, budget, stopped=halted, on_message=self._on_message
+                self._definition,
+                self._study,
+                self._job,
+                slots,
+                budget,
+                stopped=self._halted,
+                on_message=self._on_message,
             )
             leading = ranking.leading_trials(self._definition, self._study)
             if leading and not self._signal:
                 self._have_model(leading[0], slots[0])
         return self._signal
+
+    def _halted(self) -> bool:
+        return bool(self._signal)
 
     def _halt(self, number: int) -> None:
         if self._signal:

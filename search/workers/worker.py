@@ -175,24 +175,19 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
         others = ((each.values, each.number) for each in complete if ranking.feasible(each))
         return ranking.leads(definition, values, number, others)
 
-    folder = Path.cwd()
-    try:
-        with _printed() as log, seeds_of_its_own():
-            result = trial.run(
-                definition,
-                data,
-                optuna.trial.Trial(current, trial_id),
-                seed=job.settings.seed,
-                is_best=is_best,
-                on_epochs=live,
-                checkpoints=checkpoints,
-            )
+    with _alone(definition) as log:
+        result = trial.run(
+            definition,
+            data,
+            optuna.trial.Trial(current, trial_id),
+            seed=job.settings.seed,
+            is_best=is_best,
+            on_epochs=live,
+            checkpoints=checkpoints,
+        )
         if result.fate != "died":  # a stopped trial goes on from its checkpoint
             checkpoint.remove(checkpoints)
-        return replace(result, log=log.text())
-    finally:
-        os.chdir(folder)  # the user's code may have gone elsewhere
-        _forget_model(definition)
+    return replace(result, log=log.text())
 
 
 def train_again(job: Job, number: int, seed_index: int) -> results.TrialResult:
@@ -222,20 +217,27 @@ def _again(
     study = optuna.load_study(study_name=job.settings.study_name, storage=_storage(job))
     params = next(each.params for each in study.get_trials(deepcopy=False) if each.number == number)
     os.environ.pop("MLFLOW_RUN_ID", None)  # the user's own logging would change the run of another trial
+    with _alone(definition) as log:
+        result = trial.run(
+            definition,
+            data,
+            trial.Again(params, number),
+            seed=seed,
+            is_best=lambda _: keep,
+            on_epochs=lambda _: None,
+        )
+    return replace(result, log=log.text())
+
+
+@contextmanager
+def _alone(definition: Definition) -> Iterator[_Log]:
+    """Train inside this block: prints are kept, seeds are the trial's own, and nothing of it stays afterwards."""
     folder = Path.cwd()
     try:
         with _printed() as log, seeds_of_its_own():
-            result = trial.run(
-                definition,
-                data,
-                trial.Again(params, number),
-                seed=seed,
-                is_best=lambda _: keep,
-                on_epochs=lambda _: None,
-            )
-        return replace(result, log=log.text())
+            yield log
     finally:
-        os.chdir(folder)
+        os.chdir(folder)  # the user's code may have gone elsewhere
         _forget_model(definition)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from search.comparison.predictions import Predictions
 from search.errors import RegistryError, UsageError, one_line
 from search.tracking import registry
 from search.tracking.registry import Version
+from search.training.training import median_ms
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else loading a model prints a page
-_WARM_UP, _TIMED = 5, 30
+_WARM_UP = 5
 
 
 def predictions(version: Version, path: Path) -> Predictions:
@@ -50,9 +50,4 @@ def latency_ms(version: Version) -> float:
     if example is None:
         return float("nan")
     one = {name: each[:1] for name, each in example.items()} if isinstance(example, dict) else example[:1]
-    times = []
-    for _ in range(_WARM_UP + _TIMED):
-        began = time.perf_counter()
-        model.predict(one)
-        times.append(time.perf_counter() - began)
-    return float(np.median(times[_WARM_UP:]) * 1000)
+    return median_ms(lambda: model.predict(one), _WARM_UP)

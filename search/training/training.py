@@ -230,12 +230,17 @@ def _set_seeds(seed: int, definition: Definition, data: Data) -> None:
 def latency_ms(model: keras.Model, data: Data) -> float:
     """Return the median time of predicting one row, in milliseconds, after a warm-up."""
     one = fit.as_tensors(data.example(1))
+    return median_ms(lambda: model.predict_on_batch(one), _WARM_UP_CALLS)
+
+
+def median_ms(call: Callable[[], object], warm_up: int) -> float:
+    """Return the median time of 30 calls in milliseconds, after so many that are not counted."""
     times = []
-    for _ in range(_WARM_UP_CALLS + _TIMED_CALLS):
+    for _ in range(warm_up + _TIMED_CALLS):
         started = time.perf_counter()
-        model.predict_on_batch(one)
+        call()
         times.append(time.perf_counter() - started)
-    return float(np.median(times[_WARM_UP_CALLS:]) * 1000)
+    return float(np.median(times[warm_up:]) * 1000)
 
 
 def summary(model: keras.Model) -> str:

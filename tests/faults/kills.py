@@ -15,12 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
 
+from search.study.attributes import searches_of
 from search.study.storage import open_storage
 from tests.conftest import TINY, command
 
@@ -88,29 +90,25 @@ def kill_and_resume(folder: Path, name: str, draw: random.Random, kills: int) ->
     return Killed(name, tuple(moments), tuple(_wrong(folder, name)))
 
 
-def _trials(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
+def _study(folder: Path, name: str) -> optuna.Study | None:
+    """Return the study; None while it is not there yet."""
     journal = folder / "studies" / f"{name}.journal"
     if not journal.exists():
-        return []
-    try:
-        study = optuna.load_study(study_name=name, storage=open_storage(str(journal)))
-    except KeyError:
-        return []
-    return study.get_trials(deepcopy=False)
+        return None
+    with suppress(KeyError):
+        return optuna.load_study(study_name=name, storage=open_storage(str(journal)))
+    return None
+
+
+def _trials(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
+    study = _study(folder, name)
+    return [] if study is None else study.get_trials(deepcopy=False)
 
 
 def _is_unfinished(folder: Path, name: str) -> bool:
     """Return whether `--resume` has something to do: a search was noted, and is not finished."""
-    journal = folder / "studies" / f"{name}.journal"
-    if not journal.exists():
-        return False
-    from search.study.attributes import searches_of
-
-    try:
-        study = optuna.load_study(study_name=name, storage=open_storage(str(journal)))
-    except KeyError:
-        return False
-    return any(each.get("state") != "finished" for each in searches_of(study).values())
+    study = _study(folder, name)
+    return study is not None and any(each.get("state") != "finished" for each in searches_of(study).values())
 
 
 def _wrong(folder: Path, name: str) -> Iterator[str]:

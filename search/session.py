@@ -352,7 +352,7 @@ class _Session:
                     if self._mirror is not None and again:
                         self._mirror.log_model(ranked[0].number)
                 if outcome is not None and self._settings.register:
-                    outcome = self._register(outcome, ranked[0])
+                    outcome = self._register(outcome, ranked[0], _HURRY if in_a_hurry else _PATIENCE)
                 if drawn:
                     self._log_plots(drawn)
                 model = outcome.model.uri if outcome is not None and outcome.model is not None else ""
@@ -371,11 +371,14 @@ class _Session:
             return (replace(outcome, unregistered=why) if outcome else None), _TRAINED if state == _FINISHED else state
         return outcome, state
 
-    def _register(self, outcome: Outcome, best: optuna.trial.FrozenTrial) -> Outcome:
+    def _register(self, outcome: Outcome, best: optuna.trial.FrozenTrial, patience: float) -> Outcome:
         from search.tracking import agreement
 
         assert self._mirror is not None and self._fresh is not None  # noqa: S101, PT018
-        model_id = self._mirror.model_id(best.number) or agreement.model_of(self._definition, self._study, best)
+        if not (model_id := self._mirror.model_id(best.number)):
+            mine = best.system_attrs.get(attributes.SEARCH_RUN) == self._claim.record.search_id
+            patience = 0 if mine else patience  # only another search logs its model later
+            model_id = agreement.awaited_model(self._definition, self._study, best, self._spool, patience)
         known = (self._settings.study_name, self._definition, best, outcome.best, self._data, model_id)
         with self._fresh:
             model, new = register_best(*known, self._fresh.check_logged)

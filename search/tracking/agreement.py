@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
@@ -10,11 +11,13 @@ from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study import attributes, ranking, space
+from search.study.spool import Spool
 from search.studyfile.schema import Definition
 from search.tracking import registry
 from search.tracking.runs import OBJECTIVE, STATUS, TRIAL, SearchRun, model_of_run
 
 _DEFAULT_BEGAN = "1970-01-01T00:00:00+00:00"
+_PAUSE = 0.2  # seconds between two looks at whether another search has logged its model
 
 
 def search_runs(definition: Definition, study: optuna.Study) -> dict[str, SearchRun]:
@@ -164,6 +167,30 @@ def model_of(definition: Definition, study: optuna.Study, trial: FrozenTrial) ->
     """Return the logged model of a trial of any search; empty when there is none."""
     found = run_of(definition, study, trial)
     return model_of_run(found) if found else ""
+
+
+def awaited_model(
+    definition: Definition, study: optuna.Study, trial: FrozenTrial, spool: Spool, patience: float
+) -> str:
+    """Return the logged model of a trial; wait while the search that trained it, another one, still has to log it.
+
+    Args:
+        definition: The study file.
+        study: The study.
+        trial: The trial.
+        spool: Where models wait.
+        patience: Seconds to wait at most.
+
+    Returns:
+        The model's id; empty when there is none, or not yet.
+    """
+    until = time.monotonic() + patience
+    while True:
+        waits = trial.number in spool.waiting()  # asked first: a model is logged before its file is removed
+        model = model_of(definition, study, trial)
+        if model or not waits or time.monotonic() > until:
+            return model
+        time.sleep(_PAUSE)
 
 
 def run_of(definition: Definition, study: optuna.Study, trial: FrozenTrial) -> str:

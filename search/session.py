@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -34,8 +33,8 @@ from search.tracking.pages import fates
 from search.tracking.pages.dataset import dataset_of
 from search.workers import local as workers
 from search.workers import worker
-from search.workers.base import Pool
-from search.workers.fresh import FreshProcess
+from search.workers.base import Pool, in_background
+from search.workers.fresh import FreshProcess, check_loads
 
 if TYPE_CHECKING:
     from search.tracking.mirror import Mirror
@@ -73,11 +72,13 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
         if settings.storage.startswith("sqlite"):
             on_message("the study is kept in SQLite; a journal file or PostgreSQL is about ten times faster")
         job = pool.reach(worker.Job(settings.located()))
-        checked = _in_background(pool.check, job)
+        checked = in_background(pool.check, job)
         publish = _open_store(settings, stack)
-        data = checked.result()
+        tried = checked.result()
+        data = tried.data
         for line in (data.facts, *(f"warning: {each}" for each in data.doubts)):
             on_message(line)
+        check_loads(definition, tried)
         storage = _storage(settings, on_message)
         publish()
         with storage_errors(settings.storage):
@@ -97,25 +98,12 @@ def _say_what_runs(settings: Settings, on_message: OnMessage) -> None:
         on_message(f"{settings.definition.path.name} uses what lies outside its folder: {'; '.join(outside)}")
 
 
-def _in_background(function: Callable[[worker.Job], DataSummary], job: worker.Job) -> Future[DataSummary]:
-    """Call a function in a thread that the process does not wait for when it ends."""
-    future: Future[DataSummary] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function(job))
-        except BaseException as error:  # it is raised where the result is asked for
-            future.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return future
-
-
 def _open_store(settings: Settings, stack: ExitStack) -> Callable[[], None]:
     """Choose MLflow's store and see that it can be used; returns what brings a new one into being."""
     if settings.offline:
         return lambda: None
-    from search.tracking import store  # 2 s, while workers import the framework and load the data
+    # 2 s, while workers import the framework and load the data
+    from search.tracking import mirror, store  # noqa: F401 - the mirror is needed soon
 
     uri = store.set_uri(settings.tracking_uri)
     stack.enter_context(store.mirrored())

@@ -86,6 +86,14 @@ def log(
     return str(info.model_id)
 
 
+def write(
+    folder: Path, archive: bytes, data: DataSummary, user_files: Sequence[Path], answers: bytes | None = None
+) -> Any:
+    """Write a model into a new folder as `log` would log it, and return its input example as MLflow reads it."""
+    save_model(str(folder), Model(), archive, data, user_files, data.backend, answers=answers)
+    return Model.load(str(folder)).load_input_example(str(folder))
+
+
 def digest_of(content: bytes) -> str:
     """Return what a logged model's tag `PREDICTIONS_DIGEST` says of its predictions."""
     return hashlib.sha256(content).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,10 @@ from search.errors import DataError, ModelError, StudyFileError, did_you_mean, o
 from search.studyfile.checks import check_parameters
 from search.studyfile.schema import TRIAL_METRICS, Definition
 from search.training import callbacks, fit, metrics, own_fit
-from search.training.description import describe
+from search.training.description import answers, describe
 from search.training.model import Refused, exported, try_build
 from search.training.probes import check_enqueued
+from search.training.training import archive
 
 if TYPE_CHECKING:
     import keras
@@ -30,9 +32,23 @@ if TYPE_CHECKING:
 _MOST_TRIES, _FEWEST_TRIES, _TRY_SECONDS = 20, 5, 20.0
 
 
-def dry_run(
-    definition: Definition, every: Data | TrialData, trials: Iterable[BaseTrial], seconds: float
-) -> DataSummary:
+@dataclass(frozen=True)
+class DryRun:
+    """What came of building one model.
+
+    Attributes:
+        data: What MLflow and the person are told of the data.
+        archive: The model to register as the bytes of a `.keras` file; empty where all of it is built in, which
+            can be saved and loaded.
+        answers: What that model gives for its input example, as `Answers` writes it; None where it cannot be told.
+    """
+
+    data: DataSummary
+    archive: bytes = b""
+    answers: bytes | None = None
+
+
+def dry_run(definition: Definition, every: Data | TrialData, trials: Iterable[BaseTrial], seconds: float) -> DryRun:
     """Build one model and run one batch through it, before anything is created.
 
     A builder may refuse some configurations: those trials fail and no more. It is a mistake of the study
@@ -45,10 +61,10 @@ def dry_run(
         seconds: How long loading the data took.
 
     Returns:
-        What MLflow and the person are told of the data.
+        What is told of the data, and the untrained model where code of the user's own makes it.
 
     Raises:
-        ModelError: The model cannot be built, take a batch of these data, or be saved and loaded.
+        ModelError: The model cannot be built, take a batch of these data, be exported, or be saved and loaded.
         StudyFileError: The study's metric is not among the metrics that Keras will log, or `[[enqueue]]`
             gives the builder what it does not take.
         DataError: The class weights do not fit the data.
@@ -63,11 +79,11 @@ def dry_run(
     check_enqueued(definition, every)
     _check_metrics(definition, log_names)
     path = own_fit.OWN_FIT if definition.fit.function else fit.path_of(model, data, made)
-    model = exported(definition, model, data)
+    model = _try_export(definition, model, data)
     summary = describe(definition, data, model, log_names=log_names, path=path, seconds=seconds)
-    if definition.model.build != "mlp":
-        _try_archive(definition, model)
-    return summary
+    if definition.model.build == "mlp" and definition.model.export is None:
+        return DryRun(summary)
+    return DryRun(summary, _try_archive(definition, model), _answers(definition, model, data))
 
 
 def _first_that_works(
@@ -142,20 +158,60 @@ def _check_metrics(definition: Definition, log_names: tuple[str, ...]) -> None:
             )
 
 
-def _try_archive(definition: Definition, model: keras.Model) -> None:
-    """Save the user's model and load it again: the registered one must survive that."""
+def _try_export(definition: Definition, model: keras.Model, data: Data) -> keras.Model:
+    try:
+        return exported(definition, model, data)
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"model.export: {definition.model.export} raised {one_line(error)}") from error
+
+
+def _answers(definition: Definition, model: keras.Model, data: Data) -> bytes | None:
+    """Return what the model gives for its example; a trial does without where that cannot be told."""
+    try:
+        return answers(definition, model, data)
+    except Exception:  # whatever a model of the user's own raises
+        return None
+
+
+def _try_archive(definition: Definition, model: keras.Model) -> bytes:
+    """Save the user's model and load it again: the registered one must survive that. Returns the archive."""
     import keras
 
     try:
         with tempfile.TemporaryDirectory() as folder:
-            model.save(Path(folder) / "model.keras")
-            keras.saving.load_model(Path(folder) / "model.keras")
+            file = Path(folder) / "model.keras"
+            file.write_bytes(saved := archive(model))
+            keras.saving.load_model(file)
+            return saved
     except Exception as error:
-        reason = one_line(_origin(error)).partition(". Make sure")[0]
-        raise ModelError(
-            f"model.build: {definition.model.build}: the model cannot be saved and loaded again ({reason}); decorate "
-            "own classes and functions with @keras.saving.register_keras_serializable()"
-        ) from error
+        told, mended = told_and_mended(one_line(_origin(error)))
+        where = maker(definition)
+        raise ModelError(f"{where}: the model cannot be saved and loaded again ({told}); {mended}") from error
+
+
+_DECORATE = "decorate own classes and functions with @keras.saving.register_keras_serializable()"
+
+
+def maker(definition: Definition) -> str:
+    """Return what makes the model to register, as an error names it."""
+    export = definition.model.export
+    return f"model.export: {export}" if export else f"model.build: {definition.model.build}"
+
+
+def told_and_mended(reason: str) -> tuple[str, str]:
+    """Return why a model cannot be loaded, without what Keras advises beside it, and what mends it."""
+    if "lambda" in reason:
+        return "it holds a Python lambda", f"write a named function instead; {_DECORATE}"
+    if "__init__() got an unexpected" in reason or "__init__() missing" in reason or "get_config" in reason:
+        return reason, "its class needs an __init__ that takes **kwargs and a get_config that returns its arguments"
+    if "FileNotFoundError" in reason or "ModuleNotFoundError" in reason:
+        return reason, "with a model travel the Python files that its code imports, and nothing else"
+    if "its predictions" in reason:
+        told, _, mended = reason.partition("; ")
+        return told, f"{mended}: keep what a layer needs in its weights or its get_config"
+    return reason.partition(". Make sure")[0], _DECORATE
 
 
 def _origin(error: BaseException) -> BaseException:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from search.data.summary import DataSummary
-
 if TYPE_CHECKING:
+    from search.training.dry_run import DryRun
     from search.workers import worker
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Pool(Protocol):
     slots: list[Slot]
     description: str
 
-    def check(self, job: worker.Job) -> DataSummary:
+    def check(self, job: worker.Job) -> DryRun:
         """Check the study in one slot; creates nothing."""
 
     def reach(self, job: worker.Job) -> worker.Job:
@@ -47,3 +47,17 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """End every worker that was started here."""
+
+
+def in_background(function: Callable[..., T], /, *args: Any) -> Future[T]:
+    """Call a function in a thread that the process does not wait for when it ends."""
+    future: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:  # it is raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future

@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 
 from distributed import Client, WorkerPlugin
 
-from search.data.summary import DataSummary
 from search.errors import ClusterError, StorageError, one_line
 from search.studyfile.copy import common_layout
 from search.studyfile.schema import Definition
+from search.training.dry_run import DryRun
 from search.training.model import user_files
 from search.workers import worker
 from search.workers.base import Slot
@@ -199,7 +199,7 @@ class ClusterPool:
                     "say --storage postgresql+psycopg://… or grpc://host:port"
                 )
 
-    def check(self, job: worker.Job) -> DataSummary:
+    def check(self, job: worker.Job) -> DryRun:
         """Check the study on one worker; creates nothing."""
         return self.slots[0].submit(worker.check, job).result()
 

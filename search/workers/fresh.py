@@ -20,7 +20,9 @@ import numpy as np
 from pebble import ProcessPool
 
 from search.data.summary import ANSWERS, Answers
-from search.errors import one_line
+from search.errors import ModelError, one_line
+from search.studyfile.schema import Definition
+from search.training.dry_run import DryRun, maker, told_and_mended
 from search.workers.local import Allotment, begin_worker, fork_context
 
 _PATIENCE = 300.0  # seconds; loading takes less than one
@@ -66,6 +68,32 @@ class FreshProcess:
         """End the process."""
         self._pool.stop()
         self._pool.join(2)
+
+
+def check_loads(definition: Definition, tried: DryRun) -> None:
+    """Log and load the untrained model of a dry run in a throw-away folder, the whole way to its predictions.
+
+    Raises:
+        ModelError: It cannot be logged, or cannot be loaded outside the study's folder.
+    """
+    if not tried.archive:
+        return
+    from search.tracking import logged_model
+    from search.tracking.serving import CODE
+    from search.tracking.user_code import model_files
+
+    where = maker(definition)
+    with FreshProcess() as process, tempfile.TemporaryDirectory(prefix="search-dry-run-") as folder:
+        place = Path(folder) / "model"
+        try:
+            files = model_files(definition)
+            example = logged_model.write(place, tried.archive, tried.data, files, tried.answers)
+        except Exception as error:
+            raise ModelError(f"{where}: the model cannot be logged to MLflow ({one_line(error)})") from error
+        wrong = process.check(place, example).replace(f"{place / CODE}{os.sep}", "")
+    if wrong:
+        told, mended = told_and_mended(wrong)
+        raise ModelError(f"{where}: the model cannot be loaded outside the study's folder ({told}); {mended}")
 
 
 def loaded_elsewhere(folder: str, example: Any) -> str:

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from search.data.summary import DataSummary
 from search.errors import ModelError
 from search.workers.backend import check_backend
 from search.workers.base import Slot
 
 if TYPE_CHECKING:
+    from search.training.dry_run import DryRun
     from search.workers import worker
 
 T = TypeVar("T")
@@ -151,7 +151,7 @@ class LocalPool:
         each = f"{threads} thread{'s' if threads > 1 else ''}" + (f" and {gpu_share:g} GPU" if gpus else "") + " each"
         self.description = f"{count} worker{'s' if count > 1 else ''} ({why}), {each}"
 
-    def check(self, job: worker.Job) -> DataSummary:
+    def check(self, job: worker.Job) -> DryRun:
         """Check the study in one slot; creates nothing."""
         from search.workers import worker
 

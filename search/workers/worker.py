@@ -29,7 +29,6 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from search.data.loading import TrialData
-from search.data.summary import DataSummary
 from search.errors import ModelError, SearchError, one_line, printable, redact
 from search.reporting import plots
 from search.study import attributes, create, ranking, samplers, storage
@@ -38,7 +37,7 @@ from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
 from search.training import checkpoint, trial
 from search.training import result as results
-from search.training.dry_run import dry_run
+from search.training.dry_run import DryRun, dry_run
 from search.training.model import has_user_code
 from search.training.probes import probes
 from search.training.training import seeds_of_its_own
@@ -108,17 +107,17 @@ def warm(threads: int) -> None:
                 tf.config.experimental.set_memory_growth(device, True)
 
 
-def check(job: Job) -> DataSummary:
+def check(job: Job) -> DryRun:
     """Load the data and build one model, creating nothing.
 
     Raises:
         UsageError: The data or the model cannot be used.
     """
-    summary: DataSummary = _with_our_errors("loading the data or building the first model", _checked, job)
-    return summary
+    tried: DryRun = _with_our_errors("loading the data or building the first model", _checked, job)
+    return tried
 
 
-def _checked(job: Job) -> DataSummary:
+def _checked(job: Job) -> DryRun:
     started = time.perf_counter()
     definition, data = _data(job)
     seconds = time.perf_counter() - started

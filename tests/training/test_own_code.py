@@ -126,7 +126,7 @@ def test_training_in_two_phases(tmp_path: Path) -> None:
     """A model that is first trained frozen and then as a whole could not be searched over."""
     definition = own_fit(tmp_path, "two_phases")
     data = load(definition)
-    assert dry_run(definition, data, [ask(definition)], 0.0).path == OWN_FIT
+    assert dry_run(definition, data, [ask(definition)], 0.0).data.path == OWN_FIT
     run = Run(definition, data=data)
     assert (run.result.fate, run.result.path) == ("complete", OWN_FIT), run.result.traceback
     assert [epoch.step for epoch in run.result.epochs] == [0, 1, 2, 3]
@@ -277,7 +277,7 @@ def test_the_registered_model_may_be_another(tmp_path: Path) -> None:
     """The encoder of a pair, or a reader without its label input, could not be registered."""
     definition = study_of(tmp_path, ENCODER, model={"build": "user.py:build", "export": "user.py:encoder"})
     data = load(definition)
-    assert dry_run(definition, data, [ask(definition)], 0.0).output[0].shape == (-1, 3)
+    assert dry_run(definition, data, [ask(definition)], 0.0).data.output[0].shape == (-1, 3)
     run = Run(definition, data=data)
     assert run.model(tmp_path).output_shape == (None, 3)
     assert "test_loss" in run.result.metrics  # of the model that was trained
@@ -319,7 +319,7 @@ def test_a_generator_is_trained_and_registered(tmp_path: Path) -> None:
     model = {"build": "user.py:build", "export": "user.py:generator"}
     definition = study_of(tmp_path, GAN, model=model, metric="g_loss")
     data = load(definition)
-    summary = dry_run(definition, data, [ask(definition)], 0.0)
+    summary = dry_run(definition, data, [ask(definition)], 0.0).data
     assert [spec.shape for spec in (*summary.inputs, *summary.output)] == [(-1, 5), (-1, 2)]
     run = Run(definition, data=data)
     assert (run.result.fate, run.result.path) == ("complete", PLAIN), run.result.traceback

@@ -544,7 +544,7 @@ def test_custom_layers_losses_and_steps_survive_saving(tmp_path: Path) -> None:
     """A study of a user's own model would end with a version that nobody can load."""
     definition = study_of(tmp_path, CUSTOM, model={"build": "user.py:build"})
     data = load(definition)
-    summary = dry_run(definition, data, [ask(definition)], 0.5)
+    summary = dry_run(definition, data, [ask(definition)], 0.5).data
     assert summary.path == PLAIN
     assert summary.output[0].shape == (-1, 1)
     run = Run(definition, data=data)
@@ -592,7 +592,7 @@ def test_a_builder_may_refuse_configurations(tmp_path: Path, error: str, fate: s
     definition = study_of(tmp_path, code, model={"build": "user.py:build"})
     data, asked = load(definition), probes(definition, seed=3)
     assert next(asked).params["learning_rate"] < 0.016
-    assert dry_run(definition, data, probes(definition, seed=3), 0.0).log_names == ("loss", "val_loss")
+    assert dry_run(definition, data, probes(definition, seed=3), 0.0).data.log_names == ("loss", "val_loss")
     assert Run(definition, data=data, asked=next(probes(definition, seed=3))).result.fate == fate
 
 
@@ -638,7 +638,7 @@ def test_enqueued_values_of_the_builder_are_accepted(tmp_path: Path) -> None:
     """A right configuration would be refused."""
     enqueued = [{"kind": "wide", "units": 4}, {"kind": "deep", "learning_rate": 0.011}]
     definition = study_of(tmp_path, SUGGESTS, model={"build": "user.py:build"}, enqueue=enqueued)
-    assert dry_run(definition, load(definition), probes(definition, seed=0), 0.0).log_names == ("loss", "val_loss")
+    assert dry_run(definition, load(definition), probes(definition, seed=0), 0.0).data.log_names == ("loss", "val_loss")
 
 
 OWN_STEPS = """
@@ -677,7 +677,7 @@ def test_the_dry_run_hands_over_what_fit_does(
     code = OWN_STEPS.format(unpack=unpack, loss=loss)
     definition = study_of(tmp_path, code, model={"build": "user.py:build"}, metric=metric)
     data = load(definition)
-    assert names <= set(dry_run(definition, data, [ask(definition)], 0.0).log_names)
+    assert names <= set(dry_run(definition, data, [ask(definition)], 0.0).data.log_names)
     result = Run(definition, data=data).result
     assert result.fate == "complete", result.traceback
     assert set(last(result)) == names
@@ -718,7 +718,7 @@ def test_misspelt_metrics_are_found_before_the_first_trial(tmp_path: Path, table
 def test_the_dry_run_tells_what_a_trial_will_log(tmp_path: Path) -> None:
     """The metric list shown for a misspelt name would be wrong."""
     definition = study_of(tmp_path, fit={"learning_rate_schedule": {"type": "cosine"}})
-    summary = dry_run(definition, load(definition), [ask(definition)], 0.0)
+    summary = dry_run(definition, load(definition), [ask(definition)], 0.0).data
     assert set(summary.log_names) == set(last(Run(definition).result))
     assert summary.inputs == (TensorSpec("float64", (-1, 2)),)
 
@@ -747,7 +747,7 @@ def test_several_inputs(tmp_path: Path) -> None:
     code += "    return {'left': x[:, :2], 'right': x[:, 2:]}, (x[:, 0] > 0).astype('int64')\n"
     definition = study_of(tmp_path, code, data={"source": "user.py:rows", "options": {}})
     data = load(definition)
-    assert [spec.name for spec in dry_run(definition, data, [ask(definition)], 0.0).inputs] == ["left", "right"]
+    assert [spec.name for spec in dry_run(definition, data, [ask(definition)], 0.0).data.inputs] == ["left", "right"]
     assert Run(definition, data=data).result.fate == "complete"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
@@ -11,23 +11,33 @@ import pytest
 from mlflow import MlflowClient
 
 from search.data.summary import Answers
-from search.errors import SearchError
+from search.errors import ModelError, SearchError
 from search.studyfile.schema import Definition
 from search.tracking import registry
 from search.workers.fresh import FreshProcess
 from tests.conftest import Searcher
 from tests.tracking.test_serving import save, summary
 
+Tiny = Callable[..., Definition]
+
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
-HIDDEN = """
+MODEL = """
 import importlib
+import pathlib
 import keras
+
+COUNT = [0]
 
 @keras.saving.register_keras_serializable("hidden")
 class Scaled(keras.layers.Layer):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        COUNT[0] += 1
+        self.count = COUNT[0]
+
     def call(self, x):
-        return x * importlib.import_module("factor").FACTOR
+        return x * {factor}
 
 
 def build(trial, data):
@@ -73,20 +83,33 @@ def test_answers_are_read_as_they_were_written() -> None:
         assert list(read.outputs) == ["x"]
 
 
-def test_a_version_that_loads_nowhere_else_gets_no_alias(
-    folder: Path, tiny: object, run_search: Searcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The model would be promoted, and fail on the machine that serves it."""
-    (folder / "studies").mkdir()
-    (folder / "studies" / "factor.py").write_text("FACTOR = 1.5\n")
-    assert callable(tiny)
-    definition = tiny(build="hidden.py:build", code=HIDDEN)
-    assert isinstance(definition, Definition)
-    with pytest.raises(SearchError, match=r"models:/tiny/1 has no alias: .*No module named 'factor'.*trials are kept"):
+def test_a_version_that_predicts_otherwise_gets_no_alias(folder: Path, tiny: Tiny, run_search: Searcher) -> None:
+    """The model would be promoted, and predict something else on the machine that serves it."""
+    definition = tiny(build="counted.py:build", code=MODEL.format(factor="self.count"))
+    with pytest.raises(SearchError, match=r"models:/tiny/1 has no alias: .*not those of the trained.*trials are kept"):
         run_search(definition, n_trials=1)
     version = MlflowClient().get_model_version("tiny", "1")
-    assert "factor" in version.tags[registry.REFUSED]
+    assert "its predictions" in version.tags[registry.REFUSED]
     assert version.aliases == []
     assert "It cannot be used" in version.description
     runs = mlflow.search_runs(experiment_names=["tiny"], output_format="list")
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        ("importlib.import_module('factor').FACTOR", r"ModuleNotFoundError: No module named 'factor'\); with a model"),
+        ("float(pathlib.Path('studies/k.txt').read_text())", r"No such file or directory: 'studies/k.txt'\); with a"),
+    ],
+)
+def test_a_model_that_loads_nowhere_else_is_not_trained(
+    factor: str, said: str, folder: Path, tiny: Tiny, run_search: Searcher
+) -> None:
+    """A night of trials would end with a version that cannot be served."""
+    definition = tiny(build="hidden.py:build", code=MODEL.format(factor=factor))
+    (folder / "studies" / "factor.py").write_text("FACTOR = 1.5\n")
+    (folder / "studies" / "k.txt").write_text("1.5")
+    with pytest.raises(ModelError, match=f"cannot be loaded outside the study's folder .*{said}"):
+        run_search(definition, n_trials=1)
+    assert not (folder / "studies" / "tiny.journal").exists()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from search.tracking.registry import Registered
 
 _LOGGERS = ("", "mlflow", "alembic", "optuna", "tensorflow")
+_QUIET = {"mlflow": logging.WARNING, "alembic": logging.WARNING, "optuna": logging.ERROR}
 
 
 class Study:
@@ -297,9 +298,10 @@ class Study:
         Raises:
             StorageError: No search has begun it.
         """
-        from search.study.create import load
+        with unchanged():
+            from search.study.create import load
 
-        return load(self.name, self._storage or default_storage(self.name))
+            return load(self.name, self._storage or default_storage(self.name))
 
     def __repr__(self) -> str:
         return f"Study({self.name!r})"
@@ -333,9 +335,10 @@ class Result:
     @property
     def trials(self) -> pd.DataFrame:
         """Every trial of the study: number, value, parameters, metrics, state, seconds."""
-        from search.reporting.table import trials_table
+        with unchanged():
+            from search.reporting.table import trials_table
 
-        return trials_table(self.study, self._study.definition)
+            return trials_table(self.study, self._study.definition)
 
     def load_model(self) -> Any:
         """Return the best trial's Keras model.
@@ -350,10 +353,11 @@ class Result:
 
     def plot(self, name: str = "parallel_coordinate") -> matplotlib.axes.Axes:
         """Return one of the study's plots: `parallel_coordinate`, `optimization_history` or `slice`."""
-        from search.reporting import plots
+        with unchanged():
+            from search.reporting import plots
 
-        axes: matplotlib.axes.Axes = plots.axes(self.study, self._study.definition, name)
-        return axes
+            axes: matplotlib.axes.Axes = plots.axes(self.study, self._study.definition, name)
+            return axes
 
     def __repr__(self) -> str:
         best = self.best
@@ -406,7 +410,7 @@ def _refuse_in_workers() -> None:
 
 @contextmanager
 def unchanged() -> Iterator[None]:
-    """Leave environment, MLflow's state, warning filters and logging levels as they were."""
+    """Keep the libraries quiet in this block, and leave environment, filters, levels and MLflow as they were."""
     environment = dict(os.environ)
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     mlflow = sys.modules.get("mlflow")
@@ -414,6 +418,9 @@ def unchanged() -> Iterator[None]:
     with warnings.catch_warnings():
         for message in (".*MLflowCallback.*", ".*track_in_mlflow.*"):
             warnings.filterwarnings("ignore", message=message, category=FutureWarning)
+        warnings.filterwarnings("ignore", message=r".*(is|is an) experimental (feature|\(supported)")
+        for name, level in _QUIET.items():
+            logging.getLogger(name).setLevel(level)
         try:
             yield
         finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -114,9 +115,10 @@ def test_a_data_frame_and_the_built_in_model(folder: Path) -> None:
     assert {"values_val_loss", "values_parameters"} <= set(result.trials)
 
 
-def test_it_works_in_a_thread_and_in_a_running_loop(folder: Path) -> None:
+def test_it_works_in_a_thread_and_in_a_running_loop(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Jupyter, whose cells run inside an asyncio loop, or a server's thread would get an error about signals."""
     found: list[search.Result] = []
+    optuna.logging.set_verbosity(optuna.logging.INFO)  # as the user of a notebook has it
 
     async def cell() -> None:
         found.append(study_of_objects("loop").optimize(n_trials=1, workers=1))
@@ -126,6 +128,9 @@ def test_it_works_in_a_thread_and_in_a_running_loop(folder: Path) -> None:
     thread.start()
     thread.join()
     assert [len(result.trials) for result in found] == [2, 2]
+    assert "study" not in capfd.readouterr().err, "Optuna's lines about studies of ours"
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.errors import SearchError, UsageError
+from search.figures import html_table
 from search.outcome import Outcome
 from search.register import Best
 from search.studyfile.load import find_study, load_definition, parse_definition
@@ -340,16 +341,27 @@ class Result:
 
             return trials_table(self.study, self._study.definition)
 
-    def load_model(self) -> Any:
-        """Return the best trial's Keras model.
+    def load_model(self, trial: int | None = None) -> Any:
+        """Return the Keras model of a trial, one of `models`; the best trial's registered one when none is named.
 
         Raises:
-            UsageError: The model is not registered.
+            UsageError: The best trial's model is not registered, or that trial's was not kept.
         """
-        if self.model is None:
+        uri = getattr(self.model, "uri", "") if trial is None else self.models.get(trial, "")
+        if not uri and trial is None:
             raise UsageError("the best trial's model is not registered; run with register=True")
+        if not uri:
+            raise UsageError(f"trial {trial}'s model was not kept; `models` says which were")
         with self._study.registry() as registry:
-            return registry.load_keras(self.model.uri)
+            return registry.load_keras(uri)
+
+    @property
+    def models(self) -> dict[int, str]:
+        """The URIs of the kept models by the number of their trial, the best trial first."""
+        with self._study.registry():
+            from search.tracking.agreement import models_of
+
+            return models_of(self._study.definition, self.study)
 
     def plot(self, name: str = "parallel_coordinate") -> matplotlib.axes.Axes:
         """Return one of the study's plots: `parallel_coordinate`, `optimization_history` or `slice`."""
@@ -369,12 +381,7 @@ class Result:
         rows |= {name: f"{value:.6g}" for name, value in best.metrics.items() if name.startswith("test_")}
         if self.model is not None:
             rows["model"] = self.model.uri
-        import html
-
-        cells = "".join(
-            f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items()
-        )
-        return f"<table>{cells}</table>"
+        return html_table(rows)
 
 
 def _run(settings: Settings, progress: bool | None, on_progress: Callable[[Progress], None] | None) -> Outcome:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 
 _GAP = "  "
 
@@ -70,3 +71,9 @@ def paragraph(text: str, width: int | None, indent: str = "") -> list[str]:
         text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
     return wrapped or [indent]
+
+
+def html_table(rows: Mapping[str, object]) -> str:
+    """Return names and values as a table for a notebook."""
+    cells = (f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
+    return f"<table>{''.join(cells)}</table>"

@@ -331,8 +331,9 @@ class Search:
 
     def _end(self, running: _Running, result: TrialResult) -> None:
         """Write what became of a trial to the study, then let MLflow show it."""
-        if result.model is not None and self._leads(result):
-            self._spool.put_model(result.number, result.model, result.predictions, result.data, result.answers)
+        number, values = result.number, result.values
+        if result.model is not None and ranking.worth_keeping(self._definition, self._study, values, number):
+            self._spool.put_model(number, result.model, result.predictions, result.data, result.answers)
         died = result.fate == "died"
         frozen = record(self._storage, self._study, running.trial, running.trial_id, result)
         self._running.remove(running)
@@ -350,12 +351,6 @@ class Search:
             raise SearchError(
                 f"{self._budget.deaths_in_a_row} trials in a row died with their workers (the last: {result.reason})"
             )
-
-    def _leads(self, result: TrialResult) -> bool:
-        """Return whether a model is worth keeping: its trial would be among the best of the study."""
-        complete = attributes.comparable_trials(self._study, (TrialState.COMPLETE,))
-        others = ((each.values, each.number) for each in complete if ranking.feasible(each))
-        return ranking.leads(self._definition, result.values, result.number, others)
 
     def _interrupt(self) -> None:
         """Ask running trials to stop at their next epoch, and stop those that do not."""

@@ -165,12 +165,22 @@ def _description(name: str, best: Best, data: DataSummary, definition: Definitio
     parts = [
         f"Trial {best.number} of study **{name}**: {values}.",
         luck(definition, best),
+        _refitted(best, definition),
         f"Held-out test part: {tests}.",
         _in_and_out(data),
         f"| parameter | value |\n| --- | --- |\n{rows}",
         f"Data: {data.facts or f'`{data.name}`'}. Digest `{data.digest}`. Run `{best.run_id}`.",
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def _refitted(best: Best, definition: Definition) -> str:
+    """Return in a sentence that a model learned from more rows than its trial's value was measured with."""
+    epochs = best.metrics.get("refit_epochs")
+    if epochs is None:
+        return ""
+    rows = "every row but the test part" if definition.data.folds else "the training and validation rows together"
+    return f"The model was then trained anew on {rows}, for {plural(int(epochs), 'epoch')}."
 
 
 def _about(name: str, definition: Definition, data: DataSummary) -> str:

@@ -80,7 +80,7 @@ def test_import_is_light() -> None:
 def test_a_study_of_python_objects(folder: Path) -> None:
     """A notebook user could not search without writing files."""
     before = (dict(os.environ), list(warnings.filters), logging.getLogger("mlflow").level)
-    study = study_of_objects("objects")
+    study = study_of_objects("objects", search={"keep": 2})
     result = study.optimize(n_trials=3, workers=1)
     assert (dict(os.environ), list(warnings.filters), logging.getLogger("mlflow").level) == before
     assert set(result.best.params) == {"width", "rate"}
@@ -88,6 +88,14 @@ def test_a_study_of_python_objects(folder: Path) -> None:
     assert {"number", "value", "params_width", "state", "seconds", "test_loss"} <= set(result.trials)
     assert result.model is not None
     assert result.load_model().predict(made()[0][:2], verbose=0).shape == (2, 1)
+    ranked = result.trials.sort_values("value")["number"].tolist()
+    assert list(result.models)[:2] == ranked[:2]
+    second = list(result.models)[1]
+    rows = made()[0][:2]
+    other = result.load_model(second).predict(rows, verbose=0)
+    assert np.abs(other - result.load_model().predict(rows, verbose=0)).max() > 1e-6
+    with pytest.raises(search.UsageError, match="trial 99's model was not kept"):
+        result.load_model(99)
     assert len(result.study.trials) == 3
     assert "best trial" in result._repr_html_()
     promotion = study.promote()

@@ -48,6 +48,15 @@ class Part:
             raise TypeError("a stream has no rows to take")
         return Part(*(features.take(each, rows) for each in (self.x, self.y, self.sample_weight)))
 
+    def joined(self, other: Part) -> Part:
+        """Return the rows of this part and then those of another; weights that one alone has are 1 in the other."""
+        one, two = self.sample_weight, other.sample_weight
+        if one is None and two is not None:
+            one = _ones(two, len(self))
+        elif one is not None and two is None:
+            two = _ones(one, len(other))
+        return Part(features.joined(self.x, other.x), features.joined(self.y, other.y), features.joined(one, two))
+
 
 @dataclass(frozen=True)
 class Data:
@@ -165,9 +174,17 @@ class Data:
         return replace(self, train=self._rest(), validation=None, _fitted=[])
 
     def _rest(self) -> Part:
-        if self.rest is None:
-            raise TypeError("the data of a study without folds are split once")
-        return self.rest
+        if self.rest is not None:
+            return self.rest
+        return self.train if self.validation is None else self.train.joined(self.validation)
+
+
+def _ones(like: Any, rows: int) -> Any:
+    if isinstance(like, dict):
+        return {name: _ones(each, rows) for name, each in like.items()}
+    if isinstance(like, list | tuple):
+        return type(like)(_ones(each, rows) for each in like)
+    return np.ones((rows, *like.shape[1:]), like.dtype)
 
 
 def _shape_of_row(x: Any) -> Any:

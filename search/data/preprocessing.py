@@ -101,6 +101,17 @@ def take(x: Any, rows: Any) -> Any:
     return x[rows]
 
 
+def joined(x: Any, more: Any) -> Any:
+    """Return the rows of an array, or of each array of a dictionary or list, followed by those of another."""
+    if x is None:
+        return None
+    if isinstance(x, dict):
+        return {name: joined(each, more[name]) for name, each in x.items()}
+    if isinstance(x, list | tuple):
+        return type(x)(map(joined, x, more))
+    return np.concatenate([x, more])
+
+
 def leaves(x: Any) -> list[Any]:
     """Return the arrays in `x`, in a fixed order; none in None."""
     if x is None:

@@ -19,25 +19,40 @@ def feasible(trial: FrozenTrial) -> bool:
 
 
 def leads(
-    definition: Definition, values: Sequence[float], number: int, others: Iterable[tuple[Sequence[float], int]]
+    definition: Definition,
+    values: Sequence[float],
+    number: int,
+    others: Iterable[tuple[Sequence[float], int]],
+    places: int = 1,
 ) -> bool:
-    """Return whether a trial stands before each of the others; with several metrics, whether none dominates it.
+    """Return whether a trial is among the best: fewer than `places` of the others stand before it.
 
-    Of equal trials the lowest number stands first, whichever ended first.
+    With several metrics those stand before it that dominate it. Of equal trials the lowest number stands first,
+    whichever ended first.
 
     Args:
         definition: The study file, for the directions.
         values: The trial's values.
         number: The trial's number.
         others: Values and number of each other feasible complete trial.
+        places: How many trials are the best.
     """
     mine = _cost(definition, values)
     several = len(mine) > 1
+    before = 0
     for other, other_number in others:
         theirs = _cost(definition, other)
-        if _dominates(theirs, mine) if several else (theirs, other_number) < (mine, number):
+        before += _dominates(theirs, mine) if several else (theirs, other_number) < (mine, number)
+        if before >= places:
             return False
     return True
+
+
+def worth_keeping(definition: Definition, study: optuna.Study, values: Sequence[float], number: int) -> bool:
+    """Return whether a trial's model is kept: it would be among the study's `keep` best complete trials."""
+    complete = comparable_trials(study, (TrialState.COMPLETE,))
+    others = ((each.values, each.number) for each in complete if each.number != number and feasible(each))
+    return leads(definition, values, number, others, definition.search.keep)
 
 
 def best_trials(definition: Definition, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

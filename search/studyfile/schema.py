@@ -265,6 +265,9 @@ class SearchDefinition(Table):
         confirm: Share of the search's training time that is spent on training the leading trials again under
             new seeds; the best on average is registered. 0 trains none again.
         retries: How often the configuration of a trial that died with its worker is tried again.
+        keep: Of how many of the best trials the models are kept; the best one's alone is registered.
+        refit: Train a trial that is among the best once more on training and validation rows together, for as
+            many epochs as were best; with folds every trial is trained so.
     """
 
     n_trials: Count = 20
@@ -284,6 +287,8 @@ class SearchDefinition(Table):
     retries: int = Field(default=1, ge=0, le=1000)
     warm_start: WarmStart | None = None
     confirm: float = Field(default=0.0, ge=0, le=10)
+    keep: Count = 1
+    refit: bool = False
 
     @field_validator("constraints")
     @classmethod

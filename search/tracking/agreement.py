@@ -14,7 +14,7 @@ from search.study import attributes, ranking, space
 from search.study.spool import Spool
 from search.studyfile.schema import Definition
 from search.tracking import registry
-from search.tracking.runs import OBJECTIVE, STATUS, TRIAL, SearchRun, model_of_run
+from search.tracking.runs import OBJECTIVE, STATUS, TRIAL, SearchRun, logged_models, model_of_run
 
 _DEFAULT_BEGAN = "1970-01-01T00:00:00+00:00"
 _PAUSE = 0.2  # seconds between two looks at whether another search has logged its model
@@ -167,6 +167,18 @@ def model_of(definition: Definition, study: optuna.Study, trial: FrozenTrial) ->
     """Return the logged model of a trial of any search; empty when there is none."""
     found = run_of(definition, study, trial)
     return model_of_run(found) if found else ""
+
+
+def models_of(definition: Definition, study: optuna.Study) -> dict[int, str]:
+    """Return the URIs of a study's logged models by the number of their trial, the best trial first."""
+    numbers, experiments = dict[str, int](), set[str]()
+    for run in search_runs(definition, study).values():
+        for number, runs in (shown_trials(run) if run.is_known() else {}).items():
+            numbers |= {each.info.run_id: number for each in runs}
+            experiments |= {each.info.experiment_id for each in runs}
+    logged = logged_models(experiments, numbers)
+    ranked = ranking.leading_trials(definition, study)
+    return {each.number: f"models:/{logged[each.number]}" for each in ranked if each.number in logged}
 
 
 def awaited_model(

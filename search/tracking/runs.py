@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
@@ -356,6 +356,13 @@ def model_of_run(run_id: str) -> str:
             if model.status == LoggedModelStatus.READY:
                 return str(model.model_id)
     return ""
+
+
+def logged_models(experiments: Iterable[str], numbers: Mapping[str, int]) -> dict[int, str]:
+    """Return the ids of the ready models of these runs, by the number that belongs to each run."""
+    found = mlflow.search_logged_models(list(experiments), output_format="list") if experiments else []
+    ready = ((str(each.source_run_id), str(each.model_id)) for each in found if each.status == LoggedModelStatus.READY)
+    return {numbers[run_id]: model_id for run_id, model_id in ready if run_id in numbers}
 
 
 def _pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:

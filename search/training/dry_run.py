@@ -120,6 +120,14 @@ def _check_effects(definition: Definition, data: Data) -> None:
     Raises:
         StudyFileError: Says which key.
     """
+    held_out = [part for part in (data.train, data.validation) if part is not None]
+    if definition.search.refit and any(part.streamed for part in held_out):
+        raise StudyFileError(
+            str(definition.path),
+            "search.refit",
+            "the training and validation parts are streams, which cannot be joined",
+            "give arrays, or leave it out",
+        )
     given = parameters_read(definition)
     check_parameters(definition, given)
     if data.train.streamed and "batch_size" in definition.space and not reads_trial(definition):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import keras
 
 OnEpochs = Callable[[list[Epoch]], None]
-IsBest = Callable[[tuple[float, ...]], bool]
+IsKept = Callable[[tuple[float, ...]], bool]
 
 
 _LONGEST_TRACEBACK = 100_000  # characters
@@ -128,6 +128,7 @@ class _Finished:
     values: tuple[float, ...]
     violations: tuple[float, ...]
     model: keras.Model
+    kept: bool
 
 
 def seed_of(study_seed: int, number: int, repeat: int = 0) -> int:
@@ -141,7 +142,7 @@ def run(
     trial: optuna.Trial | Again,
     *,
     seed: int,
-    is_best: IsBest,
+    is_kept: IsKept,
     on_epochs: OnEpochs,
     checkpoints: Path | None = None,
 ) -> TrialResult:
@@ -152,7 +153,7 @@ def run(
         data: The study's data, or those of each trial.
         trial: The Optuna trial, its `[space]` already sampled.
         seed: The study's seed; the trial's own is derived from it and the trial's number.
-        is_best: Whether these values are the best so far, so that the model is worth keeping.
+        is_kept: Whether these values are among the best so far, so that the model is kept.
         on_epochs: Called after each epoch with all epochs so far.
         checkpoints: The trial's folder of checkpoints, as `checkpoint.folder_of` names it; a trial that was
             killed goes on from what is there. None to keep none.
@@ -163,10 +164,9 @@ def run(
         with tempfile.TemporaryDirectory(prefix="search-trial-") as folder:
             log.folder = Path(folder)
             own = data.of(trial)
-            finished = _train(definition, own, trial, seed, log)
+            finished = _train(definition, own, trial, seed, is_kept, log)
         fate = {"fate": "complete", "values": finished.values, "violations": finished.violations}
-        met = all(each <= 0 for each in finished.violations)
-        if met and is_best(finished.values):
+        if finished.kept:
             kept = exported(definition, finished.model, own)
             fate |= {"model": archive(kept), "data": _described(definition, data, own, kept)}
             fate |= {"answers": _answers(definition, kept, own)}
@@ -201,18 +201,27 @@ def _described(definition: Definition, every: Data | TrialData, own: Data, model
     return describe(definition, own, model)
 
 
-def _train(definition: Definition, data: Data, trial: optuna.Trial | Again, seed: int, log: _TrialLog) -> _Finished:
-    """Train once, or once for each fold and repeat, and test the model to hand over."""
+def _train(
+    definition: Definition, data: Data, trial: optuna.Trial | Again, seed: int, is_kept: IsKept, log: _TrialLog
+) -> _Finished:
+    """Train once, or once for each fold and repeat, and test the model to hand over.
+
+    That one is trained on the validation rows too where there are folds, or where `refit` asks for it and the
+    trial is among the best.
+    """
     parts = list(_parts(definition, data, seed, trial.number))
     trained = _train_parts(definition, parts, trial, log)
     metrics = mean([each.metrics for each in trained])
     values = values_of(definition, metrics)
-    if data.folds:
+    violations = violations_of(definition, metrics)
+    kept = all(each <= 0 for each in violations) and is_kept(values)
+    if data.folds or (kept and definition.search.refit):
+        log.metrics = {**metrics, **log.metrics}  # the refit's epochs now come last, and they have no `val_` metrics
         model = _refit(definition, data, trial, trained, seed_of(seed, trial.number), log)
     else:
         model = _best(definition, trained).model
     log.metrics |= {f"test_{name}": value for name, value in _tested(definition, model, data).items()}
-    return _Finished(values, violations_of(definition, metrics), model)
+    return _Finished(values, violations, model, kept)
 
 
 def _tested(definition: Definition, model: keras.Model, data: Data) -> dict[str, float]:
@@ -358,7 +367,7 @@ def _best(definition: Definition, trained: list[Trained]) -> Trained:
 def _refit(
     definition: Definition, data: Data, trial: optuna.Trial | Again, trained: list[Trained], seed: int, log: _TrialLog
 ) -> keras.Model:
-    """Train on all rows but the test part, for as many epochs as the folds' models were best after."""
+    """Train on all rows but the test part, for as many epochs as the trial's models were best after."""
     epochs = max(1, round(float(np.mean([each.best_epochs for each in trained]))))
     training = Training(definition, data.refit(), trial, seed, log.folder / "refit", epochs, log.saved("refit"))
     log.metrics["refit_epochs"] = float(epochs)

@@ -107,8 +107,15 @@ def _train(definition: Definition, recorded: Recorded) -> tuple[Data, TrialResul
         if recorded.status == "KILLED" and len(epochs) >= last:  # it was pruned there
             raise optuna.TrialPruned
 
-    current = _trial(definition, recorded)
-    return data, trial.run(definition, data, current, seed=recorded.seed, is_best=lambda _: False, on_epochs=on_epochs)
+    refitted = definition.search.refit and "refit_epochs" in recorded.metrics
+    return data, trial.run(
+        definition,
+        data,
+        _trial(definition, recorded),
+        seed=recorded.seed,
+        is_kept=lambda _: refitted,
+        on_epochs=on_epochs,
+    )
 
 
 def _epochs_recorded(recorded: Recorded) -> int:

@@ -169,18 +169,13 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
     live = _Live(storage, trial_id, job.stop_file)
     checkpoints = checkpoint.folder_of(job.settings.storage, job.settings.study_name, number)
 
-    def is_best(values: tuple[float, ...]) -> bool:
-        complete = attributes.comparable_trials(current, (TrialState.COMPLETE,))
-        others = ((each.values, each.number) for each in complete if ranking.feasible(each))
-        return ranking.leads(definition, values, number, others)
-
     with _alone(definition) as log:
         result = trial.run(
             definition,
             data,
             optuna.trial.Trial(current, trial_id),
             seed=job.settings.seed,
-            is_best=is_best,
+            is_kept=lambda values: ranking.worth_keeping(definition, current, values, number),
             on_epochs=live,
             checkpoints=checkpoints,
         )
@@ -222,7 +217,7 @@ def _again(
             data,
             trial.Again(params, number),
             seed=seed,
-            is_best=lambda _: keep,
+            is_kept=lambda _: keep,
             on_epochs=lambda _: None,
         )
     return replace(result, log=log.text())

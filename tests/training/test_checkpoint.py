@@ -50,7 +50,7 @@ class Study:
             self.data,
             again,
             seed=7,
-            is_best=lambda values: True,
+            is_kept=lambda values: True,
             on_epochs=on_epochs,
             checkpoints=checkpoints,
         )

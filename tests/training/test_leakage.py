@@ -82,7 +82,7 @@ def trained(changes: dict[str, Any], folder: Path, frame: pd.DataFrame) -> tuple
     study = optuna.create_study()
     study.enqueue_trial({"epochs": 2, "batch_size": 16})
     asked = study.ask(space.distributions(study_file))
-    result = trial.run(study_file, data, asked, seed=0, is_best=lambda _: False, on_epochs=lambda _: None)
+    result = trial.run(study_file, data, asked, seed=0, is_kept=lambda _: False, on_epochs=lambda _: None)
     assert result.fate == "complete", result.reason
     return data, result
 
@@ -134,7 +134,7 @@ def test_arrays_are_not_seen_either(tmp_path: Path) -> None:
         study = optuna.create_study()
         study.enqueue_trial({"epochs": 2, "batch_size": 16})
         asked = study.ask(space.distributions(study_file))
-        return data, trial.run(study_file, data, asked, seed=0, is_best=lambda _: False, on_epochs=lambda _: None)
+        return data, trial.run(study_file, data, asked, seed=0, is_kept=lambda _: False, on_epochs=lambda _: None)
 
     data, plain = run(x, y)
     assert data.test is not None

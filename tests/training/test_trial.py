@@ -77,7 +77,7 @@ class Run:
         self.trial = asked or ask(definition, pruner)
         self.reports = 0
         self.result = trial.run(
-            definition, self.data, self.trial, seed=7, is_best=lambda values: best, on_epochs=self._report
+            definition, self.data, self.trial, seed=7, is_kept=lambda values: best, on_epochs=self._report
         )
 
     def _report(self, epochs: list[Epoch]) -> None:
@@ -255,6 +255,22 @@ def test_folds(tmp_path: Path) -> None:
     ]
     tested = evaluate(run.model(tmp_path), run.data.test)
     assert result.metrics["test_loss"] == pytest.approx(tested["loss"], rel=1e-6)
+
+
+def test_the_best_trial_is_refitted_on_the_validation_rows(tmp_path: Path) -> None:
+    """The registered model would miss the rows it was chosen by, or be scored as another model."""
+    fit = {"epochs": 8, "early_stopping": {"patience": 1}, "callbacks": ["user.py:Worse"]}
+    definition = study_of(tmp_path, OVERFITS, fit=fit, search={"refit": True})
+    run = Run(definition)
+    assert run.result.metrics["refit_epochs"] == 3
+    curves = [{name for name in epoch.logs if name.endswith("loss")} for epoch in run.result.epochs]
+    assert curves == [*[{"loss", "val_loss"}] * 4, *[{"refit/loss"}] * 3]
+    assert run.result.values == (run.result.recorded["val_loss"],) == (1.0,)  # measured before the refit
+    data = run.data
+    assert len(data.refit().train) == len(data.train) + len(data.validation)
+    tested = evaluate(run.model(tmp_path), data.test)
+    assert run.result.metrics["test_loss"] == pytest.approx(tested["loss"], rel=1e-6)
+    assert "refit_epochs" not in Run(definition, best=False).result.metrics
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,7 @@ class Study:
     ) -> Result:
         """Run trials, record them in MLflow, and register the best model: what `search.run` does.
 
-        Workers are processes of their own. In a script this call belongs under
-        `if __name__ == "__main__":`, as with any use of multiprocessing.
+        Workers are processes of their own, which do not import the script again.
 
         Args:
             n_trials: How many trials to run; the study's own number when left out.
@@ -163,7 +162,6 @@ class Study:
             NoTrialCompleted: No trial of the study is complete.
             Interrupted: Ctrl-C; what finished is kept.
         """
-        _refuse_in_workers()
         settings = resolve(
             self._definition,
             n_trials=n_trials,
@@ -406,13 +404,6 @@ def _run(settings: Settings, progress: bool | None, on_progress: Callable[[Progr
 def _interactive() -> bool:
     """Return whether somebody looks on: in a notebook, or at a terminal."""
     return "ipykernel" in sys.modules or sys.stderr.isatty()
-
-
-def _refuse_in_workers() -> None:
-    import multiprocessing
-
-    if multiprocessing.parent_process() is not None:
-        raise UsageError('a worker imports the script again; put the search under if __name__ == "__main__":')
 
 
 @contextmanager

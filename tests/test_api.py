@@ -165,3 +165,44 @@ def test_a_study_file_by_name(folder: Path) -> None:
         search.Study("blobbs")
     with pytest.raises(search.UsageError, match="data is missing"):
         search.Study("mine", build="mlp", metric="val_loss")
+
+
+PROGRAM = """
+import keras
+import numpy as np
+from optuna.distributions import IntDistribution
+
+import blocks
+import search
+
+
+@keras.saving.register_keras_serializable("mine")
+class Scaled(keras.layers.Layer):
+    def call(self, x):
+        return blocks.twice(x)
+
+
+def own_loss(y, predicted):
+    return keras.ops.mean(keras.ops.square(y - predicted))
+
+
+def build(trial, data):
+    model = keras.Sequential([keras.Input((3,)), Scaled(), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.01), loss=own_loss)
+    return model
+
+
+x = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+study = search.Study("typed", data=(x, x.sum(axis=1)), build=build, metric="val_loss", direction="minimize",
+                     space={"epochs": IntDistribution(1, 2)})
+result = study.optimize(1, workers=1)
+print(result.model.uri, result.load_model().layers[0].__class__.__name__)
+"""
+
+
+def test_a_program_typed_into_python(folder: Path) -> None:
+    """Own layers and losses of a notebook could not be registered, or a script without a guard would start itself."""
+    (folder / "blocks.py").write_text("def twice(x):\n    return 2 * x\n")
+    python = [sys.executable, "-"]
+    ran = subprocess.run(python, input=PROGRAM, capture_output=True, text=True, cwd=folder, timeout=200, check=False)
+    assert ran.stdout == "models:/typed/1 Scaled\n", ran.stderr

@@ -49,7 +49,7 @@ HOMES: dict[str, set[str]] = {
         "workers.preload",
         "workers.worker",
     },
-    "typer": {"cli", "run", "predict", "promote", "report", "reproduce", "new", "studies", "sync", "workers.preload"},
+    "typer": {"cli", "run", "predict", "promote", "report", "reproduce", "new", "studies", "sync"},
     "rich": {"predict", "terminal"},
     "pydantic": {"studyfile.parameters", "studyfile.schema", "studyfile.messages", "studyfile.load"},
     "tomllib": {"studyfile.load", "studyfile.copy"},

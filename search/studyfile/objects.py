@@ -7,10 +7,14 @@ arrays as files that every worker of the machine maps.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
+import io
 import json
+import pickle
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from search.errors import ModelError, StudyFileError, did_you_mean
 PREFIX = "object"
 _LARGE = 1_000_000  # bytes of an array from which on it travels as a file
 _provided: dict[str, Any] = {}  # of this process
+_registered: dict[str, Any] = {}  # likewise: what the user's program registered with Keras
 
 
 @dataclass
@@ -82,7 +87,7 @@ class Objects:
                 cloudpickle.dumps(value)
             except Exception as error:  # whatever an object's pickling raises
                 raise ModelError(f"{name}: cannot be sent to a worker ({type(error).__name__}: {error})") from None
-        return bytes(cloudpickle.dumps(self.named))
+        return bytes(cloudpickle.dumps((self.named, _registered_here())))
 
     def described(self) -> dict[str, str]:
         """Return the source of each function and class, and a digest of what has no source."""
@@ -126,11 +131,67 @@ def _source(value: Any) -> str:
         return f"{type(value).__name__}, digest {digest}"
 
 
+def _registered_here() -> dict[str, Any]:
+    """Return what the program's main module registered with Keras, by the name that a saved model uses."""
+    keras = sys.modules.get("keras")
+    known = keras.saving.get_custom_objects() if keras is not None else {}
+    return {name: each for name, each in known.items() if getattr(each, "__module__", "") == "__main__"}
+
+
 def provide(pickled: bytes) -> None:
     """Make objects known in this process, in the place of those that were known before."""
     _provided.clear()
+    _registered.clear()
     if pickled:
-        _provided.update(cloudpickle.loads(pickled))
+        named, registered = cloudpickle.loads(pickled)
+        _provided.update(named)
+        _registered.update(registered)
+    for name, each in _registered.items():
+        _register(name, each)
+
+
+def _register(name: str, each: Any) -> None:
+    """Register a class or function with Keras as the user's program did."""
+    import keras
+
+    package, separated, short = name.rpartition(">")
+    if separated:
+        keras.saving.register_keras_serializable(package, short)(each)
+    else:
+        keras.saving.get_custom_objects()[name] = each
+
+
+def own_code(names: Sequence[str]) -> tuple[bytes, set[str]]:
+    """Return what loading a model needs of the user's program.
+
+    Args:
+        names: The objects that make the model.
+
+    Returns:
+        What the program registered with Keras, pickled by name (empty when that is nothing), and the modules
+        that the objects refer to.
+    """
+    modules: set[str] = set()
+    used = {name: _provided[name] for name in names if name in _provided}
+    _Reader(cloudpickle.dumps((used, _registered)), modules).load()
+    return (cloudpickle.dumps(_registered) if _registered else b""), modules
+
+
+class _Reader(pickle.Unpickler):
+    """Reads a pickle, and notes the modules that it refers to."""
+
+    def __init__(self, pickled: bytes, modules: set[str]) -> None:
+        super().__init__(io.BytesIO(pickled))
+        self._modules = modules
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what a name in a module stands for."""
+        self._modules.add(module)
+        return self._subimport if name == "subimport" else super().find_class(module, name)
+
+    def _subimport(self, module: str) -> Any:
+        self._modules.add(module)
+        return importlib.import_module(module)
 
 
 def provided(name: str, key: str) -> Any:

@@ -28,7 +28,7 @@ from mlflow.utils.environment import _mlflow_conda_env, _PythonEnv
 from search.comparison.predictions import FILE as PREDICTIONS
 from search.data.summary import ANSWERS, DataSummary
 from search.tracking import serving
-from search.tracking.user_code import collect, pinned
+from search.tracking.user_code import UserCode, pinned
 
 PREDICTIONS_DIGEST = "test_predictions.sha256"
 DESCRIPTION = "search.json"  # what the model takes and gives
@@ -44,7 +44,7 @@ def log(
     *,
     run_id: str,
     step: int,
-    user_files: Sequence[Path],
+    code: UserCode,
     backend: str = "tensorflow",
     predictions: bytes | None = None,
     answers: bytes | None = None,
@@ -58,7 +58,7 @@ def log(
         data: What the model takes and gives.
         run_id: The trial's run.
         step: Metrics of the run at this step become the model's.
-        user_files: The user's files that build the model; what they import beside them travels too.
+        code: The user's code that the model needs when it is loaded.
         backend: The Keras backend the model was trained on.
         predictions: The model's predictions for the test rows, as `Predictions.to_bytes` writes them.
         answers: What it gives for the rows of its input example, as `Answers.to_bytes` writes them.
@@ -77,7 +77,7 @@ def log(
             tags={**(tags or {}), **({} if predictions is None else {PREDICTIONS_DIGEST: digest_of(predictions)})},
             archive=archive,
             data=data,
-            user_files=user_files,
+            code=code,
             backend=backend,
             predictions=predictions,
             answers=answers,
@@ -86,11 +86,9 @@ def log(
     return str(info.model_id)
 
 
-def write(
-    folder: Path, archive: bytes, data: DataSummary, user_files: Sequence[Path], answers: bytes | None = None
-) -> Any:
+def write(folder: Path, archive: bytes, data: DataSummary, code: UserCode, answers: bytes | None = None) -> Any:
     """Write a model into a new folder as `log` would log it, and return its input example as MLflow reads it."""
-    save_model(str(folder), Model(), archive, data, user_files, data.backend, answers=answers)
+    save_model(str(folder), Model(), archive, data, code, data.backend, answers=answers)
     return Model.load(str(folder)).load_input_example(str(folder))
 
 
@@ -104,7 +102,7 @@ def save_model(
     mlflow_model: Model,
     archive: bytes,
     data: DataSummary,
-    user_files: Sequence[Path],
+    code: UserCode,
     backend: str,
     predictions: bytes | None = None,
     answers: bytes | None = None,
@@ -117,7 +115,6 @@ def save_model(
     (folder / "data" / "keras_module.txt").write_text("keras")
     (folder / "code").mkdir()
     shutil.copyfile(serving.__file__, folder / "code" / f"{_LOADER}.py")
-    code = collect(user_files)
     code.copy_to(folder / serving.CODE)
     (folder / DESCRIPTION).write_text(json.dumps(_described(data, code.modules), default=_plain))
     (folder / REFERENCE).write_text(json.dumps(data.profile, default=_plain))

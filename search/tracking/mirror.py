@@ -28,7 +28,7 @@ from search.study.spool import Spool
 from search.studyfile.schema import Definition
 from search.tracking import logged_model
 from search.tracking.runs import SearchRun, model_of_run
-from search.tracking.user_code import model_files
+from search.tracking.user_code import model_code
 from search.training.result import Epoch, TrialResult, live_epochs
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0  # seconds between two tries while MLflow is away
@@ -276,7 +276,7 @@ class Mirror:
             answers=answers.read_bytes() if answers.exists() else None,
             run_id=shown.run_id,
             step=result.step if result is not None else 0,
-            user_files=model_files(self._definition),
+            code=model_code(self._definition),
             backend=data.backend,
             tags={"study": self._study.study_name, "trial": str(trial.number)},
         )

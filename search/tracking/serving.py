@@ -13,7 +13,9 @@ import hashlib
 import importlib
 import importlib.abc
 import importlib.machinery
+import io
 import json
+import pickle
 import sys
 import threading
 import types
@@ -22,6 +24,7 @@ from typing import Any
 
 NUMERIC, CATEGORICAL, MISSING = "numeric", "categorical", ""
 CODE = "user_code"
+OBJECTS = "objects.pickle"  # in it: what a program without files registered with Keras
 _TRUE, _FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
 _MOST_ROWS, _BATCH_BYTES = 1024, 2**20  # of a batch
 _lock = threading.RLock()
@@ -349,7 +352,28 @@ def _registered(folder: Path, modules: list[str]) -> dict[str, Any]:
         known.update(before)
     kept: dict[str, Any] = vars(sys.modules[package]).setdefault("registered", {})
     kept.update(own)  # a module that is imported already registers nothing again
-    return dict(kept)
+    pickled = folder / OBJECTS
+    return dict(kept) | (_Unpickler(pickled, package).load() if pickled.is_file() else {})
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads a program's objects so that the modules that they refer to are the same version's."""
+
+    def __init__(self, file: Path, package: str) -> None:
+        super().__init__(io.BytesIO(file.read_bytes()))
+        self._import = _importer(package, file.parent)
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what a name in a module stands for."""
+        if name == "subimport":  # cloudpickle's, for a module that a function uses as a whole
+            return self._module
+        found = self._module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found
+
+    def _module(self, name: str) -> Any:
+        return self._import(name, fromlist=("*",))
 
 
 def load_keras(path: str | Path) -> Any:
@@ -359,7 +383,7 @@ def load_keras(path: str | Path) -> Any:
     folder = Path(path)
     described = json.loads((folder / "search.json").read_text())
     with _lock:
-        own = _registered(folder / CODE, described["modules"]) if described["modules"] else {}
+        own = _registered(folder / CODE, described["modules"]) if (folder / CODE).is_dir() else {}
         with keras.saving.custom_object_scope(own):
             return keras.saving.load_model(folder / "data" / "model.keras", compile=False)
 

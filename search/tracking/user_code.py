@@ -16,6 +16,7 @@ from pathlib import Path
 
 from search.studyfile import objects
 from search.studyfile.schema import Definition
+from search.tracking.serving import OBJECTS
 
 
 @dataclass
@@ -26,31 +27,52 @@ class UserCode:
         modules: The modules to import when the model is loaded, dotted.
         files: Each file to copy, by its place below the folder of code.
         packages: Installed distributions that the code imports.
+        objects: What a program registered with Keras, pickled by name; empty when that is nothing.
     """
 
     modules: list[str] = field(default_factory=list)
     files: dict[Path, Path] = field(default_factory=dict)
     packages: set[str] = field(default_factory=set)
+    objects: bytes = b""
 
     def copy_to(self, folder: Path) -> None:
         """Copy the files into a folder, each at its place."""
         for place, file in self.files.items():
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / place)
+        if self.objects:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / OBJECTS).write_bytes(self.objects)
 
 
-def model_files(definition: Definition) -> list[Path]:
+def model_code(definition: Definition) -> UserCode:
+    """Return the code that the study's model needs when it is loaded."""
+    named = [each for each in (definition.model.build, definition.model.export) if each and ":" in each]
+    given = [each.partition(":")[2] for each in named if each.startswith(f"{objects.PREFIX}:")]
+    if not given:
+        return collect(_model_files(definition, named))
+    pickled, modules = objects.own_code(given)
+    code = collect(sorted(file for name in modules if (file := _users_file(name)) is not None))
+    for name in modules - {"__main__"}:
+        code.packages |= set(_distributions().get(name.partition(".")[0], ()))
+    code.objects = pickled
+    return code
+
+
+def _users_file(module: str) -> Path | None:
+    """Return the file of a module of the user's; None for one that is installed."""
+    if module.partition(".")[0] in {*sys.stdlib_module_names, "search", "__main__"} or _is_installed(module):
+        return None
+    return _find(module, [*map(Path, sys.path)])
+
+
+def _model_files(definition: Definition, named: Sequence[str]) -> list[Path]:
     """Return the files that build the study's model; what only loads data or watches training is not among them."""
-    named = [definition.model.build, definition.model.export]
     found = []
-    for where in (each.partition(":")[0] for each in named if each and ":" in each):
+    for where in (each.partition(":")[0] for each in named):
         if where.endswith(".py"):
             found.append((definition.folder / where).resolve())
-        elif (
-            where != objects.PREFIX
-            and (file := _find(where, [*map(Path, sys.path)])) is not None
-            and not _installed(file)
-        ):
+        elif (file := _find(where, [*map(Path, sys.path)])) is not None and not _installed(file):
             found.append(file.resolve())
     return sorted(set(found))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import random
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -251,11 +253,40 @@ def summary(model: keras.Model) -> str:
 
 
 def archive(model: keras.Model) -> bytes:
-    """Return the model as the bytes of a `.keras` file."""
+    """Return the model as the bytes of a `.keras` file.
+
+    Compile settings that Keras could not load again (a loss that is a plain function) are left out: predicting
+    needs none.
+    """
     optimizer = model.optimizer if model.compiled else None
     if optimizer is not None and not optimizer.built:  # trained by another: Keras would not load it again
         optimizer.build(model.trainable_variables)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)
+        if not _compiles_again(model):
+            _leave_out_compiling(path)
         return path.read_bytes()
+
+
+def _compiles_again(model: keras.Model) -> bool:
+    """Return whether Keras can load the model's loss, metrics and optimizer."""
+    import keras
+
+    try:
+        keras.saving.deserialize_keras_object(model.get_compile_config() or {})
+    except Exception:  # whatever an object of the user's own raises
+        return False
+    return True
+
+
+def _leave_out_compiling(path: Path) -> None:
+    """Write a saved model again, as if it had not been compiled."""
+    with zipfile.ZipFile(path) as saved:
+        entries = {name: saved.read(name) for name in saved.namelist()}
+    config = json.loads(entries["config.json"])
+    config.pop("compile_config", None)
+    entries["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as saved:
+        for name, content in entries.items():
+            saved.writestr(name, content)

@@ -80,14 +80,14 @@ def check_loads(definition: Definition, tried: DryRun) -> None:
         return
     from search.tracking import logged_model
     from search.tracking.serving import CODE
-    from search.tracking.user_code import model_files
+    from search.tracking.user_code import model_code
 
     where = maker(definition)
     with FreshProcess() as process, tempfile.TemporaryDirectory(prefix="search-dry-run-") as folder:
         place = Path(folder) / "model"
         try:
-            files = model_files(definition)
-            example = logged_model.write(place, tried.archive, tried.data, files, tried.answers)
+            code = model_code(definition)
+            example = logged_model.write(place, tried.archive, tried.data, code, tried.answers)
         except Exception as error:
             raise ModelError(f"{where}: the model cannot be logged to MLflow ({one_line(error)})") from error
         wrong = process.check(place, example).replace(f"{place / CODE}{os.sep}", "")

@@ -13,11 +13,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +38,7 @@ _GROWTH = 1.25  # a worker grown to this multiple of its size after its first tr
 _WORKER_BYTES = 1.5e9  # what a worker with TensorFlow and a small study takes, generously
 _SIGKILL = -9
 _PR_SET_PDEATHSIG = 1
+_naming = threading.Lock()  # of the main module, which is one for all threads
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,39 @@ class LocalPool:
             slot.stop()
 
 
+class _Worker(ForkServerProcess):
+    """A process that does not import the program's main module: what workers need travels by value."""
+
+    def start(self) -> None:
+        """Start the process."""
+        with _main_unnamed():
+            super().start()
+
+
+class _Context(ForkServerContext):
+    """How processes are started."""
+
+    Process = _Worker
+
+
+@contextmanager
+def _main_unnamed() -> Iterator[None]:
+    """Hide where the main module comes from, which may be standard input, a notebook, or a script without a guard."""
+    main = sys.modules["__main__"]
+    names = ("__spec__", "__file__")
+    with _naming:
+        kept = {name: vars(main).pop(name) for name in names if name in vars(main)}
+        main.__spec__ = None
+        try:
+            yield
+        finally:
+            vars(main).pop("__spec__")
+            vars(main).update(kept)
+
+
 def fork_context() -> Any:
     """Return how processes are started: forked from a server that has the framework imported."""
-    context = multiprocessing.get_context("forkserver")
+    context = _Context()
     context.set_forkserver_preload([_PRELOAD])
     return context
 

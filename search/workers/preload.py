@@ -40,7 +40,6 @@ with _quiet():
     import sklearn.datasets
     import sklearn.model_selection  # noqa: F401
     import tensorflow  # noqa: F401 - Keras's other backends use its pipelines
-    import typer  # noqa: F401 - a worker imports the command again as its main module
 
     import search.workers.worker  # noqa: F401
 

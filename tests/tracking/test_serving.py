@@ -15,6 +15,7 @@ import pytest
 
 from search.data.summary import DataSummary, TensorSpec
 from search.tracking import logged_model, serving
+from search.tracking.user_code import collect
 
 # Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -55,7 +56,12 @@ def save(model: Any, folder: Path, data: DataSummary, files: tuple[Path, ...] = 
     """Write a model as a trial's is, and return where."""
     model.save(folder.with_suffix(".keras"))
     logged_model.save_model(
-        str(folder), mlflow.models.Model(), folder.with_suffix(".keras").read_bytes(), data, files, "tensorflow"
+        str(folder),
+        mlflow.models.Model(),
+        folder.with_suffix(".keras").read_bytes(),
+        data,
+        collect(files),
+        "tensorflow",
     )
     return str(folder)
 

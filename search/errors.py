@@ -120,7 +120,7 @@ _ERROR = re.compile(r"[A-Za-z_.]+(?:Error|Exception): ")
 
 def one_line(error: BaseException) -> str:
     """Return the type and the line of `error`'s message that tells the cause, without credentials."""
-    lines = [line.strip() for line in _ESCAPES.sub("", str(error)).splitlines() if line.strip()]
+    lines = [line.strip() for line in _ESCAPES.sub("", _text(error)).splitlines() if line.strip()]
     name = type(error).__name__
     if not lines:
         return name
@@ -128,6 +128,13 @@ def one_line(error: BaseException) -> str:
         lines = [_ERROR.sub("", line, count=1) for line in lines if _ERROR.match(line)][-1:] or lines
     cause = next((line for line in lines if not _PREAMBLE.match(line)), lines[0])
     return printable(redact(f"{name}: {_NODE.sub('', cause)}"))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an error of the user's own may fail to say what it is
+        return ""
 
 
 class SearchError(Exception):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.data.preprocessing import MISSING, NUMERIC, Column
+from search.data.preprocessing import MISSING, NUMERIC, Column, leaves
 from search.data.targets import decimal_comma
+from search.figures import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,6 +118,20 @@ def doubts(frame: pd.DataFrame, columns: Sequence[Column], y: Any) -> tuple[str,
         if about:
             found.append(f"column '{column.name}' {about}")
     return tuple(found)
+
+
+def doubts_of_arrays(x: Any) -> tuple[str, ...]:
+    """Return why a loss of arrays would be NaN, unless the user's own model expects such values."""
+    found: list[str] = []
+    for leaf in leaves(x):
+        if leaf.dtype.kind != "f" or not leaf.size:
+            continue
+        missing = int(np.isnan(leaf).reshape(len(leaf), -1).any(axis=1).sum())
+        if missing:
+            found.append(f"x has missing values in {plural(missing, 'row')}; fill them, or return a data frame")
+        if leaf.dtype.itemsize > 4 and np.nanmax(np.abs(leaf), initial=0.0) > np.finfo("float32").max:
+            found.append("x has values beyond single precision; scale them down")
+    return tuple(dict.fromkeys(found))
 
 
 def _is_whole(y: NDArray[Any]) -> bool:

@@ -58,6 +58,9 @@ def parts_of(loaded: Any, source: str) -> dict[str, Given]:
         raise DataError(f"data.source: {source} returned {type(loaded).__name__}; {_RIGHT}")
     if isinstance(loaded, Mapping) and loaded and set(loaded) <= set(NAMES):
         return _named(loaded, source)
+    if isinstance(loaded, Mapping) and loaded and all(isinstance(each, tuple) for each in loaded.values()):
+        names = ", ".join(map(str, loaded))
+        raise DataError(f'data.source: {source} returned parts named {names}; name them "train", "validation", "test"')
     if isinstance(loaded, tuple | list) and len(loaded) in _POSITIONS and _are_parts(loaded):
         return dict(zip(_POSITIONS[len(loaded)], map(_part, loaded), strict=True))
     if _is_sequence_of_rows(loaded) or not isinstance(loaded, tuple | list):
@@ -120,6 +123,8 @@ def _could_be_parts(loaded: tuple[Any, ...] | list[Any]) -> bool:
 
 def rows_of(x: Any) -> int:
     """Return how many rows arrays, lists, tables or nested ones have; 0 when they have none to count."""
+    if streams.is_stream(x):
+        return 0
     if isinstance(x, Mapping):
         return rows_of(next(iter(x.values()))) if x else 0
     if isinstance(x, list | tuple) and x and hasattr(x[0], "shape"):

@@ -79,6 +79,8 @@ def load(definition: Definition, trial: Any = None, fold_seed: int | None = None
     if any(part.streamed for part in parts.values()):
         return _streamed(parts, definition, name, depends=trial is not None)
     together = _joined_rows(list(parts.values()), settings)
+    if definition.model.build == "mlp" and not together.columns and together.doubts:
+        raise DataError(f"data: {together.doubts[0]}")
     lengths = {part: rows_of(each.x if each.y is None else each.y) for part, each in parts.items()}
     if settings.kind == "python" and isinstance(loaded, tuple | list) and set(parts) == {TRAIN, TEST}:
         together = replace(together, doubts=(*together.doubts, _SECOND))
@@ -106,7 +108,7 @@ def _joined(parts: Sequence[Any]) -> Any:
         return None
     try:
         return _concatenated(parts)
-    except (ValueError, KeyError, TypeError):
+    except Exception:  # whatever arrays and tables raise that do not go together
         raise DataError(
             "data.source: the given parts have different shapes; give each the same columns, inputs and weights"
         ) from None

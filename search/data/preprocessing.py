@@ -62,11 +62,19 @@ def _kind(values: pd.Series[Any]) -> ColumnKind:
         raise DataError(f"data: column '{values.name}' holds dates; name it in data.drop or data.time")
     if inferred in ("complex", "bytes"):
         raise DataError(f"data: column '{values.name}' holds {inferred}, which cannot be learned; name it in data.drop")
+    held = next((each for each in values if not _is_scalar(each)), None) if inferred == "mixed" else None
+    if held is not None:
+        kind = type(held).__name__
+        raise DataError(f"data: column '{values.name}' holds {kind}; give each value a column, or name it in data.drop")
     if inferred == "boolean":
         return "boolean"
     if inferred == "integer" or types.is_integer_dtype(values):
         return "double" if values.isna().any() else "long"  # MLflow's whole numbers have no missing value
     return "double" if inferred in _NUMBERS or types.is_float_dtype(values) else "string"
+
+
+def _is_scalar(value: Any) -> bool:
+    return not isinstance(value, dict | list | tuple | set | frozenset | np.ndarray)
 
 
 def to_arrays(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, NDArray[Any]] | NDArray[Any]:

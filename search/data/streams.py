@@ -90,6 +90,8 @@ def targets(stream: Any, first: Any) -> Any:
         stream: Where they are read from.
         first: The targets of the first batch: all that can be read of a generator, or of several targets.
     """
+    if isinstance(first, np.ndarray) and first.ndim == 0:
+        raise DataError("data.source: the stream yields single rows; yield batches, for example dataset.batch(32)")
     if is_spent_by_reading(stream) or not isinstance(first, np.ndarray):
         return first
     return np.concatenate([y for _, y in batches(stream, _LOOKED_AT)])

@@ -11,7 +11,7 @@ import numpy as np
 
 from search.data import preprocessing as features
 from search.data import targets
-from search.data.facts import doubts
+from search.data.facts import doubts, doubts_of_arrays
 from search.data.given import is_table
 from search.data.preprocessing import Column
 from search.errors import DataError, did_you_mean
@@ -173,14 +173,18 @@ def from_arrays(x: Any, y: Any, settings: DataDefinition, weight: Any = None) ->
         if getattr(settings, key):
             raise DataError(f"data.{key}: names columns, and these data are arrays without any; leave it out")
     y = targets.as_array(y)
-    if isinstance(y, np.ndarray) and y.ndim == 0:
-        raise DataError("data.source: the targets y are no array; return (x, y), one target for each row")
     x = _as_arrays(x, next((len(each) for each in features.leaves(y)), None))
+    inner = list(x.values()) if isinstance(x, dict) else x if isinstance(x, list) else []
+    if any(isinstance(each, dict | list) for each in inner):
+        raise DataError("data.source: the inputs are nested; give one dictionary or one list of arrays")
+    if not features.leaves(x):
+        raise DataError("data.source: x is empty; give at least one row of one input")
     weight = weights(weight, settings)
     _check_arrays(x, y, weight, ())
     if settings.normalize and isinstance(x, dict | list):
         raise DataError("data.normalize: several inputs are not scaled for you; leave normalize out")
-    return Rows(x, y, weight, digest=digest_of(x, _squeezed(y), *([] if weight is None else [weight])))
+    digest = digest_of(x, _squeezed(y), *([] if weight is None else [weight]))
+    return Rows(x, y, weight, digest=digest, doubts=doubts_of_arrays(x))
 
 
 def weights(values: Any, settings: DataDefinition) -> Any:
@@ -199,7 +203,9 @@ def weights(values: Any, settings: DataDefinition) -> Any:
     try:
         array = np.asarray(values, "float32")
     except (ValueError, TypeError):
-        raise DataError(f"{key} holds no numbers; give a weight of at least 0 for each row") from None
+        array = np.asarray(None)
+    if array.ndim == 0:
+        raise DataError(f"{key} holds no numbers; give a weight of at least 0 for each row")
     if not np.isfinite(array).all() or (array < 0).any() or not (array > 0).any():
         raise DataError(f"{key} has missing, infinite or negative values, or only 0; give weights of at least 0")
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
@@ -217,7 +223,7 @@ def _as_arrays(x: Any, rows: int | None) -> Any:
 def _has_rows(each: Any, rows: int | None) -> bool:
     """Return whether an element of a list is an input of its own: an array, or a list, with all the rows."""
     if hasattr(each, "shape"):
-        return bool(np.ndim(each)) and (rows is None or len(each) == rows)
+        return len(each.shape) > 0 and (rows is None or each.shape[0] == rows)
     if isinstance(each, Mapping):
         return all(_has_rows(inner, rows) for inner in each.values())
     return rows is not None and isinstance(each, list | tuple) and len(each) == rows and isinstance(each[0], str)
@@ -239,21 +245,25 @@ def _array(values: Any) -> NDArray[Any]:
         return dense(values)
     try:
         array = np.asarray(values)
-    except ValueError:
+    except Exception:  # rows of several shapes, and what an object of the user's own raises
         array = np.asarray(None, dtype=object)
-    if array.dtype == object and array.size and all(isinstance(each, str) for each in array.flat):
+    if array.ndim and array.dtype == object and array.size and all(isinstance(each, str) for each in array.flat):
         return array  # as objects: texts of one width would each take the room of the longest
-    if array.dtype.kind == "U":
+    if array.ndim and array.dtype.kind == "U":
         return array.astype(object)
     if array.dtype == object or array.ndim == 0 or array.dtype.kind in "mMcV":
         raise DataError(
             "data: x cannot be read as an array of numbers or texts; rows must have one shape, and mixed "
             "columns belong in a data frame"
         )
-    return array
+    return targets.as_known(array)
 
 
 def _check_arrays(x: Any, y: Any, weight: Any, columns: Sequence[Column]) -> None:
+    if isinstance(weight, dict | list) and not _nested_alike(weight, y):
+        raise DataError(
+            "data.source: sample_weight is given for several targets, and they are others; give a weight for each row"
+        )
     rows = [len(each) for nested in (x, y, weight) for each in features.leaves(nested)]
     lengths = sorted(set(rows))
     if len(lengths) != 1:
@@ -266,6 +276,12 @@ def _check_arrays(x: Any, y: Any, weight: Any, columns: Sequence[Column]) -> Non
             numeric = [column.name for column in columns if column.numeric]
             where = f"column '{numeric[at]}'" if numeric else "x"
             raise DataError(f"data: {where} holds infinite values; give finite numbers")
+
+
+def _nested_alike(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return isinstance(other, dict) and set(one) <= set(other)
+    return isinstance(other, list) and len(one) == len(other)
 
 
 def _alike(x: Any, y: Any) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _FEW = 20  # so many whole numbers are classes; more are classes only when they are 0, 1, 2 …
 _MANY = 1000  # more different numbers than this are no classes
 _OFTEN = 20  # rows that each of more than a few classes has, on average
+_DATES = ("date", "datetime", "time", "timedelta", "period")
 _COMMA = re.compile(r"[-+]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?")
 
 # Besides the tasks that a study file may state: several targets, or none at all.
@@ -155,15 +156,25 @@ def as_array(values: Any) -> Any:
         shape = np.shape(values)
         return plain(values).reshape(shape)
     try:
-        array = np.asarray(values)
-    except ValueError:
+        array = np.asarray(values.toarray() if hasattr(values, "toarray") else values)
+    except Exception:  # rows of several shapes, and what an object of the user's own raises
         array = None
     if array is None or (array.dtype == object and array.ndim == 1 and _ragged(array)):
         raise DataError(
             "data.target: the targets are lists of different lengths; give a column of 0 and 1 for each label, "
             "as sklearn.preprocessing.MultiLabelBinarizer makes them"
         )
-    return array
+    if array.ndim == 0:
+        raise DataError("data.source: the targets y are no array; return (x, y), one target for each row")
+    if array.dtype.kind in "cV":
+        what = "complex numbers" if array.dtype.kind == "c" else "records"
+        raise DataError(f"data.target: the targets are {what}; give numbers or classes")
+    return as_known(array)
+
+
+def as_known(array: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers that TensorFlow knows: it has none of more than 64 bits."""
+    return array.astype("float64") if array.dtype.kind == "f" and array.dtype.itemsize > 8 else array
 
 
 def _ragged(array: NDArray[Any]) -> bool:
@@ -220,7 +231,7 @@ def _column(settings: DataDefinition) -> str:
 def _check_values(y: NDArray[Any], column: str, *, constant: bool = True) -> None:
     import pandas as pd
 
-    if y.dtype.kind in "mM":
+    if y.dtype.kind in "mM" or (y.dtype == object and pd.api.types.infer_dtype(y.reshape(-1)) in _DATES):
         raise DataError(f"data.target: the target{column} holds dates; give numbers or classes")
     missing = np.atleast_1d(pd.isna(y)).any(axis=tuple(range(1, y.ndim)))
     if missing.any():
@@ -230,6 +241,8 @@ def _check_values(y: NDArray[Any], column: str, *, constant: bool = True) -> Non
         )
     if y.dtype.kind == "f" and np.isinf(y).any():
         raise DataError(f"data.target: the target{column} holds infinite values; give finite numbers")
+    if not y.size:
+        raise DataError(f"data.target: the target{column} has no values; give one for each row")
     if constant and (len(y) < 2 or (y == y[0]).all()):
         raise DataError(f"data.target: the target{column} is the same in every row; there is nothing to learn")
 

@@ -35,7 +35,7 @@ WHOLE_EPOCHS, BATCHES, PLAIN = "whole epochs", "batches", "plain fit"
 REUSED = f"{WHOLE_EPOCHS}, traced before"
 _OWN = ("train_step", "test_step", "fit", "evaluate", "make_train_function", "make_test_function")
 _BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
-_DRY_ROWS = 8
+_DRY_ROWS = 7  # not a power of 2: a model of as many outputs would seem to fit
 # A batch of validation or test data: at most so many rows, and bytes of inputs and of the largest layer's output.
 _MOST_ROWS, _FEWEST_ROWS, _HELD_OUT_BYTES = 4096, 32, 2**25
 _UNKNOWN_LAYERS = 32  # times the bytes of its input that a layer may give whose output Keras does not tell

@@ -125,10 +125,13 @@ def _flat(prepared: Any) -> Any:
     """Return one tensor of shape (rows, numbers) for whatever the inputs are."""
     import keras
 
-    if isinstance(prepared, dict):
-        prepared = list(prepared.values())
-    parts = prepared if isinstance(prepared, list | tuple) else [prepared]
-    flat = [keras.layers.Flatten()(part) if len(part.shape) > 2 else part for part in parts]
+    parts = keras.tree.flatten(prepared)
+    if any(part.dtype == "string" for part in parts):
+        raise ModelError(
+            "model.build: x holds texts, and the built-in 'mlp' reads them in tables alone; return a data frame, or "
+            "name your own builder"
+        )
+    flat = [part if len(part.shape) == 2 else keras.layers.Flatten()(part) for part in parts]  # one axis becomes two
     return flat[0] if len(flat) == 1 else keras.layers.Concatenate()(flat)
 
 

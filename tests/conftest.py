@@ -46,6 +46,11 @@ width = {{ type = "int", low = 2, high = 200 }}
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the slower example programs run on request."""
+    parser.addoption("--every-program", action="store_true", help="run every program of tests/programs")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the frameworks' start-up noise out of every process the tests start."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -64,6 +64,15 @@ def first_batch(stream: Any) -> tuple[Any, Any]:
     raise DataError(_EMPTY)
 
 
+def head(stream: Any) -> Any:
+    """Return a stream of the first batch of another, as it is; the other is not changed by reading it."""
+    if hasattr(stream, "take"):
+        return stream.take(1)
+    if hasattr(stream, "__getitem__"):
+        return _view(stream, 0, 1)
+    return (each for each in itertools.islice(stream, 1))
+
+
 def batches(stream: Any, steps: int | None = None) -> Iterator[tuple[Any, Any]]:
     """Yield inputs and targets of each batch as arrays, read one at a time; at most `steps` of them."""
     if hasattr(stream, "__getitem__"):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from search.data import streams
 from search.data.dataset import Data, Part
 from search.data.preprocessing import leaves, take
 from search.training import graph_reuse
@@ -57,7 +58,7 @@ def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.
 def ensure_built(model: keras.Model, data: Data) -> None:
     """Give a model that was made without its input's shape its weights."""
     if not model.built:
-        with suppress(NotImplementedError):  # no `call`: a model of models, that its own training step calls
+        with suppress(Exception):  # a model of models, that its own training step calls; `fit` tells what is wrong
             model(as_tensors(data.example(1)))
 
 
@@ -69,19 +70,27 @@ def log_names(model: keras.Model, data: Data) -> tuple[str, ...]:
     weight = take(data.train.sample_weight, slice(0, _DRY_ROWS))
     few = Part(data.example(_DRY_ROWS), data.example_targets(_DRY_ROWS), weight)
     if path_of(model, data) == PLAIN:
-        return _plain_log_names(model, replace(data, train=few, validation=few, test=few))
+        return _plain_log_names(model, data, few)
     names = _create_variables(model, _packed(few))
     return (*names, *(f"val_{name}" for name in names))
 
 
-def _plain_log_names(model: keras.Model, few: Data) -> tuple[str, ...]:
-    """Return what `fit` logs: only it knows how a model with steps of its own is given its data."""
+def _plain_log_names(model: keras.Model, data: Data, few: Part) -> tuple[str, ...]:
+    """Return what `fit` logs: only it knows how a model with steps of its own is given its data.
+
+    Of a stream it gets the first batch as it is: a step of the user's own may take what is no (x, y).
+    """
     import keras
+
+    def one_batch() -> Part:
+        stream = data.train.x
+        return Part(streams.head(stream), None) if data.train.streamed and not data.spent_by_reading else few
 
     logged: dict[str, Any] = {}
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logged.update(logs))  # noqa: ARG005
-    _fit_plainly(model, few, _DRY_ROWS, None, {"epochs": 1, "callbacks": [note], "verbose": 0})
-    held_out = evaluate(model, few.train)
+    small = replace(data, train=one_batch(), validation=one_batch())
+    _fit_plainly(model, small, _DRY_ROWS, None, {"epochs": 1, "callbacks": [note], "verbose": 0})
+    held_out = evaluate(model, one_batch())
     return tuple(dict.fromkeys((*logged, *held_out, *(f"val_{name}" for name in held_out))))
 
 
@@ -176,6 +185,9 @@ def _fit_plainly(
     """Fit as Keras does by itself, on arrays or a stream."""
     import keras
 
+    if model.loss is None and not model.losses:
+        with suppress(Exception):  # losses that layers add are known once the model was called
+            model(as_tensors(data.example(1)))
     train, validation = data.train, data.validation if can_evaluate(model) else None
     if validation is not None:
         settings["validation_data"] = validation.x if validation.streamed else _packed(validation)

@@ -177,12 +177,12 @@ def exported(definition: Definition, model: keras.Model, data: Data) -> keras.Mo
 def registered_example(definition: Definition, model: keras.Model, data: Data, rows: int = _EXAMPLE_ROWS) -> Any:
     """Return inputs of a few rows that the model to register takes.
 
-    They are the study's own where the model has such inputs; a model that takes others (a generator's noise)
-    gets zeros.
+    They are the study's own where the model has such inputs; a model that takes others (a generator's noise, or
+    what the user's own fit function makes of the rows) gets zeros.
     """
     x = data.example(rows)
     if definition.model.export is None:
-        return x
+        return x if takes_rows(definition, model, data) or not model.inputs else _zeros(model, rows)
     if isinstance(x, dict):
         names = [each.name for each in model.inputs]
         if set(names) <= x.keys():
@@ -191,6 +191,11 @@ def registered_example(definition: Definition, model: keras.Model, data: Data, r
     elif _takes(model, x):
         return x
     return _zeros(model, rows)
+
+
+def takes_rows(definition: Definition, model: keras.Model, data: Data) -> bool:
+    """Return whether a model takes the study's rows: a fit function of the user's own may give it others."""
+    return definition.fit.function is None or _takes(model, data.example(1))
 
 
 def _takes(model: keras.Model, x: Any) -> bool:
@@ -205,7 +210,8 @@ def _zeros(model: keras.Model, rows: int) -> Any:
     import keras
 
     def zeros(each: Any) -> Any:
-        return np.zeros((rows, *(size or 1 for size in each.shape[1:])), str(each.dtype))
+        shape = (rows, *(size or 1 for size in each.shape[1:]))
+        return np.full(shape, "", object) if each.dtype == "string" else np.zeros(shape, str(each.dtype))
 
     return keras.tree.map_structure(zeros, _input(model))
 

@@ -81,6 +81,7 @@ def train(
         TrialFailed: It returned something else.
     """
     function = load(definition)
+    model.stop_training = False  # Keras's own `fit` sets it; callbacks read it
     for callback in callbacks:  # a training loop of the user's own may call them without Keras's `fit`
         callback.set_model(model)
         callback.set_params({"epochs": epochs, "verbose": 0})

@@ -21,7 +21,7 @@ from search.data.dataset import Data
 from search.studyfile.schema import Definition
 from search.training import callbacks, checkpoint, fit, metrics, own_fit
 from search.training.epochs import Epochs, OnEpoch, restores, watcher
-from search.training.model import build, has_user_code
+from search.training.model import build, has_user_code, takes_rows
 
 if TYPE_CHECKING:
     import keras
@@ -180,7 +180,7 @@ class Training:
     def _measured(self, epochs: Epochs) -> dict[str, float]:
         """Return the metrics of the model as it is, and of the last epoch what only a callback can tell."""
         logs, train, validation = dict(epochs.logs.get(epochs.last, {})), self._data.train, self._data.validation
-        if not self.model.compiled:
+        if not self.model.compiled or not takes_rows(self._definition, self.model, self._data):
             return logs
         if not train.streamed:
             logs |= fit.evaluate(self.model, train)

@@ -30,7 +30,7 @@ from search.training.description import answers, describe
 from search.training.epochs import Epochs, OnEpoch
 from search.training.fit import as_tensors, evaluate, held_out_rows
 from search.training.metrics import check_finite, check_known, mean, measure, spread, values_of, violations_of
-from search.training.model import exported
+from search.training.model import exported, takes_rows
 from search.training.result import Epoch, TrialResult
 from search.training.training import Trained, Training, archive, parameter_count, summary
 
@@ -225,8 +225,8 @@ def _train(
 
 
 def _tested(definition: Definition, model: keras.Model, data: Data) -> dict[str, float]:
-    """Return every metric of a model on the test part."""
-    if data.test is None:
+    """Return every metric of a model on the test part; none where it takes other inputs than the study's rows."""
+    if data.test is None or not takes_rows(definition, model, data):
         return {}
     steps = definition.fit.validation_steps
     tested = evaluate(model, data.test, steps) if model.compiled else {}

@@ -14,6 +14,7 @@ from search.figures import number, plural
 from search.study import attributes
 from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
+from search.tracking.names import legal
 from search.training.result import TrialResult
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def register_best(
         registry.TEST_VALUE: str(best.metrics.get(test_metric, "")),
         registry.TEST_DIRECTION: direction,
         **_confirmed_tags(best.confirmed),
-        **{f"metric.{metric}": f"{value:.6g}" for metric, value in best.metrics.items()},
+        **{legal(f"metric.{metric}"): f"{value:.6g}" for metric, value in best.metrics.items()},
     }
     return registry.register(
         name,

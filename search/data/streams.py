@@ -6,6 +6,7 @@ They are never copied, only cut.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from types import GeneratorType
 from typing import Any
@@ -16,6 +17,7 @@ from search.data.preprocessing import leaves
 from search.errors import DataError, one_line
 
 _STREAMS = {"tensorflow.DatasetV2", "keras.PyDataset", "torch.DataLoader"}
+_LOOK_SECONDS, _FEW = 3.0, 20  # how long an end is looked for, and batches that may be alike by chance
 _LOOKED_AT = 32  # batches of targets that are read to find the classes
 _INFINITE = -1  # TensorFlow's cardinality of a dataset without end
 _EMPTY = "data.source: the stream is empty; give at least one batch of (x, y)"
@@ -130,11 +132,43 @@ def check_ends(stream: Any, steps: int | None, part: str) -> None:
         DataError: Says which key says it.
     """
     if steps is None and is_endless(stream):
-        key = "steps_per_epoch" if part == "train" else "validation_steps"
-        raise DataError(
-            f"data.source: the {_WORDS[part]} part has no end; say in [fit] how many batches are one pass, "
-            f"for example {key} = 100, or leave out repeat()"
-        )
+        raise DataError(f"data.source: the {_WORDS[part]} part has no end; {_passes(part)}, or leave out repeat()")
+
+
+def look_for_end(stream: Any, part: str) -> str:
+    """Read a stream that does not know its length, for a few seconds at most.
+
+    Returns:
+        What to say when its end was not seen; else an empty text.
+
+    Raises:
+        DataError: It gives the same batches again and again.
+    """
+    if length(stream) is not None or is_spent_by_reading(stream):
+        return ""
+    began, seen, count = time.monotonic(), set(), 0
+    for batch in batches(stream):
+        count += 1
+        seen.add(hash(b"".join(map(_bytes, leaves(list(batch))))))
+        if time.monotonic() - began > _LOOK_SECONDS:
+            break
+    else:
+        return ""
+    if count > _FEW and 2 * len(seen) < count:
+        raise DataError(f"data.source: the {_WORDS[part]} part gives the same batches without end; {_passes(part)}")
+    return (
+        f"the {_WORDS[part]} part gave {count} batches in {_LOOK_SECONDS:g} s and does not say how many it has; "
+        f"where it has no end, {_passes(part)}"
+    )
+
+
+def _passes(part: str) -> str:
+    key = "steps_per_epoch" if part == "train" else "validation_steps"
+    return f"say in [fit] how many batches are one pass, for example {key} = 100"
+
+
+def _bytes(array: Any) -> bytes:
+    return repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
 
 
 def cut(stream: Any, share: float, key: str) -> tuple[Any, Any]:

@@ -232,7 +232,7 @@ def _enqueued(definition: Definition) -> Iterator[Finding]:
             yield f"enqueue[{index}]", "empty", "give at least one parameter"
         for name, value in configuration.items():
             key, parameter = f"enqueue[{index}].{name}", definition.space.get(name)
-            if parameter is None and definition.model.build == "mlp":
+            if parameter is None and definition.model.build == "mlp" and definition.data.kind != "python":
                 hint = did_you_mean(name, definition.space)
                 yield key, "not in [space]", f"[space] has {', '.join(definition.space)}{hint}"
             if parameter is not None and not contains_value(parameter, value):

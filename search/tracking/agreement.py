@@ -14,7 +14,7 @@ from search.study import attributes, ranking, space
 from search.study.spool import Spool
 from search.studyfile.schema import Definition
 from search.tracking import registry
-from search.tracking.runs import OBJECTIVE, STATUS, TRIAL, SearchRun, logged_models, model_of_run
+from search.tracking.runs import STATUS, TRIAL, SearchRun, logged_models, model_of_run, objectives, shown_params
 
 _DEFAULT_BEGAN = "1970-01-01T00:00:00+00:00"
 _PAUSE = 0.2  # seconds between two looks at whether another search has logged its model
@@ -67,13 +67,12 @@ def differences_of_trial(definition: Definition, trial: FrozenTrial, runs: list[
         return
     if run.info.status != STATUS[trial.state]:
         yield f"{name} is {trial.state.name}, its run is {run.info.status}"
-    params = {key: str(value) for key, value in trial.params.items()}
+    params = {key: str(value) for key, value in shown_params(trial).items()}
     if run.data.params != params:
         yield f"{name} has other parameters in its run"
-    if trial.state == TrialState.COMPLETE:
-        names = [OBJECTIVE] if len(trial.values) == 1 else [f"{OBJECTIVE}_{metric}" for metric in definition.metrics]
-        if [run.data.metrics.get(each) for each in names] != list(trial.values):
-            yield f"{name} has another value in its run"
+    shown = [run.data.metrics.get(each) for each in objectives(definition)]
+    if trial.state == TrialState.COMPLETE and shown != list(trial.values):
+        yield f"{name} has another value in its run"
 
 
 def differences(definition: Definition, study: optuna.Study, waiting: Collection[int] = ()) -> list[str]:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import optuna
@@ -32,6 +33,7 @@ from search.study.attributes import Confirmed
 from search.studyfile.parameters import describe
 from search.studyfile.schema import Definition
 from search.tracking import origin, store
+from search.tracking.names import distinct, legal
 from search.tracking.pages import descriptions, views
 from search.training.result import Epoch, TrialResult
 
@@ -202,7 +204,7 @@ class SearchRun:
         return run_id
 
     def _log_params(self, run_id: str, trial: FrozenTrial) -> None:
-        params = [Param(name, str(value)) for name, value in trial.params.items()]
+        params = [Param(name, str(value)) for name, value in shown_params(trial).items()]
         for start in range(0, len(params), _PARAMS):
             self._client.log_batch(run_id, params=params[start : start + _PARAMS])
 
@@ -272,7 +274,8 @@ class SearchRun:
 
     def _log(self, run_id: str, metrics: Sequence[Metric], tags: Mapping[str, str] | None = None) -> None:
         """Log metrics and tags in one request, or in one for every 1000 metrics."""
-        written = [RunTag(name, redact(value)[:_LONGEST]) for name, value in (tags or {}).items() if value]
+        written = [RunTag(legal(name), redact(value)[:_LONGEST]) for name, value in (tags or {}).items() if value]
+        metrics = [Metric(legal(each.key), each.value, each.timestamp, each.step) for each in metrics]
         for start in range(0, max(1, len(metrics)), _BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH], tags=written if start == 0 else ())
 
@@ -343,7 +346,13 @@ class SearchRun:
 def objectives(definition: Definition) -> list[str]:
     """Return the metrics of a run that hold its trial's values."""
     several = len(definition.metrics) > 1
-    return [f"{OBJECTIVE}_{metric}" for metric in definition.metrics] if several else [OBJECTIVE]
+    return [legal(f"{OBJECTIVE}_{metric}") for metric in definition.metrics] if several else [OBJECTIVE]
+
+
+def shown_params(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial's parameters by the names that they have in MLflow."""
+    names = distinct(trial.params)
+    return {names[name]: value for name, value in trial.params.items()}
 
 
 def model_of_run(run_id: str) -> str:
@@ -383,6 +392,7 @@ def _with_run(trial: FrozenTrial, run_id: str) -> FrozenTrial:
     import copy
 
     shown = copy.copy(trial)
+    shown.params = shown_params(trial)
     shown.system_attrs = {**trial.system_attrs, attributes.RUN_ID: run_id}
     if trial.state != TrialState.COMPLETE:
         shown.values = None
@@ -396,7 +406,7 @@ class _Callback(optuna_integration.MLflowCallback):  # type: ignore[misc]  # it 
     """
 
     def _set_tags(self, trial: FrozenTrial, study: optuna.Study) -> None:  # noqa: ARG002 - as the method it replaces
-        attrs = {str(name): str(value)[:_LONGEST] for name, value in trial.user_attrs.items()}
+        attrs = {legal(str(name)): str(value)[:_LONGEST] for name, value in trial.user_attrs.items()}
         mlflow.set_tags({"state": trial.state.name, **attrs})
 
 

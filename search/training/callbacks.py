@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,16 +129,21 @@ def _without_validation(wanted: list[keras.callbacks.Callback]) -> list[keras.ca
         return []
     lent: list[str] = []
 
-    def lend(epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG001 - Keras passes both
+    def lend(logs: dict[str, Any]) -> None:
         lent[:] = [f"val_{name}" for name in logs if f"val_{name}" not in logs]
         logs.update({name: logs[name.removeprefix("val_")] for name in lent})
 
-    def take_back(epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG001
+    def take_back(logs: dict[str, Any]) -> None:
         for name in lent:
             logs.pop(name, None)
 
-    first, last = (keras.callbacks.LambdaCallback(on_epoch_end=each) for each in (lend, take_back))
-    return [first, *wanted, last]
+    def at_each_end(change: Callable[[dict[str, Any]], None]) -> keras.callbacks.Callback:
+        return keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: change(logs),  # noqa: ARG005 - Keras passes both
+            on_train_end=change,
+        )
+
+    return [at_each_end(lend), *wanted, at_each_end(take_back)]
 
 
 def monitored(definition: Definition) -> tuple[str, str]:
@@ -174,7 +180,10 @@ def class_weight(definition: Definition, data: Data) -> dict[int, float] | None:
         if label not in known_labels:
             known = f"the classes are {', '.join(known_labels)}"
             raise DataError(f"fit.class_weight: no class '{label}'; {known}{did_you_mean(label, known_labels)}")
-    return {index: wanted.get(label, 1.0) for index, label in enumerate(known_labels)}
+    given = {index: wanted.get(label, 1.0) for index, label in enumerate(known_labels)}
+    if not any(given.values()):
+        raise DataError("fit.class_weight: every class weighs 0, so nothing is learned; give one a weight above 0")
+    return given
 
 
 def _keeping(definition: Definition, epochs: int) -> list[keras.callbacks.Callback]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
 
-from search.data.dataset import Data
+from search.data import streams
+from search.data.dataset import Data, Part
 from search.data.loading import TrialData
 from search.data.sources import parameters_read, reads_trial
 from search.data.summary import DataSummary
@@ -72,15 +73,17 @@ def dry_run(definition: Definition, every: Data | TrialData, trials: Iterable[Ba
     metrics.functions(definition)
     if definition.fit.function:
         own_fit.load(definition)
+    check_enqueued(definition, every)
     model, log_names, trial, data = _first_that_works(definition, trials, every)
     _check_effects(definition, data)
+    endless = _look_for_ends(definition, data)
     with tempfile.TemporaryDirectory() as folder:
         made = callbacks.callbacks(definition, data, 1, trial, Path(folder))
-    check_enqueued(definition, every)
     _check_metrics(definition, log_names)
     path = own_fit.OWN_FIT if definition.fit.function else fit.path_of(model, data, made)
     model = _try_export(definition, model, data)
     summary = describe(definition, data, model, log_names=log_names, path=path, seconds=seconds)
+    summary = replace(summary, doubts=(*summary.doubts, *endless))
     if definition.model.build == "mlp" and definition.model.export is None:
         return DryRun(summary)
     return DryRun(summary, _try_archive(definition, model), _answers(definition, model, data))
@@ -112,6 +115,16 @@ def _data_of(every: Data | TrialData, trial: BaseTrial) -> Data:
         return every.of(trial)
     except (DataError, optuna.TrialPruned) as error:
         raise Refused(one_line(error) if isinstance(error, optuna.TrialPruned) else str(error)) from error
+
+
+def _look_for_ends(definition: Definition, data: Data) -> list[str]:
+    """Return what to say of streams that do not end within a few seconds, and say nothing of their length."""
+    settings = definition.fit
+    parts: dict[str, Part | None] = {} if settings.steps_per_epoch or settings.function else {"train": data.train}
+    if not settings.validation_steps:
+        parts |= {"validation": data.validation, "test": data.test}
+    streamed = {name: part.x for name, part in parts.items() if part is not None and part.streamed}
+    return [said for name, stream in streamed.items() if (said := streams.look_for_end(stream, name))]
 
 
 def _check_effects(definition: Definition, data: Data) -> None:

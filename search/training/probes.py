@@ -66,7 +66,7 @@ def _suggested(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             build(definition, trial, every.of(trial))
-    except Exception:  # it refuses this configuration: the trial will say so
+    except (Exception, SystemExit):  # it refuses this configuration: the trial will say so
         finished = False
     return {**trial.distributions, **sampler.seen}, finished
 

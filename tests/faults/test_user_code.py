@@ -62,6 +62,7 @@ BUILD = """
 import os
 import sys
 
+import keras
 from search.training.model import mlp
 
 
@@ -79,7 +80,11 @@ def build(trial, data):
     if trial.number == 4:
         raise RuntimeError("long \\udcff " * 100_000)
     os.chdir("/")
-    return mlp(trial, data)
+    trial.suggest_int("units[0]", 1, 3)
+    trial.set_user_attr("a@b", "mine")
+    model = mlp(trial, data)
+    model.compile("adam", "binary_crossentropy", metrics=[keras.metrics.BinaryAccuracy(name="acc@5")])
+    return model
 """
 
 
@@ -106,6 +111,11 @@ def test_trials_fail_alone_and_the_folder_stays(tiny: Tiny, run_search: Searcher
     assert reasons[3] == "KeyboardInterrupt"
     assert reasons[4].startswith("RuntimeError: long ? long ?")
     assert len(reasons[4]) <= 1000
+    first = trial_runs(outcome.search_run_id)[0].data  # MLflow refuses such names: they are written as it takes them
+    assert {"units_0_"} == set(first.params) - {"width"}
+    assert first.tags["a_b"] == "mine"
+    assert "val_acc_5" in first.metrics
+    assert outcome.model is not None
     assert Path.cwd() == folder
 
 

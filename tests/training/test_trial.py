@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 import pytest
 
+from search.data import streams
 from search.data.dataset import Data
 from search.data.loading import load
 from search.data.summary import TensorSpec
@@ -703,6 +704,7 @@ def test_callbacks_read_val_logs_in_a_refit(tmp_path: Path) -> None:
     """Every trial would fail after all its folds, in the refit, which has no validation part."""
     code = "import keras\nclass Reads(keras.callbacks.Callback):\n    def on_epoch_end(self, epoch, logs=None):\n"
     code += "        logs['seen'] = logs['val_loss']\n"
+    code += "    def on_train_end(self, logs=None):\n        logs['val_loss']\n"
     result = Run(study_of(tmp_path, code, fit={"callbacks": ["user.py:Reads"]}, data={"folds": 2})).result
     assert result.fate == "complete", result.traceback
     refit = last(result)
@@ -772,3 +774,51 @@ def test_seeds_differ_between_trials_and_repeats() -> None:
     seeds = {trial.seed_of(study, number, repeat) for study in (0, 1) for number in range(5) for repeat in range(3)}
     assert len(seeds) == 30
     assert trial.seed_of(0, 3) == trial.seed_of(0, 3, 0)
+
+
+UNKNOWN_LENGTH = """
+import itertools
+import keras, numpy as np, tensorflow as tf
+X = np.random.default_rng(0).normal(size=(48, 2)).astype("float32")
+Y = (X[:, 0] > 0).astype("float32")
+
+def stream(passes, noise):
+    def batches():
+        for number in passes() if callable(passes) else range(passes):
+            for at in range(0, 48, 16):
+                yield X[at : at + 16] + noise * number, Y[at : at + 16]
+    return tf.data.Dataset.from_generator(batches, output_signature=(tf.TensorSpec((None, 2)), tf.TensorSpec((None,))))
+
+def ends():
+    return stream(1, 0), stream(1, 0), stream(1, 0)
+
+def same():
+    return stream(1, 0), stream(itertools.count, 0), stream(1, 0)
+
+def other():
+    return stream(itertools.count, 1), stream(1, 0), stream(1, 0)
+
+def build(trial, data):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+"""
+
+
+def test_streams_that_do_not_say_their_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first epoch of a generator without end would last for ever, without a word."""
+    monkeypatch.setattr(streams, "_LOOK_SECONDS", 0.3)
+
+    def tried(function: str, **fit: int) -> tuple[str, ...]:
+        data = {"source": f"user.py:{function}", "options": {}}
+        fit = {"epochs": 1, **fit}
+        definition = study_of(tmp_path, UNKNOWN_LENGTH, data=data, model={"build": "user.py:build"})
+        definition = definition.model_copy(update={"fit": definition.fit.model_copy(update={**fit, "batch_size": 32})})
+        return dry_run(definition, load(definition), [ask(definition)], 0.0).data.doubts
+
+    assert tried("ends") == ()
+    with pytest.raises(DataError, match=r"the validation part gives the same batches without end; .*validation_steps"):
+        tried("same")
+    assert tried("same", validation_steps=3) == ()
+    assert "the training part gave" in tried("other")[0]
+    assert "steps_per_epoch = 100" in tried("other")[0]

@@ -26,6 +26,7 @@ from mlflow import MlflowClient
 
 from search.errors import redact
 from search.studyfile.schema import Definition
+from search.tracking.names import distinct, legal
 
 KEY = "search"  # names the view in the address
 _TAG = f"mlflow.sharedViewState.{KEY}"
@@ -68,7 +69,7 @@ def save(
 
 def _state(definition: Definition, objectives: Sequence[str]) -> dict[str, Any]:
     """Return the state of MLflow's runs page: best trial first, its value, test metric and parameters."""
-    parameters, metric = list(definition.space)[:_MOST], definition.metrics[0]
+    parameters, metric = list(distinct(definition.space).values())[:_MOST], legal(definition.metrics[0])
     test = f"test_{metric.removeprefix('val_')}"
     columns = [f"metrics.`{each}`" for each in (*objectives, test)]
     columns += [f"params.`{each}`" for each in parameters]

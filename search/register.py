@@ -90,7 +90,7 @@ def register_best(
     best: Best,
     data: DataSummary,
     model_id: str,
-    check: Callable[[str], str],
+    loaded: Callable[[], str],
 ) -> tuple[Registered, bool]:
     """Return the best trial's version, and whether it is new.
 
@@ -101,7 +101,7 @@ def register_best(
         best: What was recorded of it.
         data: What it was trained on.
         model_id: Its logged model; empty when there is none.
-        check: Told the logged model; returns why it cannot be used, or an empty text.
+        loaded: Returns why the logged model cannot be used, or an empty text.
 
     Raises:
         SearchError: There is no logged model.
@@ -131,7 +131,7 @@ def register_best(
         tags=tags,
         description=_description(name, best, data, definition),
         about=_about(name, definition, data),
-        refused=printable(check(model_id)),
+        refused=printable(loaded()),
     ), True
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,35 +13,26 @@ import optuna
 from optuna.storages import BaseStorage
 
 from search import resume
-from search.budget import Counts, count
 from search.data.summary import DataSummary
-from search.errors import ClusterError, Interrupted, NoTrialCompleted, SearchError, StorageError, one_line
-from search.handover.confirmation import Confirmation
+from search.errors import ClusterError, Interrupted, StorageError, one_line
+from search.finish import HURRY, INTERRUPTED, Begun, OnMessage, finish
 from search.optimize import NoMirror, OnProgress, Search
 from search.outcome import Outcome
-from search.register import best_of, check_usable, register_best
-from search.reporting import plots
 from search.stopping import check_terminator
-from search.study import attributes, create, ranking, samplers
+from search.study import create, samplers
 from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
 from search.studyfile.references import from_outside
-from search.studyfile.settings import Settings, arguments_of, described
-from search.tracking.pages import fates
+from search.studyfile.settings import Settings, described
 from search.tracking.pages.dataset import dataset_of
 from search.workers import local as workers
 from search.workers import worker
 from search.workers.base import Pool, in_background
-from search.workers.fresh import FreshProcess, check_loads
+from search.workers.fresh import check_loads
 
 if TYPE_CHECKING:
     from search.tracking.mirror import Mirror
     from search.tracking.runs import SearchRun
-
-OnMessage = Callable[[str], None]
-_PATIENCE = 30.0  # seconds without progress after which the end of a search no longer waits for MLflow
-_HURRY = 4.0  # the same after Ctrl-C
-_FINISHED, _TRAINED, _INTERRUPTED = "finished", "trained", "interrupted"
 
 
 def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = lambda _: None) -> Outcome:
@@ -84,7 +73,7 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
         with storage_errors(settings.storage):
             session = _Session(settings, storage, pool, job, data, on_message)
             interrupted = session.train(on_progress)
-            outcome = session.finish(started, in_a_hurry=interrupted is not None)
+            outcome = finish(session.begun(), session.stopped, started, in_a_hurry=interrupted is not None)
         if interrupted is not None:
             interrupted.outcome = outcome
             raise interrupted
@@ -129,7 +118,7 @@ def _storage(settings: Settings, on_message: OnMessage) -> BaseStorage:
 
 
 class _Session:
-    """One search, once everything was checked: claimed, trained, registered."""
+    """One search, once everything was checked: claimed and trained."""
 
     def __init__(
         self,
@@ -150,7 +139,7 @@ class _Session:
         self._recovered = resume.recover_killed_searches(
             self._study, storage, self._spool, lambda number: worker.goes_on(job, number)
         )
-        self._begun = bool(self._study.get_trials(deepcopy=False))
+        self._has_trials = bool(self._study.get_trials(deepcopy=False))
         self._unfinished = resume.claim_interrupted(self._study, self._spool) if settings.resume else None
         if self._unfinished is not None:
             self._claim = self._unfinished.claim
@@ -163,8 +152,7 @@ class _Session:
         self._url, self._serve = self._announce_page()
         stop_file = str(self._spool.stop_file(self._claim.record.search_id).absolute())
         self._job = replace(job, environment=self._environment(), stop_file=stop_file)
-        self._stopped = ""
-        self._fresh: FreshProcess | None = None
+        self.stopped = ""  # why it ended before its budget was spent
 
     def _begin(self, settings: Settings) -> resume.Claim:
         asked = described(settings, len(self._pool.slots))
@@ -228,6 +216,23 @@ class _Session:
 
         return {"MLFLOW_TRACKING_URI": store.absolute_uri(), "MLFLOW_EXPERIMENT_ID": self._run.experiment_id}
 
+    def begun(self) -> Begun:
+        """Return what the end of the search needs to know."""
+        return Begun(
+            self._settings,
+            self._study,
+            self._claim,
+            self._spool,
+            self._pool,
+            self._job,
+            self._data,
+            self._run,
+            self._mirror,
+            self._url,
+            self._serve,
+            self._on_message,
+        )
+
     def train(self, on_progress: OnProgress) -> Interrupted | None:
         """Run the trials; returns the interruption when Ctrl-C ended them early."""
         searching = Search(
@@ -244,7 +249,7 @@ class _Session:
         if self._unfinished is not None:
             searching.go_on(self._unfinished.running)
             searching.retry(self._unfinished.begun)
-        searching.enqueue(create.first_configurations(self._definition, self._study, new=not self._begun))
+        searching.enqueue(create.first_configurations(self._definition, self._study, new=not self._has_trials))
         try:
             searching.optimize(self._pool.slots)
         except Interrupted as error:
@@ -253,186 +258,15 @@ class _Session:
             self._fail(error)
             raise
         finally:
-            self._stopped = searching.stopped
+            self.stopped = searching.stopped
         return None
 
     def _fail(self, error: BaseException) -> None:
         """Note, as far as possible, that the search ended by an error."""
         with suppress(Exception):
-            self._claim.ended(_INTERRUPTED, one_line(error))
+            self._claim.ended(INTERRUPTED, one_line(error))
         if self._mirror is not None and self._run is not None:
-            self._mirror.drain(_HURRY)
+            self._mirror.drain(HURRY)
             with suppress(Exception):
                 self._run.end("FAILED", {}, {"reason": str(error)})
             self._mirror.close()
-
-    def finish(self, started: float, *, in_a_hurry: bool) -> Outcome:
-        """Register the best trial's model, write the search's outcome to its run, and return it.
-
-        Raises:
-            NoTrialCompleted: There is no best trial.
-        """
-        halted = 0 if in_a_hurry else self._confirmation().run(self._settings.confirm, self._pool.slots)
-        ranked = ranking.leading_trials(self._definition, self._study)
-        if ranked and self._run is not None and self._settings.register:
-            self._fresh = FreshProcess()
-        drawn = [] if in_a_hurry or not ranked or self._run is None else self._draw()
-        waiting = self._mirror.drain(_HURRY if in_a_hurry else _PATIENCE) if self._mirror is not None else None
-        not_mirrored = self._not_mirrored(waiting)
-        outcome = self._outcome(ranked, not_mirrored, started) if ranked else None
-        state = _INTERRUPTED if in_a_hurry else _FINISHED
-        if self._run is not None:
-            outcome, state = self._publish(outcome, ranked, drawn, state, in_a_hurry=in_a_hurry)
-        elif state == _FINISHED:
-            state = _TRAINED
-        self._claim.ended(state, self._stopped)
-        if self._mirror is not None:
-            self._mirror.close()
-        if state == _FINISHED and not not_mirrored:
-            self._spool.forget(self._claim.record.search_id)
-        if outcome is None:
-            if in_a_hurry:
-                raise Interrupted("interrupted before any trial completed; --resume goes on")
-            raise self._nothing_completed()
-        outcome = replace(outcome, seconds=time.monotonic() - started)
-        if halted:
-            interrupted = Interrupted("interrupted while the leading trials were trained again; all is kept", halted)
-            interrupted.outcome = outcome
-            raise interrupted
-        if not in_a_hurry:
-            check_usable(outcome.model)
-        return outcome
-
-    def _confirmation(self) -> Confirmation:
-        trials = resume.trials_of(self._study, self._claim.record.search_id)
-        return Confirmation(
-            self._definition, self._study, self._job, trials, self._spool, self._mirror, self._on_message
-        )
-
-    def _not_mirrored(self, waiting: list[int] | None) -> tuple[int, ...]:
-        if waiting is None:
-            return tuple(each.number for each in resume.trials_of(self._study, self._claim.record.search_id))
-        return tuple(waiting)
-
-    def _draw(self) -> list[Future[dict[str, bytes]]]:
-        """Let workers draw, side by side and with the plotting library imported, while MLflow catches up."""
-        slots = self._pool.slots
-        return [slots[i % len(slots)].submit(worker.draw, self._job, name) for i, name in enumerate(plots.DRAWINGS)]
-
-    def _publish(
-        self,
-        outcome: Outcome | None,
-        ranked: Sequence[optuna.trial.FrozenTrial],
-        drawn: Sequence[Future[dict[str, bytes]]],
-        state: str,
-        *,
-        in_a_hurry: bool,
-    ) -> tuple[Outcome | None, str]:
-        """Register the best model and end the search's run; returns the outcome and the search's state."""
-        from search.tracking import agreement, store
-
-        assert self._run is not None  # noqa: S101 - for the type checker: the caller saw it
-        try:
-            with store.store_errors(store.uri()):
-                if ranked:
-                    agreement.show_confirmed(self._definition, self._study)
-                    again = self._settings.confirm > 0 and ranked[0].number in self._spool.waiting()
-                    if self._mirror is not None and again:
-                        self._mirror.log_model(ranked[0].number)
-                if outcome is not None and self._settings.register:
-                    outcome = self._register(outcome, ranked[0], _HURRY if in_a_hurry else _PATIENCE)
-                if drawn:
-                    self._log_plots(drawn)
-                model = outcome.model.uri if outcome is not None and outcome.model is not None else ""
-                agreement.end_search(
-                    self._definition,
-                    self._study,
-                    self._claim.record.search_id,
-                    self._run,
-                    model,
-                    self._stopped,
-                    killed=in_a_hurry,
-                )
-        except (SearchError, OSError) as error:
-            self._on_message(f"{error} (python -m search.sync writes it later)")
-            why = str(error)
-            return (replace(outcome, unregistered=why) if outcome else None), _TRAINED if state == _FINISHED else state
-        return outcome, state
-
-    def _register(self, outcome: Outcome, best: optuna.trial.FrozenTrial, patience: float) -> Outcome:
-        from search.tracking import agreement
-
-        assert self._mirror is not None and self._fresh is not None  # noqa: S101, PT018
-        if not (model_id := self._mirror.model_id(best.number)):
-            mine = best.system_attrs.get(attributes.SEARCH_RUN) == self._claim.record.search_id
-            patience = 0 if mine else patience  # only another search logs its model later
-            model_id = agreement.awaited_model(self._definition, self._study, best, self._spool, patience)
-        known = (self._settings.study_name, self._definition, best, outcome.best, self._data, model_id)
-        with self._fresh:
-            model, new = register_best(*known, self._fresh.check_logged)
-        return replace(outcome, model=model, newly_registered=new)
-
-    def _log_plots(self, drawn: Sequence[Future[dict[str, bytes]]]) -> None:
-        """Add the table of trials and the plots to the search's run; what fails is left out, and said."""
-        assert self._run is not None  # noqa: S101
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            with self._decorating("the table of trials could not be written"):
-                plots.table(self._study, self._definition, folder)
-            for plot in drawn:
-                with self._decorating("a plot could not be drawn"):
-                    for file, content in plot.result().items():
-                        (folder / file).write_bytes(content)
-            with self._decorating("the table and the plots could not be added to the search's run"):
-                self._run.artifacts(folder)
-
-    @contextmanager
-    def _decorating(self, failure: str) -> Iterator[None]:
-        """Let nothing inside this block end the search: whatever goes wrong is said in a line."""
-        try:
-            yield
-        except Exception as error:
-            self._on_message(f"{failure}: {one_line(error)}")
-
-    def _outcome(
-        self, ranked: Sequence[optuna.trial.FrozenTrial], not_mirrored: tuple[int, ...], started: float
-    ) -> Outcome:
-        run_of = self._mirror.run_id if self._mirror is not None else lambda _: ""
-        confirmed = attributes.confirmed_of(self._study)
-        table = tuple(best_of(each, run_of(each.number), confirmed.get(each.number)) for each in ranked[:5])
-        trials = resume.trials_of(self._study, self._claim.record.search_id)
-        counts = count(trials)
-        several = len(self._definition.metrics) > 1
-        front = ranking.pareto_front(self._definition, attributes.comparable_trials(self._study)) if several else []
-        return Outcome(
-            study=self._settings.study_name,
-            experiment_id=self._run.experiment_id if self._run is not None else "",
-            search_run_id=self._run.run_id if self._run is not None else "",
-            n_trials=counts.as_json(),
-            died=counts.died,
-            best=table[0],
-            front=tuple(trial.number for trial in front),
-            model=None,
-            newly_registered=False,
-            stopped=self._stopped,
-            seconds=time.monotonic() - started,
-            workers=self._pool.description,
-            data=self._data,
-            table=table,
-            not_mirrored=not_mirrored,
-            url=self._url,
-            serve=self._serve,
-            arguments=arguments_of(self._settings),
-            failures=fates.failures(trials),
-            saved=str(fates.saved(trials)),
-        )
-
-    def _counts(self) -> Counts:
-        return count(resume.trials_of(self._study, self._claim.record.search_id))
-
-    def _nothing_completed(self) -> NoTrialCompleted:
-        counts = self._counts()
-        return NoTrialCompleted(
-            f"no trial of study '{self._settings.study_name}' completed ({counts.pruned} pruned, "
-            f"{counts.failed} failed); see the runs' tag 'reason' in mlflow ui"
-        )

@@ -112,7 +112,7 @@ def _register(settings: Settings, study: optuna.Study, spool: Spool) -> None:
     if model_id:
         with FreshProcess() as fresh:
             best = best_of(ranked[0], run_id, confirmed)
-            register_best(settings.study_name, definition, ranked[0], best, data, model_id, fresh.check_logged)
+            register_best(settings.study_name, definition, ranked[0], best, data, model_id, fresh.begin_check(model_id))
 
 
 def _end_searches(definition: Definition, study: optuna.Study, spool: Spool) -> None:

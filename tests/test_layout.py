@@ -89,6 +89,7 @@ ROOMS = (
     {"handover"},
     {"syncing"},
     {"outcome"},
+    {"finish"},
     {"session"},
     {"terminal"},
     {"api"},

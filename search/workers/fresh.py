@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,11 +44,11 @@ class FreshProcess:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def check_logged(self, model_id: str) -> str:
-        """Load a logged model of MLflow's and predict its input example; returns as `check`."""
+    def begin_check(self, model_id: str) -> Callable[[], str]:
+        """Begin to check a logged model of MLflow's as `check` does; what is returned waits for its answer."""
         from search.tracking.versions import folder_and_example
 
-        return self.check(*folder_and_example(model_id))
+        return self._begin(*folder_and_example(model_id))
 
     def check(self, folder: Path, example: Any) -> str:
         """Load the model in a folder and predict an example; returns what is wrong, or an empty text.
@@ -57,12 +57,20 @@ class FreshProcess:
             folder: A logged model.
             example: Rows as the user sends them.
         """
-        try:
-            return str(self._pool.schedule(loaded_elsewhere, args=(str(folder), example)).result(_PATIENCE))
-        except FutureTimeout:
-            return f"it was not loaded within {_PATIENCE:g} s"
-        except Exception as error:  # the process died, or what it raises cannot be told apart
-            return one_line(error)
+        return self._begin(folder, example)()
+
+    def _begin(self, folder: Path, example: Any) -> Callable[[], str]:
+        begun = self._pool.schedule(loaded_elsewhere, args=(str(folder), example))
+
+        def answer() -> str:
+            try:
+                return str(begun.result(_PATIENCE))
+            except FutureTimeout:
+                return f"it was not loaded within {_PATIENCE:g} s"
+            except Exception as error:  # the process died, or what it raises cannot be told apart
+                return one_line(error)
+
+        return answer
 
     def close(self) -> None:
         """End the process."""

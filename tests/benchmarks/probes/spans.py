@@ -90,7 +90,7 @@ def _time_session(session: Any) -> None:
 
     for name in ("search", "_pool", "_open_store", "_storage"):
         time_calls(session, name, name)
-    time_calls(session._Session, "finish", "finish")
+    time_calls(session, "finish", "finish")
     time_calls(session.workers.LocalPool, "check", "check")
     time_calls(session.workers.LocalPool, "close", "close")
     time_calls(optimize.Search, "optimize", "optimize")

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+    from search.budget import Progress
     from search.gate import Promotion
-    from search.optimize import Progress
     from search.tracking.history import Move
     from search.tracking.registry import Registered
 
@@ -155,7 +155,7 @@ class Study:
             confirm: Share of the training time to spend on training the leading trials again under new seeds.
             accept_new_data: Whether the data may differ from those of the study's earlier trials.
             progress: Whether to show a progress bar; by default in notebooks and on terminals.
-            on_progress: Called at each trial's beginning and end.
+            on_progress: Called when a trial begins or ends, and every few seconds while a long one trains.
 
         Raises:
             UsageError: Something asked for cannot be; nothing was created.

@@ -1,7 +1,8 @@
-"""What is left to do: the budget, configurations to try again, and how many trials ended how."""
+"""What is done and what is left: the budget, configurations to try again, counts, and what is told of all that."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,3 +120,45 @@ class Budget:
     def hopeless(self, slots: int) -> bool:
         """Return whether so many trials died in a row that no worker can be expected to live."""
         return self.deaths_in_a_row > MOST_DEATHS + 2 * slots
+
+
+class Stage(str):
+    """A message that says what the search does until the next one, while no trial trains."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the search stands, told after each trial begins or ends, and every few seconds while a long one trains.
+
+    Attributes:
+        number: The trial.
+        state: `began`, `training`, `complete`, `pruned`, `failed` or `stopped` (with its worker, or by Ctrl-C).
+        value: Its value, when complete; while it trains the study's first metric after its last epoch.
+        best_number: The best trial so far.
+        best_value: Its (first) value.
+        done: Trials that came to their own end.
+        total: The budget.
+        seconds_left: Estimate of the time until the budget is spent.
+        reason: Why a trial was pruned or failed.
+        counts: How many trials ended how.
+        epoch: While it trains: how many epochs it has trained.
+        epochs: How many it is to train, where the study says so.
+    """
+
+    number: int
+    state: str
+    value: float | None
+    best_number: int | None
+    best_value: float | None
+    done: int
+    total: int
+    seconds_left: float | None
+    reason: str = ""
+    counts: Counts = field(default_factory=Counts)
+    epoch: int | None = None
+    epochs: int | None = None
+
+
+OnProgress = Callable[[Progress], None]

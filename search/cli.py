@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from search.errors import SearchError, did_you_mean, one_line
+from search.errors import Interrupted, SearchError, did_you_mean, one_line
 from search.studyfile.secret import read_url
 
 # The root of typer's own errors; typer names it nowhere in public (it was click's until 0.25).
@@ -65,10 +65,14 @@ def execute(function: Callable[..., None], name: str) -> None:
         status = app(prog_name=called, standalone_mode=False)
     except _TYPER_ERROR as error:
         status = _fail(error.format_message(), 2)
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        status = error.exit_status
     except SearchError as error:
         status = _fail(str(error), error.exit_status, error)
     except (KeyboardInterrupt, typer.Abort) as error:
-        status = _fail("interrupted", 128 + (error.number if isinstance(error, _Terminated) else signal.SIGINT))
+        print("interrupted", file=sys.stderr)
+        status = 128 + (error.number if isinstance(error, _Terminated) else signal.SIGINT)
     except BrokenPipeError:
         status = 0
     except Exception as error:

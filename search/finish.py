@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from search import resume
-from search.budget import count
+from search.budget import Stage, count
 from search.data.summary import DataSummary
 from search.errors import Interrupted, NoTrialCompleted, SearchError, one_line
 from search.handover.confirmation import Confirmation
@@ -117,6 +117,7 @@ class _Ending:
         """End the search; see the function of this name."""
         begun, settings = self._begun, self._begun.settings
         halted = 0 if self._in_a_hurry else self._confirmation().run(settings.confirm, begun.pool.slots)
+        begun.on_message(Stage("drawing the plots and registering the best model"))
         ranked = ranking.leading_trials(self._definition, self._study)
         drawn = [] if self._in_a_hurry or not ranked or self._run is None else self._draw()
         waiting = self._mirror.drain(self._patience) if self._mirror is not None else None
@@ -139,7 +140,8 @@ class _Ending:
         """Return the outcome, or raise what the command ends with."""
         if outcome is None:
             if self._in_a_hurry:
-                raise Interrupted("interrupted before any trial completed; --resume goes on")
+                command = f"python -m search.run {arguments_of(self._begun.settings)} --resume"
+                raise Interrupted(f"interrupted before any trial completed; go on with: {command}")
             raise self._nothing_completed()
         outcome = replace(outcome, seconds=time.monotonic() - self._started)
         if halted:

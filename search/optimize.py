@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.budget import Budget, Counts, Retry
+from search.budget import Budget, Counts, OnProgress, Progress, Retry
 from search.errors import Interrupted, SearchError
 from search.resume import finish_running, record_heartbeat, trials_of
 from search.stopping import GRACE_SECONDS, INTERRUPTED, Stopping
@@ -28,7 +28,7 @@ from search.study import attributes, ranking, samplers, space
 from search.study.proposals import Proposal, Sampling
 from search.study.spool import Spool
 from search.study.storage import HEARTBEAT_SECONDS
-from search.studyfile.settings import Settings
+from search.studyfile.settings import Settings, arguments_of
 from search.training.model import has_user_code
 from search.training.result import TrialResult, live_epochs
 from search.training.trial import seed_of
@@ -61,38 +61,6 @@ class NoMirror:
 
     def update(self, number: int) -> None:
         """Do nothing."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the search stands, told after each trial begins or ends.
-
-    Attributes:
-        number: The trial that began or ended.
-        state: `began`, `complete`, `pruned`, `failed` or `stopped` (with its worker, or by Ctrl-C).
-        value: Its value, when complete and of one metric.
-        best_number: The best trial so far.
-        best_value: Its (first) value.
-        done: Trials that came to their own end.
-        total: The budget.
-        seconds_left: Estimate of the time until the budget is spent.
-        reason: Why a trial was pruned or failed.
-        counts: How many trials ended how.
-    """
-
-    number: int
-    state: str
-    value: float | None
-    best_number: int | None
-    best_value: float | None
-    done: int
-    total: int
-    seconds_left: float | None
-    reason: str = ""
-    counts: Counts = field(default_factory=Counts)
-
-
-OnProgress = Callable[[Progress], None]
 
 
 @dataclass
@@ -198,12 +166,17 @@ class Search:
             self._abandon(error)
             raise
         if self._signal:
-            raise Interrupted("interrupted; everything finished so far is kept, and --resume goes on", self._signal)
+            raise self._interrupted(self._signal)
+
+    def _interrupted(self, number: int) -> Interrupted:
+        """Return the error that ends the search, with the command that goes on."""
+        command = f"python -m search.run {arguments_of(self._settings)} --resume"
+        return Interrupted(f"interrupted; everything finished so far is kept; go on with: {command}", number)
 
     def _ask_to_stop(self, number: int) -> None:
         """Take note of a signal; the loop sees it within half a second. A second one ends everything at once."""
         if self._signal:
-            raise Interrupted("interrupted; everything finished so far is kept, and --resume goes on", number)
+            raise self._interrupted(number)
         self._signal = number
 
     def _fill(self) -> None:
@@ -313,6 +286,7 @@ class Search:
         if now - running.passed_on >= max(_LIVE_SECONDS, 0.05 * len(self._running)):
             running.passed_on = now
             self._mirror.update(running.trial.number)
+            self._tell_epoch(running)
         limit = self._settings.trial_timeout
         if (lost := running.slot.lost()) is not None:
             self._give_up(running, "died", f"its worker died: {lost}")
@@ -388,25 +362,36 @@ class Search:
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
 
+    def _tell_epoch(self, running: _Running) -> None:
+        """Tell how far a running trial is, when it has passed epochs on."""
+        trial = self._storage.get_trial(running.trial_id)
+        if epochs := live_epochs(trial):
+            planned = trial.params.get("epochs", self._definition.fit.epochs)
+            value = epochs[-1].logs.get(self._definition.metrics[0])
+            told = self._progress(trial.number, "training")
+            self._on_progress(replace(told, epoch=epochs[-1].step + 1, epochs=planned, value=value))
+
     def _tell_progress(self, number: int, state: str, trial: FrozenTrial | None = None, reason: str = "") -> None:
+        self._on_progress(self._progress(number, state, trial, reason))
+
+    def _progress(self, number: int, state: str, trial: FrozenTrial | None = None, reason: str = "") -> Progress:
+        """Return where the search stands now that this became of a trial."""
         done, best, timeout = self.counts.own_ends, self._stopping.best, self._settings.timeout
         left = self._elapsed() / done * (self._settings.n_trials - done) if done else None
         if left is not None and timeout is not None:
             left = min(left, max(0.0, timeout - self._elapsed()))
         value = trial.values[0] if trial is not None and trial.state == TrialState.COMPLETE else None
-        self._on_progress(
-            Progress(
-                number=number,
-                state=state,
-                value=value,
-                best_number=best.number if best else None,
-                best_value=best.values[0] if best else None,
-                done=done,
-                total=self._settings.n_trials,
-                seconds_left=left,
-                reason=reason,
-                counts=self.counts,
-            )
+        return Progress(
+            number=number,
+            state=state,
+            value=value,
+            best_number=best.number if best else None,
+            best_value=best.values[0] if best else None,
+            done=done,
+            total=self._settings.n_trials,
+            seconds_left=left,
+            reason=reason,
+            counts=self.counts,
         )
 
 

@@ -13,10 +13,11 @@ import optuna
 from optuna.storages import BaseStorage
 
 from search import resume
+from search.budget import OnProgress, Stage
 from search.data.summary import DataSummary
 from search.errors import ClusterError, Interrupted, StorageError, one_line
 from search.finish import HURRY, INTERRUPTED, Begun, OnMessage, finish
-from search.optimize import NoMirror, OnProgress, Search
+from search.optimize import NoMirror, Search
 from search.outcome import Outcome
 from search.stopping import check_terminator
 from search.study import create, samplers
@@ -57,7 +58,7 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
     with ExitStack() as stack:
         pool = _pool(settings)
         stack.callback(pool.close)
-        on_message(f"{pool.description}; loading the data and building the first model")
+        on_message(Stage(f"{pool.description}; loading the data and building the first model"))
         if settings.storage.startswith("sqlite"):
             on_message("the study is kept in SQLite; a journal file or PostgreSQL is about ten times faster")
         job = pool.reach(worker.Job(settings.located()))

@@ -12,13 +12,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from search.budget import Stage
 from search.figures import block, duration, fitting, number, paragraph, plural, table
 from search.register import luck
+from search.stopping import INTERRUPTED
 from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
 
 if TYPE_CHECKING:
-    from search.optimize import Progress
+    from search.budget import Progress
     from search.outcome import Outcome
     from search.register import Best
     from search.reporting.findings import Findings
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _LINE = 80  # the longest line of a trial in a file
 _BAR = 24
+_WORKERS = 16  # lines of workers at the bottom of a terminal
 
 
 class Display:
@@ -43,7 +46,8 @@ class Display:
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._live = self._console.is_terminal and not silent
         self._progress: Progress | None = None
-        self._training: dict[int, None] = {}
+        self._training: dict[int, Progress] = {}
+        self._stage = "starting"
         self._began = self._told = time.monotonic()
         self._bar = Live(
             get_renderable=self._lines, console=self._console, transient=True, refresh_per_second=4, auto_refresh=True
@@ -61,8 +65,10 @@ class Display:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        """Say what is going on beside the trials."""
-        if not self._silent:
+        """Say what is going on beside the trials; a terminal shows a stage in its last lines."""
+        if isinstance(text, Stage):
+            self._stage = text
+        if not self._silent and not (self._live and isinstance(text, Stage)):
             self._console.print(f"{self._definition.name}: {text}", style="dim", soft_wrap=True)
 
     def progress(self, progress: Progress) -> None:
@@ -72,8 +78,8 @@ class Display:
         if self._progress is None:
             self._began = time.monotonic()
         self._progress, self._told = progress, time.monotonic()
-        if progress.state == "began":
-            self._training[progress.number] = None
+        if progress.state in ("began", "training"):
+            self._training[progress.number] = progress
             return
         self._training.pop(progress.number, None)
         if progress.state == "failed":
@@ -92,7 +98,7 @@ class Display:
         width, progress = self._console.width - 1, self._progress
         name = self._definition.name
         if progress is None:
-            return Text(fitting([f"{name}: starting", duration(time.monotonic() - self._began)], width))
+            return Text(fitting([name, duration(time.monotonic() - self._began), self._stage], width))
         filled = min(_BAR, round(_BAR * progress.done / max(1, progress.total)))
         bar = f"{'━' * filled}{'╌' * (_BAR - filled)}"
         left = None
@@ -102,9 +108,25 @@ class Display:
         lines = [
             fitting([f"{progress.done}/{progress.total}", bar, _left(left), name], width, "  "),
             fitting([_counts(counts.as_json()), _best(progress), self._pace(progress)], width, "; "),
-            fitting(["training trial", *map(str, self._training)], width, " ") if self._training else "",
+            *self._workers(width),
         ]
         return Text("\n".join(filter(None, lines)), style="cyan")
+
+    def _workers(self, width: int) -> list[str]:
+        """Return a line for each trial that trains; where none does, what the search does instead."""
+        if not self._training:
+            return [fitting([self._stage], width)] if self._progress and self._progress.counts.own_ends else []
+        room = max(1, min(_WORKERS, self._console.height - 6))
+        lines = [fitting(["  " + each, *rest], width) for each, *rest in map(self._epoch, self._training.values())]
+        more = [f"  and {len(lines) - room} more"] if len(lines) > room else []
+        return lines[:room] + more
+
+    def _epoch(self, trial: Progress) -> list[str]:
+        if trial.epoch is None:
+            return [f"trial {trial.number}"]
+        of = f" of {trial.epochs}" if trial.epochs else ""
+        metric = "" if trial.value is None else f"{self._definition.metrics[0]} {number(trial.value)}"
+        return [f"trial {trial.number}", f"epoch {trial.epoch}{of}", metric]
 
     def _pace(self, progress: Progress) -> str:
         minutes = (time.monotonic() - self._began) / 60
@@ -127,7 +149,9 @@ class Display:
             printer.line(f"{outcome.saved}.")
         for each in outcome.failures:
             printer.line(f"Failed: {plural(len(each.numbers), 'trial')} {_some(each.numbers)}: {each.reason}", "yellow")
-        if outcome.stopped:
+        if outcome.stopped == INTERRUPTED:
+            printer.line("Interrupted: everything finished so far is kept.", "yellow")
+        elif outcome.stopped:
             printer.line(f"Ended before its budget: {outcome.stopped}.")
         self._registered(printer, outcome)
         self._next(printer, outcome)
@@ -148,6 +172,8 @@ class Display:
         commands = []
         if outcome.not_mirrored or outcome.unregistered:
             commands.append(f"python -m search.sync {outcome.arguments}".rstrip())
+        if outcome.stopped == INTERRUPTED:
+            commands.append(f"python -m search.run {outcome.arguments} --resume")
         if outcome.serve:
             commands.append(outcome.serve)
         if outcome.url:
@@ -188,9 +214,12 @@ def print_findings(found: Findings, definition: Definition, files: Sequence[Path
         printer.line("Ranges to widen:", "bold")
         for edge in found.edges:
             printer.line(f"  {edge}")
-    printer.whole("")
-    for line in [*map(str, files), *page]:
-        printer.whole(line)
+    for heading, lines in (("Written:", [*map(str, files)]), ("To see it in MLflow:", page)):
+        if lines:
+            printer.whole("")
+            printer.line(heading, "bold")
+            for line in lines:
+                printer.whole(f"  {line}")
 
 
 def print_studies(found: Sequence[StudyOverview]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from search.optimize import Progress
+from search.budget import Progress
 from search.outcome import Outcome
 from search.session import search
 from search.studyfile.load import load_definition

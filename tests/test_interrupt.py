@@ -59,7 +59,9 @@ def test_resume_finishes_what_was_begun(tiny: Tiny, folder: Path, end: signal.Si
     _, stderr = process.communicate(timeout=60)
     if end == signal.SIGINT:
         assert process.returncode == 130
-        assert stderr.splitlines()[-1].startswith("error: interrupted; everything finished so far is kept")
+        assert stderr.splitlines()[-1] == (
+            "interrupted; everything finished so far is kept; go on with: python -m search.run night --resume"
+        )
         client = MlflowClient()
         experiment = client.get_experiment_by_name("night")
         assert experiment is not None

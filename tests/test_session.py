@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from search.budget import Progress
 from search.errors import NoTrialCompleted, StorageError
-from search.optimize import Progress
 from search.study.storage import open_storage
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from search.budget import Counts
+from search.budget import Counts, Progress, Stage
 from search.data.summary import DataSummary
-from search.optimize import Progress
 from search.outcome import Outcome
 from search.register import Best
+from search.stopping import INTERRUPTED
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
 from search.terminal import Display
@@ -161,3 +161,35 @@ def test_a_trials_line_fits_eighty_columns(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"[{total - 1}/{total}] trial {total - 1} complete 1.2346e-05; best 1.2346e-05 (trial 7)")
     assert len(line) <= 80
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_terminal_shows_each_worker_while_it_trains(
+    width: int, definition: Definition, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person would wait for an hour's trial without seeing whether it learns."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    display = Display(definition, silent=False)
+    with display:
+        display.say(Stage("loading the data"))
+        began = Progress(7, "began", None, 3, 0.5, 2, 20, 60.0, counts=Counts(complete=1, pruned=1))
+        display.progress(began)
+        display.progress(replace(began, number=8))
+        display.progress(replace(began, state="training", value=0.123456789, epoch=12, epochs=30))
+    lines = [line.strip() for line in ANSI.sub("", capsys.readouterr().err).replace("\r", "\n").splitlines()]
+    assert [line for line in lines if len(line) >= width] == []
+    assert "trial 7, epoch 12 of 30, val_loss 0.12346" in lines
+    assert "trial 8" in lines
+    assert any(line.startswith("1 complete, 1 pruned, 0 failed; best 0.5 (trial 3)") for line in lines)
+    assert any("1:00 left" in line for line in lines)
+
+
+def test_an_interrupted_search_ends_with_what_was_done_and_the_command_that_goes_on(
+    definition: Definition, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After Ctrl-C a person would not know what is kept, nor how to go on."""
+    Display(definition, silent=False).outcome(outcome(stopped=INTERRUPTED))
+    printed = capsys.readouterr().out
+    assert "Interrupted: everything finished so far is kept.\n" in printed
+    assert "  python -m search.run eight --resume\n" in printed

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlparse
 
 from mlflow import MlflowClient
 
-from search.optimize import Progress
+from search.budget import Progress
 from search.session import search
 from search.studyfile.schema import Definition
 from search.studyfile.settings import resolve

@@ -29,7 +29,7 @@ def main() -> None:
         address = cluster.scheduler_address
     else:
         start_forkserver()
-    from search.optimize import Progress
+    from search.budget import Progress
     from search.session import search
     from search.studyfile.settings import resolve
 
@@ -37,7 +37,8 @@ def main() -> None:
     ended: dict[int, float] = {}
 
     def hook(progress: Progress) -> None:
-        (began if progress.state == "began" else ended)[progress.number] = time.time()
+        if progress.state != "training":
+            (began if progress.state == "began" else ended)[progress.number] = time.time()
         if progress.state == "failed":
             raise SystemExit(f"trial {progress.number} failed: {progress.reason}")
 

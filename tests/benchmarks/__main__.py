@@ -20,6 +20,7 @@ NAMES = (
     "baseline",
     "quality",
     "defaults",
+    "trust",
 )
 
 

@@ -28,18 +28,27 @@ def main(size: Size) -> None:
     names = [name for name in tasks.TASKS if not size.quick or name in QUICK]
     plan = plan_of(size)
     note(f"  parts are kept in {plan.folder}")
-    regrets = []
+    if parts.missing():
+        note(f"  not compared with what needs {', '.join(parts.missing())}: pip install 'search[benchmarks]'")
+    found = {}
     for name in names:
         for tool in parts.tools():
             for seed in plan.seeds:
                 parts.searched(plan, name, tool, seed)
-        regrets.append(of_task(plan, name))
+        found[name] = of_task(plan, name)
+    regrets = [each for each in found.values() if each is not None]
+    unscaled = [name for name, each in found.items() if each is None]
+    if not regrets:
+        raise RuntimeError(f"no random configuration is better than the median on the test part of {names}")
     columns, rows = _summary(plan, regrets)
     caption = _caption(plan, names)
+    if unscaled:
+        caption += f" Left out, since no reference is better than the median: {', '.join(unscaled)}."
     table("quality: regret of the best configuration's test loss", columns, rows, caption)
     each_columns, each_rows = _by_task(regrets)
     table("quality: regret at the end, task by task", each_columns, each_rows)
     _keep(plan, caption, [(columns, rows), (each_columns, each_rows)])
+    _draw(plan, regrets)
 
 
 def plan_of(size: Size) -> parts.Plan:
@@ -108,11 +117,22 @@ def _keep(plan: parts.Plan, caption: str, tables: list[tuple[list[str], list[lis
     """Add what was found to the results: the newest first."""
     lines = [caption, ""]
     for columns, rows in tables:
-        lines += [_line(columns), _line(["---"] * len(columns)), *map(_line, rows), ""]
+        lines += [*parts.as_markdown(columns, rows), ""]
     (plan.folder / "table.md").write_text("\n".join(lines), encoding="utf-8")
     with _RESULTS.open("a", encoding="utf-8") as file:
         file.write("\n".join(["", f"## {datetime.date.today()}", "", *lines]))  # noqa: DTZ011
 
 
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _draw(plan: parts.Plan, regrets: list[Regrets]) -> None:
+    """Draw each tool's mean regret over the seconds."""
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for tool in parts.tools():
+        several = zip(*(each.tools[tool].after_seconds for each in regrets), strict=True)
+        axes.plot(plan.moments, [sum(values) / len(values) for values in several], marker="o", label=tool)
+    axes.set(xlabel="seconds, whole process", ylabel="mean regret on the test part", ylim=(0, None))
+    axes.legend()
+    figure.savefig(plan.folder / "curves.png", dpi=110)
+    figure.savefig(_RESULTS.with_suffix(".png"), dpi=110)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,9 +32,12 @@ _RIVALS = {
     PLAIN: ("quality_plain.py",),
     "KerasTuner, Bayesian": ("quality_tuner.py", "bayesian"),
     "KerasTuner, Hyperband": ("quality_tuner.py", "hyperband"),
+    "Ray Tune, ASHA": ("quality_ray.py",),
 }
+_NEEDED = {"KerasTuner": ("keras_tuner", "tensorboard"), "Ray": ("ray",)}
 _JUDGE = 10_000  # seeds from here on belong to the judge
 _RANDOM = 1_000  # and from here on to the random configurations
+_PATIENCE = 60.0  # seconds until a search that was asked to end is killed
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Plan:
     @property
     def moments(self) -> tuple[float, ...]:
         """When a tool's best so far is looked at, in seconds."""
-        return (self.seconds / 4, self.seconds / 2, float(self.seconds))
+        return tuple(self.seconds * share for share in (0.125, 0.25, 0.5, 1.0))
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -94,8 +99,13 @@ class Curve:
 
 def tools() -> list[str]:
     """Return what is compared: the rivals that are installed."""
-    missing = importlib.util.find_spec("keras_tuner") is None
-    return [OURS, *(name for name in _RIVALS if not (missing and name.startswith("KerasTuner")))]
+    return [OURS, *(name for name in _RIVALS if not missing(name))]
+
+
+def missing(tool: str = "") -> list[str]:
+    """Return the packages that a tool lacks; those that any tool lacks when left out."""
+    needed = [each for name, several in _NEEDED.items() if name in (tool or name) for each in several]
+    return [each for each in needed if importlib.util.find_spec(each) is None]
 
 
 def kept_epoch(tool: str) -> str:
@@ -149,14 +159,29 @@ def _until(command: list[str], folder: Path, seconds: float) -> str:
     """Run a command, end it when the seconds are over, and return what it printed."""
     environment = {**os.environ, "STARTED": str(time.time()), "TF_CPP_MIN_LOG_LEVEL": "3"}
     with (folder / "printed").open("w+") as printed, (folder / "errors").open("w+") as errors:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=printed, stderr=errors)
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=printed, stderr=errors, start_new_session=True
+        )
         try:
-            process.wait(seconds)
+            status = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait()
+            status = 0
+            _end(process)
+        if status:
+            errors.seek(0)
+            raise RuntimeError(f"{' '.join(command)}: exit status {status}\n{errors.read()[-3000:]}")
         printed.seek(0)
         return printed.read()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and end what is left of its session."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_PATIENCE)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def random_curves(plan: Plan, task: str) -> list[Curve]:
@@ -169,8 +194,13 @@ def judged(plan: Plan, task: str, configurations: Iterable[Params]) -> dict[str,
     """Return each configuration's trainings under the judge's seeds, by `key`."""
     unique = {key(params): params for params in configurations}
     wanted = [(params, _JUDGE + seed) for params in unique.values() for seed in range(plan.judges)]
+    return by_configuration(_curves(plan, task, plan.folder / f"{task}-judged.jsonl", wanted))
+
+
+def by_configuration(curves: Iterable[Curve]) -> dict[str, list[Curve]]:
+    """Return the trainings of each configuration, by `key`."""
     found: dict[str, list[Curve]] = {}
-    for curve in _curves(plan, task, plan.folder / f"{task}-judged.jsonl", wanted):
+    for curve in curves:
         found.setdefault(key(curve.params), []).append(curve)
     return found
 
@@ -226,3 +256,8 @@ def _read(file: Path) -> list[dict[str, Any]]:
         return []
     lines = file.read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines if line.endswith("}")]  # the last one may be torn
+
+
+def as_markdown(columns: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)]

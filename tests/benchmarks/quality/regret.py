@@ -12,6 +12,7 @@ from tests.benchmarks.quality import parts
 from tests.benchmarks.quality.parts import Curve, Params, Plan, Tried
 
 Regret = Callable[[str, Params | None], float]  # of a tool's configuration
+_LEADING = 5  # random configurations of which one is the reference
 _WAY = 0.05  # what is left of the way from a median random configuration to the reference
 
 
@@ -44,15 +45,22 @@ class Regrets:
     tools: dict[str, OfTool]
 
 
-def of_task(plan: Plan, task: str) -> Regrets:
-    """Return the regrets of every tool."""
+def of_task(plan: Plan, task: str) -> Regrets | None:
+    """Return the regrets of every tool; None where the task's test part tells no configuration from another.
+
+    The reference is the lowest judged loss among the few random configurations that validation holds to be best:
+    the one best in validation alone may be lucky, and then worse on the test part than the median.
+    """
     random = parts.random_curves(plan, task)
-    best = min(random, key=lambda curve: curve.validation[curve.best])
+    leading = sorted(random, key=lambda curve: curve.validation[curve.best])[:_LEADING]
+    best = leading[0]
     searches = {tool: [parts.searched(plan, task, tool, seed) for seed in plan.seeds] for tool in parts.tools()}
     chosen = [params for several in searches.values() for tried in several for params in _looked_at(plan, tried)]
-    judged = parts.judged(plan, task, [best.params, *chosen])
-    reference = _test(judged[parts.key(best.params)], "best")
+    judged = parts.judged(plan, task, [*(curve.params for curve in leading), *chosen])
+    reference = min(_test(judged[parts.key(curve.params)], "best") for curve in leading)
     usual = statistics.median(curve.kept("best") for curve in random)
+    if reference >= usual:
+        return None
     losses = (statistics.median(curve.validation[curve.best] for curve in random), best.validation[best.best])
 
     def regret(tool: str, params: Params | None) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from search.comparison.outputs import row_losses, sliced
 from search.comparison.predictions import ONLY, About, Predictions
 from search.data import targets
+from search.data.files import SUFFIXES, csv_form
 from search.errors import DataError, did_you_mean, one_line
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def read(path: Path, about: About) -> FreshRows:
     """Read rows with targets from a CSV, Parquet or NPZ file.
 
     Args:
-        path: The file; an NPZ file has arrays x and y.
+        path: The file; an NPZ file has arrays x and y, or y and the model's inputs by name.
         about: What the versions predict: the target's columns and classes.
 
     Raises:
@@ -51,20 +52,25 @@ def read(path: Path, about: About) -> FreshRows:
     if not path.is_file():
         raise DataError(f"--data {path}: no such file")
     try:
-        return _arrays(path, about) if path.suffix == ".npz" else _table(path, about)
+        rows = _arrays(path, about) if path.suffix.lower() == ".npz" else _table(path, about)
     except DataError:
         raise
     except Exception as error:  # whatever pandas and NumPy raise for a damaged file
         raise DataError(f"--data {path}: cannot be read ({one_line(error)}); give a CSV, Parquet or NPZ file") from None
+    if len(rows.target) == 0:
+        raise DataError(f"--data {path}: it has no rows")
+    if rows.target.dtype.kind == "f" and not np.isfinite(rows.target).all():
+        raise DataError(f"--data {path}: the target has values that are missing or not finite; leave those rows out")
+    return rows
 
 
 def _table(path: Path, about: About) -> FreshRows:
     import pandas as pd
 
-    readers: dict[str, Any] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
-    if path.suffix not in readers:
+    if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"--data {path}: give a CSV, Parquet or NPZ file")
-    frame = readers[path.suffix](path).rename(columns=str)
+    csv = path.suffix.lower() == ".csv"
+    frame = (pd.read_csv(path, **csv_form(path)) if csv else pd.read_parquet(path)).rename(columns=str)
     if not about.target:
         raise DataError(f"--data {path}: the study's data are arrays; give an NPZ file with arrays x and y")
     known = list(frame.columns)
@@ -90,10 +96,17 @@ def _values(column: pd.Series[Any]) -> NDArray[Any]:
 
 def _arrays(path: Path, about: About) -> FreshRows:
     with np.load(path) as file:
-        for name in ("x", "y"):
-            if name not in file:
-                raise DataError(f"--data {path}: no array '{name}' (it has {', '.join(file)})")
-        return FreshRows(file["x"], _indices(targets.plain(file["y"]), about, path), None, {}, path.name)
+        arrays = {name: file[name] for name in file}
+    y = arrays.pop("y", None)
+    if y is None or not arrays:
+        have = ", ".join([*arrays, *([] if y is None else ["y"])]) or "none"
+        raise DataError(f"--data {path}: no array '{'x' if y is not None else 'y'}' (it has {have})")
+    lengths = {name: len(each) if each.ndim else 0 for name, each in arrays.items()}
+    wrong = next((name for name, length in lengths.items() if length != len(np.atleast_1d(y))), None)
+    if wrong is not None:
+        raise DataError(f"--data {path}: array '{wrong}' has {lengths[wrong]} rows, y has {len(np.atleast_1d(y))}")
+    inputs = arrays.get("x", arrays)
+    return FreshRows(inputs, _indices(targets.plain(y), about, path), None, {}, path.name)
 
 
 def _indices(y: NDArray[Any], about: About, path: Path) -> NDArray[Any]:

@@ -15,6 +15,7 @@ import numpy as np
 from search.errors import DataError, did_you_mean, one_line
 
 SUFFIXES = (".csv", ".parquet", ".npz")
+_SAMPLE = 100  # rows that tell how a CSV file is written
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,27 @@ def read(path: Path, size: int, texts: tuple[str, ...] = ()) -> Iterator[Chunk]:
 def _read_csv(path: Path, size: int, texts: tuple[str, ...]) -> Iterator[Chunk]:
     import pandas as pd
 
-    total = max(1, path.stat().st_size)
-    header = pd.read_csv(path, nrows=0)
+    total, form = max(1, path.stat().st_size), csv_form(path)
+    header = pd.read_csv(path, nrows=0, **form)
     kinds: Any = {name: str for name in texts if name in header.columns}
     with path.open("rb") as file:
-        for frame in pd.read_csv(file, chunksize=size, dtype=kinds):
+        for frame in pd.read_csv(file, chunksize=size, dtype=kinds, **form):
             if len(frame):
                 yield Chunk(frame, file.tell() / total)
+
+
+def csv_form(path: Path) -> dict[str, Any]:
+    """Return how pandas reads a CSV file of one column by commas, but of several by semicolons or tabs."""
+    import pandas as pd
+
+    header = pd.read_csv(path, nrows=0)
+    first = str(header.columns[0]) if len(header.columns) == 1 else ""
+    separator = next((each for each in ";\t" if each in first), None)
+    if separator is None:
+        return {}
+    cells = pd.read_csv(path, sep=separator, nrows=_SAMPLE, dtype=str).stack()
+    comma = separator == ";" and cells.astype(str).str.fullmatch(r"-?\d*,\d+").any()
+    return {"sep": separator, **({"decimal": ","} if comma else {})}
 
 
 def _read_parquet(path: Path, size: int, _: tuple[str, ...]) -> Iterator[Chunk]:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.comparison.predictions import ONLY, Predictions
+from search.comparison.predictions import ONLY, About, Predictions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TOP = 5
 _SMALLEST = 1e-7
-_MINIMIZED = re.compile(r"loss|error|^(mse|mae|mape|msle|rmse)$")
+_MINIMIZED = re.compile(r"loss|error|deviance|divergence|crossentropy|hinge|^(mse|mae|mape|msle|rmse|poisson)$")
 _ACCURACIES = ("accuracy", "acc", "binary_accuracy", "categorical_accuracy", "sparse_categorical_accuracy")
 _SHORT = {
     "mse": "mean_squared_error",
@@ -69,7 +69,7 @@ def score_of(name: str, predictions: Predictions) -> Score | None:
         predictions: Outputs and targets.
     """
     about, plain = predictions.about, re.sub(r"^(val|test)_", "", name)
-    maximize = about.direction == "maximize" if plain == about.metric else not _MINIMIZED.search(plain)
+    maximize = about.direction == "maximize" if plain == about.metric else not _is_loss(about, plain)
     if plain == "loss":
         return _loss(predictions)
     if predictions.output is None or predictions.target is None or len(predictions) == 0:
@@ -82,6 +82,12 @@ def score_of(name: str, predictions: Predictions) -> Score | None:
         parts, of = made
         return Score(plain, maximize, parts, of, len(predictions))
     return _library(plain, maximize, predictions, {"function": f"sklearn.metrics:{bare}"})
+
+
+def _is_loss(about: About, name: str) -> bool:
+    """Return whether less of a metric is better, by the function behind a name of the user's own."""
+    function = str(about.metrics.get(name, {}).get("function", "")).rpartition(":")[2] or name
+    return not function.endswith("_score") and _MINIMIZED.search(function) is not None
 
 
 def trivial(predictions: Predictions) -> Predictions | None:

@@ -217,6 +217,22 @@ def test_scores_of_regressions_and_several_classes() -> None:
     assert score_of("no_such_metric", several) is None
 
 
+def test_a_name_of_ones_own_keeps_the_functions_direction() -> None:
+    """A version with twice the costs would be called better, since nothing in `costs` says that less is better."""
+    y = np.arange(6) % 2
+    own = {"costs": {"function": "sklearn.metrics:zero_one_loss"}, "hits": {"function": "sklearn.metrics:f1_score"}}
+    made = Predictions(replace(about(), metrics=own), y, {ONLY: y}, {ONLY: y[:, None] * 0.9})
+    for name, maximize in {
+        "costs": False,
+        "hits": True,
+        "mean_poisson_deviance": False,
+        "d2_log_loss_score": True,
+    }.items():
+        score = score_of(name, made)
+        assert score is not None
+        assert score.maximize is maximize, name
+
+
 def test_the_trivial_model_is_beaten_or_not() -> None:
     """A first version that knows nothing would become champion."""
     rng = np.random.default_rng(1)

@@ -40,6 +40,11 @@ def predictions(skill: float, seed: int = 0, rows: int = ROWS) -> Predictions:
 @pytest.fixture
 def add(folder: Path) -> Add:
     """Registers a version of model `m` with these predictions, as a search does; returns its number."""
+    return registering(folder)
+
+
+def registering(folder: Path) -> Add:
+    """Return a function that registers a version of model `m` in MLflow's store of the moment."""
     client = MlflowClient()
     experiment = client.create_experiment("m")
 
@@ -264,6 +269,43 @@ def test_an_alias_moved_by_hand_or_by_an_earlier_release_is_rolled_back(add: Add
     assert gate.rollback("m").version == "1"
 
 
+def test_a_deleted_champion_is_rolled_back(add: Add) -> None:
+    """Whoever deleted a bad champion would have no champion, and no way back to the one before."""
+    for skill in (1.0, 2.0):
+        add(predictions(skill))
+        gate.promote("m")
+    MlflowClient().delete_model_version("m", "2")
+    assert registry.holder("m", "champion") is None
+    back = gate.rollback("m", reason="it leaked")
+    assert (back.version, back.previous, champion()) == ("1", None, "1")
+    assert back.reason == "no version was champion any more: it leaked"
+    with pytest.raises(RegistryError, match="version 1 of model 'm' is its first champion"):
+        gate.rollback("m")
+
+
+def test_versions_that_search_did_not_register(add: Add) -> None:
+    """A registry that other programs write to as well would end every promotion in a traceback."""
+    client = MlflowClient()
+    client.create_registered_model("o'brien")
+    client.create_model_version("o'brien", "/nowhere")
+    by_hand = gate.promote("o'brien", version="1")
+    assert by_hand.refused
+    assert "recorded no finite test value" in by_hand.reason
+    limited = Conditions(force=True, reason="it is known", max_size_mb=1.0, max_latency_ms=1.0)
+    assert "its size in MB is not known" in gate.promote("o'brien", version="1", conditions=limited).reason
+    assert champion("o'brien") == "1"
+    add(predictions(1.0))
+    assert "no common test metric" in gate.promote("m", to="o'brien").reason
+    gate.promote("m")
+    add(predictions(2.0))
+    lost = registry.find("m", "2")
+    client.delete_run(lost.run_id)
+    client.delete_logged_model(lost.model_id)
+    told = gate.promote("m", conditions=Conditions(max_size_mb=1.0))
+    assert told.refused
+    assert champion() == "1"
+
+
 def test_a_copy_in_another_model(add: Add) -> None:
     """Teams with a model for each environment would copy by hand, and past the gate."""
     add(predictions(1.0))
@@ -335,6 +377,16 @@ def test_the_later_of_two_yields_when_it_is_not_better(add: Add, monkeypatch: py
     assert [each.version for each in gate.moves("m")] == ["1", "2"]
 
 
+def test_slices_that_nothing_tells_are_told_in_a_line(add: Add) -> None:
+    """A ranking metric with a loss of the user's own would end in a traceback."""
+    for skill in (1.0, 2.0):
+        made = predictions(skill)
+        add(replace(made, loss=None, baseline_loss=None, about=replace(made.about, metric="auc", direction="maximize")))
+        with pytest.raises(UsageError, match="--slices region: the kept predictions do not tell auc row by row"):
+            gate.promote("m", conditions=Conditions(slices="region"))
+        assert gate.promote("m").promoted
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -348,12 +400,18 @@ def test_the_later_of_two_yields_when_it_is_not_better(add: Add, monkeypatch: py
 def test_what_cannot_be_asked_is_one_line(add: Add, given: dict[str, Any], message: str) -> None:
     """A typing error would pass unseen, or end in a traceback."""
     add(predictions(1.0))
+    with pytest.raises(UsageError, match=message):
+        gate.promote("m", conditions=Conditions(**given))
     gate.promote("m")
     add(predictions(2.0))
     with pytest.raises(UsageError, match=message):
         gate.promote("m", conditions=Conditions(**given))
     with pytest.raises(UsageError, match="--alias 'v1'"):
         gate.promote("m", alias="v1")
+    with pytest.raises(UsageError, match="--to 'a/b': a registered model's name"):
+        gate.promote("m", to="a/b")
+    with pytest.raises(RegistryError, match="no registered model 'a/b'; the registry has m"):
+        gate.promote("a/b")
 
 
 def test_the_command_says_what_it_did(add: Add, folder: Path) -> None:

@@ -119,7 +119,10 @@ class Judge:
     def _compared(self, candidate: Version, current: Version | None) -> Decision:
         mine = self._predictions(candidate)
         if current is None:
-            return _first(candidate, mine) if mine is not None else _first_recorded(candidate)
+            if mine is None:
+                return _first_recorded(candidate)
+            self._with_conditions(Decision(True, ""), mine, mine)  # a misspelt metric or column is told all the same
+            return _first(candidate, mine)
         theirs = self._predictions(current)
         if mine is None or theirs is None:
             return self._recorded(candidate, current, "without the test predictions of both")
@@ -298,7 +301,10 @@ def _sliced(theirs: Predictions, mine: Predictions, column: str) -> Sequence[Sli
         named = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
         have = f"the predictions have {named}" if known else "the predictions were kept without columns"
         raise UsageError(f"--slices {column}: no such column; {have}; or give --data FILE{did_you_mean(column, known)}")
-    return compare_slices(theirs, mine, values)
+    try:
+        return compare_slices(theirs, mine, values)
+    except Incomparable as error:
+        raise UsageError(f"--slices {column}: {error}, so no slice can be compared") from None
 
 
 def _beyond_limits(candidate: Version, conditions: Conditions) -> Iterator[str]:

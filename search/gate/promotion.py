@@ -83,8 +83,10 @@ def promote(
 
     conditions = conditions or Conditions()
     registry.check_alias(alias)
+    if to is not None:
+        registry.check_name(to)
     candidate = registry.find(model, version)
-    target, judge = to or model, Judge(conditions)
+    target, judge = to if to is not None else model, Judge(conditions)
     with history.one_at_a_time(target, alias):
         seen = history.moves(target, alias)
         current, decision = _decided(judge, candidate, target, alias)
@@ -206,21 +208,20 @@ def rollback(model: str, *, alias: str = CHAMPION, reason: str = "") -> Promotio
     registry.check_known(model)
     with history.one_at_a_time(model, alias):
         current = registry.holder(model, alias)
-        if current is None:
-            raise RegistryError(f"model '{model}' has no {alias} to roll back; promote a version first")
         there = {each.number: each for each in registry.all_versions(model)}
-        line = [each for each in history.champions(history.moves(model, alias), current.number) if each in there]
-        before = [each for each in line[:-1] if each != current.number]
+        line = history.champions(history.moves(model, alias), current.number if current else "")
+        before = [each for each in line if each in there and (current is None or each != current.number)]
+        if current is None and not before:
+            raise RegistryError(f"model '{model}' has no {alias} to roll back; promote a version first")
         if not before:
-            raise RegistryError(
-                f"version {current.number} of model '{model}' is its first {alias}; nothing to roll back to"
-            )
+            raise RegistryError(f"version {line[-1]} of model '{model}' is its first {alias}; nothing to roll back to")
         restored = there[before[-1]]
-        why = f"rolled back from version {current.number}" + (f": {reason}" if reason else "")
+        why = f"rolled back from version {current.number}" if current else f"no version was {alias} any more"
+        why += f": {reason}" if reason else ""
         move = history.begin(restored, alias, current, history.ROLLED_BACK, why, None)
         registry.move(restored, alias)
         history.done(restored, move)
-        return Promotion(model, restored.number, alias, current.number, True, why)
+        return Promotion(model, restored.number, alias, current.number if current else None, True, why)
 
 
 def moves(model: str, *, alias: str = CHAMPION) -> list[Move]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from search.comparison.predictions import Predictions
 from search.errors import RegistryError, UsageError, one_line
 from search.tracking import registry
 from search.tracking.registry import Version
+from search.tracking.versions import import_keras
 from search.training.training import median_ms
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else loading a model prints a page
 _WARM_UP = 5
 
 
@@ -35,7 +35,10 @@ def predictions(version: Version, path: Path) -> Predictions:
         raise RegistryError(
             f"{version.uri} was registered without what --data needs; register it anew, or leave it out"
         )
+    if len(kept.targets) > 1:
+        raise UsageError(f"--data: {version.uri} has {len(kept.targets)} outputs; a file compares models with one")
     rows = fresh.read(path, kept.about)
+    import_keras()
     try:
         outputs = mlflow.pyfunc.load_model(version.uri).predict(rows.inputs)
     except Exception as error:  # the model says which column is missing or wrong
@@ -44,10 +47,15 @@ def predictions(version: Version, path: Path) -> Predictions:
 
 
 def latency_ms(version: Version) -> float:
-    """Return the median time that a loaded version takes for one row of its input example, in milliseconds."""
-    model = mlflow.pyfunc.load_model(version.uri)
-    example: Any = model.input_example
-    if example is None:
-        return float("nan")
-    one = {name: each[:1] for name, each in example.items()} if isinstance(example, dict) else example[:1]
-    return median_ms(lambda: model.predict(one), _WARM_UP)
+    """Return the median time that a loaded version takes for one row of its input example, in milliseconds.
+
+    NaN where it has no example or does not predict it here: whatever the model's own code raises.
+    """
+    import_keras()
+    with suppress(Exception):
+        model = mlflow.pyfunc.load_model(version.uri)
+        example: Any = model.input_example
+        if example is not None:
+            one = {name: each[:1] for name, each in example.items()} if isinstance(example, dict) else example[:1]
+            return median_ms(lambda: model.predict(one), _WARM_UP)
+    return float("nan")

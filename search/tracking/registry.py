@@ -32,7 +32,7 @@ COPIED_FROM, MODEL_ID = "copied_from", "model_id"
 _RULE = "\n\n---\n"  # between what the search said of a version and what a promotion says
 _LONGEST = 5000  # characters of a description: MLflow's column on PostgreSQL
 _LONGEST_KEY = 250  # characters of a tag's name
-_NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
+_NOT_FOUND, _INVALID = "RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,9 @@ def version_of_run(name: str, run_id: str) -> Registered | None:
     client = MlflowClient()
     if _model(client, name) is None:
         return None
-    for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+    for version in client.search_model_versions(f"run_id = '{run_id}'"):
+        if version.name != name:
+            continue
         full = client.get_model_version(name, version.version)
         alias = CHALLENGER if CHALLENGER in full.aliases else next(iter(full.aliases), None)
         return Registered(name, str(version.version), alias, full.tags.get(REFUSED, ""))
@@ -153,10 +155,8 @@ def as_challenger(registered: Registered) -> Registered:
 
 def versions(name: str) -> tuple[int, str | None]:
     """Return how many versions a registered model has, and which is champion; none where there is no such model."""
-    client = MlflowClient()
     champion = holder(name, CHAMPION)
-    count = len(client.search_model_versions(f"name = '{name}'", max_results=10_000))
-    return count, None if champion is None else champion.number
+    return len(all_versions(name)), None if champion is None else champion.number
 
 
 def load_keras(uri: str) -> Any:
@@ -174,10 +174,19 @@ def holder(name: str, alias: str) -> Version | None:
 
     The model itself says which aliases it has, so an error of the registry is never taken for "none".
     """
-    client = MlflowClient()
-    model = _model(client, name)
+    model = _model(MlflowClient(), name)
     number = (model.aliases if model is not None else {}).get(alias)
-    return None if number is None else _version(client.get_model_version(name, number))
+    return None if number is None else _full(name, str(number))
+
+
+def _full(name: str, number: str) -> Version | None:
+    """Return a version with its tags; None where it was deleted, which some stores leave the alias of."""
+    try:
+        return _version(MlflowClient().get_model_version(name, number))
+    except MlflowException as error:
+        if error.error_code == _NOT_FOUND:
+            return None
+        raise
 
 
 def find(model: str, version: str | None = None) -> Version:
@@ -207,11 +216,17 @@ def all_versions(model: str) -> list[Version]:
     found: list[Version] = []
     token = None
     while True:
-        page = client.search_model_versions(f"name = '{model}'", page_token=token)
-        found += map(_version, page)
+        page = client.search_model_versions(named(model), page_token=token)
+        found += [_version(each) for each in page if each.name == model]
         token = page.token
         if not token:
             return sorted(found, key=lambda each: -int(each.number))
+
+
+def named(model: str) -> str | None:
+    """Return MLflow's filter for the versions of a model; None where its language cannot spell the name."""
+    quote = next((each for each in "'\"" if each not in model), None)
+    return None if quote is None else f"name = {quote}{model}{quote}"
 
 
 def check_known(model: str) -> None:
@@ -233,10 +248,18 @@ def check_alias(alias: str) -> None:
     Raises:
         UsageError: It does not.
     """
-    if not re.fullmatch(r"[\w-]{1,255}", alias) or re.fullmatch(r"(?i)latest|v\d+", alias):
-        raise UsageError(
-            f"--alias '{alias}': an alias has letters, digits, - and _, and is neither 'latest' nor like 'v1'"
-        )
+    if not re.fullmatch(r"[\w-]{1,200}", alias) or re.fullmatch(r"(?i)latest|v\d+", alias):
+        raise UsageError(f"--alias '{alias}': use at most 200 letters, digits, - and _, but neither 'latest' nor 'v1'")
+
+
+def check_name(model: str) -> None:
+    """See that MLflow takes a name for a new registered model.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if not model.strip() or set("/:") & set(model) or model.strip(".") == "":
+        raise UsageError(f"--to '{model}': a registered model's name is not empty and has neither '/' nor ':'")
 
 
 def move(version: Version, alias: str) -> None:
@@ -284,10 +307,10 @@ def predictions_of(version: Version) -> Predictions | None:
     """
     if not version.model_id:
         return None
-    known = MlflowClient().get_logged_model(version.model_id).tags.get(PREDICTIONS_DIGEST)
-    if known is None:
-        return None
     try:
+        known = MlflowClient().get_logged_model(version.model_id).tags.get(PREDICTIONS_DIGEST)
+        if known is None:
+            return None
         with tempfile.TemporaryDirectory() as folder:
             uri = f"{version.uri}/{PREDICTIONS}"
             content = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)).read_bytes()
@@ -304,7 +327,10 @@ def size_mb(version: Version) -> float:
     """Return the size of a version's Keras archive in megabytes; NaN when it is not known."""
     if not version.model_id:
         return math.nan
-    files = MlflowClient().list_logged_model_artifacts(version.model_id, "data")
+    try:
+        files = MlflowClient().list_logged_model_artifacts(version.model_id, "data")
+    except (MlflowException, OSError):  # the logged model was deleted
+        return math.nan
     sizes = [each.file_size for each in files if each.path.endswith(".keras") and each.file_size is not None]
     return sum(sizes) / 1e6 if sizes else math.nan
 
@@ -327,10 +353,10 @@ def _logged_model(source: str) -> str:
 
 
 def _model(client: MlflowClient, name: str) -> RegisteredModel | None:
-    """Return a registered model; None when there is none of this name."""
+    """Return a registered model; None when there is none of this name, or there cannot be."""
     try:
         return client.get_registered_model(name)
     except MlflowException as error:
-        if error.error_code == _NOT_FOUND:
+        if error.error_code in (_NOT_FOUND, _INVALID):
             return None
         raise

@@ -24,7 +24,7 @@ from mlflow.models import Model
 from search.errors import DataError, RegistryError, did_you_mean, one_line
 from search.tracking import serving
 from search.tracking.logged_model import DESCRIPTION, REFERENCE
-from search.tracking.registry import CHALLENGER, CHAMPION
+from search.tracking.registry import CHALLENGER, CHAMPION, all_versions
 
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
 
@@ -61,9 +61,12 @@ def locate(model: str) -> Located:
     plain = model.removeprefix("models:/").strip("/")
     if model.startswith("models:/") and plain.startswith("m-") and "/" not in plain and "@" not in plain:
         return Located(model)  # a logged model that is no version
-    name, alias, version = plain.partition("@")[0], plain.partition("@")[2], ""
-    if not alias:
+    if "@" in plain:
+        name, _, alias = plain.rpartition("@")
+        version = ""
+    else:
         name, _, version = plain.partition("/")
+        alias = ""
     found = _version(MlflowClient(), name, alias, version)
     return Located(f"models:/{name}/{found.version}", name, str(found.version), str(found.run_id or ""))
 
@@ -74,7 +77,7 @@ def _version(client: MlflowClient, name: str, alias: str, version: str) -> Model
     if alias and alias not in aliases:
         have = ", ".join(sorted(aliases)) or "none"
         raise RegistryError(f"model '{name}' has no alias '{alias}'; it has {have}{did_you_mean(alias, aliases)}")
-    versions = sorted(int(each.version) for each in client.search_model_versions(f"name = '{name}'"))
+    versions = sorted(int(each.number) for each in all_versions(name))
     if not versions:
         raise RegistryError(f"model '{name}' has no version; run a search first")
     wanted = aliases[alias] if alias else version or aliases.get(CHAMPION) or aliases.get(CHALLENGER)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.data.preprocessing import MISSING, NUMERIC, Column, leaves
-from search.data.targets import decimal_comma
+from search.data.targets import numbers_as_text
 from search.figures import plural
 
 if TYPE_CHECKING:
@@ -146,12 +146,9 @@ def _of_column(column: Column, known: pd.Series[Any]) -> Iterator[str]:
     if column.name.startswith(_INDEX):
         yield f"has no name: it looks like the index of a saved table; use options = {{ index_col = 0 }}, or {drop}"
     if column.kind == "string":
-        first = decimal_comma(known.tolist())
-        if first:
-            yield (
-                f"holds numbers with a decimal comma such as '{first}'; "
-                'use options = { decimal = ",", thousands = "." }'
-            )
+        numbers, mended = numbers_as_text(known.tolist())
+        if numbers:
+            yield f"holds {numbers}, and each would be a category; {mended}"
         if many and _are_dates(known):
             yield (
                 f"holds dates as text, such as '{known.iloc[0]}', and each would be a category; use "

@@ -143,7 +143,8 @@ def cut(rows: Rows, share: float, settings: DataDefinition, classes: NDArray[Any
             np.arange(count), test_size=share, random_state=settings.seed, stratify=classes
         )
     except ValueError as error:
-        raise DataError(f"data.{key}: {one_line(error)}; use more rows, or stratify = false") from None
+        why = one_line(error).partition(" Classes with too few members")[0]
+        raise DataError(f"data.{key}: {why}; use more rows, or stratify = false") from None
     return first, second
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ _MANY = 1000  # more different numbers than this are no classes
 _OFTEN = 20  # rows that each of more than a few classes has, on average
 _DATES = ("date", "datetime", "time", "timedelta", "period")
 _COMMA = re.compile(r"[-+]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?")
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}((,\d{3})+(\.\d+)?|(\.\d+)?)")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_MARKED = re.compile(
+    r"[-+(]?\s*[$€£¥₹]?\s*[-+]?(\d{1,3}([.,]\d{3})+|\d+)([.,]\d+)?\s*([%‰€$£¥₹]|°\w?|(?<=\s)[^\W\d]{1,4})?\s*\)?"
+)
+_OPTION = "for csv say options = {{ {} }}"
 
 # Besides the tasks that a study file may state: several targets, or none at all.
 AnyTask = Task | Literal["several", "none"]
@@ -66,7 +73,7 @@ def read(given: Any, settings: DataDefinition, *, encode: bool) -> Targets:
     y = plain(given)
     text = y.ndim == 1 and y.dtype.kind in "OSU"
     if text:
-        _check_decimal_comma(y, _column(settings))
+        _check_numbers_as_text(y, _column(settings))
     if text and not encode and not settings.targets and _different(y) > max(_FEW, len(y) // 2):
         return Targets("none", (), given, None)  # sentences, which the model reads by itself
     if not encode and not text:
@@ -109,21 +116,36 @@ def _different(y: NDArray[Any]) -> int:
     return len(set(map(str, y.tolist())))
 
 
-def _check_decimal_comma(y: NDArray[Any], column: str) -> None:
-    first = decimal_comma(y.tolist())
-    if first:
-        raise DataError(
-            f"data.target: the target{column} holds numbers with a decimal comma such as '{first}'; "
-            'for csv say options = { decimal = ",", thousands = "." }'
-        )
+def _check_numbers_as_text(y: NDArray[Any], column: str) -> None:
+    about, mended = numbers_as_text(y.tolist())
+    if about:
+        raise DataError(f"data.target: the target{column} holds {about}; {mended}")
 
 
-def decimal_comma(values: Iterable[Any]) -> str:
-    """Return the first text where all texts are numbers with a decimal comma, such as `1.234,5`; else none."""
+def numbers_as_text(values: Iterable[Any]) -> tuple[str, str]:
+    """Return what kind of numbers texts hold, such as `1.234,5` or `12 %`, and what mends it; two empty texts if none.
+
+    A few texts such as `5 %` and `10 %` may be classes, so but for commas there are more of them.
+    """
     texts = [str(each).strip() for each in itertools.islice((v for v in values if isinstance(v, str) and v), 1000)]
-    if len(texts) > 1 and all(map(_COMMA.fullmatch, texts)) and any("," in each for each in texts):
-        return next(each for each in texts if "," in each)
-    return ""
+    comma = next((each for each in texts if "," in each), "")
+    if len(texts) > 1 and comma and all(map(_THOUSANDS.fullmatch, texts)):
+        return f"numbers with commas between thousands such as '{comma}'", _OPTION.format('thousands = ","')
+    if len(texts) > 1 and comma and all(map(_COMMA.fullmatch, texts)):
+        return f"numbers with a decimal comma such as '{comma}'", _OPTION.format('decimal = ",", thousands = "."')
+    return _many_numbers(texts) if len(set(texts)) > _FEW else ("", "")
+
+
+def _many_numbers(texts: list[str]) -> tuple[str, str]:
+    others = [each for each in texts if not _NUMBER.fullmatch(each)]
+    kinds = sorted(set(others))
+    if not others:
+        return f"numbers as texts such as '{texts[0]}'", "give them as numbers"
+    if len(kinds) <= 3 and 5 * len(others) <= len(texts):
+        return f"numbers, and '{kinds[0]}' in some rows", _OPTION.format(f"na_values = {json.dumps(kinds)}")
+    if all(map(_MARKED.fullmatch, texts)):
+        return f"numbers with a unit or a sign such as '{others[0]}'", "strip it in a data function, and give numbers"
+    return "", ""
 
 
 def _two_classes(y: NDArray[Any]) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ import pytest
 from search.data.dataset import Data
 from search.data.facts import facts
 from search.data.loading import TrialData, load
+from search.data.targets import numbers_as_text
 from search.errors import DataError
 from search.studyfile.schema import Definition
 from tests.studyfiles import definition
@@ -244,7 +245,32 @@ def test_columns_that_look_wrong_are_told_with_their_mend(tmp_path: Path) -> Non
     assert "index_col = 0" in told["Unnamed: 0"]
     assert 'looks like an id; use drop = ["customer"]' in told["customer"]
     assert 'use time = "ordered" to split by it, or drop' in told["ordered"]
-    assert """'1.000,50'; use options = { decimal = ",", thousands = "." }""" in told["price"]
+    assert """'1.000,50', and each would be a category; for csv say options = { decimal = ",", """ in told["price"]
     assert "alone tells the target" in told["paid"]
     with pytest.raises(DataError, match=r"data.target: the target 'price' holds numbers with a decimal comma such as"):
         load(definition({**changes, "data.target": "price"}, folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("texts", "about", "mended"),
+    [
+        (["1,234", "12", "3,456.7"], "commas between thousands such as '1,234'", 'thousands = ","'),
+        (["1.234,5", "3,1"], "a decimal comma such as '1.234,5'", 'decimal = ",", thousands = "."'),
+        ([f"{i}.5%" for i in range(30)], "a unit or a sign such as '0.5%'", "strip it"),
+        ([f"$1,{i:03d}.50" for i in range(30)], "a unit or a sign such as '$1,000.50'", "strip it"),
+        ([f"{i} kg" for i in range(30)], "a unit or a sign such as '0 kg'", "strip it"),
+        ([*map(str, range(30)), "?", "-"], "numbers, and '-' in some rows", 'na_values = ["-", "?"]'),
+        ([str(i) for i in range(30)], "numbers as texts such as '0'", "give them as numbers"),
+        (["5%", "10%"] * 20, "", ""),
+        ([f"C{i:05d}" for i in range(30)], "", ""),
+        ([f"192.168.0.{i}" for i in range(30)], "", ""),
+        ([f"2024-01-{i:02d}" for i in range(1, 30)], "", ""),
+        ([f"{i}a" for i in range(30)], "", ""),
+    ],
+)
+def test_numbers_written_as_texts_are_told_from_texts(texts: list[str], about: str, mended: str) -> None:
+    """Prices and shares would be learned as categories, or the advice for them spoil the numbers."""
+    found = numbers_as_text(texts)
+    assert found[0].endswith(about)
+    assert mended in found[1]
+    assert bool(found[0]) == bool(about)

@@ -15,7 +15,7 @@ import pytest
 
 from search.data import streams
 from search.data.dataset import Data
-from search.data.loading import load
+from search.data.loading import TrialData, load
 from search.data.summary import TensorSpec
 from search.errors import DataError, ModelError, StudyFileError, TrialFailed
 from search.study import space
@@ -504,6 +504,8 @@ def test_class_weights(tmp_path: Path) -> None:
     assert weights == pytest.approx({i: len(data.train) / (2 * count) for i, count in enumerate(counts)})
     named = study_of(tmp_path, fit={"class_weight": {"1": 4.0}})
     assert callbacks.class_weight(named, data) == {0: 1.0, 1: 4.0}
+    with pytest.raises(DataError, match="every class weighs 0"):
+        callbacks.class_weight(study_of(tmp_path, fit={"class_weight": {"0": 0.0, "1": 0.0}}), data)
     assert Run(named, data=data).result.fate == "complete"
     wrong = study_of(tmp_path, fit={"class_weight": {"2": 4.0}})
     with pytest.raises(DataError, match=r"fit.class_weight: no class '2'; the classes are 0, 1"):
@@ -656,6 +658,24 @@ def test_enqueued_values_of_the_builder_are_accepted(tmp_path: Path) -> None:
     enqueued = [{"kind": "wide", "units": 4}, {"kind": "deep", "learning_rate": 0.011}]
     definition = study_of(tmp_path, SUGGESTS, model={"build": "user.py:build"}, enqueue=enqueued)
     assert dry_run(definition, load(definition), probes(definition, seed=0), 0.0).data.log_names == ("loss", "val_loss")
+
+
+LAGS = """
+import numpy as np
+
+def rows(trial):
+    x = np.random.default_rng(0).normal(size=(60, trial.suggest_int("lag", 2, 4)))
+    return x, (x[:, 0] > 0).astype(int)
+"""
+
+
+def test_enqueued_values_of_the_data_function(tmp_path: Path) -> None:
+    """A length of windows could be searched, and not tried first."""
+    data = {"source": "user.py:rows", "options": {}}
+    right, wrong = (study_of(tmp_path, LAGS, data=data, enqueue=[{"lag": lag}]) for lag in (3, 9))
+    assert dry_run(right, TrialData(right), probes(right, 0), 0.0).data.inputs == (TensorSpec("float64", (-1, 3)),)
+    with pytest.raises(StudyFileError, match=r"enqueue\[0\].lag: 9 is outside what the builder suggests"):
+        dry_run(wrong, TrialData(wrong), probes(wrong, 0), 0.0)
 
 
 OWN_STEPS = """

@@ -14,6 +14,7 @@ from search.errors import StorageError
 
 _TAIL = 1_000_000  # bytes at the end that are checked
 _RECORD = b'{"op_code"'  # how each record begins
+_CREATES_STUDY = 0  # the operation that each journal begins with
 _BEGINNING_SECONDS = 3.0  # how long another process may take from making a journal to its first record
 
 
@@ -32,7 +33,10 @@ def check(path: Path, on_message: Callable[[str], None] = lambda _: None) -> Non
     """
     if not path.exists():
         return
+    if not path.is_file():
+        raise StorageError(f"{path} is a folder, not a journal; give a file")
     _wait_until_begun(path)
+    _check_beginning(path)
     lock = JournalFileSymlinkLock(str(path))
     lock.acquire()
     try:
@@ -59,16 +63,25 @@ def _wait_until_begun(path: Path) -> None:
         time.sleep(0.1)
 
 
+def _check_beginning(path: Path) -> None:
+    """Refuse a journal that lost its first record: Optuna would begin the study anew, without a word."""
+    with path.open("rb") as file:
+        first = file.readline()
+    if _whole(first) and json.loads(first).get("op_code") != _CREATES_STUDY:
+        raise StorageError(f"{path} does not begin with a study, so its first records are lost; restore a copy")
+
+
 def _tail_of(path: Path) -> tuple[int, bytes]:
     """Return the last records, and where they start; at least one record's beginning is before them, or none."""
-    size = path.stat().st_size
+    start, tail = path.stat().st_size, b""
     with path.open("rb") as file:
-        start = max(0, size - _TAIL)
-        file.seek(start)
-        tail = file.read()
-    if start:
-        cut = tail.find(b"\n") + 1
-        return start + cut, tail[cut:]
+        while start:
+            start = max(0, start - _TAIL)
+            file.seek(start)
+            tail = file.read()
+            cut = tail.find(b"\n") + 1
+            if start and 0 < cut < len(tail):  # else it begins within the last record, which is a long one
+                return start + cut, tail[cut:]
     return 0, tail
 
 

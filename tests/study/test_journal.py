@@ -81,3 +81,25 @@ def test_a_whole_journal_is_left_alone(tmp_path: Path) -> None:
     open_storage(str(path))
     assert path.read_bytes() == before
     assert not list(tmp_path.glob("*.damaged-*"))
+
+
+def test_a_record_longer_than_what_is_checked_is_whole(tmp_path: Path) -> None:
+    """A trial of many thousand epochs would make the study unreadable."""
+    path = journal(tmp_path)
+    study = optuna.load_study(study_name="kept", storage=open_storage(str(path)))
+    study.set_user_attr("long", "x" * 1_500_000)
+    whole = path.read_bytes()
+    assert numbers(path) == [0.0, 1.0, 2.0, 9.0]
+    path.write_bytes(whole[:-100])
+    assert numbers(path) == [0.0, 1.0, 2.0, 9.0]
+    assert b"xxx" not in path.read_bytes()
+
+
+def test_lost_first_records_and_a_folder_are_told(tmp_path: Path) -> None:
+    """The study would begin anew without a word, or the search end in a traceback."""
+    path = journal(tmp_path)
+    path.write_bytes(path.read_bytes().partition(b"\n")[2])
+    with pytest.raises(StorageError, match="does not begin with a study, so its first records are lost"):
+        open_storage(str(path))
+    with pytest.raises(StorageError, match="is a folder, not a journal"):
+        open_storage(str(tmp_path))

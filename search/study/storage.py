@@ -136,9 +136,8 @@ def storage_errors(url: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise
-        raise StorageError(
-            f"storage {url} cannot be written ({error.strerror}); mend that, then --resume goes on"
-        ) from error
+        what = error.filename or f"storage {url}"
+        raise StorageError(f"{what} cannot be written ({error.strerror}); mend that, then --resume goes on") from error
 
 
 def file_of(url: str) -> Path | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from search.errors import one_line
 from search.training.epochs import Epochs
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ AUTO_SECONDS = 3.0  # `auto` saves once an epoch takes longer
 _LAST, _NEXT, _OLD = "last", "next", "old"
 _STATE = "state.pickle"
 _PLAIN = (bool, int, float, str, np.ndarray, np.generic, type(None))
+
+
+class CheckpointDamaged(Exception):
+    """A checkpoint cannot be read; it was removed."""
 
 
 def folder_of(storage: str, study_name: str, number: int) -> Path:
@@ -72,10 +78,16 @@ def checkpointing(
 
         def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's own
             found = next((folder / each for each in (_LAST, _OLD) if (folder / each / _STATE).is_file()), None)
-            if found is not None:
+            if found is None:
+                return
+            try:
+                state = pickle.loads((found / _STATE).read_bytes())  # noqa: S301 - ours
                 backup(found, self.model).on_train_begin()
-                _put_back(pickle.loads((found / _STATE).read_bytes()), self.model, epochs, others)  # noqa: S301 - ours
-                on_restored()
+                _put_back(state, self.model, epochs, others)
+            except Exception as error:  # whatever half a file makes pickle, h5py and Keras raise
+                shutil.rmtree(folder, ignore_errors=True)
+                raise CheckpointDamaged(f"its checkpoint is damaged ({one_line(error)}); it begins anew") from error
+            on_restored()
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
             self.began = time.monotonic()
@@ -84,6 +96,13 @@ def checkpointing(
             last = self.model.stop_training or epoch + 1 >= self.params.get("epochs", 0)
             if last or (wanted == "auto" and time.monotonic() - self.began < AUTO_SECONDS):
                 return
+            try:
+                self.save(epoch)
+            except Exception as error:  # a full disk, as h5py and Keras tell it
+                shutil.rmtree(folder / _NEXT, ignore_errors=True)
+                sys.stderr.write(f"the checkpoint of epoch {epoch + 1} is not kept: {one_line(error)}\n")
+
+        def save(self, epoch: int) -> None:
             shutil.rmtree(folder / _NEXT, ignore_errors=True)
             (folder / _NEXT).mkdir(parents=True)
             backup(folder / _NEXT, self.model).on_epoch_end(epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import socket
@@ -26,6 +27,7 @@ from search.data.loading import TrialData
 from search.data.summary import DataSummary
 from search.errors import TrialFailed, one_line, printable
 from search.studyfile.schema import Definition
+from search.training.checkpoint import CheckpointDamaged
 from search.training.description import answers, describe
 from search.training.epochs import Epochs, OnEpoch
 from search.training.fit import as_tensors, evaluate, held_out_rows
@@ -173,13 +175,13 @@ def run(
             fate |= {"predictions": _predicted(definition, finished.model, own, log)}
     except optuna.TrialPruned as error:
         fate = {"fate": "pruned", "reason": str(error)}
-    except TrialStopped as error:
+    except (TrialStopped, CheckpointDamaged) as error:
         fate = {"fate": "died", "reason": str(error)}
     except TrialFailed as error:
         fate = {"fate": "failed", "reason": error.reason, "traceback": error.traceback}
     except BaseException as error:  # the user's own code may call sys.exit, or raise KeyboardInterrupt
         trace = printable(traceback.format_exc(), _LONGEST_TRACEBACK)
-        fate = {"fate": "failed", "reason": one_line(error), "traceback": trace}
+        fate = {"fate": "died" if _disk_is_full(error) else "failed", "reason": one_line(error), "traceback": trace}
     return TrialResult(
         number=trial.number,
         seed=seed_of(seed, trial.number),
@@ -192,6 +194,12 @@ def run(
         memory=resident_size(),
         **fate,
     )
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    """Return whether a trial ended for want of room, which says nothing of its configuration."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, OSError) and (error.errno in full or os.strerror(errno.ENOSPC) in str(error))
 
 
 def _described(definition: Definition, every: Data | TrialData, own: Data, model: keras.Model) -> DataSummary | None:
@@ -315,8 +323,9 @@ def _on_epoch(
         if epoch == 0:
             check_known(definition, logs)
         check_finite(definition, logs, f"after epoch {epoch + 1}" + (f" of {part}" if part else ""))
-        if asks and metric in logs and epoch not in reported:
-            trial.report(logs[metric], epoch)
+        if asks and metric in logs:
+            if epoch not in reported:
+                trial.report(logs[metric], epoch)
             if not last and trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch + 1}")
 

@@ -104,6 +104,20 @@ def test_a_state_half_written_is_not_used(tmp_path: Path) -> None:
     assert study.run(tmp_path / "checkpoints").fate == "complete"
 
 
+def test_a_damaged_state_costs_the_epochs_and_a_full_disk_nothing(tmp_path: Path) -> None:
+    """A power failure, or a disk that is full, would fail a configuration that is good."""
+    study = Study(study_of(tmp_path, WATCHES, model=DROPS, fit={"epochs": 4, "checkpoint": True}))
+    folder = tmp_path / "checkpoints"
+    assert study.run(folder, stopped_after=3).fate == "died"
+    (folder / "only" / "last" / "state.pickle").write_bytes(b"")
+    damaged = study.run(folder)
+    assert (damaged.fate, damaged.reason[:28]) == ("died", "its checkpoint is damaged (E")
+    assert not (folder / "only").exists()
+    folder.rmdir()
+    folder.touch()  # nothing can be written in it
+    assert study.run(folder).fate == "complete"
+
+
 @pytest.mark.parametrize(("wanted", "saved"), [("auto", False), (False, False), (True, True)])
 def test_short_epochs_are_not_saved(tmp_path: Path, wanted: Any, saved: bool) -> None:
     """Every epoch of a hundredth of a second would write a model."""

@@ -131,7 +131,7 @@ def _with_our_errors(what: str, function: Callable[[Job], Any], job: Job) -> Any
     that is no `Exception` (`sys.exit`, `KeyboardInterrupt`) would end that process. The folder that the
     user's code may have left is returned to.
     """
-    folder = Path.cwd()
+    folder, process = Path.cwd(), os.getpid()
     try:
         return function(job)
     except BaseException as error:
@@ -139,8 +139,15 @@ def _with_our_errors(what: str, function: Callable[[Job], Any], job: Job) -> Any
         told.add_note(printable(redact(traceback.format_exc()), _LOGGED))
         told.__cause__ = told.__context__ = None
     finally:
+        _end_forked(process)
         os.chdir(folder)
     raise told
+
+
+def _end_forked(process: int) -> None:
+    """End a process that the user's code forked from this one and let run on: it would answer in our place."""
+    if os.getpid() != process:
+        os._exit(0)
 
 
 def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
@@ -226,11 +233,12 @@ def _again(
 @contextmanager
 def _alone(definition: Definition) -> Iterator[_Log]:
     """Train inside this block: prints are kept, seeds are the trial's own, and nothing of it stays afterwards."""
-    folder = Path.cwd()
+    folder, process = Path.cwd(), os.getpid()
     try:
         with _printed() as log, seeds_of_its_own():
             yield log
     finally:
+        _end_forked(process)
         os.chdir(folder)  # the user's code may have gone elsewhere
         _forget_model(definition)
 

@@ -60,7 +60,10 @@ def dies():
 
 BUILD = """
 import os
+import signal
 import sys
+import threading
+import time
 
 import keras
 from search.training.model import mlp
@@ -79,6 +82,15 @@ def build(trial, data):
         raise KeyboardInterrupt
     if trial.number == 4:
         raise RuntimeError("long \\udcff " * 100_000)
+    if trial.number == 5 and os.fork() == 0:
+        raise RuntimeError("in a process of my own")
+    if trial.number == 6:
+        raise OSError(28, "No space left on device")
+    if trial.number > 6:
+        sys.stdout.close()
+        sys.stderr.close()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        threading.Thread(target=time.sleep, args=(600,)).start()
     os.chdir("/")
     trial.suggest_int("units[0]", 1, 3)
     trial.set_user_attr("a@b", "mine")
@@ -103,8 +115,9 @@ def test_trials_fail_alone_and_the_folder_stays(tiny: Tiny, run_search: Searcher
     """If this fails, one odd configuration ends the night, or the search's files land in another folder."""
     more = '\n[search]\npruner = "none"\nretries = 0\n'
     definition = with_data(tiny("odd", "odd.py:build", BUILD, more), "elsewhere")
-    outcome = run_search(definition, n_trials=6)
-    assert outcome.n_trials == {"complete": 2, "pruned": 0, "failed": 4}
+    outcome = run_search(definition, n_trials=8)
+    assert outcome.n_trials == {"complete": 4, "pruned": 0, "failed": 5}
+    assert outcome.died == 1, "a full disk says nothing of a configuration"
     reasons = {number: run.data.tags.get("reason", "") for number, run in trial_runs(outcome.search_run_id).items()}
     assert reasons[1] == "Mine: of my own"
     assert reasons[2] == "SystemExit: 0"

@@ -59,7 +59,8 @@ def execute(function: Callable[..., None], name: str) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(context_settings={"help_option_names": ["-h", "--help"]})(function)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _terminate)
     try:
         called = sys.argv[0] if sys.argv[0].startswith("search ") else name  # by the console command
         status = app(prog_name=called, standalone_mode=False)

@@ -7,12 +7,10 @@ it, in its own time.
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -23,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.budget import Budget, Counts, OnProgress, Progress, Retry
 from search.errors import Interrupted, SearchError
 from search.resume import finish_running, record_heartbeat, trials_of
-from search.stopping import GRACE_SECONDS, INTERRUPTED, Stopping
+from search.stopping import GRACE_SECONDS, INTERRUPTED, Stopping, signals
 from search.study import attributes, ranking, samplers, space
 from search.study.proposals import Proposal, Sampling
 from search.study.spool import Spool
@@ -162,6 +160,7 @@ class Search:
                     self._fill()
                 if self._signal:
                     self._interrupt()
+                self._finish_unbegun()
         except BaseException as error:
             self._abandon(error)
             raise
@@ -353,11 +352,15 @@ class Search:
                 result = self._without_result(running, "died", worker.STOPPED)
                 record(self._storage, self._study, running.trial, running.trial_id, result)
                 self._mirror.update(running.trial.number)
-
         with suppress(Exception):
-            for trial in trials_of(self._study, self._search_id):  # one that was asked for and never began
-                if trial.state == TrialState.RUNNING and not worker.goes_on(self._job, trial.number):
-                    finish_running(self._study, self._storage, trial)
+            self._finish_unbegun()
+
+    def _finish_unbegun(self) -> None:
+        """Tell the study that trials failed which it has and no worker was given: a database was away in between."""
+        for trial in trials_of(self._study, self._search_id):
+            if trial.state == TrialState.RUNNING and not worker.goes_on(self._job, trial.number):
+                finish_running(self._study, self._storage, trial)
+                self._mirror.update(trial.number)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
@@ -393,21 +396,6 @@ class Search:
             reason=reason,
             counts=self.counts,
         )
-
-
-@contextmanager
-def signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Hand Ctrl-C, SIGTERM and SIGHUP to a function inside this block; only a program's main thread gets signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    names = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
-    before = {name: signal.signal(name, lambda number, _: handle(number)) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 def record(

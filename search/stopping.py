@@ -1,8 +1,12 @@
-"""Reasons to end a search before its budget is spent: target, patience, terminator, time."""
+"""Reasons to end a search before its budget is spent: target, patience, terminator, time, a signal."""
 
 from __future__ import annotations
 
 import importlib.util
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -73,3 +77,20 @@ class Stopping:
         from optuna.terminator import Terminator
 
         return "Optuna's terminator expects no further progress" if Terminator().should_terminate(self._study) else ""
+
+
+@contextmanager
+def signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Hand Ctrl-C, SIGTERM and SIGHUP to a function inside this block; only a program's main thread gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        names.append(signal.SIGHUP)
+    before = {name: signal.signal(name, lambda number, _: handle(number)) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import optuna
@@ -9,7 +10,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.errors import UsageError
-from search.stopping import Stopping, check_terminator
+from search.stopping import Stopping, check_terminator, signals
 from search.study.attributes import CONSTRAINTS
 from tests.studyfiles import definition
 
@@ -66,3 +67,17 @@ def test_the_terminator_needs_torch_and_says_so() -> None:
     with pytest.raises(UsageError, match=r"search.terminator needs torch; pip install 'search\[gp\]'"):
         check_terminator(definition({"search": {"terminator": True}}))
     check_terminator(definition())
+
+
+def test_a_search_under_nohup_outlives_its_terminal() -> None:
+    """A night's search would end when its terminal is closed, although it was told not to."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    told: list[int] = []
+    try:
+        with signals(told.append):
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
+        assert told == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from search.errors import Interrupted, SearchError, one_line
-from search.optimize import signals
+from search.stopping import signals
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed
 from search.study.spool import Spool

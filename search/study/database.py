@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy.exc
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 
 PATIENCE_SECONDS = 30.0
@@ -33,6 +34,10 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
         while True:
             try:
                 return method(self, *args, **kwargs)
+            except UpdateFinishedTrialError:
+                if pause == _FIRST_PAUSE:
+                    raise
+                return True  # the first try was carried out, only its answer was lost
             except (
                 sqlalchemy.exc.OperationalError,
                 sqlalchemy.exc.InterfaceError,

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from search import resume
 from search.budget import Stage, count
 from search.data.summary import DataSummary
-from search.errors import Interrupted, NoTrialCompleted, SearchError, one_line
+from search.errors import Interrupted, NoTrialCompleted, SearchError, TrackingError, one_line
 from search.handover.confirmation import Confirmation
 from search.outcome import Outcome
 from search.register import best_of, check_usable, register_best
@@ -181,6 +181,8 @@ class _Ending:
         begun = self._begun
         try:
             with store.store_errors(store.uri()):
+                if self._mirror is not None and self._mirror.away:
+                    raise TrackingError(f"MLflow tracking store {store.uri()} does not answer")
                 if ranked:
                     agreement.show_confirmed(self._definition, self._study)
                     self._log_model_again(ranked[0].number)

@@ -112,6 +112,10 @@ class Claim:
     def ended(self, state: str, stopped: str = "") -> None:
         """Write that the search is `finished` or `interrupted`, and release its lock."""
         self.write(state=state, stopped=stopped)
+        self.release()
+
+    def release(self) -> None:
+        """Release the lock; a search that is still noted as running then counts as killed."""
         self._lock.release()
 
 

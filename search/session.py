@@ -72,7 +72,7 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
         storage = _storage(settings, on_message)
         publish()
         with storage_errors(settings.storage):
-            session = _Session(settings, storage, pool, job, data, on_message)
+            session = _Session(settings, storage, pool, job, data, on_message, stack)
             interrupted = session.train(on_progress)
             outcome = finish(session.begun(), session.stopped, started, in_a_hurry=interrupted is not None)
         if interrupted is not None:
@@ -129,6 +129,7 @@ class _Session:
         job: worker.Job,
         data: DataSummary,
         on_message: OnMessage,
+        stack: ExitStack,
     ) -> None:
         self._definition, self._storage, self._pool, self._data = settings.definition, storage, pool, data
         self._on_message = on_message
@@ -147,6 +148,7 @@ class _Session:
             settings = replace(settings, n_trials=self._unfinished.left)
         else:
             self._claim = self._begin(settings)
+        stack.callback(self._claim.release)
         self._settings = settings
         self._spool.put_data(self._claim.record.search_id, data)
         self._run, self._mirror = self._open_mirror()

@@ -45,7 +45,8 @@ class _Shown:
     epochs: int = 0
     done: bool = False
     certain: bool = True  # false after a failure: a request may have been carried out all the same
-    tries: int = 0
+    tries: int = 0  # while MLflow took other trials
+    seen: int = 0  # how many writes had succeeded at the last of them
     model_id: str = ""
 
 
@@ -81,6 +82,7 @@ class Mirror:
         self._changed = threading.Condition()
         self._pause, self._paused_until, self._progress = 0.0, 0.0, time.monotonic()
         self._refused: dict[int, str] = {}
+        self._written = 0
         self._closed, self._described = False, time.monotonic()
         writers = 1 if mlflow.get_tracking_uri().startswith("sqlite") else 4  # SQLite has one writer at a time
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(writers)]
@@ -116,13 +118,21 @@ class Mirror:
                 self._changed.wait(0.2)
             return sorted({*self._due, *self._busy, *self._refused})
 
+    @property
+    def away(self) -> bool:
+        """Whether MLflow did not answer the last request, or a server does not answer the one that waits now."""
+        with self._changed:
+            waits = bool(self._due or self._busy) and not mlflow.get_tracking_uri().startswith("sqlite")
+            return self._pause > 0 or waits
+
     def close(self) -> None:
         """End the threads; what they are writing now is finished first, for two seconds at most."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        until = time.monotonic() + 2.0
         for thread in self._threads:
-            thread.join(2.0)
+            thread.join(max(0.0, until - time.monotonic()))
 
     def run_id(self, number: int) -> str:
         """Return a trial's run; empty when it is not shown yet."""
@@ -157,11 +167,10 @@ class Mirror:
     def _work(self) -> None:
         while (number := self._take()) is not None:
             try:
-                self._show(number)
+                if self._show(number):
+                    self._succeeded()
             except Exception as error:  # whatever MLflow's store raises must not end the search
                 self._failed(number, error)
-            else:
-                self._succeeded()
             finally:
                 with self._changed:
                     self._busy.discard(number)
@@ -182,6 +191,7 @@ class Mirror:
     def _succeeded(self) -> None:
         with self._changed:
             self._progress = time.monotonic()
+            self._written += 1
             was_away, self._pause = self._pause > 0, 0.0
             self._paused_until = 0.0
         if was_away:
@@ -192,7 +202,8 @@ class Mirror:
         shown.certain = False
         refused = isinstance(error, MlflowException) and error.error_code in _REFUSALS
         if refused or not isinstance(error, MlflowException | OSError | ConnectionError):
-            shown.tries += 1
+            shown.tries += not shown.tries or self._written > shown.seen
+            shown.seen = self._written
             if shown.tries >= _TRIES:
                 self._refused[number] = one_line(error)
                 self._on_message(f"trial {number} cannot be written to MLflow: {one_line(error)}")
@@ -205,24 +216,26 @@ class Mirror:
         if first:
             self._on_message(f"MLflow does not answer ({one_line(error)}); training goes on, trials are sent later")
 
-    def _show(self, number: int) -> None:
+    def _show(self, number: int) -> bool:
+        """Show a trial; returns whether MLflow was asked for anything, and so answered."""
         shown = self._shown.setdefault(number, _Shown())
         trial_id = attributes.id_of(self._storage, self._study, number)
         trial = self._storage.get_trial(trial_id)
         run = self._searches.get(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
         if run is None or shown.done:
-            return
+            return False
         run.open()
-        if not shown.run_id:
+        new = not shown.run_id
+        if new:
             self._find_or_create(run, trial, trial_id, shown)
         future = self._waiting.pop(number, None)
         if future is not None:
             future.set_result(shown.run_id)
         if trial.state == TrialState.RUNNING:
-            self._show_epochs(run, shown, live_epochs(trial))
-        else:
-            self._show_end(run, trial, shown)
-            self._describe(run)
+            return self._show_epochs(run, shown, live_epochs(trial)) or new
+        self._show_end(run, trial, shown)
+        self._describe(run)
+        return True
 
     def _describe(self, run: SearchRun) -> None:
         """Bring a long search's description up to date; it is written again at the end, so an error may pass."""
@@ -242,10 +255,12 @@ class Mirror:
             with suppress(UpdateFinishedTrialError):  # it ended in this moment
                 self._storage.set_trial_system_attr(trial_id, attributes.RUN_ID, shown.run_id)
 
-    def _show_epochs(self, run: SearchRun, shown: _Shown, epochs: list[Epoch]) -> None:
-        if len(epochs) > shown.epochs:
-            run.log_epochs(shown.run_id, epochs[shown.epochs :])
-            shown.epochs = len(epochs)
+    def _show_epochs(self, run: SearchRun, shown: _Shown, epochs: list[Epoch]) -> bool:
+        if len(epochs) <= shown.epochs:
+            return False
+        run.log_epochs(shown.run_id, epochs[shown.epochs :])
+        shown.epochs = len(epochs)
+        return True
 
     def _show_end(self, run: SearchRun, trial: FrozenTrial, shown: _Shown) -> None:
         text = attributes.outcome_of(trial)

@@ -23,6 +23,8 @@ _SQLITE = "sqlite:///"
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+# It logs the whole statement of each request that fails; such errors reach us, who say them once.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def set_uri(uri: str | None) -> str:

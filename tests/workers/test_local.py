@@ -14,10 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mlflow
 import optuna
 import pytest
 from mlflow import MlflowClient
 
+from search import gate
+from search.errors import RegistryError
 from search.study.storage import open_storage
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
@@ -188,6 +191,13 @@ def test_mlflow_and_optuna_in_postgresql(tiny: Tiny, folder: Path, postgres: str
     runs = client.search_runs([printed["experiment_id"]])
     assert len(runs) == 4
     assert "secret" not in json.dumps([run.to_dictionary() for run in runs]) + done.stderr + done.stdout
+    mlflow.set_tracking_uri(url.replace("@/postgres", "@/mlflow"))  # the fixture puts it back
+    why = "as long as people write " * 300
+    assert gate.promote("team", conditions=gate.Conditions(force=True, reason=why)).promoted
+    assert [(move.version, why in move.reason) for move in gate.moves("team")] == [("1", True)]
+    with pytest.raises(RegistryError, match="is its first champion"):
+        gate.rollback("team")
+    assert "secret" not in json.dumps(client.get_model_version("team", "1").tags)
 
 
 def test_the_cluster_trains_the_same_trials(tiny: Tiny, run_search: Searcher, scheduler: str) -> None:

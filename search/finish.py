@@ -164,7 +164,8 @@ class _Ending:
     def _draw(self) -> list[Future[dict[str, bytes]]]:
         """Let workers draw, side by side and with the plotting library imported, while MLflow catches up."""
         slots, job = self._begun.pool.slots, self._begun.job
-        return [slots[i % len(slots)].submit(worker.draw, job, name) for i, name in enumerate(plots.DRAWINGS)]
+        drawn = [slots[i % len(slots)].submit(worker.draw, job, name) for i, name in enumerate(plots.DRAWINGS)]
+        return [*drawn, slots[len(drawn) % len(slots)].submit(worker.draw_data, job)]
 
     def _publish(
         self,

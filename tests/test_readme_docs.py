@@ -11,6 +11,7 @@ import pytest
 
 from search.studyfile.load import load_definition
 from tests.conftest import command
+from tests.docs import study_file
 
 ROOT = Path(__file__).parent.parent
 GUIDES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -82,6 +83,12 @@ def test_the_guides_are_all_in_the_menu_and_in_the_readme() -> None:
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert [name for name in GUIDES if f"- {name}.md" not in menu] == []
     assert [name for name in GUIDES if name != "index" and f"docs/{name}.md" not in README] == []
+
+
+def test_the_reference_of_the_study_file_is_that_of_the_schema() -> None:
+    """The page would lack a new key; `python -m tests.docs.study_file` writes it anew."""
+    assert study_file.PAGE.read_text(encoding="utf-8") == study_file.page()
+    assert "default" in study_file.page()
 
 
 def test_the_readme_is_a_front_page() -> None:

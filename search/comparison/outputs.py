@@ -49,7 +49,7 @@ def predict(
         classes=tuple(map(str, data.classes)),
         metric=metric if known else "loss",
         direction=definition.directions[0] if known else "minimize",
-        logits=_gives_logits(model, str(data.task)),
+        logits=gives_logits(model, str(data.task)),
         loss=_loss_text(model),
         metrics=_library_metrics(definition),
         target=definition.data.targets,
@@ -215,7 +215,7 @@ def _baseline(about: About, data: Data, output: NDArray[Any] | None) -> NDArray[
     return constant.astype("float32")
 
 
-def _gives_logits(model: keras.Model, task: str) -> bool:
+def gives_logits(model: keras.Model, task: str) -> bool:
     """Return whether a classifier's outputs are logits, as its loss or its last layer says."""
     if task not in ("binary", "multiclass", "multilabel"):
         return False

@@ -54,7 +54,14 @@ class _Range(Table):
 
 
 class IntParameter(_Range):
-    """A whole number between `low` and `high`, both included."""
+    """A whole number between `low` and `high`, both included.
+
+    Attributes:
+        low: The lowest value.
+        high: The highest value.
+        step: Only `low` and whole multiples of `step` above it.
+        log: Sample on a logarithmic scale.
+    """
 
     type: Literal["int"]
     low: Whole
@@ -63,7 +70,14 @@ class IntParameter(_Range):
 
 
 class FloatParameter(_Range):
-    """A number between `low` and `high`, both included."""
+    """A number between `low` and `high`, both included.
+
+    Attributes:
+        low: The lowest value.
+        high: The highest value.
+        step: Only `low` and whole multiples of `step` above it.
+        log: Sample on a logarithmic scale.
+    """
 
     type: Literal["float"]
     low: float
@@ -72,7 +86,11 @@ class FloatParameter(_Range):
 
 
 class CategoricalParameter(Table):
-    """One of `choices`."""
+    """One of `choices`.
+
+    Attributes:
+        choices: The values: texts, numbers, or true and false.
+    """
 
     type: Literal["categorical"]
     choices: Annotated[tuple[Scalar, ...], BeforeValidator(as_tuple)] = Field(min_length=1)

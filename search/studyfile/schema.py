@@ -131,7 +131,13 @@ class ModelDefinition(Table):
 
 
 class EarlyStopping(Table):
-    """Stop when the metric has not improved for `patience` epochs; best weights are restored."""
+    """Stop when the metric has not improved for `patience` epochs; best weights are restored.
+
+    Attributes:
+        patience: Epochs without improvement before training stops.
+        min_delta: A smaller change than this is no improvement.
+        start_from_epoch: Epochs that are trained before it begins to watch.
+    """
 
     patience: Count
     min_delta: float = Field(default=0.0, ge=0)
@@ -212,6 +218,11 @@ class FitDefinition(Table):
     """Settings of `fit`; `epochs` and `batch_size` may stand in `[space]` instead.
 
     Attributes:
+        epochs: How long to train; may stand in `[space]` instead.
+        batch_size: Rows in a batch.
+        early_stopping: Stop a trial that no longer improves.
+        class_weight: `balanced`, or a weight for each class label.
+        precision: Keras's dtype policy.
         callbacks: Names and tables of callbacks, or `<file.py>:<function>`, called as `callbacks(trial, data)`.
         function: `<file.py>:<function>`, the user's own training, called as `fit(trial, model, data, epochs=…,
             batch_size=…, callbacks=[…])`.
@@ -256,6 +267,15 @@ class SearchDefinition(Table):
     """Defaults for the command line's flags, and how to choose between trials.
 
     Attributes:
+        n_trials: How many trials a search runs.
+        timeout: Seconds after which no new trial starts.
+        sampler: Optuna's sampler.
+        sampler_options: Its keyword arguments.
+        pruner: Optuna's pruner.
+        pruner_options: Its keyword arguments.
+        seed: Seed of the sampler and of every trial.
+        workers: Trials trained at a time; `auto` is one for each core, or share of a GPU.
+        warm_start: Try the best trials of another study first.
         trial_timeout: Seconds after which a trial is stopped and counts as failed.
         patience: Stop after this many trials without a better one.
         terminator: Stop when Optuna's terminator expects no further progress.
@@ -317,6 +337,9 @@ class Definition(Table):
         name: Study name, MLflow experiment and registered model.
         metric: One Keras log name or trial metric, or several for a multi-objective study.
         direction: `minimize` or `maximize`, one for each metric.
+        description: What the study asks, in a sentence; MLflow's pages show it.
+        space: The hyperparameters by name.
+        enqueue: Configurations to try first; what is left out is sampled.
         own_metrics: The table `metrics`: metrics of the user's own, by name.
         path: Where the file stands; paths in it are relative to its folder.
         text: The file as it was read.

@@ -34,7 +34,7 @@ from search.studyfile.parameters import describe
 from search.studyfile.schema import Definition
 from search.tracking import origin, store
 from search.tracking.names import distinct, legal
-from search.tracking.pages import descriptions, views
+from search.tracking.pages import descriptions, pictures, views
 from search.training.result import Epoch, TrialResult
 
 OBJECTIVE = "objective"
@@ -247,7 +247,7 @@ class SearchRun:
             logged: How many epochs are logged already.
             kept: Whether the trial's model is kept; then its curves are drawn.
         """
-        curves = descriptions.curves(result) if kept else b""
+        curves = self._picture(result) if kept else b""
         now = _milliseconds(result.epochs[-1].time if result.epochs else time.time())
         tags = {
             "mlflow.note.content": descriptions.of_trial(result, run_id, picture=bool(curves)),
@@ -271,6 +271,13 @@ class SearchRun:
                 Path(folder, descriptions.CURVES).write_bytes(curves)
             if any(Path(folder).iterdir()):
                 self._client.log_artifacts(run_id, folder)
+
+    @staticmethod
+    def _picture(result: TrialResult) -> bytes:
+        """Return a trial's picture; without it the page still has the numbers."""
+        with suppress(Exception):
+            return pictures.of_trial(result)
+        return b""
 
     def _log(self, run_id: str, metrics: Sequence[Metric], tags: Mapping[str, str] | None = None) -> None:
         """Log metrics and tags in one request, or in one for every 1000 metrics."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from search.comparison.outputs import gives_logits
 from search.data.dataset import Data
 from search.data.facts import facts
 from search.data.preprocessing import CATEGORICAL, MISSING, NUMERIC, Column
@@ -20,6 +21,10 @@ from search.training.model import registered_example
 
 if TYPE_CHECKING:
     import keras
+    from numpy.typing import NDArray
+
+_LOOKED_AT, _BATCH = 500, 100  # validation rows that are drawn, and how many a model is given at a time
+_MOST_CLASSES, _GRID, _POINTS = 20, 40, 200
 
 
 def describe(
@@ -191,3 +196,66 @@ def _raw_value(value: Any, kind: str) -> Any:
     if kind != "double" and math.isnan(value):  # a missing whole number
         return None
     return {"long": int, "boolean": bool, "double": float}[kind](value)
+
+
+def looks(model: keras.Model, data: Data) -> dict[str, Any]:
+    """Return what shows at a glance how a model errs on validation rows, as JSON.
+
+    Returns:
+        `confusion`: how many rows of each class (first axis) are taken for each, with `classes`; or `residuals`:
+        true and predicted values; for two features `regions`: the class of each point of a grid, rows from the
+        lowest second feature up, with its `extent` and some `points`. Nothing for other tasks and for streams.
+    """
+    part = data.validation
+    if part is None or part.streamed or not isinstance(part.y, np.ndarray):
+        return {}
+    part = part.take(slice(0, _LOOKED_AT))
+    starts = range(0, len(part), _BATCH)
+    output = np.concatenate([_plain(model, part.take(slice(at, at + _BATCH)).x) for at in starts])
+    if data.task == "regression" and output.size == part.y.size == len(part):
+        pairs = zip(part.y.reshape(-1).tolist(), output.reshape(-1).tolist(), strict=True)
+        return {"residuals": [[float(f"{true:.5g}"), float(f"{given:.5g}")] for true, given in pairs]}
+    if data.task not in ("binary", "multiclass") or not 2 <= len(data.classes) <= _MOST_CLASSES:
+        return {}
+    taken = _classes(model, data, output)
+    if taken is None:
+        return {}
+    counts = np.zeros((len(data.classes),) * 2, int)
+    np.add.at(counts, (data.class_indices(part), taken), 1)
+    return {"confusion": counts.tolist(), "classes": [str(each)[:20] for each in data.classes], **_regions(model, data)}
+
+
+def _plain(model: keras.Model, x: Any) -> NDArray[Any]:
+    import keras
+
+    return np.asarray(keras.ops.convert_to_numpy(model(fit.as_tensors(x), training=False)), "float64")
+
+
+def _classes(model: keras.Model, data: Data, output: NDArray[Any]) -> NDArray[Any] | None:
+    """Return the class index that a model's outputs mean for each row; None where they mean none."""
+    if output.ndim == 2 and output.shape[1] == len(data.classes):
+        return np.asarray(output.argmax(axis=1))
+    if output.size != len(output) or len(data.classes) != 2:
+        return None
+    signed = tuple(data.classes) == (-1, 1)
+    return (output.reshape(-1) > (0.0 if signed or gives_logits(model, str(data.task)) else 0.5)).astype(int)
+
+
+def _regions(model: keras.Model, data: Data) -> dict[str, Any]:
+    x = data.x
+    if not isinstance(x, np.ndarray) or x.ndim != 2 or x.shape[1] != 2 or x.dtype.kind not in "fiu":
+        return {}
+    low, high = np.nanmin(x, axis=0).astype("float64"), np.nanmax(x, axis=0).astype("float64")
+    first, second = (np.linspace(low[at], high[at], _GRID) for at in (0, 1))
+    grid = np.stack([each.reshape(-1) for each in np.meshgrid(first, second)], axis=1)
+    taken = _classes(model, data, _plain(model, grid.astype(x.dtype)))
+    if taken is None:
+        return {}
+    some = slice(0, _POINTS)
+    points = [[float(f"{value:.5g}") for value in row] for row in x[some].tolist()]
+    indices = data.class_indices(data.train)[some].tolist()
+    return {
+        "regions": taken.reshape(_GRID, _GRID).tolist(),
+        "extent": [low[0], high[0], low[1], high[1]],
+        "points": [[*row, label] for row, label in zip(points, indices, strict=True)],
+    }

@@ -58,6 +58,7 @@ class TrialResult:
         log: What the user's code printed.
         worker: Host and process that trained it.
         memory: The worker's resident size afterwards, in bytes.
+        looks: What a kept model gives for validation rows, as `description.looks` tells it; empty for others.
     """
 
     number: int
@@ -79,6 +80,7 @@ class TrialResult:
     log: str = ""
     worker: str = ""
     memory: int = 0
+    looks: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def state(self) -> TrialState:

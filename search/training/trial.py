@@ -28,7 +28,7 @@ from search.data.summary import DataSummary
 from search.errors import TrialFailed, one_line, printable
 from search.studyfile.schema import Definition
 from search.training.checkpoint import CheckpointDamaged
-from search.training.description import answers, describe
+from search.training.description import answers, describe, looks
 from search.training.epochs import Epochs, OnEpoch
 from search.training.fit import as_tensors, evaluate, held_out_rows
 from search.training.metrics import check_finite, check_known, mean, measure, spread, values_of, violations_of
@@ -173,6 +173,7 @@ def run(
             fate |= {"model": archive(kept), "data": _described(definition, data, own, kept)}
             fate |= {"answers": _answers(definition, kept, own)}
             fate |= {"predictions": _predicted(definition, finished.model, own, log)}
+            fate |= {"looks": _looks(definition, finished.model, own)}
     except optuna.TrialPruned as error:
         fate = {"fate": "pruned", "reason": str(error)}
     except (TrialStopped, CheckpointDamaged) as error:
@@ -261,6 +262,17 @@ def _predicted(definition: Definition, model: keras.Model, data: Data, log: _Tri
     except Exception as error:  # whatever a model or a loss of the user's own raises
         sys.stderr.write(f"the predictions for the test rows are not kept: {one_line(error)}\n")
         return None
+
+
+def _looks(definition: Definition, model: keras.Model, data: Data) -> dict[str, Any]:
+    """Return what is drawn of a kept model; nothing where it cannot be told, or has learned the validation rows."""
+    if data.folds or definition.search.refit:
+        return {}
+    try:
+        return looks(model, data)
+    except Exception as error:  # whatever a model of the user's own raises
+        sys.stderr.write(f"the model's outputs for validation rows are not drawn: {one_line(error)}\n")
+        return {}
 
 
 def _batches(model: keras.Model, part: Part, steps: int | None) -> Iterator[Batch]:

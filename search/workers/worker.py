@@ -30,6 +30,7 @@ from optuna.trial import TrialState
 
 from search.data.loading import TrialData
 from search.errors import ModelError, SearchError, one_line, printable, redact
+from search.reporting import data as data_picture
 from search.reporting import plots
 from search.study import attributes, create, ranking, samplers, storage
 from search.studyfile.objects import provide
@@ -281,6 +282,13 @@ def draw(job: Job, plot: str) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         files = plots.draw(current, job.definition, plot, Path(folder))
         return {file.name: file.read_bytes() for file in files}
+
+
+def draw_data(job: Job) -> dict[str, bytes]:
+    """Draw the data, and return the file by its name; nothing where they differ from trial to trial."""
+    data = _data(job)[1].same
+    picture = b"" if data is None else data_picture.draw(data)
+    return {data_picture.FILE: picture} if picture else {}
 
 
 class _Live:

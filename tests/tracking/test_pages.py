@@ -7,6 +7,7 @@ import json
 import socket
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from mlflow.entities import Run
 from search.data.summary import DataSummary, TensorSpec
 from search.register import _in_and_out
 from search.studyfile.schema import Definition
-from search.tracking.pages import descriptions, views
+from search.tracking.pages import descriptions, pictures, views
 from search.training.result import Epoch, TrialResult
 from tests.conftest import Searcher
 
@@ -102,8 +103,20 @@ def test_the_kept_epoch_is_named() -> None:
     result = TrialResult(
         0, "complete", 0, values=(1.0,), epochs=epochs, metrics={"best_epoch": 1.0}, training={"fit": {"epochs": 9}}
     )
-    assert "after 3 epochs of 9, the kept model is epoch 2's." in descriptions.of_trial(result, "r", picture=True)
-    assert descriptions.curves(result).startswith(b"\x89PNG")
+    assert "after 3 epochs of 9, the kept model is that of epoch 2 (step 1)." in descriptions.of_trial(
+        result, "r", picture=True
+    )
+    looks = {"confusion": [[3, 1], [0, 2]], "classes": ["no", "yes"], "regions": [[0, 1]] * 2}
+    looks |= {"extent": [0.0, 1.0, 0.0, 1.0], "points": [[0.5, 0.5, 1]]}
+    small, wide, errors = (
+        pictures.of_trial(replace(result, looks=each)) for each in ({}, looks, {"residuals": [[1.0, 2.0]]})
+    )
+    assert [each[:4] for each in (small, wide, errors)] == [b"\x89PNG"] * 3
+    assert _width(wide) == _width(errors) + _width(small) == 3 * _width(small), "a panel each"
+
+
+def _width(png: bytes) -> int:
+    return int.from_bytes(png[16:20], "big")
 
 
 def test_the_saved_view_sorts_by_value_best_first(tiny: Tiny, folder: Path) -> None:

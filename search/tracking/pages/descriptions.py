@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,8 @@ from search.tracking.pages import fates
 from search.training.result import TrialResult
 
 CURVES = "curves.png"
-PICTURES = ("optimization_history.png", "slice.png", "parallel_coordinate.png", "param_importances.png")
+DATA = "data.png"
+PICTURES = (DATA, "optimization_history.png", "slice.png", "parallel_coordinate.png", "param_importances.png")
 _LONGEST = 5000  # characters of a description on PostgreSQL
 _WIDE = 10  # columns of parameters in a table
 _REASON = 200  # characters of a reason
@@ -39,7 +39,7 @@ def of_trial(result: TrialResult, run_id: str, *, picture: bool) -> str:
     if result.fate == "complete":
         values = ", ".join(number(value) for value in result.values)
         kept = result.metrics.get("best_epoch")
-        epoch = f", the kept model is epoch {int(kept) + 1}'s" if kept is not None else ""
+        epoch = f", the kept model is that of epoch {int(kept) + 1} (step {int(kept)})" if kept is not None else ""
         lines = [f"**Complete**: value {values} after {plural(trained, 'epoch')}{of}{epoch}.", _tests(result.recorded)]
     else:
         fate = {"pruned": "Pruned", "failed": "Failed", "died": "Stopped"}[result.fate]
@@ -163,27 +163,3 @@ def best_so_far(definition: Definition, trials: Sequence[FrozenTrial]) -> list[t
             value = curve[-1][1]
         curve.append((trial.number, value, trial.datetime_complete.timestamp()))
     return curve
-
-
-def curves(result: TrialResult) -> bytes:
-    """Return a picture of a trial's training and validation curves, the kept epoch marked; empty without any."""
-    from matplotlib.figure import Figure
-
-    names = [name for name in (result.epochs[-1].logs if result.epochs else {}) if "/" not in name]
-    pairs = [name for name in names if f"val_{name}" in names][:3]
-    if not pairs:
-        return b""
-    figure = Figure(figsize=(4.5 * len(pairs), 3.2), layout="constrained")
-    kept = result.metrics.get("best_epoch")
-    for axes, name in zip(figure.subplots(1, len(pairs), squeeze=False).flat, pairs, strict=True):
-        for each, label in ((name, "training"), (f"val_{name}", "validation")):
-            points = [(epoch.step + 1, epoch.logs[each]) for epoch in result.epochs if each in epoch.logs]
-            axes.plot(*zip(*points, strict=True), label=label)
-        if kept is not None:
-            axes.axvline(kept + 1, color="0.5", linestyle="--", label="kept epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.legend()
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=80)
-    return drawn.getvalue()

@@ -1,0 +1,111 @@
+"""A picture of a study's data: classes, gaps, and where the rows lie. It reads the data and changes nothing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.data.preprocessing import MISSING, NUMERIC
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from search.data.dataset import Data
+
+FILE = "data.png"
+_ROWS = 500  # training rows that are drawn
+_WIDEST = 4096  # numbers in a row, of which principal components are computed
+_BARS = 20  # classes or columns in a panel
+
+
+def draw(data: Data) -> bytes:
+    """Return a PNG of the training rows; empty where there is nothing to draw, as of streams."""
+    panels = [] if data.train.streamed else [each for each in (_rows(data), _targets(data), _gaps(data)) if each]
+    if not panels:
+        return b""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
+        panel(axes)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=80)
+    return drawn.getvalue()
+
+
+Panel = Callable[[Any], None]
+
+
+def _rows(data: Data) -> Panel | None:
+    """Return the panel of the rows: two features as they are, of more the first two principal components."""
+    x = data.x.get(NUMERIC) if isinstance(data.x, dict) else data.x
+    if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiub":
+        return None
+    x = x[:_ROWS].reshape(min(_ROWS, len(x)), -1).astype("float64")
+    if not 2 <= x.shape[1] <= _WIDEST or len(x) < 3:
+        return None
+    known = data.columns and [column.name for column in data.columns if column.numeric]
+    names = known if known and len(known) == x.shape[1] else [f"feature {at}" for at in range(x.shape[1])]
+    if x.shape[1] > 2:
+        x, names = _components(x), ["first principal component", "second principal component"]
+    return lambda axes: _scatter(axes, x, names, data)
+
+
+def _components(x: NDArray[Any]) -> NDArray[Any]:
+    """Return the first two principal components of standardised rows; gaps are at their column's mean."""
+    centred = x - np.nanmean(np.where(np.isfinite(x), x, np.nan), axis=0)
+    centred = np.where(np.isfinite(centred), centred, 0.0)
+    scaled = centred / np.maximum(centred.std(axis=0), 1e-12)
+    values, vectors = np.linalg.eigh(scaled @ scaled.T)
+    return np.asarray(vectors[:, -1:-3:-1] * np.sqrt(np.maximum(values[-1:-3:-1], 0.0)))
+
+
+def _scatter(axes: Any, x: NDArray[Any], names: list[str], data: Data) -> None:
+    axes.set(xlabel=names[0], ylabel=names[1], title=f"{len(x)} training rows")
+    if data.task in ("binary", "multiclass"):
+        indices = data.class_indices(data.train)[: len(x)]
+        for index, label in enumerate(data.classes[:_BARS]):
+            axes.scatter(*x[indices == index].T, s=10, label=str(label))
+        if len(data.classes) <= 10:
+            axes.legend(fontsize=7)
+    elif data.task == "regression" and np.ndim(data.y) and np.size(data.y) == len(data.train):
+        shown = axes.scatter(*x.T, s=10, c=np.asarray(data.y, "float64").reshape(-1)[: len(x)])
+        axes.figure.colorbar(shown, ax=axes, label="target")
+    else:
+        axes.scatter(*x.T, s=10)
+
+
+def _targets(data: Data) -> Panel | None:
+    if data.task in ("binary", "multiclass"):
+        counts = np.bincount(data.class_indices(data.train), minlength=len(data.classes))
+        labels = [str(label) for label in data.classes][:_BARS]
+        return lambda axes: _bars(axes, labels, counts[:_BARS].tolist(), "training rows of each class")
+    if data.task == "regression" and isinstance(data.y, np.ndarray) and data.y.size == len(data.train):
+
+        def histogram(axes: Any) -> None:
+            axes.hist(np.asarray(data.y, "float64").reshape(-1), bins=30)
+            axes.set(title="target", ylabel="training rows")
+
+        return histogram
+    return None
+
+
+def _gaps(data: Data) -> Panel | None:
+    arrays = data.x if isinstance(data.x, dict) else {NUMERIC: data.x}
+    counts: dict[str, int] = {}
+    for kind, values in arrays.items() if data.columns else ():
+        names = [column.name for column in data.columns if column.numeric == (kind == NUMERIC)]
+        missing = np.isnan(values) if kind == NUMERIC else values == MISSING
+        counts |= dict(zip(names, missing.sum(axis=0).tolist(), strict=True))
+    some = sorted(((count, name) for name, count in counts.items() if count), reverse=True)[:_BARS]
+    return (lambda axes: _bars(axes, [n for _, n in some], [c for c, _ in some], "missing values")) if some else None
+
+
+def _bars(axes: Any, names: list[str], counts: list[int], title: str) -> None:
+    bars = axes.barh([name[:24] for name in names][::-1], counts[::-1])
+    axes.bar_label(bars, padding=2, fontsize=8)
+    axes.set_title(title)
+    axes.margins(x=0.15)

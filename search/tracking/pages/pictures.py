@@ -1,0 +1,83 @@
+"""The picture on a trial's page: its curves, and how the model that is kept errs on validation rows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from search.training.result import TrialResult
+
+_MOST_CURVES = 2  # panels of curves
+_NUMBERED = 12  # classes whose counts are written into the matrix
+
+Panel = Callable[[Any], None]
+
+
+def of_trial(result: TrialResult) -> bytes:
+    """Return the picture of a trial as a PNG; empty where there is nothing to draw."""
+    panels = [*_curves(result), *_looks(result.looks)]
+    if not panels:
+        return b""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
+        panel(axes)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=80)
+    return drawn.getvalue()
+
+
+def _curves(result: TrialResult) -> Iterator[Panel]:
+    logs = result.epochs[-1].logs if result.epochs else {}
+    names = [name for name in logs if "/" not in name and f"val_{name}" in logs]
+    for name in names[:_MOST_CURVES]:
+        yield partial(_curve, result=result, name=name)
+
+
+def _curve(axes: Any, result: TrialResult, name: str) -> None:
+    for each, label in ((name, "training"), (f"val_{name}", "validation")):
+        points = [(epoch.step + 1, epoch.logs[each]) for epoch in result.epochs if each in epoch.logs]
+        axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) == 1 else None)
+    if (kept := result.metrics.get("best_epoch")) is not None:
+        axes.axvline(kept + 1, color="0.5", linestyle="--", label="kept epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="epoch", ylabel=name)
+    axes.legend()
+
+
+def _looks(looks: dict[str, Any]) -> Iterator[Panel]:
+    for kind, panel in (("confusion", _confusion), ("residuals", _residuals), ("regions", _regions)):
+        if looks.get(kind):
+            yield partial(panel, looks=looks)
+
+
+def _confusion(axes: Any, looks: dict[str, Any]) -> None:
+    counts, classes = looks["confusion"], looks["classes"]
+    axes.imshow(counts, cmap="Blues")
+    places = range(len(classes))
+    axes.set_xticks(places, classes, rotation=90 if max(map(len, classes)) > 3 else 0)
+    axes.set_yticks(places, classes)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{sum(map(sum, counts))} validation rows")
+    half = max(map(max, counts)) / 2
+    for row, column in ((row, column) for row in places for column in places if len(classes) <= _NUMBERED):
+        count = counts[row][column]
+        axes.text(column, row, count, ha="center", va="center", fontsize=8, color="w" if count > half else "k")
+
+
+def _residuals(axes: Any, looks: dict[str, Any]) -> None:
+    pairs = looks["residuals"]
+    axes.scatter([true for true, _ in pairs], [given - true for true, given in pairs], s=10)
+    axes.axhline(0, color="0.5", linestyle="--")
+    axes.set(xlabel="true value", ylabel="predicted − true", title=f"{len(pairs)} validation rows")
+
+
+def _regions(axes: Any, looks: dict[str, Any]) -> None:
+    highest = max(1, len(looks["classes"]) - 1)
+    style = {"cmap": "viridis", "vmin": 0, "vmax": highest}
+    axes.imshow(looks["regions"], origin="lower", extent=looks["extent"], aspect="auto", alpha=0.4, **style)
+    first, second, labels = zip(*looks["points"], strict=True)
+    axes.scatter(first, second, c=labels, s=10, edgecolors="w", linewidths=0.3, **style)
+    axes.set(xlabel="feature 0", ylabel="feature 1", title="decision regions and training rows")

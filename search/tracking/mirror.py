@@ -82,7 +82,7 @@ class Mirror:
         self._changed = threading.Condition()
         self._pause, self._paused_until, self._progress = 0.0, 0.0, time.monotonic()
         self._refused: dict[int, str] = {}
-        self._written = 0
+        self._written, self._draining = 0, False
         self._closed, self._described = False, time.monotonic()
         writers = 1 if mlflow.get_tracking_uri().startswith("sqlite") else 4  # SQLite has one writer at a time
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(writers)]
@@ -109,7 +109,7 @@ class Mirror:
     def drain(self, patience: float) -> list[int]:
         """Wait until every trial is shown, or nothing moves for `patience` seconds; return the others' numbers."""
         with self._changed:
-            self._progress = time.monotonic()
+            self._progress, self._draining = time.monotonic(), True
             self._paused_until = 0.0  # try once more at once
             self._changed.notify_all()
             while self._due or self._busy:
@@ -202,10 +202,12 @@ class Mirror:
         shown.certain = False
         refused = isinstance(error, MlflowException) and error.error_code in _REFUSALS
         if refused or not isinstance(error, MlflowException | OSError | ConnectionError):
-            shown.tries += not shown.tries or self._written > shown.seen
+            shown.tries += self._draining or not shown.tries or self._written > shown.seen
             shown.seen = self._written
             if shown.tries >= _TRIES:
                 self._refused[number] = one_line(error)
+                with self._changed:  # it answered
+                    self._pause = self._paused_until = 0.0
                 self._on_message(f"trial {number} cannot be written to MLflow: {one_line(error)}")
                 return
         with self._changed:

@@ -92,8 +92,11 @@ def leading_trials(definition: Definition, study: optuna.Study) -> list[FrozenTr
 
 def pareto_front(definition: Definition, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the feasible complete trials that no other is better than in every metric, by number."""
-    costs = _costs(definition, trials)
-    front = [number for number, cost in costs.items() if not any(_dominates(other, cost) for other in costs.values())]
+    front: dict[int, list[float]] = {}
+    # In this order only a trial before dominates one; one that is dominated is so by a trial of the front.
+    for number, cost in sorted(_costs(definition, trials).items(), key=lambda each: each[1]):
+        if not any(_dominates(other, cost) for other in front.values()):
+            front[number] = cost
     return sorted((trial for trial in trials if trial.number in front), key=lambda trial: trial.number)
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import IntDistribution
@@ -248,6 +249,19 @@ def test_the_pareto_front_comes_first_its_middle_before_its_ends() -> None:
     assert [t.number for t in ranking.best_trials(wanted, trials)] == [2, 0, 1, 3]
     assert [t.number for t in ranking.best_trials(wanted, [trials[3]])] == [3]
     assert ranking.pareto_front(wanted, []) == []
+
+
+@pytest.mark.parametrize("metrics", [2, 3])
+def test_the_pareto_front_holds_every_trial_that_no_other_dominates(metrics: int) -> None:
+    """A model that trades one metric for another would be missing, or a worse one be offered beside it."""
+    directions = ["minimize", "maximize", "minimize"][:metrics]
+    wanted = definition({"metric": ["val_loss", "val_accuracy", "parameters"][:metrics], "direction": directions})
+    values = np.random.default_rng(0).integers(0, 6, (80, metrics)).astype(float)  # many are equal
+    trials = [_trial(number, *each) for number, each in enumerate(values)]
+    costs = values * [1 if each == "minimize" else -1 for each in directions]
+    dominated = [any((other <= cost).all() and (other < cost).any() for other in costs) for cost in costs]
+    front = [trial.number for trial in ranking.pareto_front(wanted, trials)]
+    assert front == [number for number, worse in enumerate(dominated) if not worse]
 
 
 def test_equal_trials_are_both_on_the_front() -> None:

@@ -61,6 +61,15 @@ class NoMirror:
         """Do nothing."""
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A trial that is RUNNING in the study; `retries` is how often its configuration may be tried again."""
+
+    trial: optuna.Trial
+    trial_id: int
+    retries: int
+
+
 @dataclass
 class _Running:
     """A trial in a slot."""
@@ -110,7 +119,7 @@ class Search:
         self._started = time.monotonic()
         self._free: list[Slot] = []
         self._running: list[_Running] = []
-        self._going_on: list[tuple[optuna.Trial, int]] = []  # trials to submit again, and their retries
+        self._going_on: list[_Begun] = []  # trials to submit again
         self._signal = 0
         self.stopped = ""
         trials = attributes.comparable_trials(study)
@@ -141,7 +150,7 @@ class Search:
         for each in trials:
             trial_id = attributes.id_of(self._storage, self._study, each.number)
             retries = int(each.system_attrs.get(attributes.RETRIES, 0))
-            self._going_on.append((optuna.trial.Trial(self._study, trial_id), retries))
+            self._going_on.append(_Begun(optuna.trial.Trial(self._study, trial_id), trial_id, retries))
             self._budget.remaining -= 1
 
     def optimize(self, slots: Sequence[Slot]) -> None:
@@ -187,10 +196,10 @@ class Search:
             if begun is None:
                 return
             self._free.remove(slot)
-            self._submit(slot, *begun)
+            self._submit(slot, begun)
 
-    def _begin(self) -> tuple[optuna.Trial, int] | None:
-        """Return a new trial and how often it may be retried; None when there is a reason to begin none."""
+    def _begin(self) -> _Begun | None:
+        """Return a new trial; None when there is a reason to begin none."""
         if self.stopped or self._signal or self._budget.remaining <= 0:
             return None
         if self._settings.timeout is not None and self._elapsed() >= self._settings.timeout:
@@ -204,13 +213,13 @@ class Search:
                 self.stopped = "every configuration of the space has been tried"
             return None
         retries = retry.left if retry else self._definition.search.retries
-        return self._ask(proposal, retries), retries
+        return self._ask(proposal, retries)
 
     def _propose(self, retry: Retry | None) -> Proposal | None:
         self._sampling.learn(attributes.comparable_trials(self._study))
         return self._sampling.repeat(retry.params) if retry is not None else self._sampling.propose()
 
-    def _ask(self, proposal: Proposal, retries: int) -> optuna.Trial:
+    def _ask(self, proposal: Proposal, retries: int) -> _Begun:
         """Write a proposal to the storage, whole, as a running trial."""
         known = space.distributions(self._definition)
         template = create_trial(
@@ -227,16 +236,16 @@ class Search:
         trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
         trial = optuna.trial.Trial(self._study, trial_id)
         self._sampling.began(proposal, trial.number)
-        return trial
+        return _Begun(trial, trial_id, retries)
 
-    def _submit(self, slot: Slot, trial: optuna.Trial, retries: int) -> None:
-        trial_id = attributes.id_of(self._storage, self._study, trial.number)
-        run_id = self._mirror.begin(trial.number, wait=_RUN_SECONDS if self._needs_run else 0.0)
+    def _submit(self, slot: Slot, begun: _Begun) -> None:
+        number = begun.trial.number
+        run_id = self._mirror.begin(number, wait=_RUN_SECONDS if self._needs_run else 0.0)
         now = time.monotonic()
-        running = _Running(slot, trial, trial_id, retries, now, Future(), passed_on=now)
+        running = _Running(slot, begun.trial, begun.trial_id, begun.retries, now, Future(), passed_on=now)
         self._running.append(running)  # from here on an error tells the study that the trial failed
-        running.future = slot.submit(worker.train, self._job, trial.number, run_id)
-        self._tell_progress(trial.number, "began")
+        running.future = slot.submit(worker.train, self._job, number, run_id)
+        self._tell_progress(number, "began")
 
     def _collect(self, seconds: float) -> None:
         """Wait for trials to end, record those that did, and look after the others."""
@@ -266,7 +275,7 @@ class Search:
         self._free.append(running.slot)
         if not self._signal:  # else it waits for --resume
             self._storage.set_trial_system_attr(running.trial_id, attributes.BEGUN, "")
-            self._going_on.append((running.trial, running.retries - 1))
+            self._going_on.append(_Begun(running.trial, running.trial_id, running.retries - 1))
         return True
 
     def _without_result(self, running: _Running, fate: Any, reason: str) -> TrialResult:

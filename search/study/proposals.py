@@ -71,6 +71,7 @@ class Sampling:
         self._failures: Counter[space.Configuration] = Counter()  # by the configuration's own error
         self._running: dict[int, space.Configuration] = {}  # by number in the study
         self._known: set[int] = set()
+        self._settled = 0  # so many trials, from the first on, are known: most of a long study
         self._open = False  # whether builders suggest more, so that a `[space]` alone is no configuration
         self._pending: dict[int, optuna.Trial] = {}  # by number in the study
         self._unseen: list[dict[str, Any]] | None = None
@@ -81,7 +82,14 @@ class Sampling:
             self._copy.enqueue_trial(configuration)
 
     def learn(self, trials: list[FrozenTrial]) -> None:
-        """Take note of all trials of the study: of each finished one once, of running ones as they are now."""
+        """Take note of all trials of the study: of each finished one once, of running ones as they are now.
+
+        Args:
+            trials: The trials by number, those of the last time first.
+        """
+        while self._settled < len(trials) and trials[self._settled].number in self._known:
+            self._settled += 1
+        trials = trials[self._settled :]
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         self._running = {trial.number: self._configuration(trial.params) for trial in running}
         for trial in trials:

@@ -41,6 +41,7 @@ _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"
 class _Shown:
     """What is known to be in MLflow of a trial."""
 
+    trial_id: int = -1  # what the study's storage calls it
     run_id: str = ""
     epochs: int = 0
     done: bool = False
@@ -221,15 +222,16 @@ class Mirror:
     def _show(self, number: int) -> bool:
         """Show a trial; returns whether MLflow was asked for anything, and so answered."""
         shown = self._shown.setdefault(number, _Shown())
-        trial_id = attributes.id_of(self._storage, self._study, number)
-        trial = self._storage.get_trial(trial_id)
+        if shown.trial_id < 0:
+            shown.trial_id = attributes.id_of(self._storage, self._study, number)
+        trial = self._storage.get_trial(shown.trial_id)
         run = self._searches.get(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
         if run is None or shown.done:
             return False
         run.open()
         new = not shown.run_id
         if new:
-            self._find_or_create(run, trial, trial_id, shown)
+            self._find_or_create(run, trial, shown)
         future = self._waiting.pop(number, None)
         if future is not None:
             future.set_result(shown.run_id)
@@ -248,14 +250,14 @@ class Mirror:
         with suppress(Exception):
             run.describe(self._study, "**Running**.")
 
-    def _find_or_create(self, run: SearchRun, trial: FrozenTrial, trial_id: int, shown: _Shown) -> None:
+    def _find_or_create(self, run: SearchRun, trial: FrozenTrial, shown: _Shown) -> None:
         new = shown.certain and trial.system_attrs.get(attributes.SEARCH_RUN) == self._fresh
         shown.run_id = "" if new else run.find_trial(trial.number)
         if not shown.run_id:
             shown.run_id = run.create_trial(trial)
         if trial.state == TrialState.RUNNING:
             with suppress(UpdateFinishedTrialError):  # it ended in this moment
-                self._storage.set_trial_system_attr(trial_id, attributes.RUN_ID, shown.run_id)
+                self._storage.set_trial_system_attr(shown.trial_id, attributes.RUN_ID, shown.run_id)
 
     def _show_epochs(self, run: SearchRun, shown: _Shown, epochs: list[Epoch]) -> bool:
         if len(epochs) <= shown.epochs:

@@ -33,6 +33,7 @@ from search.workers.worker import shipped_folder
 T = TypeVar("T")
 _CONNECT_SECONDS = 10
 _WORKER_SECONDS = 60.0  # how long a slot waits for a worker to come (back)
+_KNOWN_SECONDS = 0.5  # how long all slots share what the scheduler said of its workers
 
 
 class ClusterSlot:
@@ -56,6 +57,7 @@ class ClusterSlot:
         # Fetched and released as soon as it is done: dask runs a held result's task again when its worker dies.
         future: Future[T] = executor.submit(function, *args)
         self._future = future
+        future.add_done_callback(self._pool.look_again_after)
         return future
 
     def lost(self) -> str | None:
@@ -89,6 +91,7 @@ class ClusterPool:
     def __init__(self, address: str, wanted: int | str, n_trials: int, gpu_share: float) -> None:
         self._lock = threading.Lock()
         self._taken: set[str] = set()
+        self._known: tuple[float, dict[str, Any]] | None = None  # the scheduler's workers, and when it was asked
         self._plugin = ""
         self._address = address
         try:
@@ -107,11 +110,22 @@ class ClusterPool:
         self.description = f"{count} of the cluster's {len(workers)} workers"
 
     def workers(self) -> dict[str, Any]:
-        """Return what the scheduler knows of its workers, by address.
+        """Return what the scheduler knows of its workers, by address; it is asked twice a second at most.
 
         Raises:
             ClusterError: The scheduler is gone.
         """
+        kept = self._known
+        if kept is None or time.monotonic() - kept[0] > _KNOWN_SECONDS:
+            kept = self._known = (time.monotonic(), self._ask())
+        return kept[1]
+
+    def look_again_after(self, future: Future[Any]) -> None:
+        """Ask the scheduler anew when a task failed: its worker may be gone."""
+        if future.cancelled() or future.exception() is not None:
+            self._known = None
+
+    def _ask(self) -> dict[str, Any]:
         try:
             known: dict[str, Any] | None = self.client.scheduler_info(n_workers=-1).get("workers")
         except (OSError, TimeoutError, ValueError):  # what dask raises while a connection ends

@@ -122,7 +122,7 @@ def test_what_is_no_trial_is_told_in_a_line(searched: tuple[Path, str]) -> None:
         with pytest.raises(UsageError, match="no run 'abc' in MLflow"):
             reproduction.reproduce("abc")
         above = MlflowClient().get_run(run_id).data.tags["mlflow.parentRunId"]
-        with pytest.raises(UsageError, match=f"run '{above}' is no trial's"):
+        with pytest.raises(UsageError, match=f"run '{above}' is not a trial's"):
             reproduction.reproduce(above)
     finally:
         mlflow.set_tracking_uri(None)

@@ -137,7 +137,9 @@ def storage_errors(url: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise
         what = error.filename or f"storage {url}"
-        raise StorageError(f"{what} cannot be written ({error.strerror}); mend that, then --resume goes on") from error
+        raise StorageError(
+            f"{what} cannot be written ({error.strerror}); fix that, then continue with --resume"
+        ) from error
 
 
 def file_of(url: str) -> Path | None:

@@ -165,7 +165,7 @@ def _builder(definition: Definition) -> Iterator[Finding]:
     elif not all(build.partition(":")):
         yield (
             "model.build",
-            f"{written(build)} is no builder",
+            f"{written(build)} is not a builder",
             f"use 'mlp', '<file.py>:<function>' or '<module>:<function>'{did_you_mean(build, ['mlp'])}",
         )
 

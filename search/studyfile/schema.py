@@ -326,7 +326,7 @@ def parse_constraint(text: str) -> tuple[str, str, float]:
     except ValueError:
         bound = math.nan
     if match is None or not math.isfinite(bound):
-        raise ValueError(f"'{text}' is no constraint; write for example 'latency_ms <= 5'")
+        raise ValueError(f"'{text}' is not a valid constraint; write for example 'latency_ms <= 5'")
     return match["metric"], match["operator"], bound
 
 

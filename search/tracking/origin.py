@@ -151,7 +151,7 @@ def recorded(run_id: str) -> Recorded:
     tags = run.data.tags
     above, number = tags.get("mlflow.parentRunId", ""), tags.get("trial", "")
     if not above or not number.isdecimal():
-        raise UsageError(f"run '{run_id}' is no trial's; name the run of a trial")
+        raise UsageError(f"run '{run_id}' is not a trial's; name the run of a trial")
     if not run.data.metrics:
         raise UsageError(f"run '{run_id}' (trial {number}) has no metrics to compare; it was {run.info.status}")
     settings = client.get_run(above).data.params

@@ -30,7 +30,6 @@ from optuna.trial import FrozenTrial, TrialState
 from search.errors import TrackingError, redact
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed
-from search.studyfile.parameters import describe
 from search.studyfile.schema import Definition
 from search.tracking import origin, store
 from search.tracking.names import distinct, legal
@@ -45,6 +44,7 @@ _BATCH = 1000  # metrics in one request: MLflow's limit
 _PARAMS = 100  # parameters in one request, likewise
 _ASKED = ("n_trials", "timeout", "sampler", "pruner", "seed", "workers")  # settings that a description names
 _LONGEST = 5000  # characters of a tag
+_NOTE, _WRITTEN = "mlflow.note.content", "search.described"  # a description, and the last one written here
 
 # Deprecated in optuna-integration 4.9, removed in 6.0; asked for, so used and pinned below 6.
 warnings.filterwarnings("ignore", message=".*MLflowCallback.*", category=FutureWarning)
@@ -160,7 +160,8 @@ class SearchRun:
                         f"(mlflow experiments restore -x {experiment.experiment_id}) or use --study-name"
                     )
                 return str(experiment.experiment_id)
-            tags = {"mlflow.note.content": self._description(), "mlflow.experimentKind": "custom_model_development"}
+            note = descriptions.of_experiment(self._definition, self._name)
+            tags = {_NOTE: note, _WRITTEN: note, "mlflow.experimentKind": "custom_model_development"}
             try:
                 location = store.artifact_location(self._name)
                 return str(self._client.create_experiment(self._name, location, tags=tags))
@@ -170,13 +171,13 @@ class SearchRun:
             time.sleep(0.2 * attempt)  # another search created it in this moment
         raise TrackingError(f"MLflow experiment '{self._name}' can neither be found nor created")
 
-    def _description(self) -> str:
-        metrics = zip(self._definition.metrics, self._definition.directions, strict=True)
-        goal = ", ".join(f"{direction} `{metric}`" for metric, direction in metrics)
-        lines = [self._definition.description, f"Optuna study **{self._name}**: {goal}.", ""]
-        for name, each in self._definition.space.items():
-            lines.append(f"- `{name}`: {describe(each)}{', on a log scale' if getattr(each, 'log', False) else ''}")
-        return "\n".join(lines).strip()[:_LONGEST]
+    def _describe_experiment(self, trials: Sequence[FrozenTrial]) -> None:
+        """Bring the experiment's description up to date, unless a person has changed it since."""
+        tags = self._client.get_experiment(self.experiment_id).tags
+        text = descriptions.of_experiment(self._definition, self._name, trials)
+        if tags.get(_NOTE) == tags.get(_WRITTEN, descriptions.of_experiment(self._definition, self._name)) != text:
+            self._client.set_experiment_tag(self.experiment_id, _NOTE, text)
+            self._client.set_experiment_tag(self.experiment_id, _WRITTEN, text)
 
     @cached_property
     def _tags(self) -> dict[str, str]:
@@ -324,6 +325,8 @@ class SearchRun:
             Metric("best_so_far", value, _milliseconds(ended), number)
             for number, value, ended in descriptions.best_so_far(self._definition, trials)
         ]
+        with suppress(MlflowException):
+            self._describe_experiment(trials)
         self._log(self.run_id, curve if len(self._definition.metrics) == 1 else [], {"mlflow.note.content": text})
 
     def _link(self, trial: FrozenTrial) -> str:

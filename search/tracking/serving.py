@@ -248,7 +248,7 @@ def _array(values: Any, spec: dict[str, Any]) -> Any:
         try:
             converted = array.astype(dtype)
         except (ValueError, TypeError):
-            raise ValueError(f"{name} holds what is no number; the model takes {dtype}") from None
+            raise ValueError(f"{name} holds values that are not numbers; the model takes {dtype}") from None
         if converted.dtype.kind in "iub" and array.dtype.kind in "fiuO" and not (converted == array).all():
             raise ValueError(f"{name} holds values that {dtype} cannot; the model takes {dtype}")
         array = converted

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from optuna.distributions import IntDistribution
+from optuna.trial import TrialState, create_trial
 
 from search.data.summary import DataSummary, TensorSpec
 from search.register import _in_and_out
@@ -211,3 +213,15 @@ def test_a_version_says_in_words_what_goes_in_and_comes_out(changed: dict[str, o
         name="d", source="s", digest="x", rows={}, example=None, log_names=(), path="", seconds=0.0, **known
     )  # type: ignore[arg-type]
     assert _in_and_out(data).startswith(said)
+
+
+def test_the_experiment_names_the_builders_own_parameters(tiny: Tiny) -> None:
+    """A person would look for a parameter of the table that no page explains."""
+    distributions = {"width": IntDistribution(2, 200), "depth": IntDistribution(0, 3)}
+    trial = create_trial(
+        state=TrialState.COMPLETE, value=1.0, params={"width": 3, "depth": 1}, distributions=distributions
+    )
+    text = descriptions.of_experiment(tiny(), "other", [trial])
+    assert "study **other**" in text
+    assert "- `width`: a whole number from 2 to 200" in text
+    assert "- `depth`: from 0 to 3; suggested by the model's builder" in text

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.errors import printable, redact
 from search.figures import number, plural
 from search.study import attributes, ranking
+from search.studyfile.parameters import describe
 from search.studyfile.schema import Definition
 from search.tracking.pages import fates
 from search.training.result import TrialResult
@@ -23,6 +24,33 @@ _WIDE = 10  # columns of parameters in a table
 _REASON = 200  # characters of a reason
 
 Link = Callable[[FrozenTrial], str]
+
+
+def of_experiment(definition: Definition, name: str, trials: Sequence[FrozenTrial] = ()) -> str:
+    """Return an experiment's description: what the study asks, and each parameter with its range.
+
+    Args:
+        definition: The study file.
+        name: The study's name.
+        trials: Its trials, for the parameters that its builder suggests.
+    """
+    metrics = zip(definition.metrics, definition.directions, strict=True)
+    goal = ", ".join(f"{direction} `{metric}`" for metric, direction in metrics)
+    lines = [definition.description, f"Optuna study **{name}**: {goal}.", ""]
+    for key, each in definition.space.items():
+        lines.append(f"- `{key}`: {describe(each)}{', on a log scale' if getattr(each, 'log', False) else ''}")
+    suggested = {key: each for trial in trials for key, each in trial.distributions.items()}
+    lines += [f"- `{key}`: {_suggested(each)}" for key, each in suggested.items() if key not in definition.space]
+    return "\n".join(lines).strip()[:_LONGEST]
+
+
+def _suggested(distribution: Any) -> str:
+    choices = getattr(distribution, "choices", None)
+    if choices is not None:
+        range_ = f"one of {', '.join(map(str, choices))}"
+    else:
+        range_ = f"from {distribution.low} to {distribution.high}{', on a log scale' if distribution.log else ''}"
+    return f"{range_}; suggested by the model's builder"
 
 
 def trial_name(trial: FrozenTrial) -> str:

@@ -98,8 +98,16 @@ def _joined_rows(parts: Sequence[Given], settings: DataDefinition) -> Rows:
     """Return the rows of all parts behind one another."""
     if len(parts) == 1:
         return _read_rows(parts[0], settings)
-    x, y, weight = (_joined([getattr(part, name) for part in parts]) for name in ("x", "y", "weight"))
+    weights = [part.weight for part in parts]
+    if any(each is not None for each in weights):  # as in Keras, rows without a weight count once
+        weights = [_once(part) if part.weight is None else part.weight for part in parts]
+    x, y, weight = _joined([part.x for part in parts]), _joined([part.y for part in parts]), _joined(weights)
     return _read_rows(Given(x, y, weight, alone=parts[0].alone), settings)
+
+
+def _once(part: Given) -> Any:
+    """Return a weight of 1 for each row of a part, for each of its outputs where weights are given so."""
+    return np.ones(rows_of(part.x), "float32")
 
 
 def _joined(parts: Sequence[Any]) -> Any:

@@ -95,6 +95,8 @@ class Predictor:
         if isinstance(predicted, dict) or task not in ("binary", "multiclass", "multilabel"):
             what = "several outputs" if isinstance(predicted, dict) else "no classes"
             raise ValueError(f"output '{wanted}': the model has {what}; use 'raw'")
+        if task != "multilabel" and predicted.shape[-1] not in (1, len(classes)):  # as of a part that was exported
+            raise ValueError(f"output '{wanted}': the model gives {predicted.shape[-1]} numbers, no classes; use 'raw'")
         last = getattr(self._model.layers[-1], "activation", None) if self._model.layers else None
         logits = getattr(last, "__name__", "") == "linear"
         single = task != "multilabel" and predicted.shape[-1] == 1

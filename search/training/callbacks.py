@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import math
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from search.studyfile.schema import (
     LearningRateSchedule,
 )
 from search.training import metrics
+from search.training.epochs import numbers
 
 if TYPE_CHECKING:
     import keras
@@ -54,7 +56,8 @@ def callbacks(
         validated = data.validation is not None
         wanted.append(_schedule(definition, definition.fit.learning_rate_schedule, epochs, validated))
     if data.validation is not None:
-        wanted += _keeping(definition, epochs)
+        keeping = _keeping(definition, epochs)
+        wanted += [_as_numbers(), *keeping] if keeping else []
     watched = {str(getattr(each, "monitor", "")) for each in wanted}
     return [*metrics.each_epoch(definition, data, watched), *wanted]
 
@@ -89,9 +92,13 @@ def _from_function(definition: Definition, name: str, data: Data, trial: BaseTri
 def _user_callback(
     definition: Definition, key: str, wanted: CallbackDefinition, folder: Path
 ) -> keras.callbacks.Callback:
+    import keras
+
     reference = wanted.kind if ":" in wanted.kind else f"keras.callbacks:{wanted.kind}"
     make = load_object(reference, definition.folder, key)
     options = {**_where(wanted.kind, wanted.options, folder)}
+    if make is keras.callbacks.TensorBoard and importlib.util.find_spec("tensorboard") is None:
+        raise ModelError(f"{key}: TensorBoard is not installed; pip install tensorboard, or use CSVLogger")
     try:
         inspect.signature(make).bind(**options)
     except TypeError as error:
@@ -192,6 +199,13 @@ def _keeping(definition: Definition, epochs: int) -> list[keras.callbacks.Callba
     if stopping is None:
         return [_early_stopping(definition, EarlyStopping(patience=epochs), restore=True)] if keep == "best" else []
     return [_early_stopping(definition, stopping, restore=keep != "last")]
+
+
+def _as_numbers() -> keras.callbacks.Callback:
+    """Return what gives the callbacks behind it numbers to compare where a metric is a vector."""
+    import keras
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(numbers(logs)))  # noqa: ARG005
 
 
 def _early_stopping(definition: Definition, wanted: EarlyStopping, *, restore: bool) -> keras.callbacks.Callback:

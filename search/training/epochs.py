@@ -63,6 +63,25 @@ class Epochs:
         return self.last if _same(self.weights, now) else None
 
 
+def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Return logs as numbers: of a vector the mean, as `F1Score` gives a value for each class; without texts."""
+    found = {name: _number(value) for name, value in logs.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _number(value: Any) -> float | None:
+    import keras
+
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        pass
+    try:
+        return float(np.mean(np.asarray(keras.ops.convert_to_numpy(value), "float64")))
+    except (TypeError, ValueError):
+        return None
+
+
 def restores(callback: keras.callbacks.Callback) -> bool:
     """Return whether a callback puts the best epoch's weights back at the end of training."""
     import keras
@@ -85,11 +104,11 @@ def watcher(epochs: Epochs, on_epoch: OnEpoch) -> keras.callbacks.Callback:
 
     class Watcher(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
         def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-            numbers = {name: float(value) for name, value in (logs or {}).items()}
-            step = epochs.add(epoch, numbers)
+            logged = numbers(logs or {})
+            step = epochs.add(epoch, logged)
             last = self.model.stop_training or epoch + 1 >= self.params.get("epochs", 0)
             if last:
                 epochs.weights = self.model.get_weights()
-            on_epoch(step, numbers, last)
+            on_epoch(step, logged, last)
 
     return Watcher()

@@ -26,6 +26,7 @@ from search.data import streams
 from search.data.dataset import Data, Part
 from search.data.preprocessing import leaves, take
 from search.training import graph_reuse
+from search.training.epochs import numbers
 
 if TYPE_CHECKING:
     import keras
@@ -89,8 +90,9 @@ def _plain_log_names(model: keras.Model, data: Data, few: Part) -> tuple[str, ..
     logged: dict[str, Any] = {}
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logged.update(logs))  # noqa: ARG005
     small = replace(data, train=one_batch(), validation=one_batch())
-    _fit_plainly(model, small, _DRY_ROWS, None, {"epochs": 1, "callbacks": [note], "verbose": 0})
-    held_out = evaluate(model, one_batch())
+    steps = {"steps_per_epoch": 1, "validation_steps": 1} if small.train.streamed else {}
+    _fit_plainly(model, small, _DRY_ROWS, None, {"epochs": 1, "callbacks": [note], "verbose": 0, **steps})
+    held_out = evaluate(model, one_batch(), 1)
     return tuple(dict.fromkeys((*logged, *held_out, *(f"val_{name}" for name in held_out))))
 
 
@@ -222,7 +224,7 @@ def evaluate(model: keras.Model, part: Part, steps: int | None = None) -> dict[s
     else:
         x, y, weight = (*_packed(part), None, None)[:3]
         logs = model.evaluate(x, y, sample_weight=weight, verbose=0, return_dict=True)
-    return {name: float(value) for name, value in logs.items()}
+    return numbers(logs)
 
 
 def as_tensors(x: Any) -> Any:

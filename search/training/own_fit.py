@@ -13,6 +13,7 @@ from search.errors import ModelError, TrialFailed
 from search.studyfile.references import load_object
 from search.studyfile.schema import Definition
 from search.training import callbacks
+from search.training.epochs import numbers
 
 if TYPE_CHECKING:
     import keras
@@ -97,21 +98,23 @@ def _read(definition: Definition, returned: Any) -> tuple[dict[str, float], list
 
     if returned is None:
         return {}, []
-    if isinstance(returned, keras.callbacks.History):
-        names, columns = list(returned.history), list(returned.history.values())
-        return {}, [dict(zip(names, map(float, row), strict=True)) for row in zip(*columns, strict=False)]
-    if isinstance(returned, Mapping):
-        return {str(name): _number(definition, value) for name, value in returned.items()}, []
+    columns = returned.history if isinstance(returned, keras.callbacks.History) else returned
+    if isinstance(columns, Mapping) and columns and all(isinstance(each, list | tuple) for each in columns.values()):
+        rows = zip(*columns.values(), strict=False)  # a history, or its dictionary
+        return {}, [numbers(dict(zip(columns, row, strict=True))) for row in rows]
+    if isinstance(columns, Mapping):
+        return {str(name): _number(definition, value, str(name)) for name, value in columns.items()}, []
     return {definition.metrics[0]: _number(definition, returned)}, []
 
 
-def _number(definition: Definition, value: Any) -> float:
+def _number(definition: Definition, value: Any, name: str = "") -> float:
     try:
-        if np.ndim(value) == 0 and not isinstance(value, str):
-            return float(value)
+        if np.size(value) == 1 and not isinstance(value, str | bytes | Mapping):
+            return float(np.reshape(np.asarray(value), ()))
     except (TypeError, ValueError):
         pass
+    under = f" under '{name}'" if name else ""
     raise TrialFailed(
-        f"fit.function: {definition.fit.function} returned {type(value).__name__}; "
+        f"fit.function: {definition.fit.function} returned {type(value).__name__}{under}; "
         "return a History, a dictionary of numbers or a number"
     )

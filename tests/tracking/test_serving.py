@@ -206,6 +206,12 @@ def test_labels_and_probabilities(tmp_path: Path) -> None:
     assert loaded.predict(rows, params={"output": "label"}).tolist() == ["no", "yes"]
     raw, shares = loaded.predict(rows), loaded.predict(rows, params={"output": "probability"})
     np.testing.assert_allclose(shares, np.hstack([1 - raw, raw]))
+    three = keras.Sequential([keras.Input((1,)), keras.layers.RepeatVector(3), keras.layers.Flatten()])
+    loaded_part = mlflow.pyfunc.load_model(
+        save(three, tmp_path / "part", summary(task="binary", classes=("no", "yes"), **one))
+    )
+    with pytest.raises(ValueError, match="the model gives 3 numbers, no classes; use 'raw'"):
+        loaded_part.predict(rows, params={"output": "label"})
     with pytest.raises(ValueError, match="use 'raw', 'label' or 'probability'"):
         loaded.predict(rows, params={"output": "labels"})
     two = {"inputs": (TensorSpec("float32", (-1, 3)),), "example": np.zeros((2, 3), "float32")}

@@ -351,3 +351,37 @@ def test_steps_an_epoch(tmp_path: Path) -> None:
     result = Run(study_of(tmp_path, fit={"steps_per_epoch": 1, "batch_size": 8, "validation_steps": 1})).result
     assert (result.fate, result.path) == ("complete", PLAIN), result.traceback
     assert len(result.epochs) == 3
+
+
+ODD = """
+import keras
+import numpy as np
+X = np.random.default_rng(0).normal(size=(80, 3)).astype("float32")
+Y = np.eye(2, dtype="float32")[(X.sum(axis=1) > 0).astype(int)]
+def load():
+    return {"train": (X[:50], Y[:50], np.full(50, 2.0)), "validation": (X[50:65], Y[50:65]), "test": (X[65:], Y[65:])}
+def build(trial, data):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
+    model.compile("adam", "categorical_crossentropy", metrics=[keras.metrics.F1Score(name="f1")])
+    return model
+class Logs(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        logs["told"] = "a text"
+def fit(trial, model, data, epochs, batch_size, callbacks):
+    train, held_out = data.train, data.validation
+    settings = {"validation_data": (held_out.x, held_out.y), "epochs": epochs, "verbose": 0}
+    return model.fit(train.x, train.y, sample_weight=train.sample_weight, **settings).history
+"""
+
+
+@pytest.mark.parametrize("settings", [{"callbacks": ["user.py:Logs"]}, {"function": "user.py:fit"}])
+def test_vectors_texts_and_dictionaries_of_lists_are_logs(settings: dict[str, Any], tmp_path: Path) -> None:
+    """`F1Score`, a text in the logs, a returned `.history` or weights of one part alone would fail every trial."""
+    settings = {"epochs": 2, "early_stopping": {"patience": 2}, **settings}
+    more = {"model": {"build": "user.py:build"}, "data": {"source": "user.py:load", "options": {}}, "fit": settings}
+    result = Run(study_of(tmp_path, ODD, metric="val_f1", direction="maximize", **more)).result
+    assert result.fate == "complete", result.reason
+    assert len(result.epochs) == 2
+    assert 0 <= result.values[0] <= 1
+    assert {"val_f1", "test_f1", "test_loss"} <= set(result.recorded)
+    assert "told" not in result.recorded

@@ -19,6 +19,7 @@ from search import gate
 from search.comparison.predictions import FILE, Predictions
 from search.errors import RegistryError, UsageError
 from search.gate import Conditions
+from search.gate.judge import Decision, Judge
 from search.tracking import history, registry
 from search.tracking.logged_model import PREDICTIONS_DIGEST, digest_of
 from tests.comparison.test_verdict import classifier
@@ -184,6 +185,30 @@ def test_other_data_are_refused_unless_forced(add: Add) -> None:
     assert forced.promoted
     assert forced.reason.startswith("forced: new sensors (they were tested on different data")
     assert [each.kind for each in gate.moves("m")] == ["promoted", "forced"]
+
+
+def test_rows_of_a_file_decide_alone() -> None:
+    """What was recorded on other rows would promote a version that is worse on the file's rows."""
+    y = np.random.default_rng(0).integers(0, 2, ROWS)
+    accuracy = {"metric": "accuracy", "direction": "maximize"}
+    good, bad = (classifier(y, np.random.default_rng(1), skill, **accuracy) for skill in (2.0, 0.2))
+    tags = {registry.TEST_METRIC: "test_accuracy", registry.TEST_DIRECTION: "maximize", registry.DIGEST: "0123abcd"}
+    versions = [
+        registry.Version("m", number, "", "", {**tags, "metric.test_accuracy": value, registry.TEST_VALUE: value}, "")
+        for number, value in (("1", "0.6"), ("2", "0.999"))
+    ]
+
+    def decided(champion: Predictions, challenger: Predictions) -> Decision:
+        kept = {version.uri: each for version, each in zip(versions, (champion, challenger), strict=True)}
+        return Judge(Conditions(data=Path("rows.csv")), kept).decide(versions[1], versions[0])
+
+    assert not decided(good, bad).passed
+    assert decided(bad, good).passed
+    own = {"metric": "of_my_own", "direction": "maximize"}
+    unknown = [classifier(y, np.random.default_rng(1), skill, **own) for skill in (0.2, 2.0)]
+    told = decided(*unknown)
+    assert not told.passed
+    assert told.reason.startswith("the rows of rows.csv cannot decide: ")
 
 
 def test_what_is_no_number_is_refused(add: Add) -> None:

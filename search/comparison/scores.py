@@ -163,6 +163,8 @@ def _numbers(predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[np.
         output = output[..., 0]
     elif y.ndim == output.ndim + 1 and y.shape[-1] == 1:
         y = y[..., 0]
+    elif y.ndim > 1 and y.shape == output.shape and y.shape[-1] == 1:
+        y, output = y[..., 0], output[..., 0]
     return y, output
 
 

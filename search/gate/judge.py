@@ -119,10 +119,7 @@ class Judge:
     def _compared(self, candidate: Version, current: Version | None) -> Decision:
         mine = self._predictions(candidate)
         if current is None:
-            if mine is None:
-                return _first_recorded(candidate)
-            self._with_conditions(Decision(True, ""), mine, mine)  # a misspelt metric or column is told all the same
-            return _first(candidate, mine)
+            return self._as_first(candidate, mine)
         theirs = self._predictions(current)
         if mine is None or theirs is None:
             return self._recorded(candidate, current, "without the test predictions of both")
@@ -131,14 +128,25 @@ class Judge:
         except Incomparable as error:
             return Decision(False, f"{error}; --data FILE compares both on the same rows")
         try:
-            _check_recorded(candidate, mine)
+            if self.conditions.data is None:  # what was recorded is of the test rows
+                _check_recorded(candidate, mine)
             verdict = compare(theirs, mine)
         except Incomparable as error:
             return self._recorded(candidate, current, str(error))
         return self._with_conditions(_judged(verdict, f"version {current.number}", self.conditions), theirs, mine)
 
+    def _as_first(self, candidate: Version, mine: Predictions | None) -> Decision:
+        if mine is None:
+            return _first_recorded(candidate)
+        self._with_conditions(Decision(True, ""), mine, mine)  # a misspelt metric or column is told all the same
+        if self.conditions.data is not None and score_of(mine.about.metric, mine) is None:
+            return self._recorded(candidate, candidate, f"they do not tell its {mine.about.metric}")
+        return _first(candidate, mine)
+
     def _recorded(self, candidate: Version, current: Version, why: str) -> Decision:
         c = self.conditions
+        if c.data is not None:
+            return Decision(False, f"the rows of {c.data} cannot decide: {why}")
         if c.metrics or c.slices or c.margin:
             return Decision(False, f"{why} only recorded test values can be compared; --data FILE compares rows")
         found = _compare_recorded(candidate, current)

@@ -59,6 +59,18 @@ def test_a_better_model_is_told(metric: str) -> None:
     assert there.only_challenger == back.only_champion
 
 
+def test_classes_in_a_column_are_told_apart() -> None:
+    """With targets of shape (n, 1), as many programs have them, every model would be right on every row."""
+    y = np.random.default_rng(0).integers(0, 2, 200)
+    flat = classifier(y, np.random.default_rng(1), 0.5)
+    column = replace(flat, targets={ONLY: y[:, None].astype("float32")})
+    for name in ("accuracy", "f1_score", "auc"):
+        one, other = score_of(name, flat), score_of(name, column)
+        assert one is not None
+        assert other is not None
+        assert one.value == other.value < 1
+
+
 def test_power_is_what_it_is_said_to_be() -> None:
     """A gate that passes nothing would be as useless as one that passes all."""
     told = 0

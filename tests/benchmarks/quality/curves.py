@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 
 from search.data.dataset import Data
 from search.data.loading import load
 from search.studyfile.load import parse_definition
 from search.studyfile.schema import Definition
 from search.training.training import Training
+from search.training.trial import Again
 from tests.benchmarks.quality.study import content
 
 _FLOOR = 1e3  # what a loss that is not a number counts as
@@ -30,7 +30,7 @@ def curves(definition: Definition, data: Data, params: dict[str, Any], seed: int
     """Return the two losses after each epoch."""
     import keras
 
-    training = Training(definition, data, optuna.trial.FixedTrial(params), seed, definition.folder)
+    training = Training(definition, data, Again(params, 0), seed, definition.folder)
     model = training.model
     assert data.test is not None
     x, y, loss = np.asarray(data.test.x), np.asarray(data.test.y), keras.losses.get(model.loss)
@@ -55,9 +55,14 @@ def main() -> None:
     file = Path(sys.argv[1])
     definition = parse_definition(content(file, keep_epoch="last"), file)
     data = load(definition)
+    seen: dict[tuple[int, str], dict[str, Any]] = {}
     for line in sys.stdin:
         wanted = json.loads(line)
-        print(json.dumps({**wanted, **curves(definition, data, wanted["params"], wanted["seed"])}), flush=True)
+        found = curves(definition, data, wanted["params"], wanted["seed"])
+        other = seen.setdefault((wanted["seed"], json.dumps(found)), wanted["params"])
+        if other != wanted["params"]:
+            raise ValueError(f"{other} and {wanted['params']} train alike: the configuration is not used")
+        print(json.dumps({**wanted, **found}), flush=True)
 
 
 if __name__ == "__main__":

@@ -175,6 +175,11 @@ class _Session:
         with store.store_errors(store.uri()):
             run.open()
             run.running()
+            if len(searches) == 1 and self._unfinished is None and run.has_earlier():
+                self._on_message(
+                    f"MLflow shows earlier searches of '{self._study.study_name}' that the study does not have; "
+                    f"it begins anew in {self._settings.storage}"
+                )
         fresh = "" if self._unfinished else search_id
         shown = mirror.Mirror(
             self._study, self._storage, self._definition, searches, self._spool, self._on_message, fresh

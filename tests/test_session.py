@@ -13,9 +13,11 @@ from mlflow.entities import Run
 
 from search.budget import Progress
 from search.errors import NoTrialCompleted, StorageError
+from search.session import search
 from search.study.storage import open_storage
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
+from search.studyfile.settings import resolve
 from tests.conftest import Searcher
 
 Tiny = Callable[..., Definition]
@@ -306,3 +308,14 @@ def test_other_data_are_not_compared(tiny: Tiny, run_search: Searcher) -> None:
     assert first.best.number < 3
     again = run_search(load_definition(path), n_trials=1, pruner="none")
     assert again.best.number >= 3
+
+
+def test_a_study_whose_journal_is_gone_is_said_to_begin_anew(tiny: Tiny, run_search: Searcher, folder: Path) -> None:
+    """A lost journal would begin a new study without a word, beside the trials that MLflow still shows."""
+    definition, said = tiny("gone"), list[str]()
+    run_search(definition, n_trials=1, register=False)
+    Path("studies/gone.journal").unlink()
+    settings = resolve(definition, n_trials=1, register=False, workers=1, tracking_uri=f"sqlite:///{folder}/mlflow.db")
+    search(settings, lambda _: None, said.append)
+    anew = "MLflow shows earlier searches of 'gone' that the study does not have; it begins anew in "
+    assert [each for each in said if each.startswith(anew) and each.endswith("gone.journal")]

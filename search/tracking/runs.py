@@ -103,6 +103,11 @@ class SearchRun:
             views.save(self._client, self.experiment_id, self._name, self._definition, objectives(self._definition))
             self.run_id = self._find() or self._create()
 
+    def has_earlier(self) -> bool:
+        """Return whether the experiment holds a search that is over."""
+        over = f"tags.{SEARCH_ID} != '{self._search_id}' and attributes.status != 'RUNNING'"
+        return bool(self._client.search_runs([self.experiment_id], over, max_results=1))
+
     def running(self) -> None:
         """Show a run that is continued as RUNNING."""
         self._client.update_run(self.run_id, status="RUNNING")

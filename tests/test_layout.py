@@ -53,7 +53,7 @@ HOMES: dict[str, set[str]] = {
     "rich": {"predict", "terminal"},
     "pydantic": {"studyfile.parameters", "studyfile.schema", "studyfile.messages", "studyfile.load"},
     "tomllib": {"studyfile.load", "studyfile.copy"},
-    "matplotlib": {"comparison.plot", "reporting.data", "reporting.plots", "tracking.pages.pictures"},
+    "matplotlib": {"comparison.plot", "reporting.plots", "tracking.pages.pictures"},
     "plotly": {"reporting.interactive"},
     "sklearn": {"comparison.scores", "data.sources", "data.splits", "workers.preload"},
     "scipy": {"comparison.bootstrap"},

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from search.data.preprocessing import MISSING, NUMERIC
+from search.tracking.pages.pictures import Panel, side_by_side
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,19 +23,7 @@ _BARS = 20  # classes or columns in a panel
 def draw(data: Data) -> bytes:
     """Return a PNG of the training rows; empty where there is nothing to draw, as of streams."""
     panels = [] if data.train.streamed else [each for each in (_rows(data), _targets(data), _gaps(data)) if each]
-    if not panels:
-        return b""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
-        panel(axes)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=80)
-    return drawn.getvalue()
-
-
-Panel = Callable[[Any], None]
+    return side_by_side(panels)
 
 
 def _rows(data: Data) -> Panel | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,11 @@ Panel = Callable[[Any], None]
 
 def of_trial(result: TrialResult) -> bytes:
     """Return the picture of a trial as a PNG; empty where there is nothing to draw."""
-    panels = [*_curves(result), *_looks(result.looks)]
+    return side_by_side([*_curves(result), *_looks(result.looks)])
+
+
+def side_by_side(panels: Sequence[Panel]) -> bytes:
+    """Return panels beside each other as a PNG; empty when there are none."""
     if not panels:
         return b""
     from matplotlib.figure import Figure

@@ -187,6 +187,7 @@ class _Ending:
                 if ranked:
                     agreement.show_confirmed(self._definition, self._study)
                     self._log_model_again(ranked[0].number)
+                outcome = outcome and self._with_run(outcome, ranked[0])
                 if outcome is not None and fresh is not None:
                     outcome = self._register(run, outcome, ranked[0], drawn, fresh)
                 elif drawn:
@@ -200,6 +201,15 @@ class _Ending:
             unregistered = replace(outcome, unregistered=str(error)) if outcome else None
             return unregistered, _TRAINED if state == _FINISHED else state
         return outcome, state
+
+    def _with_run(self, outcome: Outcome, trial: FrozenTrial) -> Outcome:
+        """Return the outcome with the best trial's run, which an earlier search may have made."""
+        from search.tracking import agreement
+
+        if outcome.best.run_id:
+            return outcome
+        best = replace(outcome.best, run_id=agreement.run_of(self._definition, self._study, trial))
+        return replace(outcome, best=best, table=(best, *outcome.table[1:]))
 
     def _register(
         self,

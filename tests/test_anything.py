@@ -24,7 +24,7 @@ from search.study import space
 from search.studyfile.load import parse_definition
 from search.studyfile.schema import Definition
 from search.tracking import logged_model
-from search.tracking.user_code import model_files
+from search.tracking.user_code import model_code
 from search.training import trial
 from search.training.dry_run import dry_run
 from search.training.probes import probes
@@ -335,7 +335,7 @@ def registered(definition: Definition, data: Data, folder: Path) -> None:
     assert told or result.fate == "complete", f"{result.reason}\n{result.traceback}"
     if result.model is None:
         return
-    example = logged_model.write(folder, result.model, tried.data, model_files(definition), result.answers)
+    example = logged_model.write(folder, result.model, tried.data, model_code(definition), result.answers)
     assert loaded_elsewhere(str(folder), example) == ""
 
 

@@ -14,6 +14,7 @@ from mlflow.entities import Run
 from search.budget import Progress
 from search.errors import NoTrialCompleted, StorageError
 from search.session import search
+from search.study import attributes
 from search.study.storage import open_storage
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
@@ -187,6 +188,30 @@ def test_a_search_without_a_better_trial_registers_nothing_new(tiny: Tiny, run_s
     assert second.best.number == first.best.number
     assert not second.newly_registered
     assert second.model == first.model
+
+
+def test_a_trial_that_ended_before_mlflow_showed_it_is_registered_once(
+    tiny: Tiny, run_search: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If this fails, each later search registers the same model again: the study does not know the trial's run."""
+    refused = []
+
+    def set_attr(storage: object, trial_id: int, key: str, value: object) -> None:
+        if key == attributes.RUN_ID:
+            refused.append(trial_id)
+            raise optuna.exceptions.UpdateFinishedTrialError
+        plain(storage, trial_id, key, value)
+
+    plain = optuna.storages.JournalStorage.set_trial_system_attr
+    monkeypatch.setattr(optuna.storages.JournalStorage, "set_trial_system_attr", set_attr)
+    definition = tiny("early", more='\n[[enqueue]]\nwidth = 200\n\n[search]\nsampler = "random"\n')
+    path = definition.path
+    first = run_search(definition, n_trials=3)
+    path.write_text(path.read_text().replace("epochs = 2", "epochs = 1"))
+    second = run_search(load_definition(path), n_trials=2)
+    assert refused
+    assert second.best == first.best
+    assert (second.newly_registered, second.model) == (False, first.model)
 
 
 def test_users_own_mlflow_calls_write_to_the_trials_run(tiny: Tiny, run_search: Searcher) -> None:

@@ -205,7 +205,12 @@ def awaited_model(
 
 
 def run_of(definition: Definition, study: optuna.Study, trial: FrozenTrial) -> str:
-    """Return a trial's run; empty when there is none."""
+    """Return a trial's run; empty when there is none.
+
+    The study knows it unless the trial ended before MLflow showed it.
+    """
+    if known := str(trial.system_attrs.get(attributes.RUN_ID, "")):
+        return known
     run = search_runs(definition, study).get(str(trial.system_attrs.get(attributes.SEARCH_RUN, "")))
     return run.find_trial(trial.number) if run is not None and run.is_known() else ""
 
@@ -242,7 +247,7 @@ def end_search(
     tags = {"stopped": stopped, "model": model}
     if ranked:
         best = ranked[0]
-        tags |= {"best.trial": str(best.number), "best.run_id": str(best.system_attrs.get(attributes.RUN_ID, ""))}
+        tags |= {"best.trial": str(best.number), "best.run_id": run_of(definition, study, best)}
         tags |= {f"best.{name}": str(value) for name, value in best.params.items()}
         metrics |= {f"best_{metric}": value for metric, value in zip(definition.metrics, best.values, strict=True)}
     else:

@@ -160,16 +160,16 @@ def fit(
     if validation is not None:
         settings["validation_data"], settings["validation_steps"] = _in_order(model, validation)
     if path == WHOLE_EPOCHS:
-        functions = graph_reuse.functions(model, tensors)
-        on_path(REUSED if functions.reused else path)
+        compiled = graph_reuse.compiled_steps(model, tensors)
+        on_path(REUSED if compiled.reused else path)
         orders: list[Iterator[NDArray[np.int32]]] = []
 
         def train_epoch() -> dict[str, Any]:
             if not orders:  # callbacks have begun: a killed trial may go on at a later epoch
                 orders.append(_orders(_rows(train), seed, shuffle, first_epoch()))
-            return functions.train(next(orders[0]), batch_size, tensors)
+            return compiled.train(next(orders[0]), batch_size, tensors)
 
-        _fit_whole_epochs(model, functions, train_epoch, settings)
+        _fit_whole_epochs(model, compiled, train_epoch, settings)
     else:
         on_path(path)
         steps = -(-_rows(train) // batch_size)
@@ -252,7 +252,7 @@ def _is_text(array: Any) -> bool:
 
 def _fit_whole_epochs(
     model: keras.Model,
-    functions: graph_reuse.Functions,
+    compiled: graph_reuse.CompiledSteps,
     train_epoch: Callable[[], dict[str, Any]],
     settings: dict[str, Any],
 ) -> None:
@@ -260,8 +260,8 @@ def _fit_whole_epochs(
     import tensorflow as tf
 
     def test(iterator: Any) -> dict[str, Any]:
-        if _same_spec(iterator.element_spec, functions.batch):
-            return functions.test(next(iterator))
+        if _same_spec(iterator.element_spec, compiled.batch):
+            return compiled.test(next(iterator))
         model.make_test_function(force=True)  # a callback of the user's evaluates other data
         logs: dict[str, Any] = model.test_function(iterator)
         return logs

@@ -61,7 +61,7 @@ Shapes = tuple[tuple[int | None, ...], ...]
 
 
 @dataclass(frozen=True)
-class Functions:
+class CompiledSteps:
     """A model's training and test functions.
 
     Attributes:
@@ -169,7 +169,7 @@ _numbers = itertools.count()
 _architectures: list[_Architecture] = []  # of this process, which trains one model at a time; the last met last
 
 
-def functions(model: keras.Model, tensors: Any) -> Functions:
+def compiled_steps(model: keras.Model, tensors: Any) -> CompiledSteps:
     """Return the model's functions: those of an earlier model of its architecture, or traced now.
 
     Args:
@@ -238,7 +238,7 @@ def _trace(model: keras.Model, spec: Any) -> tuple[Any, Any]:
     )
 
 
-def _bound(train: Callable[..., Any], test: Callable[..., Any], batch: Any) -> Functions:
+def _bound(train: Callable[..., Any], test: Callable[..., Any], batch: Any) -> CompiledSteps:
     import keras
     import tensorflow as tf
 
@@ -247,7 +247,7 @@ def _bound(train: Callable[..., Any], test: Callable[..., Any], batch: Any) -> F
         logs: dict[str, Any] = train(tf.convert_to_tensor(order, tf.int32), tf.constant(batch_size), *flat)
         return logs
 
-    return Functions(train_epoch, lambda rows: test(*keras.tree.flatten(rows)), batch, reused=False)
+    return CompiledSteps(train_epoch, lambda rows: test(*keras.tree.flatten(rows)), batch, reused=False)
 
 
 def _with_captured(function: Callable[..., Any], captured: Sequence[Any]) -> Callable[..., Any]:

@@ -91,7 +91,7 @@ def test_a_local_data_file_of_a_function_comes_along(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    """Else `python -m search.new` would print a traceback, or not say what it wrote."""
+    """If this fails, `python -m search.new` prints a traceback, or does not say what it wrote."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "search.new", *arguments]
@@ -105,7 +105,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_the_copy_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else `python -m search.run mine` would not find what was just made."""
+    """If this fails, `python -m search.run mine` does not find what was just made."""
     copy_study("mine", shipped_studies()["blobs"], tmp_path / "studies")
     monkeypatch.chdir(tmp_path)
     assert load_definition(find_study("mine")).name == "mine"

@@ -101,6 +101,8 @@ def promote_command(
 
 
 def _print_promotion(told: Promotion, *, dry_run: bool) -> None:
+    from search.comparison.verdict import gain
+
     what = f"{told.model} version {told.version}"
     if told.promoted:
         before = f" (before: version {told.previous})" if told.previous else ""
@@ -112,10 +114,11 @@ def _print_promotion(told: Promotion, *, dry_run: bool) -> None:
     else:
         print(f"nothing to do: {told.reason}")
     for each in told.others:
-        print(f"  {each.metric}: {each.champion:.6g} -> {each.challenger:.6g}, {_how(each.better)}")
+        how = "no finite number" if each.difference is None else _how(each.better)
+        print(f"  {each.metric}: {each.champion:.6g} -> {each.challenger:.6g}, {how}")
     for part in told.slices:
         sure = ", surely worse" if part.worse else ""
-        print(f"  {part.name} ({part.rows} rows): better by {part.difference:.4g}{sure}")
+        print(f"  {part.name} ({part.rows} rows): {gain(part.difference)}{sure}")
 
 
 def _how(better: bool | None) -> str:

@@ -69,13 +69,65 @@ class _Tested:
 
 
 def _tested(model: keras.Model, batches: Iterable[Batch]) -> Iterator[_Tested]:
+    losses: _Losses | None = None
     for x, y, weight in batches:
-        raw = _outputs(model, x)
-        outputs, targets = _arrays(raw), _arrays(y)
-        only = outputs.keys() == targets.keys() == {ONLY}
+        raw = _named(_outputs(model, x), model)
+        outputs, targets = _arrays(raw), _arrays(_named(y, model))
+        single = weight is None or not isinstance(weight, Mapping | list | tuple)
+        losses = _losses(model, list(outputs)) if losses is None else losses
         # From what the model returned: Keras knows the logits behind it, which arrays no longer have.
-        loss = row_losses(model.loss, targets[ONLY], raw) if only and _loss_text(model) else None
-        yield _Tested(outputs, targets, None if weight is None else np.asarray(weight), loss)
+        loss = _total(losses, targets, raw) if single else None
+        yield _Tested(outputs, targets, np.asarray(weight) if single and weight is not None else None, loss)
+
+
+_Losses = dict[str, tuple[Any, float]]  # by output: the loss and its weight
+
+
+def _named(nested: Any, model: keras.Model) -> dict[str, Any]:
+    """Return outputs or targets by name: by Keras's output names for a list, by `ONLY` for one."""
+    if nested is None:
+        return {}
+    if isinstance(nested, Mapping):
+        return {str(name): each for name, each in nested.items()}
+    if isinstance(nested, list | tuple):
+        names = getattr(model, "output_names", None) or []
+        names = names if len(names) == len(nested) == len(set(names)) else range(len(nested))
+        return {str(name): each for name, each in zip(names, nested, strict=True)}
+    return {ONLY: nested}
+
+
+def _losses(model: keras.Model, names: Sequence[str]) -> _Losses:
+    """Return each output's loss and its weight in the sum; empty where the model has none."""
+    loss = getattr(model, "loss", None)
+    try:
+        weights = (model.get_compile_config() or {}).get("loss_weights")
+    except (AttributeError, TypeError, ValueError):  # losses of the user's own that Keras cannot describe
+        return {} if len(names) > 1 or loss is None else {names[0]: (loss, 1.0)}
+    return {
+        name: (each, 1.0 if weight is None else float(weight))
+        for at, name in enumerate(names)
+        if (each := _of_output(loss, name, at)) is not None
+        for weight in [_of_output(weights, name, at)]
+    }
+
+
+def _of_output(given: Any, name: str, at: int) -> Any:
+    """Return what `compile` was given for an output: by name, by position, or one for all."""
+    if isinstance(given, Mapping):
+        return given.get(name)
+    if isinstance(given, list | tuple):
+        return given[at] if at < len(given) else None
+    return given
+
+
+def _total(losses: _Losses, targets: Mapping[str, NDArray[Any]], raw: Mapping[str, Any]) -> NDArray[np.float32] | None:
+    """Return the loss of each row, the weighted sum over the outputs; None where one gives no number for each row."""
+    parts = [
+        None if name not in targets else row_losses(loss, targets[name], raw[name], weight)
+        for name, (loss, weight) in losses.items()
+    ]
+    known = [each for each in parts if each is not None]
+    return np.sum(known, axis=0, dtype="float32") if known and len(known) == len(parts) else None
 
 
 def _outputs(model: keras.Model, x: Any) -> Any:
@@ -120,13 +172,14 @@ def _whole(batches: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
     return np.concatenate(known) if len(known) == len(batches) else None
 
 
-def row_losses(loss: Any, y: NDArray[Any], output: Any) -> NDArray[np.float32] | None:
+def row_losses(loss: Any, y: NDArray[Any], output: Any, weight: float = 1.0) -> NDArray[np.float32] | None:
     """Return the loss of each row, of shape (n,); None where the loss gives no number for each row.
 
     Args:
         loss: What a model was compiled with, for one output.
         y: Targets.
         output: Outputs, an array or what a model returned.
+        weight: What the losses are multiplied by.
     """
     import keras
 
@@ -137,7 +190,7 @@ def row_losses(loss: Any, y: NDArray[Any], output: Any) -> NDArray[np.float32] |
     values: NDArray[Any] = keras.ops.convert_to_numpy(call(column, output))
     if values.ndim == 0 or len(values) != len(y):
         return None
-    return np.asarray(values.reshape(len(y), -1).mean(axis=1), "float32")
+    return np.asarray(weight * values.reshape(len(y), -1).mean(axis=1), "float32")
 
 
 def slices(x: Any, columns: Sequence[Column]) -> dict[str, NDArray[Any]]:
@@ -169,15 +222,8 @@ def sliced(values: NDArray[Any]) -> NDArray[Any] | None:
     return np.asarray(names)[np.where(np.isnan(values.astype("float64")), len(names) - 1, index)]
 
 
-def _arrays(nested: Any) -> dict[str, NDArray[Any]]:
-    """Return outputs or targets by name: by `ONLY` for one, by position for a list."""
-    if nested is None:
-        return {}
-    if isinstance(nested, Mapping):
-        return {str(name): _array(each) for name, each in nested.items()}
-    if isinstance(nested, list | tuple):
-        return {str(at): _array(each) for at, each in enumerate(nested)}
-    return {ONLY: _array(nested)}
+def _arrays(named: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    return {name: _array(each) for name, each in named.items()}
 
 
 def _array(values: Any) -> NDArray[Any]:

@@ -72,6 +72,8 @@ def score_of(name: str, predictions: Predictions) -> Score | None:
     maximize = about.direction == "maximize" if plain == about.metric else not _is_loss(about, plain)
     if plain == "loss":
         return _loss(predictions)
+    if len(predictions.outputs) > 1:
+        return _of_output(plain, predictions)
     if predictions.output is None or predictions.target is None or len(predictions) == 0:
         return None
     if plain in about.metrics:
@@ -82,6 +84,35 @@ def score_of(name: str, predictions: Predictions) -> Score | None:
         parts, of = made
         return Score(plain, maximize, parts, of, len(predictions))
     return _library(plain, maximize, predictions, {"function": f"sklearn.metrics:{bare}"})
+
+
+def _of_output(name: str, predictions: Predictions) -> Score | None:
+    """Return a metric of one of several outputs, which Keras logs under the output's name."""
+    for output in sorted(predictions.outputs, key=len, reverse=True):
+        if name.startswith(f"{output}_") and output in predictions.targets:
+            y, given = predictions.targets[output], predictions.outputs[output]
+            task, metric = _task_of(y, given), name.removeprefix(f"{output}_")
+            logits = task != "regression" and bool((given < 0).any() or (given > 1).any())
+            judged = metric if name == predictions.about.metric else ""
+            about = replace(predictions.about, task=task, logits=logits, metric=judged)
+            found = score_of(
+                metric, replace(predictions, about=about, targets={ONLY: y}, outputs={ONLY: given}, loss=None)
+            )
+            return None if found is None else replace(found, name=name)
+    return None
+
+
+def _task_of(y: NDArray[Any], output: NDArray[Any]) -> str:
+    """Return the task of one of several outputs, by its targets and outputs."""
+    wide = output.ndim > 1 and output.shape[-1] > 1
+    whole = y.dtype.kind in "iub" or (y.dtype.kind == "f" and bool(np.isin(y, (0, 1)).all()))
+    if not whole:
+        return "regression"
+    if wide and y.shape == output.shape:
+        return "multiclass" if bool((y.sum(axis=-1) == 1).all()) else "multilabel"
+    if wide:
+        return "multiclass"
+    return "binary" if bool(np.isin(y, (0, 1)).all()) else "regression"
 
 
 def _is_loss(about: About, name: str) -> bool:
@@ -272,6 +303,10 @@ def _of_counts(name: str, predictions: Predictions) -> Made | None:
 
 
 def _auc(predictions: Predictions) -> Made | None:
+    if predictions.about.task in ("multiclass", "multilabel"):
+        options = {"multi_class": "ovr"} if predictions.about.task == "multiclass" else {}
+        found = _library("auc", True, predictions, {"function": "sklearn.metrics:roc_auc_score", "options": options})
+        return None if found is None else (None, found.of)
     if predictions.about.task != "binary":
         return None
     y, output = _numbers(predictions)

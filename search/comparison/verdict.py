@@ -83,6 +83,13 @@ class Verdict:
         return max(1, math.ceil(needed - self.rows)) if needed < 1e12 else None
 
 
+def gain(difference: float) -> str:
+    """Return in words how much better a challenger is."""
+    if difference == 0:
+        return "no difference"
+    return f"{'better' if difference > 0 else 'worse'} by {abs(difference):.4g}"
+
+
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 

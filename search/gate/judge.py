@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from search.comparison.predictions import Predictions
 from search.comparison.scores import score_of, trivial
-from search.comparison.verdict import Incomparable, Slice, Verdict, check_same_rows, compare, compare_slices
+from search.comparison.verdict import Incomparable, Slice, Verdict, check_same_rows, compare, compare_slices, gain
 from search.errors import RegistryError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -170,6 +170,8 @@ class Judge:
         slices = tuple(_sliced(theirs, mine, self.conditions.slices)) if self.conditions.slices else ()
         found = Decision(found.passed, found.reason, found.verdict, others, slices)
         for each in others:
+            if each.difference is None:
+                return found.refused(f"the {each.metric} is no finite number on these rows; {found.reason}")
             if each.better is False:
                 return found.refused(f"{_compared_text(each)}, surely worse; {found.reason}")
         worse = [each for each in slices if each.worse]
@@ -269,8 +271,8 @@ def _text(verdict: Verdict) -> str:
     low, high = verdict.interval
     units = f"{verdict.rows} rows" + (f" in {verdict.groups} groups" if verdict.groups else "")
     return (
-        f"{verdict.metric} {verdict.challenger:.6g} against {verdict.champion:.6g}, better by "
-        f"{verdict.difference:.4g} (95 % interval {low:.4g} to {high:.4g}, {units})"
+        f"{verdict.metric} {verdict.challenger:.6g} against {verdict.champion:.6g}, {gain(verdict.difference)} "
+        f"(95 % interval {low:.4g} to {high:.4g}, above 0 is better, {units})"
     )
 
 

@@ -281,3 +281,44 @@ def test_holms_correction() -> None:
     wrong = right.copy()
     wrong[:8] = False
     assert bootstrap.mcnemar(right, wrong) == (8, 0, pytest.approx(2 / 256))
+
+
+def test_each_of_several_outputs_is_compared_by_its_own_metrics() -> None:
+    """If this fails, a model of several outputs is promoted by recorded values alone, without an interval."""
+    rng = np.random.default_rng(0)
+    rows, labels, urgent = np.arange(400), rng.integers(0, 3, 400), rng.integers(0, 2, 400)
+    targets = {"department": labels, "urgent": urgent[:, None].astype("float32")}
+
+    def given(noise: float) -> Predictions:
+        logits = 3 * np.eye(3)[labels] + noise * rng.normal(size=(400, 3))
+        chance = np.clip(urgent[:, None] * 0.6 + 0.2 + noise * 0.1 * rng.normal(size=(400, 1)), 0, 1)
+        outputs = {"department": logits.astype("float32"), "urgent": chance.astype("float32")}
+        told = about("department_accuracy", "maximize", task="None")
+        return Predictions(told, rows, targets, outputs, loss=(noise + rng.uniform(size=400)).astype("float32"))
+
+    worse, better = given(3.0), given(1.0)
+    verdict = compare(worse, better)
+    right = (better.outputs["department"].argmax(axis=1) == labels).mean()
+    assert verdict.challenger == pytest.approx(right)
+    assert verdict.better is True
+    assert compare(worse, better, "val_urgent_auc").better is True
+    assert compare(worse, better, "urgent_binary_accuracy").champion == pytest.approx(
+        ((worse.outputs["urgent"] > 0.5) == (targets["urgent"] > 0.5)).mean()
+    )
+    assert compare(worse, better, "loss").better is True
+    assert score_of("nothing_accuracy", better) is None
+
+
+def test_the_area_under_the_curve_of_several_labels_is_scikit_learns() -> None:
+    """If this fails, `--metric auc` is NaN for several labels, and an equal version is refused as worse."""
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 2, (300, 4))
+    output = np.clip(0.3 * y + rng.uniform(0, 0.7, (300, 4)), 0, 1).astype("float32")
+    made = Predictions(about(task="multilabel"), np.arange(300), {ONLY: y}, {ONLY: output})
+    score = score_of("auc", made)
+    assert score is not None
+    assert score.value == pytest.approx(roc_auc_score(y, output))
+    assert score.maximize
+    assert compare(made, made, "auc").better is None

@@ -112,9 +112,10 @@ def _predict(
 
 def _predicted(loaded: Loaded, chunk: Chunk, comparison: Any, input_file: Path) -> dict[str, Any]:
     try:
+        rows = loaded.as_trained(chunk.rows)
         if loaded.described:
-            comparison.add(loaded.prepare(chunk.rows), loaded.numeric, loaded.texts)
-        return loaded.predict(chunk.rows)
+            comparison.add(loaded.prepare(rows), loaded.numeric, loaded.texts)
+        return loaded.predict(rows)
     except DataError as error:
         raise DataError(f"--input: {input_file}: {error}") from error
 

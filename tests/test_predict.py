@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import keras
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +18,7 @@ from search.data.files import whole
 from search.errors import DataError, RegistryError
 from search.predict import predict_command
 from search.tracking import versions
-from tests.conftest import Searcher, command
+from tests.conftest import command
 
 TABLE = """
 name = "flats"
@@ -42,15 +46,31 @@ def flats(rows: int = 200) -> pd.DataFrame:
     return pd.DataFrame({"id": range(rows), "size": size, "city": city, "wanted": wanted})
 
 
-@pytest.fixture
-def registered(folder: Path, run_search: Searcher) -> Path:
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """A folder with one version of a model of a table with text, and its rows in a file."""
+    from search.session import search
     from search.studyfile.load import load_definition
+    from search.studyfile.settings import resolve
 
+    folder = tmp_path_factory.mktemp("flats")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
     (folder / "flats.toml").write_text(TABLE)
     flats().to_csv(folder / "flats.csv", index=False)
-    run_search(load_definition(folder / "flats.toml"), n_trials=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        uri = f"sqlite:///{folder}/mlflow.db"
+        search(resolve(load_definition(folder / "flats.toml"), n_trials=1, tracking_uri=uri, workers=1), lambda _: None)
     return folder
+
+
+@pytest.fixture
+def registered(searched: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The same folder, in which MLflow looks."""
+    monkeypatch.chdir(searched)
+    mlflow.set_tracking_uri(f"sqlite:///{searched}/mlflow.db")
+    yield searched
+    mlflow.set_tracking_uri(None)
 
 
 def predict(model: str, source: str, target: str, capsys: pytest.CaptureFixture[str], chunk: int = 64) -> dict:
@@ -74,6 +94,12 @@ def test_a_file_of_rows_is_predicted_in_chunks(registered: Path, capsys: pytest.
     with np.load("out.npz") as arrays:
         assert arrays["label"].tolist() == expected.tolist()
         np.testing.assert_allclose(arrays["probability"][:, 0], out["probability_no"], rtol=1e-4, atol=1e-6)
+    np.savez(
+        "in.npz", **{name: flats()[name].to_numpy(dtype="U" if name == "city" else None) for name in ("size", "city")}
+    )
+    predict("flats", "in.npz", "again.npz", capsys)
+    with np.load("again.npz") as arrays:
+        assert arrays["label"].tolist() == expected.tolist(), "an array for each column is a table too"
     rows = flats()
     rows.assign(city=rows["city"].replace("Kiel", "Köln"), size=rows["size"] * 10).to_csv("other.csv", index=False)
     outside = {each["column"]: each for each in predict("flats/1", "other.csv", "out.parquet", capsys)["outside"]}
@@ -88,11 +114,13 @@ def test_what_cannot_be_predicted_is_told_in_a_line_and_leaves_no_file(registere
     rows = flats()
     rows.rename(columns={"city": "citty"}).to_csv("misspelt.csv", index=False)
     rows.assign(size=[*rows["size"][:-1], "wide"]).to_csv("late.csv", index=False)  # in the last chunk
+    np.savez("wide.npz", x=np.zeros((3, 2)))
     Path("old.csv").write_text("kept\n")
     for source, told in (
         ("misspelt.csv", r"misspelt.csv: column 'city' is missing.*is it 'citty', misspelt\?"),
         ("late.csv", "late.csv: column 'size' holds 'wide'; the model was trained with numbers there"),
         ("nowhere.csv", "no file nowhere.csv"),
+        ("wide.npz", r"array 'x' has 2 dimensions; the model was trained on a table, .* each column \(size, city"),
     ):
         with pytest.raises(DataError, match=told):
             predict_command("flats", Path(source), Path("old.csv"), chunk=50, export=None)
@@ -132,6 +160,29 @@ def test_a_model_is_exported(registered: Path) -> None:
     assert (Path("exported") / "saved_model.pb").is_file()
     with pytest.raises(DataError, match="the folder exported is not empty"):
         predict_command("flats", None, Path("exported"), export="saved_model")
+    with pytest.raises(DataError, match=r"--export onnx: ONNX has no operation .*; use --export saved_model"):
+        predict_command("flats", None, Path("flats.onnx"), export="onnx")
+    assert not Path("flats.onnx").exists()
+
+
+def test_a_model_of_numbers_is_exported_to_onnx(tmp_path: Path) -> None:
+    """Whoever serves by ONNX would get a file that no runtime loads."""
+    import onnx
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+
+    class Served:
+        input_example = np.zeros((2, 4), "float32")
+
+        def predict(self, rows: np.ndarray) -> np.ndarray:
+            return np.asarray(model(rows))
+
+        def get_raw_model(self) -> keras.Model:
+            return model
+
+    versions.export(versions.Loaded(Served()), tmp_path / "model.onnx", "onnx")
+    assert onnx.load(str(tmp_path / "model.onnx")).graph.node
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

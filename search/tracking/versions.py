@@ -7,9 +7,11 @@ import importlib
 import importlib.util
 import io
 import json
+import logging
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from search.tracking import serving
 from search.tracking.logged_model import DESCRIPTION, REFERENCE
 from search.tracking.registry import CHALLENGER, CHAMPION, all_versions
 
+_NAMED = 5  # columns in a message
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
 
 
@@ -142,6 +145,25 @@ class Loaded:
         except ValueError as error:
             raise DataError(str(error)) from None
 
+    def as_trained(self, rows: Any) -> Any:
+        """Return rows of a file as the study had them: the arrays of an NPZ file as a table's columns.
+
+        Raises:
+            DataError: An array has several values a row, which no column has.
+        """
+        if not self.described.get("columns") or not isinstance(rows, dict):
+            return rows
+        import pandas as pd
+
+        wide = next((name for name, array in rows.items() if array.ndim != 1), None)
+        if wide is not None:
+            names = ", ".join((*self.numeric, *self.texts)[:_NAMED])
+            raise DataError(
+                f"array '{wide}' has {rows[wide].ndim} dimensions; the model was trained on a table, so give an array "
+                f"of one dimension for each column ({names}, …), or a CSV or Parquet file"
+            )
+        return pd.DataFrame(rows)
+
     def _inputs(self, rows: Any) -> Any:
         """Return arrays by name as the model takes them: a single one has no name."""
         specs = self.described["inputs"]
@@ -175,7 +197,7 @@ class Loaded:
         """Return rows as the model's signature names them: a frame, an array, or arrays by name."""
         if self.described["columns"]:  # without the others, which MLflow would warn of
             known = dict(self.described["columns"])
-            return rows[[name for name in rows.columns if str(name) in known]] if hasattr(rows, "columns") else rows
+            return rows[[name for name in rows.columns if str(name) in known]]
         arrays = self.prepare(rows)
         if isinstance(arrays, list):
             arrays = {spec["name"]: each for spec, each in zip(self.described["inputs"], arrays, strict=True)}
@@ -255,9 +277,40 @@ def export(loaded: Loaded, place: Path, kind: str) -> None:
         try:
             loaded.pyfunc.predict(loaded.pyfunc.input_example)  # Keras exports what was called once
             model = loaded.pyfunc.get_raw_model()
-            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), _unlogged():
                 warnings.simplefilter("ignore")  # Keras and its converter warn of what only they can mend
                 model.export(str(made), format="onnx" if kind == "onnx" else "tf_saved_model", verbose=False)
+            if kind == "onnx":
+                _check_onnx(made)
+        except DataError:
+            raise
         except Exception as error:  # Keras and the converter raise whatever stops them
             raise DataError(f"--export {kind}: the model cannot be exported ({one_line(error)})") from error
         os.replace(made, place)
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Let nothing be logged: what stops a converter is told in a line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _check_onnx(file: Path) -> None:
+    """See that every operation of a file is one of ONNX's: the converter leaves those of text as TensorFlow's.
+
+    Raises:
+        DataError: One is not.
+    """
+    import onnx
+
+    model = onnx.load(str(file))
+    known = {each.name for each in onnx.defs.get_all_schemas()}
+    foreign = sorted({node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx")} - known)
+    if foreign:
+        raise DataError(f"--export onnx: ONNX has no operation {', '.join(foreign[:3])}; use --export saved_model")
+    onnx.checker.check_model(model)

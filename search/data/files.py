@@ -123,6 +123,13 @@ _READERS: Mapping[str, Callable[[Path, int, tuple[str, ...]], Iterator[Chunk]]] 
 }
 
 
+def frame(arrays: Mapping[str, Any]) -> Any:
+    """Return arrays of one dimension as a table's columns."""
+    import pandas as pd
+
+    return pd.DataFrame(dict(arrays))
+
+
 def _pyarrow() -> Any:
     try:
         from pyarrow import parquet  # type: ignore[import-untyped]

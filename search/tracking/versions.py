@@ -23,6 +23,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
+from search.data import files
 from search.errors import DataError, RegistryError, did_you_mean, one_line
 from search.tracking import serving
 from search.tracking.logged_model import DESCRIPTION, REFERENCE
@@ -153,8 +154,6 @@ class Loaded:
         """
         if not self.described.get("columns") or not isinstance(rows, dict):
             return rows
-        import pandas as pd
-
         wide = next((name for name, array in rows.items() if array.ndim != 1), None)
         if wide is not None:
             names = ", ".join((*self.numeric, *self.texts)[:_NAMED])
@@ -162,7 +161,7 @@ class Loaded:
                 f"array '{wide}' has {rows[wide].ndim} dimensions; the model was trained on a table, so give an array "
                 f"of one dimension for each column ({names}, …), or a CSV or Parquet file"
             )
-        return pd.DataFrame(rows)
+        return files.frame(rows)
 
     def _inputs(self, rows: Any) -> Any:
         """Return arrays by name as the model takes them: a single one has no name."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from search.data import streams
 from search.data.preprocessing import MISSING, NUMERIC, Column, leaves
 from search.data.targets import numbers_as_text
 from search.figures import plural
@@ -43,10 +44,10 @@ def facts(data: Data) -> str:
 def _of_stream(name: str, part: Part) -> str:
     if not part.streamed:
         return f"{len(part)} {name} rows"
-    try:
-        return f"{len(part.x)} {name}"
-    except (TypeError, NotImplementedError):
-        return f"{name} without end"
+    count = streams.length(part.x)
+    if count is not None:
+        return f"{count} {name}"
+    return f"{name} without end" if streams.is_endless(part.x) else f"{name} of unknown length"
 
 
 def _inputs(data: Data) -> str:

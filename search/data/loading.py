@@ -28,6 +28,11 @@ _SECOND = (
     'from the first; return {"train": …, "validation": …} if you mean otherwise'
 )
 
+_UNVALIDATED = (
+    "there is no validation part, and the stream cannot be cut: trials are compared by {} of the training part; "
+    'return {{"train": …, "validation": …}} to compare them on other rows'
+)
+
 
 class TrialData:
     """The data of each trial: the same for all, or what the data function returns for its parameters.
@@ -224,6 +229,7 @@ def _streamed(parts: dict[str, Given], definition: Definition, name: str, *, dep
         name=name,
         digest=sources.code_digest(definition) if depends else rows.digest_of(*first, *counts),
         given=tuple(parts),
+        doubts=() if VALIDATION in made else (_UNVALIDATED.format(", ".join(definition.metrics)),),
         _first=first,
     )
 
@@ -238,9 +244,21 @@ def _cut(parts: dict[str, Given], definition: Definition) -> dict[str, Given]:
     if VALIDATION not in parts:
         if not parts[TRAIN].streamed:
             raise DataError('data.source: give a validation part, {"train": …, "validation": …, "test": …}')
-        ahead, validation = streams.cut(parts[TRAIN].x, settings.validation_size, "validation_size")
+        try:
+            ahead, validation = streams.cut(parts[TRAIN].x, settings.validation_size, "validation_size")
+        except DataError:
+            if _validates(definition):
+                raise
+            return dict(parts)
         parts = {**parts, TRAIN: replace(parts[TRAIN], x=ahead), VALIDATION: replace(parts[TRAIN], x=validation)}
     return dict(parts)
+
+
+def _validates(definition: Definition) -> bool:
+    """Return whether something in the study needs a validation part: its metrics may be those of training."""
+    chosen = (*definition.metrics, *definition.search.constraints)
+    by_epoch = definition.fit.early_stopping or definition.fit.keep_epoch == "best"
+    return bool(by_epoch or definition.own_metrics or any(each.startswith("val_") for each in chosen))
 
 
 def _stream_part(part: Given, settings: DataDefinition) -> Part:

@@ -116,6 +116,15 @@ def length(stream: Any) -> int | None:
         return None
 
 
+def input_shapes(stream: Any) -> dict[Any, tuple[int | None, ...]]:
+    """Return the shape of each input of a `tf.data` dataset by its name or place, None for sizes that differ."""
+    spec = getattr(stream, "element_spec", None)
+    x = spec[0] if isinstance(spec, tuple) else spec
+    inputs = x if isinstance(x, dict) else dict(enumerate(x if isinstance(x, tuple) else [x]))
+    shapes = {name: getattr(each, "shape", None) for name, each in inputs.items()}
+    return {name: tuple(shape) for name, shape in shapes.items() if getattr(shape, "rank", None) is not None}
+
+
 def is_endless(stream: Any) -> bool:
     """Return whether a stream says that it has no end, or cannot say it: an epoch of it needs a number of steps."""
     if isinstance(stream, GeneratorType):

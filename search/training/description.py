@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.comparison.outputs import gives_logits
+from search.data import streams
 from search.data.dataset import Data
 from search.data.facts import facts
-from search.data.preprocessing import CATEGORICAL, MISSING, NUMERIC, Column
+from search.data.preprocessing import CATEGORICAL, MISSING, NUMERIC, Column, leaves
 from search.data.profile import profile_of
 from search.data.summary import Answers, DataSummary, TensorSpec
 from search.errors import ModelError
@@ -52,6 +53,7 @@ def describe(
     import keras
 
     example = registered_example(definition, model, data)
+    inputs = _inputs(example, model, data)
     return DataSummary(
         name=data.name,
         source=definition.data.source,
@@ -60,9 +62,9 @@ def describe(
         classes=data.classes,
         rows={"train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test or ())},
         columns=tuple((column.name, column.kind) for column in data.columns),
-        inputs=_inputs(example, model),
+        inputs=inputs,
         example=_raw_example(data) if data.columns else example,
-        output=_output(definition, model, example),
+        output=_output(definition, model, example, inputs),
         log_names=log_names,
         path=path,
         seconds=seconds,
@@ -74,7 +76,9 @@ def describe(
     )
 
 
-def _output(definition: Definition, model: keras.Model, example: Any) -> tuple[TensorSpec, ...]:
+def _output(
+    definition: Definition, model: keras.Model, example: Any, inputs: tuple[TensorSpec, ...]
+) -> tuple[TensorSpec, ...]:
     """Return what the model to register gives: one array, or several with their names."""
     import keras
 
@@ -93,7 +97,32 @@ def _output(definition: Definition, model: keras.Model, example: Any) -> tuple[T
             raise ModelError(
                 f"model.build: {definition.model.build}: the model gave {each.shape[0]} predictions for 1 row{what}"
             )
-    return tuple(TensorSpec(_dtype(each), (-1, *_open(each.shape[1:], model, name)), name) for name, each in outputs)
+    shapes = [(-1, *_open(each.shape[1:], model, name)) for name, each in outputs]
+    if not getattr(model, "inputs", None) and any(-1 in each.shape[1:] for each in inputs):
+        shapes = _left_open_by_shorter(shapes, model, one, inputs)
+    return tuple(TensorSpec(_dtype(each), shape, name) for (name, each), shape in zip(outputs, shapes, strict=True))
+
+
+def _left_open_by_shorter(
+    shapes: list[tuple[int, ...]], model: keras.Model, one: Any, inputs: tuple[TensorSpec, ...]
+) -> list[tuple[int, ...]]:
+    """Return outputs' shapes with -1 where a size follows the inputs' open ones, in a model that does not say."""
+    import keras
+
+    arrays = [one[spec.name] for spec in inputs] if isinstance(one, dict) else leaves(one)
+    parts = {
+        id(array): tuple(slice(-1 if size == -1 else None) for size in (1, *spec.shape[1:]))
+        for array, spec in zip(arrays, inputs, strict=True)
+    }
+    shorter = keras.tree.map_structure(lambda each: each[parts[id(each)]], one)
+    try:
+        given = [each.shape for _, each in named(model, model(fit.as_tensors(shorter), training=False))]
+    except Exception:  # whatever a model of the user's own raises of other sizes
+        return shapes
+    return [
+        (-1, *(size if size in (-1, now) else -1 for size, now in zip(shape[1:], other[1:], strict=True)))
+        for shape, other in zip(shapes, given, strict=True)
+    ]
 
 
 def answers(definition: Definition, model: keras.Model, data: Data) -> bytes:
@@ -141,23 +170,25 @@ def _dtype(tensor: Any) -> str:
     return "float32" if name == "bfloat16" else name
 
 
-def _inputs(x: Any, model: keras.Model) -> tuple[TensorSpec, ...]:
-    """Return what the model takes; sizes that it leaves open stay open."""
+def _inputs(x: Any, model: keras.Model, data: Data) -> tuple[TensorSpec, ...]:
+    """Return what the model takes; sizes that it, or a stream where it does not say, leaves open stay open."""
     listed = [(f"input_{index}", each) for index, each in enumerate(x)] if isinstance(x, list | tuple) else [(None, x)]
     named = list(x.items() if isinstance(x, dict) else listed)
     known = list(getattr(model, "inputs", None) or ())
-    by_name = {each.name: each for each in known}
+    by_name = {each.name: each.shape for each in known} or streams.input_shapes(data.train.x)
+    by_place = [each.shape for each in known]
     specs = []
     for index, (name, each) in enumerate(named):
-        tensor = by_name.get(name) if isinstance(x, dict) else known[index] if len(known) == len(named) else None
-        specs.append(TensorSpec(str(each.dtype), (-1, *_left_open(each.shape[1:], tensor)), name))
+        place = by_place[index] if len(known) == len(named) else by_name.get(index)
+        shape = by_name.get(name) if isinstance(x, dict) else place
+        specs.append(TensorSpec(str(each.dtype), (-1, *_left_open(each.shape[1:], shape)), name))
     return tuple(specs)
 
 
-def _left_open(shape: tuple[int, ...], tensor: Any) -> tuple[int, ...]:
-    if tensor is None or len(tensor.shape) != len(shape) + 1:
+def _left_open(shape: tuple[int, ...], known: tuple[int | None, ...] | None) -> tuple[int, ...]:
+    if known is None or len(known) != len(shape) + 1:
         return shape
-    return tuple(-1 if known is None else size for size, known in zip(shape, tensor.shape[1:], strict=True))
+    return tuple(-1 if open_size is None else size for size, open_size in zip(shape, known[1:], strict=True))
 
 
 def _incomplete(data: Data) -> tuple[str, ...]:

@@ -104,14 +104,14 @@ def has_own_fit(model: keras.Model) -> bool:
 
 
 def can_evaluate(model: keras.Model) -> bool:
-    """Return whether `evaluate` works: a model that only has a training step of its own has no loss to compute."""
+    """Return whether `evaluate` works: a model that has a training step of its own may have no outputs or no loss."""
     import keras
 
-    own = any(
-        getattr(type(model), name) is not getattr(keras.Model, name)
-        for name in ("test_step", "evaluate", "compute_loss", "make_test_function")
-    )
-    return own or model.loss is not None or bool(model.losses)
+    def owns(*names: str) -> bool:
+        return any(getattr(type(model), name) is not getattr(keras.Model, name) for name in names)
+
+    loss = model.loss is not None or bool(model.losses) or owns("compute_loss")
+    return owns("test_step", "evaluate", "make_test_function") or (loss and owns("call"))
 
 
 def fit(

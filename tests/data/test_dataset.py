@@ -500,6 +500,7 @@ def dataset(): return tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
 def pair(): return dataset(), dataset()
 def endless(): return dataset().repeat()
 def shuffled(): return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(80).batch(8)
+def alone(): return {"train": shuffled()}
 def inputs_only(): return tf.data.Dataset.from_tensor_slices(X).batch(8)
 def beside(): return dataset(), X
 class Sequence(keras.utils.PyDataset):
@@ -554,6 +555,22 @@ def test_streams_that_are_given_stay_as_they_are(streams: Path) -> None:
     """The person's own test part would be replaced by another."""
     data = _load(streams, {"source": "own_streams.py:pair", "task": "multiclass"})
     assert _seen(data.test.x) == [float(2 * i) for i in range(80)]
+
+
+def test_a_training_stream_may_stand_alone_where_nothing_asks_for_a_validation_part(streams: Path) -> None:
+    """Contrastive and generative training, which has no validation part, would be refused."""
+    settings = {**SETTINGS, "data.source": "own_streams.py:alone", "data.task": "multiclass"}
+    data = load(definition({**settings, "metric": "loss"}, folder=streams))
+    assert (data.validation, data.test) == (None, None)
+    assert data.doubts[0].startswith(
+        "there is no validation part, and the stream cannot be cut: trials are compared by"
+    )
+    for asked in ({}, {"metric": "loss", "search.constraints": ["val_loss <= 1"]}):
+        with pytest.raises(DataError, match=r"data\.validation_size: the stream gives its batches in another order"):
+            load(definition({**settings, **asked}, folder=streams))
+    stopped = {**settings, "metric": "loss", "fit.early_stopping": {"patience": 1}}
+    with pytest.raises(DataError, match=r"data\.validation_size"):
+        load(definition(stopped, folder=streams))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ seed, and both models must agree.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ def trained_plainly(
         "batch_size": params.get("batch_size", definition.fit.batch_size),
     }
     if definition.fit.function:
-        named("fit.function")(trial, model, data, **settings, callbacks=[])
+        train = named("fit.function")
+        taken = inspect.signature(train).parameters
+        train(trial, model, data, **{key: each for key, each in settings.items() if key in taken}, callbacks=[])
     else:
         weights = definition.fit.class_weight
         assert not isinstance(weights, str)
@@ -75,7 +78,8 @@ def trained_plainly(
             validation = {"validation_data": held_out[0] if data.validation.streamed else held_out}
         if not isinstance(definition.fit.callbacks, str):
             settings["callbacks"] = user_callbacks(definition, data, trial, folder)
-        model.fit(**rows, **settings, **by_class, **validation, verbose=0)
+        steps = {name: getattr(definition.fit, name) for name in ("steps_per_epoch", "validation_steps")}
+        model.fit(**rows, **settings, **by_class, **validation, **steps, verbose=0)
     if definition.model.export:
         model = named("model.export")(model, data)
     return model, data
@@ -90,7 +94,8 @@ def validates(model: keras.Model) -> bool:
 def given(part: Part, batch_size: int | None = None) -> dict[str, Any]:
     if part.streamed:
         return {"x": part.x, **({"shuffle": False} if isinstance(part.x, keras.utils.PyDataset) else {})}
-    return {"x": part.x, "y": part.y, "batch_size": batch_size, "shuffle": False}
+    weights = {} if part.sample_weight is None else {"sample_weight": part.sample_weight}
+    return {"x": part.x, "y": part.y, "batch_size": batch_size, "shuffle": False, **weights}
 
 
 def in_order(definition: Definition) -> Definition:

@@ -16,6 +16,7 @@ from search.errors import ModelError
 from search.studyfile.load import parse_definition
 from search.studyfile.schema import Definition
 from search.training import fit, model
+from search.training.description import describe
 
 BLOBS = {"n_samples": 40}
 
@@ -179,3 +180,59 @@ def test_user_files_are_all_that_a_model_needs(tmp_path: Path) -> None:
         fit={"epochs": 1, "callbacks": ["more.py:Mark", "TerminateOnNaN"]},
     )
     assert model.user_files(definition) == [tmp_path / "more.py", tmp_path / "user.py"]
+
+
+class Tagger(keras.Model):
+    """A subclassed model, which does not say what it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.tag = keras.layers.Embedding(10, 4), keras.layers.Dense(3)
+
+    def call(self, words: Any) -> Any:
+        return self.tag(self.embed(words))
+
+
+def test_lengths_that_a_stream_leaves_open_stay_open() -> None:
+    """A model of texts of any length would be served for the length of the first batch alone."""
+    import tensorflow as tf
+
+    rows = tf.data.Dataset.from_generator(
+        lambda: ((np.arange(count) % 10, np.arange(count) % 3) for count in (4, 6, 5, 3)),
+        output_signature=(tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None,), tf.int64)),
+    ).padded_batch(2)
+    first = (np.zeros((2, 6), "int64"), np.zeros((2, 6), "int64"))
+    part = Part(rows, None)
+    data = Data("regression", (), (), part, part, None, False, "made", "0", _first=first)
+    definition = parse_definition(
+        {
+            "name": "tags",
+            "metric": "val_loss",
+            "direction": "minimize",
+            "data": {"source": "sklearn:make_blobs"},
+            "fit": {"epochs": 1},
+            "space": {"width": {"type": "int", "low": 1, "high": 2}},
+        },
+        Path("tags.toml"),
+    )
+    told = describe(definition, data, Tagger(), log_names=(), path="", seconds=0.0)
+    assert [each.shape for each in told.inputs] == [(-1, -1)]
+    assert [each.shape for each in told.output] == [(-1, -1, 3)]
+    assert "training of unknown length" in told.facts
+
+
+class Views(keras.Model):
+    """A model with a training step alone: it has no `call`, though a loss."""
+
+    def train_step(self, views: Any) -> dict[str, Any]:
+        return {"loss": self.loss(*views)}
+
+
+def test_a_model_without_outputs_is_not_evaluated() -> None:
+    """A contrastive model, whose loss compares two views in its training step, would be refused."""
+    views = Views()
+    views.compile("adam", loss=keras.losses.MeanSquaredError())
+    assert not fit.can_evaluate(views)
+    other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    other.compile("adam", loss="mse")
+    assert fit.can_evaluate(other)

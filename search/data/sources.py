@@ -32,6 +32,8 @@ def read(definition: Definition, trial: Any = None) -> Any:
     """
     source = definition.data.source
     try:
+        if definition.data.kind == "python":
+            _seed(definition.data.seed)
         if trial is not None:
             return _call(_function(definition), {**definition.data.options, **_taken(definition, trial)})
         return _READERS[definition.data.kind](definition)
@@ -41,6 +43,13 @@ def read(definition: Definition, trial: Any = None) -> Any:
         raise DataError(f"data.source: {source} cannot be loaded ({one_line(error)}); check it and its options") from (
             error
         )
+
+
+def _seed(seed: int) -> None:
+    """Seed what the user's function may draw from without saying so: every worker and search gets the same data."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
 
 
 def _read_sklearn(definition: Definition) -> Any:

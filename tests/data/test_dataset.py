@@ -501,6 +501,10 @@ def pair(): return dataset(), dataset()
 def endless(): return dataset().repeat()
 def shuffled(): return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(80).batch(8)
 def alone(): return {"train": shuffled()}
+def drawn():
+    x = np.random.rand(80, 2).astype("float32")
+    noisy = tf.data.Dataset.from_tensor_slices((x, Y)).map(lambda x, y: (x + tf.random.uniform((2,)), y)).batch(8)
+    return {"train": noisy, "validation": dataset(), "test": dataset()}
 def inputs_only(): return tf.data.Dataset.from_tensor_slices(X).batch(8)
 def beside(): return dataset(), X
 class Sequence(keras.utils.PyDataset):
@@ -549,6 +553,14 @@ def test_a_stream_trains_a_keras_model(streams: Path, name: str) -> None:
     assert data.validation is not None
     history = model.fit(data.train.x, validation_data=data.validation.x, epochs=2, shuffle=False, verbose=0)
     assert len(history.history["val_loss"]) == 2
+
+
+def test_what_a_data_function_draws_is_the_same_in_every_worker(streams: Path) -> None:
+    """Workers would train on different rows, and the next search of the study be refused."""
+    drawn = [_load(streams, {"source": "own_streams.py:drawn", "task": "regression"}) for _ in range(2)]
+    assert drawn[0].digest == drawn[1].digest
+    one, other = (_seen(each.train.x) for each in drawn)
+    assert one == other
 
 
 def test_streams_that_are_given_stay_as_they_are(streams: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,28 @@ from search.study.create import load
 from search.training.fit import PLAIN
 from search.training.result import TrialResult
 from tests.conftest import command
+
+# Loads a model where TensorFlow cannot be imported, and says by what it is served, and whether it would be installed.
+SERVED = """
+import sys
+
+
+class NoTensorFlow:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "tensorflow":
+            raise ImportError(name)
+
+
+sys.meta_path.insert(0, NoTensorFlow())
+import mlflow
+
+model = mlflow.pyfunc.load_model(sys.argv[1])
+given = model.predict([[-2.5, 9.0], [4.5, 2.0]])
+import keras
+
+requirements = open(mlflow.artifacts.download_artifacts(sys.argv[1] + "/requirements.txt")).read()
+print(keras.backend.backend(), *given.shape, "tensorflow" in requirements)
+"""
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -29,6 +53,11 @@ def test_a_search_on_another_backend(backend: str, tmp_path: Path) -> None:
     assert found["n_trials"] == {"complete": 4, "pruned": 0, "failed": 0}
     assert found["best"]["metrics"]["test_binary_accuracy"] > 0.9
     assert found["model"]["version"] == "1"
+    served = subprocess.run(
+        [sys.executable, "-c", SERVED, found["model"]["uri"]], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert served.returncode == 0, served.stderr
+    assert served.stdout.split() == [backend, "2", "1", "False"]
     trials = load("blobs", str(tmp_path / "studies" / "blobs.journal")).get_trials()
     assert {TrialResult.from_text(outcome_of(each) or "").path for each in trials} == {PLAIN}
 

@@ -7,9 +7,11 @@ imports TensorFlow (4 s) and MLflow never infers requirements (8 s a model).
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -33,7 +35,9 @@ from search.tracking.user_code import UserCode, pinned
 PREDICTIONS_DIGEST = "test_predictions.sha256"
 DESCRIPTION = "search.json"  # what the model takes and gives
 REFERENCE = "reference.json"  # what its training data looked like
-_REQUIREMENTS = ("tensorflow", "keras", "numpy", "pandas")
+_REQUIREMENTS = ("keras", "numpy", "pandas")
+# What Keras does with TensorFlow on every backend.
+_TENSORFLOW_LAYERS = ("TextVectorization", "StringLookup", "IntegerLookup", "Hashing", "HashedCrossing")
 # Another release's loader has another name: models of both may be loaded in one process.
 _LOADER = f"search_serving_{hashlib.sha256(Path(serving.__file__).read_bytes()).hexdigest()[:12]}"
 
@@ -137,7 +141,8 @@ def save_model(
     pyfunc.add_to_model(
         mlflow_model, loader_module=_LOADER, code="code", conda_env="conda.yaml", python_env="python_env.yaml"
     )
-    needed = requirements(backend, code.packages)
+    further = {"tensorflow"} if backend != "tensorflow" and _needs_tensorflow(archive, data) else set()
+    needed = requirements(backend, code.packages | further)
     (folder / "requirements.txt").write_text("\n".join(needed))
     (folder / "conda.yaml").write_text(yaml.safe_dump(_mlflow_conda_env(additional_pip_deps=needed)))  # type: ignore[no-untyped-call]
     _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))  # type: ignore[no-untyped-call]
@@ -154,15 +159,24 @@ def requirements(backend: str = "tensorflow", packages: Iterable[str] = ()) -> l
 
     Args:
         backend: The Keras backend.
-        packages: Distributions that the user's own code imports.
+        packages: Further distributions, as the user's own code imports them.
     """
-    ours = ["mlflow", *_REQUIREMENTS, *(["jax"] if backend == "jax" else [])]
+    ours = ["mlflow", backend, *_REQUIREMENTS]
     return [*(f"{name}=={metadata.version(name)}" for name in ours), *pinned(set(packages) - set(ours))]
+
+
+def _needs_tensorflow(archive: bytes, data: DataSummary) -> bool:
+    """Return whether a model of another backend needs TensorFlow too: it takes text, or looks values up."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as saved:
+        config = saved.read("config.json").decode()
+    text = any(np.dtype(each.dtype).kind in "OSU" for each in data.inputs) or "string" in dict(data.columns).values()
+    return text or any(f'"{name}"' in config for name in _TENSORFLOW_LAYERS)
 
 
 def _described(data: DataSummary, modules: Sequence[str]) -> dict[str, Any]:
     """Return what the served model knows of itself; `serving.Predictor` reads it."""
     return {
+        "backend": data.backend,
         "columns": data.columns,
         "optional": data.optional,
         "modules": modules,

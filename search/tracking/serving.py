@@ -13,8 +13,10 @@ import hashlib
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import io
 import json
+import os
 import pickle
 import sys
 import threading
@@ -378,12 +380,19 @@ class _Unpickler(pickle.Unpickler):
         return self._import(name, fromlist=("*",))
 
 
+def _choose_backend(backend: str) -> None:
+    """Let Keras use the backend that trained the model, where it is not imported yet and nobody chose another."""
+    if backend != "tensorflow" and "keras" not in sys.modules and importlib.util.find_spec(backend) is not None:
+        os.environ.setdefault("KERAS_BACKEND", backend)
+
+
 def load_keras(path: str | Path) -> Any:
     """Return the Keras model in the folder of a logged model, with its own version of the user's code."""
-    import keras
-
     folder = Path(path)
     described = json.loads((folder / "search.json").read_text())
+    _choose_backend(described.get("backend", "tensorflow"))
+    import keras
+
     with _lock:
         own = _registered(folder / CODE, described["modules"]) if (folder / CODE).is_dir() else {}
         with keras.saving.custom_object_scope(own):

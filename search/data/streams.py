@@ -121,7 +121,7 @@ def input_shapes(stream: Any) -> dict[Any, tuple[int | None, ...]]:
     spec = getattr(stream, "element_spec", None)
     x = spec[0] if isinstance(spec, tuple) else spec
     inputs = x if isinstance(x, dict) else dict(enumerate(x if isinstance(x, tuple) else [x]))
-    shapes = {name: getattr(each, "shape", None) for name, each in inputs.items()}
+    shapes: dict[Any, Any] = {name: getattr(each, "shape", None) for name, each in inputs.items()}
     return {name: tuple(shape) for name, shape in shapes.items() if getattr(shape, "rank", None) is not None}
 
 

@@ -1,7 +1,8 @@
 """Searches that are killed again and again, at seeded random moments, and finished by `--resume`.
 
-The long form, by hand, in an empty folder: `python -m tests.faults.kills --kills 100 --seed 0`. It prints a line for
-each search: how often it was killed, and what `search.sync --check` says at its end.
+The long form, by hand: `python -m tests.faults.kills --kills 100 --seed 0`. It first times a search that nobody kills,
+so that kills fall anywhere between the start and the end of one. It prints a line for each search: when it was killed,
+and what `search.sync --check` says at its end.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from search.study.storage import open_storage
 from tests.conftest import TINY, command
 
 BUDGET = 12
-LATEST = 10.0  # seconds after its start at which a search is killed at the latest
+LATEST = 10.0  # seconds after its start at which a search of the short form is killed at the latest
 PER_SEARCH = 5  # kills
 
 
@@ -70,21 +71,29 @@ def _ended(process: subprocess.Popen[str], seconds: float, draw: random.Random) 
     return True
 
 
-def kill_and_resume(folder: Path, name: str, draw: random.Random, kills: int) -> Killed:
-    """Begin a search, kill it at random moments, resume it each time, and finish it."""
+def kill_and_resume(folder: Path, name: str, draw: random.Random, kills: int, latest: float = LATEST) -> Killed:
+    """Begin a search, kill it at random moments, resume it each time, and finish it.
+
+    Args:
+        folder: Where it runs.
+        name: Its study.
+        draw: Chooses the moments, and what is killed.
+        kills: How often it is killed at most; less often when it ends before.
+        latest: Seconds after a start at which it is killed at the latest.
+    """
     (folder / "studies").mkdir(exist_ok=True)
     (folder / "studies" / f"{name}.toml").write_text(TINY.format(name=name, build="mlp"))
     moments: list[float] = []
     while len(moments) < kills:
         process = _begin(folder, name, resume=_is_unfinished(folder, name))
-        moment = draw.uniform(0.5, LATEST)
+        moment = draw.uniform(0.5, latest)
         if _ended(process, moment, draw):
             break
         moments.append(round(moment, 2))
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while _is_unfinished(folder, name) or not _trials(folder, name):
         process = _begin(folder, name, resume=_is_unfinished(folder, name))
-        _, stderr = process.communicate(timeout=200)
+        _, stderr = process.communicate(timeout=600)
         if time.monotonic() > deadline:
             return Killed(name, tuple(moments), (f"does not end: {stderr[-500:]}",))
     return Killed(name, tuple(moments), tuple(_wrong(folder, name)))
@@ -129,14 +138,19 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    draw, done, wrong = random.Random(asked.seed), 0, 0
+    draw, done, searches, wrong = random.Random(asked.seed), 0, 0, 0
     with tempfile.TemporaryDirectory() as temporary:
+        started = time.monotonic()
+        undisturbed = kill_and_resume(Path(temporary), "undisturbed", draw, 0)
+        latest = time.monotonic() - started
+        print(f"undisturbed: {latest:.1f} s; {'; '.join(undisturbed.wrong) or 'all as it should be'}", flush=True)
         while done < asked.kills:
-            killed = kill_and_resume(Path(temporary), f"kills-{done}", draw, min(PER_SEARCH, asked.kills - done))
-            done, wrong = done + max(1, len(killed.moments)), wrong + bool(killed.wrong)
+            name = f"kills-{searches}"
+            killed = kill_and_resume(Path(temporary), name, draw, min(PER_SEARCH, asked.kills - done), latest)
+            done, searches, wrong = done + len(killed.moments), searches + 1, wrong + bool(killed.wrong)
             found = "; ".join(killed.wrong) or "all as it should be"
             print(f"{killed.name}: killed after {list(killed.moments)} s; {found}", flush=True)
-    print(f"{done} kills, {wrong} searches not as they should be")
+    print(f"{done} kills in {searches} searches; {wrong} searches not as they should be")
     sys.exit(wrong > 0)
 
 

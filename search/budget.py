@@ -134,14 +134,15 @@ class Progress:
 
     Attributes:
         number: The trial.
-        state: `began`, `training`, `complete`, `pruned`, `failed` or `stopped` (with its worker, or by Ctrl-C).
+        state: `began`, `training`, `silent` (it has reported nothing for long), `complete`, `pruned`, `failed` or
+            `stopped` (with its worker, or by Ctrl-C).
         value: Its value, when complete; while it trains the study's first metric after its last epoch.
         best_number: The best trial so far.
         best_value: Its (first) value.
         done: Trials that came to their own end.
         total: The budget.
         seconds_left: Estimate of the time until the budget is spent.
-        reason: Why a trial was pruned or failed.
+        reason: Why a trial was pruned or failed; for how long it has been silent.
         counts: How many trials ended how.
         epoch: While it trains: how many epochs it has trained.
         epochs: How many it is to train, where the study says so.

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.budget import Budget, Counts, OnProgress, Progress, Retry
 from search.errors import Interrupted, SearchError
+from search.figures import duration
 from search.resume import finish_running, record_heartbeat, trials_of
 from search.stopping import GRACE_SECONDS, INTERRUPTED, Stopping, signals
 from search.study import attributes, ranking, samplers, space
@@ -33,6 +34,7 @@ from search.training.trial import seed_of
 from search.workers import worker
 from search.workers.base import Slot
 from search.workers.local import reason_of
+from search.workers.silence import Silence
 
 _POLL_SECONDS = 0.5
 _RUN_SECONDS = 10.0  # how long a trial whose code may log to MLflow waits for its run
@@ -130,6 +132,7 @@ class Search:
         self._sampling = Sampling(self._definition, sampler, settings.seed, study.pruner)
         self._budget = Budget(settings.n_trials, self._definition.search.retries)
         self._stopping = Stopping(self._definition, study, trials)
+        self._silence = Silence()
         self._needs_run = has_user_code(self._definition)  # which may log to its MLflow run
 
     @property
@@ -244,6 +247,7 @@ class Search:
         now = time.monotonic()
         running = _Running(slot, begun.trial, begun.trial_id, begun.retries, now, Future(), passed_on=now)
         self._running.append(running)  # from here on an error tells the study that the trial failed
+        self._silence.look(number, 0)
         running.future = slot.submit(worker.train, self._job, number, run_id)
         self._tell_progress(number, "began")
 
@@ -273,6 +277,7 @@ class Search:
             return False
         self._running.remove(running)
         self._free.append(running.slot)
+        self._silence.forget(running.trial.number)
         if not self._signal:  # else it waits for --resume
             self._storage.set_trial_system_attr(running.trial_id, attributes.BEGUN, "")
             self._going_on.append(_Begun(running.trial, running.trial_id, running.retries - 1))
@@ -305,6 +310,7 @@ class Search:
 
     def _give_up(self, running: _Running, fate: str, reason: str) -> None:
         running.slot.stop()
+        self._silence.forget(running.trial.number)
         self._end(running, self._without_result(running, fate, reason))
 
     def _out_of_time(self) -> bool:
@@ -320,6 +326,7 @@ class Search:
         frozen = record(self._storage, self._study, running.trial, running.trial_id, result)
         self._running.remove(running)
         self._free.append(running.slot)
+        self._silence.ended(number)
         self._mirror.update(result.number)
         if frozen.state == TrialState.FAIL:
             self._sampling.forget(result.number)
@@ -375,13 +382,17 @@ class Search:
         return time.monotonic() - self._started
 
     def _tell_epoch(self, running: _Running) -> None:
-        """Tell how far a running trial is, when it has passed epochs on."""
+        """Tell how far a running trial is, when it has passed epochs on, or that it was silent for long."""
         trial = self._storage.get_trial(running.trial_id)
-        if epochs := live_epochs(trial):
+        epochs = live_epochs(trial)
+        if epochs:
             planned = trial.params.get("epochs", self._definition.fit.epochs)
             value = epochs[-1].logs.get(self._definition.metrics[0])
             told = self._progress(trial.number, "training")
             self._on_progress(replace(told, epoch=epochs[-1].step + 1, epochs=planned, value=value))
+        if silent := self._silence.look(trial.number, len(epochs)):
+            way = "" if self._settings.trial_timeout else "; --trial-timeout ends trials that hang"
+            self._tell_progress(trial.number, "silent", reason=f"has reported nothing for {duration(silent)}{way}")
 
     def _tell_progress(self, number: int, state: str, trial: FrozenTrial | None = None, reason: str = "") -> None:
         self._on_progress(self._progress(number, state, trial, reason))

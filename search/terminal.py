@@ -75,6 +75,9 @@ class Display:
         """Show where the search stands."""
         if self._silent:
             return
+        if progress.state == "silent":
+            self._console.print(f"trial {progress.number} {progress.reason}", style="yellow", soft_wrap=True)
+            return
         if self._progress is None:
             self._began = time.monotonic()
         self._progress, self._told = progress, time.monotonic()

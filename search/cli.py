@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -58,6 +59,7 @@ def execute(function: Callable[..., None], name: str) -> None:
     """Run a command; turn an error into a line and an exit status."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(context_settings={"help_option_names": ["-h", "--help"]})(function)
+    _encode_anything()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _terminate)
@@ -80,6 +82,13 @@ def execute(function: Callable[..., None], name: str) -> None:
         status = _fail(f"{one_line(error)} (a defect, or a part that failed; --debug shows where)", 1, error)
     gc.freeze()  # nothing dies before the process does; collecting it all at exit takes 1.5 s
     sys.exit(status or 0)
+
+
+def _encode_anything() -> None:
+    """Let a terminal that cannot show a character get its code, instead of an error after everything was done."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _Terminated(KeyboardInterrupt):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import command
+from tests.conftest import TINY, command
 
 BAD = [
     (("nowhere",), "no study 'nowhere' in studies/ or among the shipped ones"),
@@ -114,3 +114,13 @@ def test_help_answers(module: str, tmp_path: Path) -> None:
     done = command(f"search.{module}", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"python -m search.{module}" in done.stdout
+
+
+def test_a_terminal_that_cannot_show_a_name_gets_its_code(tmp_path: Path) -> None:
+    """If this fails, a command does its work, and then ends by an error because of one letter."""
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "a.toml").write_text(TINY.format(name="a", build="mlp"))
+    done = command("search.new", "größe", "--from", "a", cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "studies/gr\\xf6\\xdfe.toml\n"
+    assert (tmp_path / "studies" / "größe.toml").exists()

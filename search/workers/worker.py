@@ -236,12 +236,36 @@ def _alone(definition: Definition) -> Iterator[_Log]:
     """Train inside this block: prints are kept, seeds are the trial's own, and nothing of it stays afterwards."""
     folder, process = Path.cwd(), os.getpid()
     try:
-        with _printed() as log, seeds_of_its_own():
+        with _standard_descriptors(), _printed() as log, seeds_of_its_own():
             yield log
     finally:
         _end_forked(process)
         os.chdir(folder)  # the user's code may have gone elsewhere
         _forget_model(definition)
+
+
+@contextmanager
+def _standard_descriptors() -> Iterator[None]:
+    """Open standard input, output and error again after this block where the user's code closed or replaced them."""
+    kept = {}
+    for descriptor in range(3):
+        with suppress(OSError):  # it was not open
+            kept[descriptor] = os.dup(descriptor)
+    try:
+        yield
+    finally:
+        for descriptor, copy in kept.items():
+            with suppress(OSError):  # the user's code closed the copy too
+                if not _same_file(descriptor, copy):
+                    os.dup2(copy, descriptor)
+                os.close(copy)
+
+
+def _same_file(descriptor: int, copy: int) -> bool:
+    try:
+        return os.path.sameopenfile(descriptor, copy)
+    except OSError:
+        return False
 
 
 class _Log(io.TextIOBase):

@@ -45,7 +45,7 @@ def check(path: Path, on_message: Callable[[str], None] = lambda _: None) -> Non
         if whole == tail:
             return
         copy = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-        shutil.copyfile(path, copy)
+        _copy(path, copy)
         with path.open("r+b") as file:
             file.seek(start)
             file.write(whole)
@@ -53,6 +53,15 @@ def check(path: Path, on_message: Callable[[str], None] = lambda _: None) -> Non
     finally:
         lock.release()
     on_message(f"{path} ended in half a record; it is cut back to its last whole one (a copy is {copy.name})")
+
+
+def _copy(path: Path, copy: Path) -> None:
+    """Copy a file whole or not at all."""
+    try:
+        shutil.copyfile(path, copy)
+    except OSError:
+        copy.unlink(missing_ok=True)
+        raise
 
 
 def _wait_until_begun(path: Path) -> None:

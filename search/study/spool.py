@@ -100,8 +100,9 @@ class Spool:
         try:
             partial.write_bytes(content)
             partial.replace(path)
-        except OSError:
+        except OSError as error:
             partial.unlink(missing_ok=True)
+            error.filename = error.filename or str(path)  # writing does not name it
             raise
 
 

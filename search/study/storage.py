@@ -55,6 +55,8 @@ def open_storage(url: str, *, create: bool = True, on_message: Callable[[str], N
         raise
     except ModuleNotFoundError as error:
         raise StorageError(f"storage {shown}: {_install(error.name or '')}") from None
+    except OSError as error:
+        raise _unwritable(error, url) or StorageError(f"storage {shown} cannot be used ({one_line(error)})") from None
     except Exception as error:
         if "://" not in url and (damaged := journal.damaged_record(Path(url))) is not None:
             raise StorageError(f"{url}: record {damaged} is damaged; restore a copy, or delete that line") from None
@@ -134,12 +136,18 @@ def storage_errors(url: str) -> Iterator[None]:
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise StorageError(f"storage {url} cannot be used ({one_line(error.__cause__ or error)})") from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        told = _unwritable(error, url)
+        if told is None:
             raise
-        what = error.filename or f"storage {url}"
-        raise StorageError(
-            f"{what} cannot be written ({error.strerror}); fix that, then continue with --resume"
-        ) from error
+        raise told from error
+
+
+def _unwritable(error: OSError, url: str) -> StorageError | None:
+    """Return what to say where a disk is full, read-only or broken; None for other errors."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        return None
+    what = error.filename or f"storage {url}"
+    return StorageError(f"{what} cannot be written ({error.strerror}); fix that, then continue with --resume")
 
 
 def file_of(url: str) -> Path | None:

@@ -30,12 +30,12 @@ class PatientStorage(RDBStorage):
 def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def tried(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
-        deadline, pause = time.monotonic() + PATIENCE_SECONDS, _FIRST_PAUSE
+        deadline, pause = 0.0, _FIRST_PAUSE
         while True:
             try:
                 return method(self, *args, **kwargs)
             except UpdateFinishedTrialError:
-                if pause == _FIRST_PAUSE:
+                if not deadline:
                     raise
                 return True  # the first try was carried out, only its answer was lost
             except (
@@ -44,9 +44,10 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
                 optuna.exceptions.StorageInternalError,
             ) as error:
                 text = f"{error} {error.__cause__ or ''}"
-                if time.monotonic() + pause > deadline or any(each in text for each in _HOPELESS):
+                if any(each in text for each in _HOPELESS) or (deadline and time.monotonic() + pause > deadline):
                     raise
-                if pause == _FIRST_PAUSE:
+                if not deadline:  # from the first failure on: the request itself may have hung for long
+                    deadline = time.monotonic() + PATIENCE_SECONDS
                     self.on_message(f"the study's database is away; trying again for {PATIENCE_SECONDS:g} s")
                 time.sleep(pause)
                 pause = min(_LONGEST_PAUSE, 2 * pause)

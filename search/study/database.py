@@ -56,7 +56,9 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 for _name in (
+    "_get_stale_trial_ids",
     "create_new_trial",
+    "get_all_studies",
     "get_all_trials",
     "get_best_trial",
     "get_n_trials",
@@ -67,7 +69,9 @@ for _name in (
     "get_study_user_attrs",
     "get_trial",
     "get_trial_id_from_study_id_trial_number",
+    "get_trial_number_from_id",
     "record_heartbeat",
+    "set_study_system_attr",
     "set_study_user_attr",
     "set_trial_intermediate_value",
     "set_trial_param",

@@ -30,6 +30,7 @@ from tests.conftest import TINY, command
 from tests.faults.mlflow_server import MlflowServer, mlflow_server
 
 WAIT_SECONDS = 900.0  # for one step of the night
+_LONGEST = 160  # characters of a line of the search's that the table shows
 BUILD = """
 import time
 from pathlib import Path
@@ -63,6 +64,7 @@ class Night:
     process: subprocess.Popen[bytes] | None = None
     resumed: int = 0
     rows: list[str] = field(default_factory=list)
+    told: int = 0  # lines of its output that an earlier row looked at
 
     @property
     def _output(self) -> Path:
@@ -111,11 +113,17 @@ class Night:
         """Note a row of the table."""
         self.rows.append(f"| {self.complete()} | {what} | {seen.replace('|', ' ')} |")
         print(self.rows[-1], flush=True)
+        self.told = len(self.printed())
+
+    def printed(self) -> list[str]:
+        """Return what the search has printed."""
+        return self._output.read_text(errors="replace").splitlines()
 
     def said(self, lines: int = 1, about: str = "") -> str:
-        """Return the last lines that the search printed, about something."""
-        printed = self._output.read_text(errors="replace").splitlines()
-        return " / ".join([line for line in printed if line.strip() and about in line][-lines:])[:300]
+        """Return the last lines that the search printed since the last row, about something; each is cut."""
+        printed = self.printed()[self.told :]
+        found = [line[:_LONGEST] for line in printed if line.strip() and about in line]
+        return " / ".join(found[-lines:]) or "no message"
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """Return the study's trials; none while it is not there, or its database is away."""
@@ -278,7 +286,7 @@ def main() -> None:
                 if night.process is not None and night.process.poll() is None:
                     os.killpg(night.process.pid, signal.SIGKILL)
             states = Counter(each.state.name.lower() for each in night.trials())
-            output = night.said(2000)
+            output = "\n".join(night.printed())
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
     print(f"\n{counts}; {night.resumed} times --resume; {time.monotonic() - started:.0f} s")
     print("\n".join(wrong) or "all as it should be")

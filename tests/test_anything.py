@@ -330,7 +330,7 @@ def registered(definition: Definition, data: Data, folder: Path) -> None:
     """Train one trial after the dry run, and log and load its model; what fails only now should have been told."""
     tried = dry_run(definition, data, itertools.islice(probes(definition, 0), 2), 0.0)
     asked = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask(space.distributions(definition))
-    result = trial.run(definition, data, asked, seed=0, is_best=lambda _: True, on_epochs=lambda _: None)
+    result = trial.run(definition, data, asked, seed=0, is_kept=lambda _: True, on_epochs=lambda _: None)
     told = bool(data.doubts) or "is nan after" in result.reason
     assert told or result.fate == "complete", f"{result.reason}\n{result.traceback}"
     if result.model is None:

@@ -44,7 +44,7 @@ import keras
 from layers.own import activation
 def build(trial, data):
     inputs, x = data.inputs()
-    kind = trial.suggest_categorical("kind", ["relu", "tanh"])
+    kind = trial.suggest_categorical("kind[0]", ["relu", "tanh"])
     x = keras.layers.Dropout(0.2)(keras.layers.Dense(trial.params["width"], activation(kind))(x))
     model = keras.Model(inputs, keras.layers.Dense(1)(x))
     model.compile(keras.optimizers.Adam(trial.params["rate"]), "mse", metrics=["mae"])

@@ -29,6 +29,7 @@ from search.tracking.user_code import collect
 
 FOLDER = "origin"
 _FILES, _DESCRIPTION, _PATCH = "files", "origin.json", "uncommitted.patch"
+PARAMETER_NAMES = "parameter_names"  # a trial's tag: the parameters that have another name in MLflow
 _LARGEST_FILE = 50_000_000  # bytes of a data file that is kept with the search
 _LARGEST_PATCH = 1_000_000  # bytes
 _PACKAGES = ("search", "tensorflow", "keras", "numpy", "optuna", "optuna-integration", "mlflow", "scikit-learn")
@@ -155,11 +156,12 @@ def recorded(run_id: str) -> Recorded:
     if not run.data.metrics:
         raise UsageError(f"run '{run_id}' (trial {number}) has no metrics to compare; it was {run.info.status}")
     settings = client.get_run(above).data.params
+    names = json.loads(tags.get(PARAMETER_NAMES, "{}"))
     datasets = run.inputs.dataset_inputs if run.inputs else []
     return Recorded(
         run_id=run_id,
         number=int(number),
-        params=dict(run.data.params),
+        params={names.get(shown, shown): value for shown, value in run.data.params.items()},
         seed=int(settings.get("seed", 0)),
         workers=int(settings.get("workers", 1)),
         status=run.info.status,

@@ -241,6 +241,9 @@ class SearchRun:
     def finish_trial(self, run_id: str, study: optuna.Study, trial: FrozenTrial) -> None:
         """Give a trial's run its value, parameters and tags through `MLflowCallback`, and its status last."""
         _callback(self._definition, trial)(study, _with_run(trial, run_id))
+        renamed = {shown: name for name, shown in distinct(trial.params).items() if shown != name}
+        if renamed:
+            self._client.set_tag(run_id, origin.PARAMETER_NAMES, json.dumps(renamed))
         ended = _milliseconds(trial.datetime_complete.timestamp()) if trial.datetime_complete else None
         self._client.set_terminated(run_id, STATUS[trial.state], end_time=ended)
 

@@ -40,11 +40,14 @@ class TrialData:
     Args:
         definition: The study file.
         fold_seed: Draws other folds than the study's; the test part stays.
+        same: The data of all trials where they are loaded already.
     """
 
-    def __init__(self, definition: Definition, fold_seed: int | None = None) -> None:
+    def __init__(self, definition: Definition, fold_seed: int | None = None, same: Data | None = None) -> None:
         self._definition, self._fold_seed = definition, fold_seed
-        self._same: Data | None = None if sources.reads_trial(definition) else load(definition, fold_seed=fold_seed)
+        if same is None and not sources.reads_trial(definition):
+            same = load(definition, fold_seed=fold_seed)
+        self._same = same
         self._cache = sources.Cache()
 
     @property

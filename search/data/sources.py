@@ -35,7 +35,7 @@ def read(definition: Definition, trial: Any = None) -> Any:
         if definition.data.kind == "python":
             _seed(definition.data.seed)
         if trial is not None:
-            return _call(_function(definition), {**definition.data.options, **_taken(definition, trial)})
+            return _call(function_of(definition), {**definition.data.options, **_taken(definition, trial)})
         return _READERS[definition.data.kind](definition)
     except (UsageError, optuna.TrialPruned):
         raise
@@ -120,7 +120,7 @@ def _wanted(definition: Definition) -> list[str]:
     if definition.data.kind != "python":
         return []
     try:
-        parameters = inspect.signature(_function(definition)).parameters
+        parameters = inspect.signature(function_of(definition)).parameters
     except ValueError:  # a builtin without a signature
         return []
     given = definition.data.options
@@ -216,11 +216,15 @@ class _ReadParams(Mapping[str, Any]):
 
 
 def _read_python(definition: Definition) -> Any:
-    return _call(_function(definition), definition.data.options)
+    return _call(function_of(definition), definition.data.options)
 
 
-def _function(definition: Definition) -> Callable[..., Any]:
-    """Return the data function that the study file names."""
+def function_of(definition: Definition) -> Callable[..., Any]:
+    """Return the data function that the study file names.
+
+    Raises:
+        DataError: It cannot be imported, or is no function.
+    """
     try:
         function = load_object(definition.data.source, definition.folder, "data.source")
     except ModelError as error:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.data import streams
+from search.data import shared, streams
 from search.data.dataset import Data, Part
 from search.data.preprocessing import leaves, take
 from search.training import graph_reuse
@@ -37,6 +37,7 @@ WHOLE_EPOCHS, BATCHES, PLAIN = "whole epochs", "batches", "plain fit"
 REUSED = f"{WHOLE_EPOCHS}, traced before"
 _OWN = ("train_step", "test_step", "fit", "evaluate", "make_train_function", "make_test_function")
 _BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+_AS_THEY_ARE = ("float16", "float32", "int32", "int64", "uint8")  # what DLPack and TensorFlow both know
 _DRY_ROWS = 7  # not a power of 2: a model of as many outputs would seem to fit
 # A batch of validation or test data: at most so many rows, and bytes of inputs and of the largest layer's output.
 _MOST_ROWS, _FEWEST_ROWS, _HELD_OUT_BYTES = 4096, 32, 2**25
@@ -243,7 +244,7 @@ def as_tensors(x: Any) -> Any:
 
 
 def _single_precision(array: Any) -> Any:
-    return array.astype("float32") if array.dtype == np.float64 else array
+    return shared.in_single_precision(array) if array.dtype == np.float64 else array
 
 
 def _is_text(array: Any) -> bool:
@@ -333,9 +334,18 @@ def _packed(part: Part, by_class: NDArray[Any] | None = None) -> tuple[Any, ...]
 def _tensors(part: Part, by_class: NDArray[Any] | None = None) -> Any:
     """Return a part's arrays as tensors, packed as Keras's steps are given them."""
     import keras
+
+    return keras.tree.map_structure(_tensor, _packed(part, by_class))
+
+
+def _tensor(array: Any) -> tf.Tensor:
+    """Return an array as a tensor, without a copy where workers share it and TensorFlow computes in main memory."""
     import tensorflow as tf
 
-    return keras.tree.map_structure(tf.convert_to_tensor, _packed(part, by_class))
+    fits = shared.is_mapped(array) and array.dtype.name in _AS_THEY_ARE and array.flags.c_contiguous
+    if fits and not tf.config.list_logical_devices("GPU"):
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    return tf.convert_to_tensor(array)
 
 
 def _rows(part: Part) -> int:

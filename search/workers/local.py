@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
@@ -142,6 +142,8 @@ class LocalPool:
     """
 
     def __init__(self, wanted: int | str, n_trials: int, gpu_share: float = 1.0) -> None:
+        from search.data.shared import SharedFolder
+
         start_forkserver()
         gpus = visible_gpus()
         count, why = choose_workers(wanted, n_trials, gpus, gpu_share)
@@ -151,6 +153,7 @@ class LocalPool:
             for index in range(count)
         ]
         each = f"{threads} thread{'s' if threads > 1 else ''}" + (f" and {gpu_share:g} GPU" if gpus else "") + " each"
+        self._shared = SharedFolder() if count > 1 else None
         self.description = f"{count} worker{'s' if count > 1 else ''} ({why}), {each}"
 
     def check(self, job: worker.Job) -> DryRun:
@@ -165,13 +168,15 @@ class LocalPool:
             ) from (error)
 
     def reach(self, job: worker.Job) -> worker.Job:
-        """Return the job as it is: this machine has the user's files."""
-        return job
+        """Return the job with the folder in which workers share data; this machine has the user's files."""
+        return job if self._shared is None else replace(job, shared=self._shared.path)
 
     def close(self) -> None:
         """End every worker."""
         for slot in self.slots:
             slot.stop()
+        if self._shared is not None:
+            self._shared.close()
 
 
 class _Worker(ForkServerProcess):

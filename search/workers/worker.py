@@ -28,6 +28,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from search.data import shared
 from search.data.loading import TrialData
 from search.errors import ModelError, SearchError, one_line, printable, redact
 from search.reporting import data as data_picture
@@ -62,6 +63,7 @@ class Job:
         threads: Threads of a worker that was not started for this search.
         stop_file: A file whose presence asks running trials to stop at their next epoch.
         guarded: Whether the same trial may be given to a worker twice, as dask does.
+        shared: The folder of the data that workers of this machine share; empty where each loads its own.
     """
 
     settings: Settings
@@ -70,6 +72,7 @@ class Job:
     threads: int = 0
     stop_file: str = ""
     guarded: bool = False
+    shared: str = ""
 
     @property
     def definition(self) -> Definition:
@@ -120,7 +123,7 @@ def check(job: Job) -> DryRun:
 
 def _checked(job: Job) -> DryRun:
     started = time.perf_counter()
-    definition, data = _data(job)
+    definition, data = _data(job, first=True)
     seconds = time.perf_counter() - started
     return dry_run(definition, data, probes(definition, job.settings.seed), seconds)
 
@@ -340,7 +343,7 @@ def goes_on(job: Job, number: int) -> bool:
     return checkpoint.folder_of(job.settings.storage, job.settings.study_name, number).is_dir()
 
 
-def _data(job: Job) -> tuple[Definition, TrialData]:
+def _data(job: Job, *, first: bool = False) -> tuple[Definition, TrialData]:
     given = hashlib.sha256(job.settings.objects).hexdigest()
     key = f"{job.definition.digest}:{job.definition.path}:{job.shipped}:{given}"
     if _loaded.key != key or _loaded.data is None or _loaded.definition is None:
@@ -351,7 +354,8 @@ def _data(job: Job) -> tuple[Definition, TrialData]:
         definition = job.definition
         if job.shipped:
             definition = definition.model_copy(update={"path": shipped_folder(job.shipped) / definition.path})
-        _loaded.data, _loaded.definition, _loaded.key = TrialData(definition), definition, key
+        _loaded.data = shared.trial_data(definition, job.shared, first=first)
+        _loaded.definition, _loaded.key = definition, key
     return _loaded.definition, _loaded.data
 
 

@@ -17,6 +17,7 @@ NAMES = (
     "storage",
     "scaling",
     "memory",
+    "sharing",
     "baseline",
     "quality",
     "defaults",

@@ -1,0 +1,216 @@
+"""A study's data as files that all workers of a machine map, so that they lie in its memory once.
+
+The worker that loads the data first writes each array of 1 MB or more to a file, in a folder that belongs to
+one search, and the rest beside them. The others map these files instead of loading: what they read is shared,
+what user code writes into an array stays with the process that wrote it (copy on write). Rows in double
+precision lie there in single precision too, as Keras takes them.
+
+Every worker loads by itself, as before, data of less than 16 MB, streams, objects that are no plain arrays,
+data that depend on the trial, and what a function returns that leaves something behind in the user's modules,
+in its own object or in the environment: a builder may need that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+import shutil
+import tempfile
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.data import sources
+from search.data.dataset import Data
+from search.data.loading import TrialData
+from search.data.preprocessing import leaves
+from search.studyfile.footprint import footprint
+from search.studyfile.schema import Definition
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_PREFIX, _LOCK = "search-data-", ".search-lock"  # of a folder, and of the file by which one of ours is known
+_LARGE = 16_000_000  # bytes of a study's data from which on they are shared; smaller ones load as fast
+_FILE = 1_000_000  # bytes of an array from which on it has a file of its own
+_CHUNK = 1_000_000  # numbers that are compared at once
+
+_maps: dict[int, tuple[weakref.ref[NDArray[Any]], NDArray[Any] | None]] = {}  # mapped arrays, and them in float32
+
+
+class SharedFolder:
+    """The folder of one search, below the system's temporary folder; it is removed with the search.
+
+    The search holds a lock on it. Folders whose search was killed are removed when the next one is made.
+
+    Attributes:
+        path: The folder, readable by its owner alone; empty where none could be made.
+    """
+
+    def __init__(self) -> None:
+        self.path, self._lock = "", -1
+        for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+            with suppress(OSError):  # its search runs, or it is none of ours
+                _remove_left(left)
+        with suppress(OSError):
+            while not self.path:  # another search may take it for a leftover before it is locked
+                path = tempfile.mkdtemp(prefix=_PREFIX)
+                self._lock = os.open(Path(path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+                self.path = path if os.path.isdir(path) else ""
+
+    def close(self) -> None:
+        """Remove the folder; processes that map its files keep what they map."""
+        if self.path:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock)
+            self.path = ""
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove a folder that a search of this person left.
+
+    Raises:
+        OSError: Its search runs, or it is another folder.
+    """
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if os.fstat(lock).st_uid == os.getuid():
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def trial_data(definition: Definition, folder: str, *, first: bool) -> TrialData:
+    """Return the data of each trial, those of all trials mapped where they are shared.
+
+    Args:
+        definition: The study file.
+        folder: The search's folder; empty where workers share none.
+        first: Whether this process loads before all others, and writes the files.
+
+    Raises:
+        DataError: They cannot be loaded.
+    """
+    place = Path(folder, "data")
+    if not folder or not first:
+        return TrialData(definition, same=_read(place) if folder else None)
+    own = definition.data.kind == "python"
+    before = footprint(sources.function_of(definition)) if own else None
+    loaded = TrialData(definition)
+    if loaded.same is None or not _shareable(loaded.same):
+        return loaded
+    if before is not None and not footprint(sources.function_of(definition)).unchanged(before):
+        return loaded
+    try:
+        _write(place, loaded.same)
+    except Exception:  # the disk is full, or what a data function returned cannot be pickled
+        shutil.rmtree(_partial(place), ignore_errors=True)
+        return loaded
+    return TrialData(definition, same=_read(place) or loaded.same)
+
+
+def is_mapped(array: Any) -> bool:
+    """Return whether this very array is one that `trial_data` mapped: aligned, and never moved."""
+    known = _maps.get(id(array))
+    return known is not None and known[0]() is array
+
+
+def in_single_precision(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of double precision in single precision: mapped, unless the user's code has written into it."""
+    single = _maps[id(array)][1] if is_mapped(array) else None
+    if single is not None:
+        one, two = _flat(array), _flat(single)
+        parts = (slice(start, start + _CHUNK) for start in range(0, len(one), _CHUNK))
+        if all(one[part].astype("float32").tobytes() == two[part].tobytes() for part in parts):
+            return single
+    return array.astype("float32")
+
+
+def _flat(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a mapped array's numbers in the order in which they lie in its file."""
+    return array.transpose(_axes(array)).reshape(-1)
+
+
+def _axes(array: NDArray[Any]) -> list[int]:
+    """Return the axes from the widest stride on: results may depend in their last bit on how rows lie in memory."""
+    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+
+
+def _shareable(data: Data) -> bool:
+    parts = [part for part in (data.train, data.validation, data.test, data.rest) if part is not None]
+    if any(part.streamed for part in parts):
+        return False
+    arrays = [leaf for part in parts for each in (part.x, part.y, part.sample_weight) for leaf in leaves(each)]
+    plain = all(type(each) in (np.ndarray, np.memmap) for each in arrays)
+    return plain and sum(each.nbytes for each in arrays) >= _LARGE
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles data, their large arrays as files."""
+
+    def __init__(self, file: Any, folder: Path) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self._folder, self._known = folder, dict[int, tuple[str, list[int], Any]]()
+
+    def persistent_id(self, each: Any) -> Any:
+        if not isinstance(each, np.ndarray) or each.dtype.hasobject or each.nbytes < _FILE:
+            return None
+        if id(each) not in self._known:
+            name, axes = str(len(self._known)), _axes(each)
+            np.save(self._folder / f"{name}.npy", each.transpose(axes))
+            if each.dtype == np.float64:
+                np.save(self._folder / f"{name}.single.npy", each.transpose(axes).astype("float32"))
+            self._known[id(each)] = (name, axes, each)
+        return self._known[id(each)][:2]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what `_Pickler` wrote."""
+
+    def __init__(self, file: Any, folder: Path) -> None:
+        super().__init__(file)
+        self._folder, self._known = folder, dict[str, Any]()
+
+    def persistent_load(self, found: Any) -> Any:
+        name, axes = found
+        if name not in self._known:
+            single = self._folder / f"{name}.single.npy"
+            self._known[name] = _mapped(
+                self._folder / f"{name}.npy", axes, _mapped(single, axes) if single.exists() else None
+            )
+        return self._known[name]
+
+
+def _mapped(path: Path, axes: list[int], single: NDArray[Any] | None = None) -> NDArray[Any]:
+    array = np.asarray(np.load(path, mmap_mode="c")).transpose(np.argsort(axes))
+    number = id(array)
+    _maps[number] = (weakref.ref(array, lambda _: _maps.pop(number, None)), single)
+    return array
+
+
+def _partial(place: Path) -> Path:
+    return place.with_name("partial")
+
+
+def _write(place: Path, data: Data) -> None:
+    partial = _partial(place)
+    partial.mkdir()
+    with (partial / "data.pickle").open("wb") as file:
+        _Pickler(file, partial).dump(data)
+    partial.rename(place)
+
+
+def _read(place: Path) -> Data | None:
+    """Return the data that were written; None where none were, or somebody removed them."""
+    try:
+        with (place / "data.pickle").open("rb") as file:
+            data: Data = _Unpickler(file, place).load()
+    except OSError:
+        return None
+    return data

@@ -1,9 +1,13 @@
-"""What a trial costs when the study has many already, against plain `study.ask()` (4 minutes; `--quick` 1).
+"""What a trial costs when the study has many already, and how busy many slots are (25 minutes; `--quick` 3).
 
 The study is kept in a journal. Asking: a search's sampling learns of one more finished trial and
 proposes the next, which plain Optuna does with `ask` and three `suggest_*` on the same journal, with
 the same sampler. Listing: best trials and table of `search.report`. Resuming: opening the journal
 and teaching a new sampler every trial, once a search.
+
+Slots that only wait, and no training, show what the asking process can serve: whole searches, with the study in a
+journal, offline and with MLflow's own store beside it. Processor time is that of the whole process, its threads
+that write to MLflow included.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from search.study import create, ranking, samplers, space, storage
 from search.study.proposals import Sampling
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
-from tests.benchmarks.timing import Size, empty_folder, median, note, ratio, seconds, table
+from tests.benchmarks.timing import HERE, PYTHON, Size, empty_folder, median, note, ratio, run, seconds, table
 from tests.benchmarks.work import Work
 
 _WORK = Work(
@@ -128,9 +132,38 @@ def main(size: Size) -> None:
                     f"{seconds(times['resume'])}  {ratio(times['resume'], times['load'])}",
                 ]
             )
+    _many_trials(rows)
+    _many_slots(size)
+
+
+def _many_trials(rows: list[list[str]]) -> None:
     table(
         "scaling: with this many finished trials",
         ["", "plain ask + tell", "search asks  ÷ plain ask", "report lists  ÷ plain ask", "resuming  ÷ plain load"],
         rows,
         "Listing and resuming are paid once, asking for every trial.",
     )
+
+
+def _many_slots(size: Size) -> None:
+    rows = []
+    for trials, slots, each in ((500, 50, 3), (2000, 500, 30))[: size.of(2, 1)]:
+        for where in ((), ("offline",)):
+            note(f"  {slots} slots, trials of {each} s {' '.join(where)}")
+            with empty_folder() as folder:
+                file = str(_WORK.write(folder))
+                probe = str(HERE / "probes" / "slots.py")
+                found = run(PYTHON, probe, file, str(trials), str(slots), str(each), *where, folder=folder).json
+            late = found["cpu"][-1][1]
+            rows.append(
+                [
+                    f"{trials} trials of {each} s, {slots} slots, {where[0] if where else 'MLflow'}",
+                    f"{found['busy']:.0%}",
+                    f"{found['rate']:.1f}",
+                    *(seconds(cost) for cost in (found["cpu"][1][1], late)),
+                    seconds(found["drained"]),
+                    f"{trials - found['complete']}, {found['not_mirrored'] if not where else 0}",
+                ]
+            )
+    columns = ["", "busy", "trials a second", "processor, first 100", "second half", "end", "lost, not in MLflow"]
+    table("scaling: slots that only wait", columns, rows, "End: from the last trial's end to the search's.")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 _GAP = "  "
+_SPACE = "&ensp;"  # in Markdown
 
 
 def number(value: object) -> str:
@@ -61,6 +62,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
         used += wide
         shown.append([cell.rjust(max(map(len, column))) for cell in column])
     return [_GAP.join(cells).rstrip() for cells in zip(*shown, strict=True)], left_out
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown; its cells are set apart by spaces, as MLflow's pages leave none between columns."""
+    spaced = [[f"{_SPACE}{cell}{_SPACE}" for cell in row] for row in (head, *rows)]
+    return "\n".join(f"| {' | '.join(each)} |" for each in (spaced[0], ["---:"] * len(head), *spaced[1:]))
 
 
 def paragraph(text: str, width: int | None, indent: str = "") -> list[str]:

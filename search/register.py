@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 
 from search.data.summary import DataSummary, TensorSpec
 from search.errors import SearchError, printable
-from search.figures import number, plural
+from search.figures import markdown_table, number, plural
 from search.study import attributes
 from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
@@ -112,7 +112,7 @@ def register_best(
     if known is not None:
         return registry.as_challenger(known), False
     if not model_id:
-        raise SearchError(f"trial {trial.number} is the best, but its model was not kept; its run is {best.run_id}")
+        raise SearchError(f"trial {trial.number} is the best, but its model was not kept; see run {best.run_id}")
     test_metric, direction = _test_metric(definition, best.metrics)
     tags = {
         "study": name,
@@ -123,7 +123,7 @@ def register_best(
         registry.TEST_VALUE: str(best.metrics.get(test_metric, "")),
         registry.TEST_DIRECTION: direction,
         **_confirmed_tags(best.confirmed),
-        **{legal(f"metric.{metric}"): f"{value:.6g}" for metric, value in best.metrics.items()},
+        **{legal(f"metric.{metric}"): f"{value:.6g}" for metric, value in best.metrics.items() if _judged(metric)},
     }
     return registry.register(
         name,
@@ -133,6 +133,11 @@ def register_best(
         about=_about(name, definition, data),
         refused=printable(loaded()),
     ), True
+
+
+def _judged(metric: str) -> bool:
+    """Return whether a promotion asks for a metric of a version; the others are on its run."""
+    return metric in ("parameters", "latency_ms") or metric.startswith("test_")
 
 
 def _confirmed_tags(confirmed: Confirmed | None) -> dict[str, str]:
@@ -162,14 +167,14 @@ def _test_metric(definition: Definition, metrics: dict[str, float]) -> tuple[str
 def _description(name: str, best: Best, data: DataSummary, definition: Definition) -> str:
     values = ", ".join(f"`{m}` {number(v)}" for m, v in zip(definition.metrics, best.values, strict=True))
     tests = ", ".join(f"`{name}` {number(value)}" for name, value in best.metrics.items() if name.startswith("test_"))
-    rows = "\n".join(f"| {key} | {number(value)} |" for key, value in best.params.items())
+    rows = [[key, number(value)] for key, value in best.params.items()]
     parts = [
         f"Trial {best.number} of study **{name}**: {values}.",
         luck(definition, best),
         _refitted(best, definition),
         f"Held-out test part: {tests}.",
         _in_and_out(data),
-        f"| parameter | value |\n| --- | --- |\n{rows}",
+        markdown_table(["parameter", "value"], rows),
         f"Data: {data.facts or f'`{data.name}`'}. Digest `{data.digest}`. Run `{best.run_id}`.",
     ]
     return "\n\n".join(filter(None, parts))

@@ -35,6 +35,7 @@ HOMES: dict[str, set[str]] = {
         "tracking.registry",
         "tracking.runs",
         "tracking.store",
+        "tracking.pages.experiment",
         "tracking.pages.views",
         "tracking.versions",
     },

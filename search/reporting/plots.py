@@ -141,7 +141,7 @@ def _slice(study: optuna.Study, definition: Definition) -> Any:
     complete = attributes.comparable_trials(study, (TrialState.COMPLETE,))
     pruned = [each for each in attributes.comparable_trials(study, (TrialState.PRUNED,)) if each.values]
     names = list(dict.fromkeys(name for trial in complete for name in trial.params))
-    columns = min(4, len(names))
+    columns = min(3, len(names))  # MLflow's pages are about 1000 pixels wide
     size = (3.2 * columns, 3.0 * -(-len(names) // columns))
     figure, panels = pyplot.subplots(
         -(-len(names) // columns), columns, squeeze=False, sharey=True, figsize=size, layout="constrained"

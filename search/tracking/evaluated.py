@@ -33,7 +33,7 @@ def predictions(version: Version, path: Path) -> Predictions:
     kept = registry.predictions_of(version)
     if kept is None:
         raise RegistryError(
-            f"{version.uri} was registered without what --data needs; register it anew, or leave it out"
+            f"{version.uri} was registered without what --data needs; register it again, or leave it out"
         )
     if len(kept.targets) > 1:
         raise UsageError(f"--data: {version.uri} has {len(kept.targets)} outputs; a file compares models with one")

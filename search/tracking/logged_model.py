@@ -46,6 +46,7 @@ def log(
     archive: bytes,
     data: DataSummary,
     *,
+    name: str,
     run_id: str,
     step: int,
     code: UserCode,
@@ -60,6 +61,7 @@ def log(
     Args:
         archive: What `keras.Model.save` wrote to a `.keras` file.
         data: What the model takes and gives.
+        name: What MLflow's pages call it.
         run_id: The trial's run.
         step: Metrics of the run at this step become the model's.
         code: The user's code that the model needs when it is loaded.
@@ -72,7 +74,7 @@ def log(
     with mlflow.start_run(run_id=run_id):  # else the model belongs to whatever experiment is active
         info = Model.log(
             artifact_path=None,
-            name="model",
+            name=name,
             flavor=sys.modules[__name__],
             flavor_name="keras",
             run_id=run_id,

@@ -269,10 +269,12 @@ class Mirror:
     def _show_end(self, run: SearchRun, trial: FrozenTrial, shown: _Shown) -> None:
         text = attributes.outcome_of(trial)
         result = None if text is None else TrialResult.from_text(text)
+        kept = self._spool.model(trial.number).exists()
         if result is not None:
-            kept = self._spool.model(trial.number).exists()
             run.log_result(shown.run_id, result, shown.epochs if shown.certain else 0, kept=kept)
-        self._log_model(trial, shown, result)  # after the metrics: a logged model copies those of its step
+        self._log_model(trial, shown, result)  # after the epochs: a logged model copies the metrics of its step
+        if result is not None and kept:
+            run.log_kept(shown.run_id, result, shown.model_id)
         run.finish_trial(shown.run_id, self._study, trial)
         self._spool.forget_model(trial.number)
         shown.done = True
@@ -293,6 +295,7 @@ class Mirror:
             data,
             predictions=predictions.read_bytes() if predictions.exists() else None,
             answers=answers.read_bytes() if answers.exists() else None,
+            name=f"trial-{trial.number:05d}",
             run_id=shown.run_id,
             step=result.step if result is not None else 0,
             code=model_code(self._definition),

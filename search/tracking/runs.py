@@ -27,13 +27,13 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, 
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
-from search.errors import TrackingError, redact
+from search.errors import redact
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
-from search.tracking import origin, store
+from search.tracking import origin
 from search.tracking.names import distinct, legal
-from search.tracking.pages import descriptions, pictures, views
+from search.tracking.pages import curves, descriptions, experiment, pictures, views
 from search.training.result import Epoch, TrialResult
 
 OBJECTIVE = "objective"
@@ -44,7 +44,6 @@ _BATCH = 1000  # metrics in one request: MLflow's limit
 _PARAMS = 100  # parameters in one request, likewise
 _ASKED = ("n_trials", "timeout", "sampler", "pruner", "seed", "workers")  # settings that a description names
 _LONGEST = 5000  # characters of a tag
-_NOTE, _WRITTEN = "mlflow.note.content", "search.described"  # a description, and the last one written here
 
 # Deprecated in optuna-integration 4.9, removed in 6.0; asked for, so used and pinned below 6.
 warnings.filterwarnings("ignore", message=".*MLflowCallback.*", category=FutureWarning)
@@ -84,6 +83,10 @@ class SearchRun:
         self.experiment_id = self.run_id = ""
 
     @property
+    def _title(self) -> str:
+        return f"search {self._began.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+    @property
     def opened(self) -> bool:
         """Whether the run is known to be there."""
         return bool(self.run_id)
@@ -97,7 +100,7 @@ class SearchRun:
         with self._lock:
             if self.run_id:
                 return
-            self.experiment_id = self._experiment()
+            self.experiment_id = experiment.find_or_create(self._client, self._definition, self._name)
             if "MLFLOW_EXPERIMENT_ID" in os.environ:  # else runs of another experiment than the active one are refused
                 mlflow.set_experiment(experiment_id=self.experiment_id)
             views.save(self._client, self.experiment_id, self._name, self._definition, objectives(self._definition))
@@ -130,8 +133,7 @@ class SearchRun:
             import getpass
 
             tags["mlflow.user"] = getpass.getuser()
-        name = f"search {self._began.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-        run = self._client.create_run(self.experiment_id, _milliseconds(self._began.timestamp()), tags, name)
+        run = self._client.create_run(self.experiment_id, _milliseconds(self._began.timestamp()), tags, self._title)
         run_id = str(run.info.run_id)
         params = [Param(key, redact(value)) for key, value in self._described.items()]
         self._client.log_batch(run_id, params=params)
@@ -154,35 +156,6 @@ class SearchRun:
                 time.sleep(0.1 * (attempt + 1))
             else:
                 return
-
-    def _experiment(self) -> str:
-        for attempt in range(3):
-            experiment = self._client.get_experiment_by_name(self._name)
-            if experiment is not None:
-                if experiment.lifecycle_stage != "active":
-                    raise TrackingError(
-                        f"MLflow experiment '{self._name}' is deleted; restore it "
-                        f"(mlflow experiments restore -x {experiment.experiment_id}) or use --study-name"
-                    )
-                return str(experiment.experiment_id)
-            note = descriptions.of_experiment(self._definition, self._name)
-            tags = {_NOTE: note, _WRITTEN: note, "mlflow.experimentKind": "custom_model_development"}
-            try:
-                location = store.artifact_location(self._name)
-                return str(self._client.create_experiment(self._name, location, tags=tags))
-            except MlflowException:
-                if attempt == 2:
-                    raise
-            time.sleep(0.2 * attempt)  # another search created it in this moment
-        raise TrackingError(f"MLflow experiment '{self._name}' can neither be found nor created")
-
-    def _describe_experiment(self, trials: Sequence[FrozenTrial]) -> None:
-        """Bring the experiment's description up to date, unless a person has changed it since."""
-        tags = self._client.get_experiment(self.experiment_id).tags
-        text = descriptions.of_experiment(self._definition, self._name, trials)
-        if tags.get(_NOTE) == tags.get(_WRITTEN, descriptions.of_experiment(self._definition, self._name)) != text:
-            self._client.set_experiment_tag(self.experiment_id, _NOTE, text)
-            self._client.set_experiment_tag(self.experiment_id, _WRITTEN, text)
 
     @cached_property
     def _tags(self) -> dict[str, str]:
@@ -254,12 +227,12 @@ class SearchRun:
             run_id: The trial's run.
             result: What the worker returned.
             logged: How many epochs are logged already.
-            kept: Whether the trial's model is kept; then its curves are drawn.
+            kept: Whether the trial's model is kept; then a picture shows how it errs, and `log_kept` logs its metrics.
         """
-        curves = self._picture(result) if kept else b""
+        drawn = self._drawn(result, kept)
         now = _milliseconds(result.epochs[-1].time if result.epochs else time.time())
         tags = {
-            "mlflow.note.content": descriptions.of_trial(result, run_id, picture=bool(curves)),
+            "mlflow.note.content": descriptions.of_trial(result, run_id, list(drawn)),
             "seed": str(result.seed),
             "worker": result.worker,
             "fed": result.path,
@@ -267,7 +240,9 @@ class SearchRun:
             "loss": str(result.training.get("loss", "")),
             "reason": result.reason,
         }
-        metrics = [Metric(name, value, now, result.step) for name, value in result.metrics.items()]
+        metrics = [] if kept else self._kept_metrics(result)
+        if result.fate == "complete":
+            metrics.append(Metric(views.TRIAL, float(result.number), now, 0))
         self._log(run_id, [*_metrics(result.epochs[logged:]), *metrics], tags)
         texts = {"model_summary.txt": result.summary, "traceback.txt": redact(result.traceback), "log.txt": result.log}
         if result.training:
@@ -276,22 +251,33 @@ class SearchRun:
             for name, text in texts.items():
                 if text:
                     Path(folder, name).write_text(text, encoding="utf-8", errors="replace")
-            if curves:
-                Path(folder, descriptions.CURVES).write_bytes(curves)
+            for name, picture in drawn.items():
+                Path(folder, name).write_bytes(picture)
             if any(Path(folder).iterdir()):
                 self._client.log_artifacts(run_id, folder)
 
+    def log_kept(self, run_id: str, result: TrialResult, model_id: str) -> None:
+        """Log the metrics of a kept model: to the trial's run, and to the logged model with its data set."""
+        self._log(run_id, self._kept_metrics(result, model_id))
+
+    def _kept_metrics(self, result: TrialResult, model_id: str | None = None) -> list[Metric]:
+        now = _milliseconds(result.epochs[-1].time if result.epochs else time.time())
+        about = (model_id, self._facts.get("name"), self._facts.get("digest")) if model_id else ()
+        return [Metric(name, value, now, result.step, *about) for name, value in result.metrics.items()]
+
     @staticmethod
-    def _picture(result: TrialResult) -> bytes:
-        """Return a trial's picture; without it the page still has the numbers."""
+    def _drawn(result: TrialResult, kept: bool) -> dict[str, bytes]:
+        """Return a trial's pictures by name; without them the page still has the numbers."""
+        drawn: dict[str, bytes] = {}
         with suppress(Exception):
-            return pictures.of_trial(result)
-        return b""
+            drawn[descriptions.CURVES] = curves.of_trial(result).encode()
+            drawn[descriptions.LOOKS] = pictures.of_trial(result) if kept else b""
+        return {name: picture for name, picture in drawn.items() if picture}
 
     def _log(self, run_id: str, metrics: Sequence[Metric], tags: Mapping[str, str] | None = None) -> None:
         """Log metrics and tags in one request, or in one for every 1000 metrics."""
         written = [RunTag(legal(name), redact(value)[:_LONGEST]) for name, value in (tags or {}).items() if value]
-        metrics = [Metric(legal(each.key), each.value, each.timestamp, each.step) for each in metrics]
+        metrics = [_legal(each) for each in metrics]
         for start in range(0, max(1, len(metrics)), _BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH], tags=written if start == 0 else ())
 
@@ -319,10 +305,11 @@ class SearchRun:
             with suppress(OSError):  # artifacts that cannot be listed are not shown
                 there = {each.path for each in self._client.list_artifacts(self.run_id)}
                 shown = [name for name in descriptions.PICTURES if name in there]
+        known = attributes.comparable_trials(study)
         text = descriptions.of_search(
             self._definition,
             trials,
-            ranking.best_trials(self._definition, attributes.comparable_trials(study)),
+            ranking.best_trials(self._definition, known),
             self._link,
             state=state,
             dataset=self._facts,
@@ -333,15 +320,20 @@ class SearchRun:
             Metric("best_so_far", value, _milliseconds(ended), number)
             for number, value, ended in descriptions.best_so_far(self._definition, trials)
         ]
+        objective = objectives(self._definition)
+        views.save(self._client, self.experiment_id, self._name, self._definition, objective, known)
         with suppress(MlflowException):
-            self._describe_experiment(trials)
+            search = self._markdown(self._title, self.run_id)
+            experiment.describe(self._client, self.experiment_id, self._definition, self._name, known, search)
         self._log(self.run_id, curve if len(self._definition.metrics) == 1 else [], {"mlflow.note.content": text})
 
     def _link(self, trial: FrozenTrial) -> str:
         """Return a trial's number as Markdown that opens its run."""
         run_id = str(trial.system_attrs.get(attributes.RUN_ID, "")) or self.find_trial(trial.number)
-        page = f"#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
-        return f"[{trial.number}]({page})" if run_id else str(trial.number)
+        return self._markdown(str(trial.number), run_id) if run_id else str(trial.number)
+
+    def _markdown(self, text: str, run_id: str) -> str:
+        return f"[{text}](#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning)"
 
     def status(self) -> str:
         """Return the status of the search's run."""
@@ -443,6 +435,11 @@ def _metrics(epochs: Sequence[Epoch]) -> list[Metric]:
         for epoch in epochs
         for name, value in epoch.logs.items()
     ]
+
+
+def _legal(metric: Metric) -> Metric:
+    about = (metric.model_id, metric.dataset_name, metric.dataset_digest)
+    return Metric(legal(metric.key), metric.value, metric.timestamp, metric.step, *about)
 
 
 def _milliseconds(seconds: float) -> int:

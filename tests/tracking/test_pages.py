@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from mlflow import MlflowClient
@@ -19,11 +21,12 @@ from optuna.trial import TrialState, create_trial
 from search.data.summary import DataSummary, TensorSpec
 from search.register import _in_and_out
 from search.studyfile.schema import Definition
-from search.tracking.pages import descriptions, pictures, views
+from search.tracking.pages import curves, descriptions, pictures, views
 from search.training.result import Epoch, TrialResult
 from tests.conftest import Searcher
 
 Tiny = Callable[..., Definition]
+SVG = "{http://www.w3.org/2000/svg}"
 CODE = """
 import keras
 import optuna
@@ -63,19 +66,28 @@ def test_a_search_tells_in_words_what_became_of_it(tiny: Tiny, run_search: Searc
         junk = [name for name in run.data.tags if name.endswith("_distribution") or name.startswith("datetime_")]
         assert junk == []
         assert {"direction", "number"} & run.data.tags.keys() == set()
-    _the_kept_trials_curves(client, runs)
+    _the_pictures(client, by_number)
     _the_searchs_own_page(client, outcome.search_run_id, by_number)
     version = client.get_model_version("told", "1")
     assert "{" not in version.description
     assert "Input: 2 numbers per row. Output: the probability of class 1 (the other is 0)." in version.description
 
 
-def _the_kept_trials_curves(client: MlflowClient, runs: list[Run]) -> None:
-    kept = [run for run in runs if "curves.png" in run.data.tags["mlflow.note.content"]]
-    assert kept
-    for run in kept:
-        assert f"run_uuid={run.info.run_id}" in run.data.tags["mlflow.note.content"]
-        assert "curves.png" in {each.path for each in client.list_artifacts(run.info.run_id)}
+def _the_pictures(client: MlflowClient, by_number: dict[int, Run]) -> None:
+    """Every trial that trained has its curves; the logged model has its trial's name and the study's data set."""
+    for number, run in by_number.items():
+        assert ("curves.svg" in run.data.tags["mlflow.note.content"]) == (number in (0, 3))
+    run = by_number[0]
+    assert (
+        f"![curves.svg](get-artifact?path=curves.svg&run_uuid={run.info.run_id})"
+        in run.data.tags["mlflow.note.content"]
+    )
+    assert {"curves.svg", "looks.png"} <= {each.path for each in client.list_artifacts(run.info.run_id)}, "it was kept"
+    assert run.data.metrics["trial"] == 0, "the chart of values by trial has it on an axis"
+    (model,) = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    assert model.name == "trial-00000"
+    assert {each.dataset_name for each in model.metrics if each.key == "test_loss"} == {"make_blobs"}
+    assert {each.key for each in model.metrics} >= {"loss", "val_loss", "test_loss", "parameters"}
 
 
 def _the_searchs_own_page(client: MlflowClient, run_id: str, by_number: dict[int, Run]) -> None:
@@ -95,7 +107,7 @@ def _the_searchs_own_page(client: MlflowClient, run_id: str, by_number: dict[int
 def test_a_long_description_is_cut_between_paragraphs(tiny: Tiny) -> None:
     """PostgreSQL would refuse the description, or half a table be shown."""
     result = TrialResult(0, "failed", 0, reason="x" * 90_000)
-    assert len(descriptions.of_trial(result, "r", picture=False)) < 1000
+    assert len(descriptions.of_trial(result, "r")) < 1000
     assert len(descriptions._limited(["a" * 4000, "b" * 4000, "c"])) == 4003
 
 
@@ -105,20 +117,40 @@ def test_the_kept_epoch_is_named() -> None:
     result = TrialResult(
         0, "complete", 0, values=(1.0,), epochs=epochs, metrics={"best_epoch": 1.0}, training={"fit": {"epochs": 9}}
     )
-    assert "after 3 epochs of 9, the kept model is that of epoch 2 (step 1)." in descriptions.of_trial(
-        result, "r", picture=True
-    )
+    assert "after 3 epochs of 9, the kept model is that of epoch 2 (step 1)." in descriptions.of_trial(result, "r")
+    drawn = ElementTree.fromstring(curves.of_trial(result))
+    assert [len(each.attrib["points"].split()) for each in drawn.iter(f"{SVG}polyline")] == [3, 3]
+    (kept,) = drawn.iter(f"{SVG}line")
+    second = next(each for each in drawn.iter(f"{SVG}polyline")).attrib["points"].split()[1]
+    assert kept.attrib["x1"] == second.partition(",")[0]
+    pruned = replace(result, fate="pruned", epochs=(Epoch(0, 0.0, {"loss": float("nan"), "val_loss": 1.0}),))
+    assert [each.tag for each in ElementTree.fromstring(curves.of_trial(pruned)).iter(f"{SVG}circle")] == [
+        f"{SVG}circle"
+    ]
+    assert curves.of_trial(replace(result, epochs=())) == ""
+
+
+def test_a_kept_model_shows_how_it_errs() -> None:
+    """A person would see one number, and not which classes are mistaken for which."""
     looks = {"confusion": [[3, 1], [0, 2]], "classes": ["no", "yes"], "regions": [[0, 1]] * 2}
     looks |= {"extent": [0.0, 1.0, 0.0, 1.0], "points": [[0.5, 0.5, 1]]}
-    small, wide, errors = (
+    result = TrialResult(0, "complete", 0)
+    none, wide, errors = (
         pictures.of_trial(replace(result, looks=each)) for each in ({}, looks, {"residuals": [[1.0, 2.0]]})
     )
-    assert [each[:4] for each in (small, wide, errors)] == [b"\x89PNG"] * 3
-    assert _width(wide) == _width(errors) + _width(small) == 3 * _width(small), "a panel each"
+    assert none == b""
+    assert [each[:4] for each in (wide, errors)] == [b"\x89PNG"] * 2
+    assert _width(wide) == 2 * _width(errors), "a panel each"
 
 
 def _width(png: bytes) -> int:
     return int.from_bytes(png[16:20], "big")
+
+
+def _view(client: MlflowClient, experiment: str) -> Any:
+    tag = json.loads(client.get_experiment(experiment).tags["mlflow.sharedViewState.search"])
+    assert tag.keys() == {"name", "createdAt", "updatedAt", "state"}
+    return json.loads(zlib.decompress(base64.b64decode(tag["state"].removeprefix("deflate;"))))
 
 
 def test_the_saved_view_sorts_by_value_best_first(tiny: Tiny, folder: Path) -> None:
@@ -127,17 +159,38 @@ def test_the_saved_view_sorts_by_value_best_first(tiny: Tiny, folder: Path) -> N
     client = MlflowClient()
     experiment = client.create_experiment("viewed")
     views.save(client, experiment, "viewed", definition, ["objective"])
-    tag = json.loads(client.get_experiment(experiment).tags["mlflow.sharedViewState.search"])
-    assert tag.keys() == {"name", "createdAt", "updatedAt", "state"}
-    state = json.loads(zlib.decompress(base64.b64decode(tag["state"].removeprefix("deflate;"))))
+    state = _view(client, experiment)
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`objective`", False)
     assert state["selectedColumns"][:3] == ["metrics.`objective`", "metrics.`test_accuracy`", "params.`width`"]
     charts = {chart["type"]: chart for chart in state["compareRunCharts"]}
     assert charts["PARALLEL"]["selectedParams"] == ["width"]
+    assert charts["SCATTER"]["xaxis"]["key"] == "trial"
     assert [chart["selectedMetricKeys"] for chart in state["compareRunCharts"] if chart["type"] == "LINE"] == [
         ["loss", "val_loss"],
         ["accuracy", "val_accuracy"],
     ]
+
+
+def test_the_saved_view_has_the_builders_own_parameters(tiny: Tiny, folder: Path) -> None:
+    """What the builder suggests would be missing, or parallel coordinates leave out all trials without it."""
+    ranges = {name: IntDistribution(0, 9) for name in ("width", "depth", "filters_1")}
+    trials = [
+        create_trial(
+            state=TrialState.COMPLETE,
+            value=1.0,
+            params=dict.fromkeys(names, 3),
+            distributions={name: ranges[name] for name in names},
+        )
+        for names in (("width", "depth"), ("width", "depth", "filters_1"))
+    ]
+    client = MlflowClient()
+    experiment = client.create_experiment("suggested")
+    for known in (trials, None):  # a second search does not know the trials when it begins
+        views.save(client, experiment, "suggested", tiny(), ["objective"], known)
+        state = _view(client, experiment)
+        columns = [each for each in state["selectedColumns"] if each.startswith("params.")]
+        assert columns == ["params.`width`", "params.`depth`", "params.`filters_1`"]
+        assert state["compareRunCharts"][0]["selectedParams"] == ["width", "depth"]
 
 
 def test_a_view_that_cannot_be_saved_ends_nothing(tiny: Tiny, folder: Path) -> None:

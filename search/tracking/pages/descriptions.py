@@ -9,14 +9,14 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import printable, redact
-from search.figures import number, plural
+from search.figures import markdown_table, number, plural
 from search.study import attributes, ranking
 from search.studyfile.parameters import describe
 from search.studyfile.schema import Definition
 from search.tracking.pages import fates
 from search.training.result import TrialResult
 
-CURVES = "curves.png"
+CURVES, LOOKS = "curves.svg", "looks.png"  # on a trial's page
 DATA = "data.png"
 PICTURES = (DATA, "optimization_history.png", "slice.png", "parallel_coordinate.png", "param_importances.png")
 _LONGEST = 5000  # characters of a description on PostgreSQL
@@ -26,17 +26,19 @@ _REASON = 200  # characters of a reason
 Link = Callable[[FrozenTrial], str]
 
 
-def of_experiment(definition: Definition, name: str, trials: Sequence[FrozenTrial] = ()) -> str:
+def of_experiment(definition: Definition, name: str, trials: Sequence[FrozenTrial] = (), search: str = "") -> str:
     """Return an experiment's description: what the study asks, and each parameter with its range.
 
     Args:
         definition: The study file.
         name: The study's name.
         trials: Its trials, for the parameters that its builder suggests.
+        search: A search of it as Markdown that opens its run, which the sorted list of runs shows last.
     """
     metrics = zip(definition.metrics, definition.directions, strict=True)
     goal = ", ".join(f"{direction} `{metric}`" for metric, direction in metrics)
-    lines = [definition.description, f"Optuna study **{name}**: {goal}.", ""]
+    page = f"Best trial, counts and pictures: {search}." if search else ""
+    lines = [" ".join(filter(None, (definition.description, page))), f"Optuna study **{name}**: {goal}.", ""]
     for key, each in definition.space.items():
         lines.append(f"- `{key}`: {describe(each)}{', on a log scale' if getattr(each, 'log', False) else ''}")
     suggested = {key: each for trial in trials for key, each in trial.distributions.items()}
@@ -59,8 +61,8 @@ def trial_name(trial: FrozenTrial) -> str:
     return f"trial-{trial.number:05d}{fate}"
 
 
-def of_trial(result: TrialResult, run_id: str, *, picture: bool) -> str:
-    """Return a trial's description: what became of it and why, and its curves where they are drawn."""
+def of_trial(result: TrialResult, run_id: str, pictures: Sequence[str] = ()) -> str:
+    """Return a trial's description: what became of it and why, and the pictures among its run's artifacts."""
     planned = result.training.get("fit", {}).get("epochs")
     trained = len({epoch.step for epoch in result.epochs})
     of = f" of {planned}" if planned else ""
@@ -72,9 +74,7 @@ def of_trial(result: TrialResult, run_id: str, *, picture: bool) -> str:
     else:
         fate = {"pruned": "Pruned", "failed": "Failed", "died": "Stopped"}[result.fate]
         lines = [f"**{fate}** after {plural(trained, 'epoch')}{of}.", _why(result.reason)]
-    if picture:
-        lines.append(_picture(CURVES, run_id))
-    return _limited(lines)
+    return _limited([*lines, *(_picture(name, run_id) for name in pictures)])
 
 
 def _tests(metrics: Mapping[str, float]) -> str:
@@ -143,7 +143,7 @@ def _best_table(definition: Definition, best: Sequence[FrozenTrial], link: Link)
     names = list(dict.fromkeys(name for trial in best for name in trial.params))[:_WIDE]
     head = ["trial", *definition.metrics, *names]
     rows = [[link(t), *map(number, t.values), *(number(t.params.get(name, "")) for name in names)] for t in best]
-    return "\n".join(f"| {' | '.join(each)} |" for each in (head, ["---:"] * len(head), *rows))
+    return markdown_table(head, rows)
 
 
 def _failed(trials: Sequence[FrozenTrial]) -> list[str]:

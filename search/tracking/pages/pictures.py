@@ -1,4 +1,4 @@
-"""The picture on a trial's page: its curves, and how the model that is kept errs on validation rows."""
+"""The picture on a kept trial's page: how its model errs on validation rows, and where two features decide."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from search.training.result import TrialResult
 
-_MOST_CURVES = 2  # panels of curves
 _NUMBERED = 12  # classes whose counts are written into the matrix
 
 Panel = Callable[[Any], None]
@@ -17,7 +16,7 @@ Panel = Callable[[Any], None]
 
 def of_trial(result: TrialResult) -> bytes:
     """Return the picture of a trial as a PNG; empty where there is nothing to draw."""
-    return side_by_side([*_curves(result), *_looks(result.looks)])
+    return side_by_side([*_looks(result.looks)])
 
 
 def side_by_side(panels: Sequence[Panel]) -> bytes:
@@ -32,24 +31,6 @@ def side_by_side(panels: Sequence[Panel]) -> bytes:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=80)
     return drawn.getvalue()
-
-
-def _curves(result: TrialResult) -> Iterator[Panel]:
-    logs = result.epochs[-1].logs if result.epochs else {}
-    names = [name for name in logs if "/" not in name and f"val_{name}" in logs]
-    for name in names[:_MOST_CURVES]:
-        yield partial(_curve, result=result, name=name)
-
-
-def _curve(axes: Any, result: TrialResult, name: str) -> None:
-    for each, label in ((name, "training"), (f"val_{name}", "validation")):
-        points = [(epoch.step + 1, epoch.logs[each]) for epoch in result.epochs if each in epoch.logs]
-        axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) == 1 else None)
-    if (kept := result.metrics.get("best_epoch")) is not None:
-        axes.axvline(kept + 1, color="0.5", linestyle="--", label="kept epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="epoch", ylabel=name)
-    axes.legend()
 
 
 def _looks(looks: dict[str, Any]) -> Iterator[Panel]:

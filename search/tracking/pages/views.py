@@ -23,12 +23,14 @@ from typing import Any
 from urllib.parse import unquote
 
 from mlflow import MlflowClient
+from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import redact
 from search.studyfile.schema import Definition
 from search.tracking.names import distinct, legal
 
 KEY = "search"  # names the view in the address
+TRIAL = "trial"  # the metric of a complete trial that holds its number: a chart has metrics on its axes
 _TAG = f"mlflow.sharedViewState.{KEY}"
 _PORT = 5000  # of `mlflow ui` unless told otherwise
 _MOST = 30  # columns of parameters: a tag holds 5000 characters
@@ -48,7 +50,12 @@ class Page:
 
 
 def save(
-    client: MlflowClient, experiment_id: str, name: str, definition: Definition, objectives: Sequence[str]
+    client: MlflowClient,
+    experiment_id: str,
+    name: str,
+    definition: Definition,
+    objectives: Sequence[str],
+    trials: Sequence[FrozenTrial] | None = None,
 ) -> None:
     """Write the view of a study's runs to its experiment; without it the page still lists the runs.
 
@@ -58,18 +65,47 @@ def save(
         name: The study's name.
         definition: The study file.
         objectives: The metrics that hold a trial's values.
+        trials: The study's trials, for the parameters that its builder suggests; where they are not known, a view
+            that is there already and has the study file's parameters is left as it is.
     """
     now = int(time.time() * 1000)
-    page = json.dumps(_state(definition, objectives)).encode()
-    packed = f"deflate;{base64.b64encode(zlib.compress(page, 9)).decode()}"
-    view = {"name": f"trials of {name}", "createdAt": now, "updatedAt": now, "state": packed}
     with suppress(Exception):  # whatever MLflow's store raises: a view is not worth a search
+        if trials is None and _is_there(client.get_experiment(experiment_id).tags.get(_TAG, ""), definition):
+            return
+        page = json.dumps(_state(definition, objectives, trials or ())).encode()
+        packed = f"deflate;{base64.b64encode(zlib.compress(page, 9)).decode()}"
+        view = {"name": f"trials of {name}", "createdAt": now, "updatedAt": now, "state": packed}
         client.set_experiment_tag(experiment_id, _TAG, json.dumps(view))
 
 
-def _state(definition: Definition, objectives: Sequence[str]) -> dict[str, Any]:
+def _is_there(tag: str, definition: Definition) -> bool:
+    """Return whether a view has a column for each of the study file's parameters."""
+    if not tag:
+        return False
+    state = json.loads(zlib.decompress(base64.b64decode(json.loads(tag)["state"].removeprefix("deflate;"))))
+    return _columns(_parameters(definition, ())) <= set(state["selectedColumns"])
+
+
+def _parameters(definition: Definition, trials: Sequence[FrozenTrial]) -> list[str]:
+    """Return the names of the study file's parameters, then those that its builder suggested."""
+    suggested = (name for trial in trials for name in trial.params)
+    return list(distinct(dict.fromkeys([*definition.space, *suggested])).values())[:_MOST]
+
+
+def _in_all(parameters: Sequence[str], trials: Sequence[FrozenTrial]) -> list[str]:
+    """Return the parameters of every complete trial: parallel coordinates leave out runs that lack one."""
+    complete = [set(distinct(trial.params).values()) for trial in trials if trial.state == TrialState.COMPLETE]
+    return [name for name in parameters if all(name in each for each in complete)]
+
+
+def _columns(parameters: Sequence[str]) -> set[str]:
+    return {f"params.`{each}`" for each in parameters}
+
+
+def _state(definition: Definition, objectives: Sequence[str], trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     """Return the state of MLflow's runs page: best trial first, its value, test metric and parameters."""
-    parameters, metric = list(distinct(definition.space).values())[:_MOST], legal(definition.metrics[0])
+    parameters, metric = _parameters(definition, trials), legal(definition.metrics[0])
+    shared = _in_all(parameters, trials) if trials else list(distinct(definition.space).values())[:_MOST]
     test = f"test_{metric.removeprefix('val_')}"
     columns = [f"metrics.`{each}`" for each in (*objectives, test)]
     columns += [f"params.`{each}`" for each in parameters]
@@ -90,10 +126,11 @@ def _state(definition: Definition, objectives: Sequence[str]) -> dict[str, Any]:
         "runsHidden": [],
         "runsVisibilityMap": {},
         "runsHiddenMode": "SHOW_ALL",
-        "compareRunCharts": _charts(parameters, metric, objectives),
+        "compareRunCharts": _charts(shared, metric, objectives),
         "compareRunSections": [
-            {"uuid": "study", "name": "Parameters and objective", "display": True, "isReordered": False},
-            {"uuid": "curves", "name": "Training and validation", "display": True, "isReordered": False},
+            _section("study", "Parameters and objective", 1),
+            _section("trials", "Value by trial", 1),
+            _section("curves", "Training and validation", 2),
         ],
         "viewMaximized": False,
         "runListHidden": False,
@@ -107,6 +144,17 @@ def _state(definition: Definition, objectives: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _section(key: str, name: str, columns: int) -> dict[str, Any]:
+    return {
+        "uuid": key,
+        "name": name,
+        "display": True,
+        "isReordered": False,
+        "columns": columns,
+        "cardHeight": 360,
+    }
+
+
 def _charts(parameters: Sequence[str], metric: str, objectives: Sequence[str]) -> list[dict[str, Any]]:
     parallel = {
         **_chart("PARALLEL", "study"),
@@ -115,8 +163,14 @@ def _charts(parameters: Sequence[str], metric: str, objectives: Sequence[str]) -
         "showAllRuns": True,
         "runsCountToCompare": 500,
     }
+    scatter = {
+        **_chart("SCATTER", "trials"),
+        "xaxis": {"key": TRIAL, "type": "METRIC"},
+        "yaxis": {"key": objectives[0], "type": "METRIC"},
+        "runsCountToCompare": 500,
+    }
     curves = dict.fromkeys(["loss", metric.removeprefix("val_")])
-    return [parallel, *(_line([each, f"val_{each}"]) for each in curves)]
+    return [parallel, scatter, *(_line([each, f"val_{each}"]) for each in curves)]
 
 
 def _line(metrics: list[str]) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""A study's experiment in MLflow: found or created, its description brought up to date."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from optuna.trial import FrozenTrial
+
+from search.errors import TrackingError
+from search.studyfile.schema import Definition
+from search.tracking import store
+from search.tracking.pages import descriptions
+
+_NOTE, _WRITTEN = "mlflow.note.content", "search.described"  # a description, and the last one written here
+
+
+def find_or_create(client: MlflowClient, definition: Definition, name: str) -> str:
+    """Return the experiment of a study.
+
+    Args:
+        client: MLflow's client.
+        definition: The study file.
+        name: The study's name.
+
+    Raises:
+        TrackingError: The experiment is deleted.
+    """
+    for attempt in range(3):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            if experiment.lifecycle_stage != "active":
+                raise TrackingError(
+                    f"MLflow experiment '{name}' is deleted; restore it "
+                    f"(mlflow experiments restore -x {experiment.experiment_id}) or use --study-name"
+                )
+            return str(experiment.experiment_id)
+        note = descriptions.of_experiment(definition, name)
+        tags = {_NOTE: note, _WRITTEN: note, "mlflow.experimentKind": "custom_model_development"}
+        try:
+            return str(client.create_experiment(name, store.artifact_location(name), tags=tags))
+        except MlflowException:
+            if attempt == 2:
+                raise
+        time.sleep(0.2 * attempt)  # another search created it in this moment
+    raise TrackingError(f"MLflow experiment '{name}' can neither be found nor created")
+
+
+def describe(
+    client: MlflowClient,
+    experiment_id: str,
+    definition: Definition,
+    name: str,
+    trials: Sequence[FrozenTrial],
+    search: str,
+) -> None:
+    """Bring an experiment's description up to date, unless a person has changed it since.
+
+    Args:
+        client: MLflow's client.
+        experiment_id: The experiment.
+        definition: The study file.
+        name: The study's name.
+        trials: Its trials.
+        search: The search that describes it, as Markdown that opens its run.
+    """
+    tags = client.get_experiment(experiment_id).tags
+    text = descriptions.of_experiment(definition, name, trials, search)
+    if tags.get(_NOTE) == tags.get(_WRITTEN, descriptions.of_experiment(definition, name)) != text:
+        client.set_experiment_tag(experiment_id, _NOTE, text)
+        client.set_experiment_tag(experiment_id, _WRITTEN, text)

@@ -349,7 +349,7 @@ class Result:
         if not uri and trial is None:
             raise UsageError("the best trial's model is not registered; run with register=True")
         if not uri:
-            raise UsageError(f"trial {trial}'s model was not kept; `models` says which were")
+            raise UsageError(f"trial {trial}'s model was not kept; `models` lists those that were")
         with self._study.registry() as registry:
             return registry.load_keras(uri)
 

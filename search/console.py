@@ -26,7 +26,7 @@ def main() -> None:
     name, *rest = sys.argv[1:] or ["--help"]
     if name in _HELP:
         lines = [f"  {command:9} {does}" for command, does in COMMANDS.items()]
-        print("Usage: search COMMAND [OPTIONS]\n", *lines, "\nsearch COMMAND --help says more.", sep="\n")  # noqa: T201
+        print("Usage: search COMMAND [OPTIONS]\n", *lines, "\nsearch COMMAND --help shows its options.", sep="\n")  # noqa: T201
         return
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)

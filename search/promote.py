@@ -26,8 +26,12 @@ def promote_command(
         str | None, typer.Option(metavar="V", help="The version to promote.  [default: the challenger]")
     ] = None,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
-    rollback: Annotated[bool, typer.Option("--rollback", help="Give the alias back to who carried it before.")] = False,
-    history: Annotated[bool, typer.Option("--history", help="List who carried the alias when, and why.")] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Move the alias back to the version that had it before.")
+    ] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="List which versions had the alias, when, and why.")
+    ] = False,
     data: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Compare on the rows of this CSV, Parquet or NPZ file, target included."),
@@ -52,7 +56,7 @@ def promote_command(
     max_size_mb: Annotated[
         float | None, typer.Option(metavar="X", help="Refuse a version with a larger Keras file.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would become of it; change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the decision; change nothing.")] = False,
     to: Annotated[
         str | None, typer.Option(metavar="NAME", help="Copy the version to this registered model, and move its alias.")
     ] = None,

@@ -84,7 +84,7 @@ def run_command(
     """
     definition = load_definition(find_study(study))
     if resume and n_trials is not None:
-        raise UsageError("--resume with --n-trials; --resume finishes what was begun, so leave one of the two out")
+        raise UsageError("--resume with --n-trials; --resume finishes an interrupted search; leave one of the two out")
     if cluster is None:
         start_forkserver()  # first of all: it imports the framework while we import the rest
     from search.outcome import Outcome

@@ -177,8 +177,8 @@ class _Session:
             run.running()
             if len(searches) == 1 and self._unfinished is None and run.has_earlier():
                 self._on_message(
-                    f"MLflow shows earlier searches of '{self._study.study_name}' that the study does not have; "
-                    f"it begins anew in {self._settings.storage}"
+                    f"MLflow shows earlier searches of '{self._study.study_name}' that this study does not have; "
+                    f"a new study begins in {self._settings.storage}"
                 )
         fresh = "" if self._unfinished else search_id
         shown = mirror.Mirror(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -147,7 +148,7 @@ class Display:
         ended = _counts(outcome.n_trials)
         if outcome.died:
             ended += f" ({outcome.died} died with their worker)"
-        printer.line(f"{ended} in {outcome.seconds:.1f} s with {outcome.workers}; fed by {outcome.data.path}.")
+        printer.line(f"{ended} in {outcome.seconds:.1f} s with {outcome.workers}; trained by {outcome.data.path}.")
         if outcome.saved:
             printer.line(f"{outcome.saved}.")
         for each in outcome.failures:
@@ -182,7 +183,7 @@ class Display:
         if outcome.url:
             commands.append(outcome.url)
         if outcome.model is not None and outcome.model.alias == "challenger":
-            commands.append(f"python -m search.promote {outcome.model.name}")
+            commands.append(f"python -m search.promote {shlex.quote(outcome.model.name)}")
         if commands:
             printer.line("")
             printer.line("Next:")

@@ -223,7 +223,7 @@ def test_what_is_no_number_is_refused(add: Add) -> None:
     add(broken)
     told = gate.promote("m")
     assert told.refused
-    assert "the loss of challenger is no finite number" in told.reason
+    assert "the loss of challenger is not a finite number" in told.reason
     assert told.as_json()["verdict"]["better"] is False
 
 

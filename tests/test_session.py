@@ -342,5 +342,5 @@ def test_a_study_whose_journal_is_gone_is_said_to_begin_anew(tiny: Tiny, run_sea
     Path("studies/gone.journal").unlink()
     settings = resolve(definition, n_trials=1, register=False, workers=1, tracking_uri=f"sqlite:///{folder}/mlflow.db")
     search(settings, lambda _: None, said.append)
-    anew = "MLflow shows earlier searches of 'gone' that the study does not have; it begins anew in "
+    anew = "MLflow shows earlier searches of 'gone' that this study does not have; a new study begins in "
     assert [each for each in said if each.startswith(anew) and each.endswith("gone.journal")]

@@ -55,7 +55,7 @@ class Verdict:
     differing: int | None = field(default=None, repr=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints: numbers, and null for what is no finite number."""
+        """Return what `--json` prints: numbers, and null for what is not a finite number."""
         interval = None if self.interval is None else [_finite(each) for each in self.interval]
         return {
             "metric": self.metric,

@@ -175,23 +175,23 @@ def _are_dates(known: pd.Series[Any]) -> bool:
 
 
 def _giveaway(name: str, values: pd.Series[Any], y: NDArray[Any]) -> str:
-    """Return what to say of a column that alone tells the target; nothing for others."""
+    """Return what to say of a column that alone predicts the target; nothing for others."""
     drop = f"use drop = [{json.dumps(name, ensure_ascii=False)}] in [data] if it is not known when predicting"
     numbers = values.to_numpy() if values.dtype.kind in "fiub" else None
     targets, index = np.unique(y.astype(str) if y.dtype == object else y, return_inverse=True)
     if numbers is not None and y.dtype.kind in "fiu" and len(targets) > 2:
         spread = float(np.std(numbers.astype("float64"))) * float(np.std(y.astype("float64")))
         alike = spread > 0 and abs(float(np.corrcoef(numbers.astype("float64"), y.astype("float64"))[0, 1]))
-        return f"alone tells the target (correlation {alike:.6f}); {drop}" if alike > _CORRELATED else ""
+        return f"alone predicts the target (correlation {alike:.6f}); {drop}" if alike > _CORRELATED else ""
     if len(targets) < 2 or len(targets) > _FEWEST:
         return ""
     groups, of_group = np.unique(values.astype(str) if numbers is None else numbers, return_inverse=True)
     if len(groups) <= min(100, len(y) // 5):
         table = np.zeros((len(groups), len(targets)), bool)
         table[of_group, index] = True
-        return f"alone tells the target; {drop}" if (table.sum(axis=1) == 1).all() else ""
+        return f"alone predicts the target; {drop}" if (table.sum(axis=1) == 1).all() else ""
     if numbers is None or len(targets) != 2:
         return ""
     low, high = (numbers[index == at] for at in (0, 1))
     apart = low.max() < high.min() or high.max() < low.min()
-    return f"alone tells the target: its values of the two classes do not overlap; {drop}" if apart else ""
+    return f"alone predicts the target: its values of the two classes do not overlap; {drop}" if apart else ""

@@ -252,7 +252,7 @@ def _call(function: Callable[..., Any], options: dict[str, Any], *args: Any) -> 
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
-        raise DataError("data.source: what it names does not say what it takes; name a function in Python") from None
+        raise DataError("data.source: its parameters cannot be read; name a Python function") from None
     try:
         signature.bind(*args, **options)
     except TypeError as error:

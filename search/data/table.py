@@ -155,7 +155,7 @@ def _time(values: pd.Series[Any], name: str) -> NDArray[Any]:
             values = pd.to_datetime(values, format="ISO8601", utc=True)
         except (ValueError, TypeError):
             raise DataError(
-                f"data.time: '{name}' holds {str(values.iloc[0])!r}, which is no number and no date such as "
+                f"data.time: '{name}' holds {str(values.iloc[0])!r}, which is neither a number nor a date such as "
                 f'2024-12-31; for csv say options = {{ parse_dates = ["{name}"], date_format = "%d/%m/%Y" }}'
             ) from None
     return np.asarray(values.rank(method="dense").to_numpy(dtype="float64"))
@@ -171,7 +171,7 @@ def from_arrays(x: Any, y: Any, settings: DataDefinition, weight: Any = None) ->
         return from_table(x, settings, y, weight, targets_inside=False)
     for key in ("target", "features", "drop", "group", "time", "sample_weight"):
         if getattr(settings, key):
-            raise DataError(f"data.{key}: names columns, and these data are arrays without any; leave it out")
+            raise DataError(f"data.{key}: names columns, but the data are arrays; leave it out")
     y = targets.as_array(y)
     x = _as_arrays(x, next((len(each) for each in features.leaves(y)), None))
     inner = list(x.values()) if isinstance(x, dict) else x if isinstance(x, list) else []

@@ -93,7 +93,7 @@ def check_one(given: Any) -> None:
     if not isinstance(given, np.ndarray):
         what = "no targets" if given is None else "several targets"
         raise DataError(
-            f"data.source: there are {what}, and the built-in 'mlp' learns one; return (x, y), or name your own "
+            f"data.source: there are {what}, but the built-in 'mlp' learns one; return (x, y), or name your own "
             "builder in model.build"
         )
 
@@ -187,7 +187,7 @@ def as_array(values: Any) -> Any:
             "as sklearn.preprocessing.MultiLabelBinarizer makes them"
         )
     if array.ndim == 0:
-        raise DataError("data.source: the targets y are no array; return (x, y), one target for each row")
+        raise DataError("data.source: the targets y are not an array; return (x, y), one target for each row")
     if array.dtype.kind in "cV":
         what = "complex numbers" if array.dtype.kind == "c" else "records"
         raise DataError(f"data.target: the targets are {what}; give numbers or classes")

@@ -56,7 +56,7 @@ class Conditions:
             UsageError: They do not.
         """
         if self.force and not self.reason.strip():
-            raise UsageError('--force needs --reason "TEXT": the history says why a version was promoted all the same')
+            raise UsageError('--force needs --reason "TEXT": the history records why')
         for name in ("min_gain", "max_loss", "max_latency_ms", "max_parameters", "max_size_mb"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
@@ -194,11 +194,11 @@ def _first(candidate: Version, mine: Predictions) -> Decision:
         return found if not found.passed else Decision(True, f"{found.reason}; no trivial model is known for it")
     verdict = compare(baseline, mine)
     if verdict.difference is None:
-        return Decision(False, f"the {verdict.metric} of version {candidate.number} is no finite number", verdict)
+        return Decision(False, f"the {verdict.metric} of version {candidate.number} is not a finite number", verdict)
     if verdict.difference > 0:
         sure = "" if verdict.better else ", though not surely"
         return Decision(
-            True, f"there was no champion before, and better than {_TRIVIAL}{sure}: {_text(verdict)}", verdict
+            True, f"there was no champion before, and it is better than {_TRIVIAL}{sure}: {_text(verdict)}", verdict
         )
     return Decision(False, f"not better than {_TRIVIAL}: {_text(verdict)}", verdict)
 
@@ -206,7 +206,10 @@ def _first(candidate: Version, mine: Predictions) -> Decision:
 def _first_recorded(candidate: Version) -> Decision:
     if not math.isfinite(candidate.recorded()):
         return Decision(False, f"version {candidate.number} recorded no finite {candidate.metric or 'test value'}")
-    return Decision(True, "there was no champion before (registered without what tells the trivial model)")
+    return Decision(
+        True,
+        "there was no champion before (registered without the data that a comparison with the trivial model needs)",
+    )
 
 
 def _compare_recorded(candidate: Version, current: Version) -> Decision:
@@ -252,7 +255,7 @@ def _judged(verdict: Verdict, than: str, conditions: Conditions) -> Decision:
         values = {"challenger": verdict.challenger, than: verdict.champion}
         wrong = next(name for name, value in values.items() if value is None or not math.isfinite(value))
         return Decision(
-            False, f"the {verdict.metric} of {wrong} is no finite number; nothing shows which is better", verdict
+            False, f"the {verdict.metric} of {wrong} is not a finite number; nothing shows which is better", verdict
         )
     low, high = verdict.interval
     text = f"{_compared_text(verdict)}, {than}"

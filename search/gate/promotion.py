@@ -129,7 +129,7 @@ def _decided(judge: Judge, candidate: Version, target: str, alias: str) -> tuple
         now = registry.holder(target, alias)
         if (now and now.number) == (current and current.number):
             return current, decision
-    raise RegistryError(f"alias '{alias}' of model '{target}' keeps moving; try again when it rests")
+    raise RegistryError(f"alias '{alias}' of model '{target}' is being moved by another process; try again later")
 
 
 def _same(candidate: Version, current: Version) -> bool:

@@ -49,7 +49,7 @@ def create(
     if directions != definition.directions or kept != list(definition.metrics):
         raise StorageError(
             f"study '{name}' was begun with metric {', '.join(kept)} ({', '.join(directions)}); "
-            "put metric and direction back, or start anew with --study-name"
+            "put metric and direction back, or begin a new study with --study-name"
         )
     attributes.set_metrics(study, definition.metrics)
     if study.metric_names is None:

@@ -48,7 +48,7 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
                     raise
                 if not deadline:  # from the first failure on: the request itself may have hung for long
                     deadline = time.monotonic() + PATIENCE_SECONDS
-                    self.on_message(f"the study's database is away; trying again for {PATIENCE_SECONDS:g} s")
+                    self.on_message(f"the study's database does not answer; trying again for {PATIENCE_SECONDS:g} s")
                 time.sleep(pause)
                 pause = min(_LONGEST_PAUSE, 2 * pause)
 

@@ -68,7 +68,7 @@ def _wait_until_begun(path: Path) -> None:
     deadline = time.monotonic() + _BEGINNING_SECONDS
     while path.stat().st_size == 0:
         if time.monotonic() > deadline:
-            raise StorageError(f"{path} is empty, so it was damaged; restore it, or delete it to begin the study anew")
+            raise StorageError(f"{path} is empty, so it was damaged; restore it, or delete it to begin a new study")
         time.sleep(0.1)
 
 
@@ -114,12 +114,12 @@ def _repaired(tail: bytes, path: Path, start: int) -> bytes:
         elif any(map(_whole, lines[index + 1 :])):
             raise StorageError(
                 f"{path}: record {_line_number(path, start, index)} is damaged, and others follow it; restore a copy, "
-                "or delete that line to lose only what it says"
+                "or delete that line; only that record is lost"
             )
     if torn and _whole(torn):
         kept.append(torn)
     if not kept:
-        raise StorageError(f"{path} holds no record of an Optuna journal; give another path, or restore a copy")
+        raise StorageError(f"{path} is not an Optuna journal; give another path, or restore a copy")
     return b"".join(line + b"\n" for line in kept)
 
 

@@ -129,7 +129,8 @@ def check_unchanged(definition: Definition, trials: Iterable[FrozenTrial]) -> No
         except ValueError:
             raise StorageError(
                 f"study '{definition.name}': space.{name} was {_worded(before)} and is now {_worded(now)}; low, high "
-                "and step may change, its type, log and choices may not: put it back, or start anew with --study-name"
+                "and step may change, but not its type, log or choices: put it back, or begin a new study "
+                "with --study-name"
             ) from None
 
 

@@ -84,7 +84,7 @@ def _objectives(definition: Definition) -> Iterator[Finding]:
         yield "metric", "empty", "give a metric's name, for example 'val_loss'"
     for metric in metrics:
         if metrics.count(metric) > 1:
-            yield "metric", f"'{metric}' stands twice", "name each metric once"
+            yield "metric", f"'{metric}' is named twice", "name each metric once"
         if metric.startswith("test_"):
             yield "metric", f"'{metric}' would choose by the test part", f"use 'val_{metric.removeprefix('test_')}'"
     if len(metrics) != len(directions):
@@ -118,7 +118,7 @@ def _space(definition: Definition) -> Iterator[Finding]:
     for name in definition.space:
         key = f"space.{name}"
         if not _PARAMETER_NAME.fullmatch(name) or posixpath.normpath(name) != name or name.startswith(("/", "..")):
-            yield key, "no legal parameter name", "use letters, digits, '_', '-', '.' and single '/' inside"
+            yield key, "not a valid parameter name", "use letters, digits, '_', '-', '.' and single '/' inside"
         if name in definition.model.fixed:
             yield f"model.{name}", "fixed here and searched in [space]", "leave one of the two out"
         if name == "build":
@@ -134,7 +134,7 @@ def _fit_parameters(definition: Definition) -> Iterator[Finding]:
         if name in FitDefinition.model_fields and name not in FIT_PARAMETERS:
             yield f"space.{name}", "cannot be searched", "put it in [fit]"
     if "epochs" not in definition.space and definition.fit.epochs is None:
-        yield "space.epochs", "epochs is given nowhere", "add epochs to [space] or to [fit]"
+        yield "space.epochs", "epochs is not given", "add epochs to [space] or to [fit]"
     for name in FIT_PARAMETERS:
         parameter = definition.space.get(name)
         if parameter is not None and not _counts(parameter):
@@ -149,7 +149,7 @@ def _fit(definition: Definition) -> Iterator[Finding]:
             yield key, f"{written(reference)} is not a function", "use '<file.py>:<function>' or '<module>:<function>'"
     for name in definition.own_metrics:
         if not _METRIC_NAME.fullmatch(name) or name.startswith(("val_", "test_")):
-            yield f"metrics.{name}", "not a legal metric name", "use letters, digits and '_'; 'val_' is put before it"
+            yield f"metrics.{name}", "not a valid metric name", "use letters, digits and '_'; 'val_' is put before it"
 
 
 def _counts(parameter: Parameter) -> bool:
@@ -260,12 +260,12 @@ def _columns(definition: Definition) -> Iterator[Finding]:
                 yield f"data.{key}", f"names the target '{column}'", "a model must not see its target; leave it out"
     both = set(data.features or ()) & set(data.drop)
     if both:
-        yield "data.drop", f"'{min(both)}' stands in features too", "leave one of the two out"
+        yield "data.drop", f"'{min(both)}' is in features too", "leave one of the two out"
     for key in ("group", "time", "sample_weight"):
         if getattr(data, key) is not None and getattr(data, key) in data.targets:
             yield f"data.{key}", "is the target", "name another column"
     if data.sample_weight is not None and data.sample_weight in (data.features or ()):
-        yield "data.sample_weight", f"'{data.sample_weight}' stands in features too", "leave one of the two out"
+        yield "data.sample_weight", f"'{data.sample_weight}' is in features too", "leave one of the two out"
 
 
 def _files(definition: Definition) -> Iterator[Finding]:

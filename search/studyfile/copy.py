@@ -49,7 +49,7 @@ def copy_study(name: str, source: Path, folder: Path) -> list[Path]:
 def _renamed(definition: Definition, name: str) -> str:
     """Return the study file's text under a new name."""
     if Path(name).name != name or "\\" in name:
-        raise UsageError(f"'{name}' is no study name but a path; the study is written to studies/NAME.toml")
+        raise UsageError(f"'{name}' is a path, not a study name; the study is written to studies/NAME.toml")
     parse_definition({**tomllib.loads(definition.text), "name": name}, definition.path)  # a legal name?
     text, replaced = _NAME_LINE.subn(lambda _: f'name = "{name}"', definition.text, count=1)
     if not replaced:

@@ -62,7 +62,7 @@ def load_definition(path: Path) -> Definition:
     except OSError as error:
         raise StudyFileError(str(path), "", f"cannot be read ({error.strerror})", "give a readable file") from None
     except UnicodeDecodeError as error:
-        raise StudyFileError(str(path), "", f"no UTF-8 text ({error.reason})", "save it as UTF-8") from None
+        raise StudyFileError(str(path), "", f"not UTF-8 text ({error.reason})", "save it as UTF-8") from None
     except (ValueError, RecursionError) as error:  # also a number of too many digits, tables nested too deeply
         raise StudyFileError(str(path), "", f"not valid TOML ({error})", "see https://toml.io") from None
     return parse_definition(content, path, text)

@@ -215,10 +215,10 @@ class MetricDefinition(Table):
 
 
 class FitDefinition(Table):
-    """Settings of `fit`; `epochs` and `batch_size` may stand in `[space]` instead.
+    """Settings of `fit`; `epochs` and `batch_size` may be in `[space]` instead.
 
     Attributes:
-        epochs: How long to train; may stand in `[space]` instead.
+        epochs: How long to train; may be in `[space]` instead.
         batch_size: Rows in a batch.
         early_stopping: Stop a trial that no longer improves.
         class_weight: `balanced`, or a weight for each class label.
@@ -230,8 +230,8 @@ class FitDefinition(Table):
         steps_per_epoch: Batches in an epoch, for streams that do not say.
         validation_steps: Batches of the validation and test part, for streams that do not say.
         checkpoint: Whether a killed trial goes on from its last epoch; `auto` once an epoch takes seconds.
-        keep_epoch: Whose weights a trained model has, and whose metrics a trial: those of its `last` epoch or
-            of its `best` one in the study's metric. When left out: the last, but the best with early stopping.
+        keep_epoch: The epoch whose weights the model keeps and whose metrics the trial records: `last`, or
+            `best` in the study's metric. When left out: `last`, or `best` with early stopping.
     """
 
     epochs: Count | None = None

@@ -71,7 +71,7 @@ def _first_line(path: Path, key: str) -> str:
         with path.open(encoding="utf-8-sig") as file:
             line = file.readline(10_000).strip()
     except UnicodeDecodeError:
-        raise UsageError(f"{key}: {path} is no text file; write the URL in its first line") from None
+        raise UsageError(f"{key}: {path} is not a text file; write the URL in its first line") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         raise UsageError(

@@ -79,7 +79,7 @@ def test_a_study_may_have_no_targets(folder: Path) -> None:
         data = loaded(folder, name)
         assert (data.task, data.y, data.classes) == ("none", None, ())
         assert [len(part) for part in (data.train, data.validation, data.test) if part] == [33, 9, 18]
-    with pytest.raises(DataError, match=r"there are no targets, and the built-in 'mlp' learns one; return \(x, y\)"):
+    with pytest.raises(DataError, match=r"there are no targets, but the built-in 'mlp' learns one; return \(x, y\)"):
         loaded(folder, "alone", build="mlp")
 
 
@@ -246,7 +246,7 @@ def test_columns_that_look_wrong_are_told_with_their_mend(tmp_path: Path) -> Non
     assert 'looks like an id; use drop = ["customer"]' in told["customer"]
     assert 'use time = "ordered" to split by it, or drop' in told["ordered"]
     assert """'1.000,50', and each would be a category; for csv say options = { decimal = ",", """ in told["price"]
-    assert "alone tells the target" in told["paid"]
+    assert "alone predicts the target" in told["paid"]
     with pytest.raises(DataError, match=r"data.target: the target 'price' holds numbers with a decimal comma such as"):
         load(definition({**changes, "data.target": "price"}, folder=tmp_path))
 

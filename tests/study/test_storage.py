@@ -98,7 +98,7 @@ def test_a_broken_journal_is_told(tmp_path: Path) -> None:
     """A file that is no journal would end in a traceback."""
     path = tmp_path / "x.journal"
     path.write_text("no json\n" * 3)
-    with pytest.raises(StorageError, match=r"x.journal holds no record of an Optuna journal"):
+    with pytest.raises(StorageError, match=r"x.journal is not an Optuna journal"):
         storage.open_storage(str(path))
 
 

@@ -66,7 +66,7 @@ def test_two_studies_may_share_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../mine", "a/b", "..\\mine"])
 def test_a_path_is_no_name(tmp_path: Path, name: str) -> None:
     """A file would appear outside studies/, or under another name than the study's."""
-    with pytest.raises(UsageError, match="is no study name but a path"):
+    with pytest.raises(UsageError, match="is a path, not a study name"):
         copy_study(name, shipped_studies()["blobs"], tmp_path / "studies")
     assert not list(tmp_path.iterdir())
 

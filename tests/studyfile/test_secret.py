@@ -49,7 +49,7 @@ def test_a_url_in_a_file_or_a_variable(tmp_path: Path, monkeypatch: pytest.Monke
         ("@nowhere.txt", "--storage: nowhere.txt cannot be read (No such file or directory); after @ give a file"),
         ("@.", "--storage: . cannot be read (Is a directory)"),
         ("@empty.txt", "--storage: the first line of empty.txt is empty; write the URL there"),
-        ("@binary.bin", "--storage: binary.bin is no text file"),
+        ("@binary.bin", "--storage: binary.bin is not a text file"),
         (
             "env:OUR_DATABSE",
             "--storage: the environment variable 'OUR_DATABSE' is not set; did you mean 'OUR_DATABASE'?",

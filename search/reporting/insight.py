@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.figures import number
+from search.figures import number, plural
 from search.study import attributes, ranking
 from search.studyfile.parameters import FloatParameter, IntParameter
 from search.studyfile.schema import Definition
@@ -62,9 +62,7 @@ def importances(study: optuna.Study, definition: Definition) -> dict[str, float]
 
 def caveat(complete: int) -> str:
     """Return what to bear in mind about importances from so many complete trials."""
-    return (
-        f"from {complete} complete trials, of {ENOUGH} or more that it takes to trust them" if complete < ENOUGH else ""
-    )
+    return f"only a hint: {plural(complete, 'complete trial')}, fewer than {ENOUGH}" if complete < ENOUGH else ""
 
 
 def varied(complete: Sequence[FrozenTrial]) -> bool:

@@ -108,8 +108,9 @@ def _parallel(study: optuna.Study, definition: Definition) -> Any:
         target = {"target_name": name, "target": lambda trial: math.log10(trial.values[0])}
     axes: Any = plots.plot_parallel_coordinate(study, **target)
     axes.set_title("")
-    axes.figure.set_size_inches(max(8.0, 2.2 * (1 + len(definition.space))), 5.0)
-    axes.tick_params(axis="x", labelrotation=0, labelsize=9)
+    several = 1 + len({name for trial in complete for name in trial.params})
+    axes.figure.set_size_inches(min(10.0, max(8.0, 2.2 * several)), 5.0)  # MLflow's pages are about 1000 pixels wide
+    axes.tick_params(axis="x", labelrotation=0 if several < 6 else 20, labelsize=9)
     return axes
 
 

@@ -108,7 +108,7 @@ def run_search(folder: Path) -> Searcher:
 
 
 def command(
-    module: str, *args: str, cwd: Path, env: Mapping[str, str] | None = None
+    module: str, *args: str, cwd: Path, env: Mapping[str, str] | None = None, limit: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m MODULE ARGS` as a person would, and return what it printed."""
     return subprocess.run(
@@ -117,7 +117,7 @@ def command(
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=limit,
         check=False,
     )
 

@@ -33,7 +33,7 @@ def test_a_database_that_is_killed_is_waited_for(monkeypatch: pytest.MonkeyPatch
         assert study.user_attrs == {"written": written - 1}
         assert study.trials[0].user_attrs == {"written": written - 1}
         assert study.best_value == 1.0
-        assert "the study's database is away; trying again for 120 s" in said
+        assert "the study's database does not answer; trying again for 120 s" in said
         monkeypatch.setattr(database, "PATIENCE_SECONDS", 1.0)
         killer = threading.Thread(target=restart, args=(8.0,))
         killer.start()

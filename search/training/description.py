@@ -166,7 +166,9 @@ def _open(shape: Any, model: keras.Model, name: str | None) -> tuple[int, ...]:
 
 def _dtype(tensor: Any) -> str:
     """Return an output's type as NumPy knows it: bfloat16 is served as float32."""
-    name = str(getattr(tensor.dtype, "name", tensor.dtype))
+    import keras
+
+    name = str(keras.backend.standardize_dtype(tensor.dtype))  # of whatever backend
     return "float32" if name == "bfloat16" else name
 
 

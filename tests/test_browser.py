@@ -53,7 +53,7 @@ def shown(browser: Any, empty_store: Path, tmp_path_factory: pytest.TempPathFact
     """Six trials of a small study, seen by the command and at the address that the search printed."""
     folder = tmp_path_factory.mktemp("shown")
     shutil.copyfile(empty_store, folder / "mlflow.db")
-    (folder / "tiny.toml").writetext(TINY.format(name="tiny", build="mlp"))
+    (folder / "tiny.toml").write_text(TINY.format(name="tiny", build="mlp"))
     done = command("search.run", "tiny.toml", "--n-trials", "6", "--pruner", "none", "--workers", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
     (url,) = re.findall(r"^  (http://\S+)$", done.stdout, re.MULTILINE)

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from search import resume
 from search.budget import Stage, count
 from search.data.summary import DataSummary
-from search.errors import Interrupted, NoTrialCompleted, SearchError, TrackingError, one_line
+from search.errors import Interrupted, NoTrialCompleted, RegistryError, SearchError, TrackingError, one_line
 from search.handover.confirmation import Confirmation
 from search.outcome import Outcome
 from search.register import best_of, check_usable, register_best
@@ -206,7 +206,7 @@ class _Ending:
         """Return the outcome with the best trial's run, which an earlier search may have made."""
         from search.tracking import agreement
 
-        if outcome.best.run_id:
+        if self._mirror is not None and self._mirror.run_id(trial.number):
             return outcome
         best = replace(outcome.best, run_id=agreement.run_of(self._definition, self._study, trial))
         return replace(outcome, best=best, table=(best, *outcome.table[1:]))
@@ -225,7 +225,12 @@ class _Ending:
         if drawn:
             self._log_plots(run, drawn)
         name, data = self._begun.settings.study_name, self._begun.data
-        model, new = register_best(name, self._definition, best, outcome.best, data, model_id, loaded)
+        try:
+            model, new = register_best(name, self._definition, best, outcome.best, data, model_id, loaded)
+        except (TrackingError, RegistryError):
+            raise
+        except SearchError as error:  # MLflow lost the model; the search is over all the same
+            return replace(outcome, unregistered=str(error))
         return replace(outcome, model=model, newly_registered=new)
 
     def _log_model_again(self, number: int) -> None:

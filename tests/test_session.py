@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
 import optuna
 import pytest
 from mlflow import MlflowClient
@@ -212,6 +214,21 @@ def test_a_trial_that_ended_before_mlflow_showed_it_is_registered_once(
     assert refused
     assert second.best == first.best
     assert (second.newly_registered, second.model) == (False, first.model)
+
+
+def test_a_search_ends_where_mlflow_lost_the_best_model(tiny: Tiny, run_search: Searcher, empty_store: Path) -> None:
+    """If this fails, the search's run stays RUNNING for good once `mlflow.db` was emptied."""
+    definition = tiny("lost", more='\n[[enqueue]]\nwidth = 200\n\n[search]\nsampler = "random"\n')
+    path = definition.path
+    first = run_search(definition, n_trials=2)
+    folder = path.parent.parent
+    mlflow.set_tracking_uri(None)
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    path.write_text(path.read_text().replace("epochs = 2", "epochs = 1"))
+    second = run_search(load_definition(path), n_trials=1)
+    assert second.best.number == first.best.number
+    assert "its model was not kept" in second.unregistered
+    assert MlflowClient(f"sqlite:///{folder}/mlflow.db").get_run(second.search_run_id).info.status == "FINISHED"
 
 
 def test_users_own_mlflow_calls_write_to_the_trials_run(tiny: Tiny, run_search: Searcher) -> None:

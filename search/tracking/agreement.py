@@ -207,10 +207,9 @@ def awaited_model(
 def run_of(definition: Definition, study: optuna.Study, trial: FrozenTrial) -> str:
     """Return a trial's run; empty when there is none.
 
-    The study knows it unless the trial ended before MLflow showed it.
+    What the study says of it is not asked: the trial may have ended before MLflow showed it, or in a store that was
+    lost and built anew.
     """
-    if known := str(trial.system_attrs.get(attributes.RUN_ID, "")):
-        return known
     run = search_runs(definition, study).get(str(trial.system_attrs.get(attributes.SEARCH_RUN, "")))
     return run.find_trial(trial.number) if run is not None and run.is_known() else ""
 

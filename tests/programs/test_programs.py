@@ -35,11 +35,7 @@ pytestmark = pytest.mark.filterwarnings(
 HERE = Path(__file__).parent
 PROGRAMS = sorted(path.stem for path in HERE.glob("*.toml"))
 QUICK = {  # what the test command runs; `--every-program` runs all, 3 minutes
-    "collaborative_filtering",
-    "custom_tuner",
     "dcgan",
-    "hypermodel",
-    "optuna_pruning",
     "pydataset_stream",
     "siamese_network",
     "structured_data",

@@ -118,7 +118,7 @@ def _print_promotion(told: Promotion, *, dry_run: bool) -> None:
     else:
         print(f"nothing to do: {told.reason}")
     for each in told.others:
-        how = "no finite number" if each.difference is None else _how(each.better)
+        how = "not a finite number" if each.difference is None else _how(each.better)
         print(f"  {each.metric}: {each.champion:.6g} -> {each.challenger:.6g}, {how}")
     for part in told.slices:
         sure = ", surely worse" if part.worse else ""

@@ -171,7 +171,7 @@ class Judge:
         found = Decision(found.passed, found.reason, found.verdict, others, slices)
         for each in others:
             if each.difference is None:
-                return found.refused(f"the {each.metric} is no finite number on these rows; {found.reason}")
+                return found.refused(f"the {each.metric} is not a finite number on these rows; {found.reason}")
             if each.better is False:
                 return found.refused(f"{_compared_text(each)}, surely worse; {found.reason}")
         worse = [each for each in slices if each.worse]

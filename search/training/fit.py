@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.data import shared, streams
+from search.data import mapped, streams
 from search.data.dataset import Data, Part
 from search.data.preprocessing import leaves, take
 from search.training import graph_reuse
@@ -244,7 +244,7 @@ def as_tensors(x: Any) -> Any:
 
 
 def _single_precision(array: Any) -> Any:
-    return shared.in_single_precision(array) if array.dtype == np.float64 else array
+    return mapped.in_single_precision(array) if array.dtype == np.float64 else array
 
 
 def _is_text(array: Any) -> bool:
@@ -342,7 +342,7 @@ def _tensor(array: Any) -> tf.Tensor:
     """Return an array as a tensor, without a copy where workers share it and TensorFlow computes in main memory."""
     import tensorflow as tf
 
-    fits = shared.is_mapped(array) and array.dtype.name in _AS_THEY_ARE and array.flags.c_contiguous
+    fits = mapped.is_mapped(array) and array.dtype.name in _AS_THEY_ARE and array.flags.c_contiguous
     if fits and not tf.config.list_logical_devices("GPU"):
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     return tf.convert_to_tensor(array)

@@ -142,7 +142,7 @@ class LocalPool:
     """
 
     def __init__(self, wanted: int | str, n_trials: int, gpu_share: float = 1.0) -> None:
-        from search.data.shared import SharedFolder
+        from search.workers.sharing import SharedFolder
 
         start_forkserver()
         gpus = visible_gpus()

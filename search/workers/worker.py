@@ -28,7 +28,6 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from search.data import shared
 from search.data.loading import TrialData
 from search.errors import ModelError, SearchError, one_line, printable, redact
 from search.reporting import data as data_picture
@@ -43,6 +42,7 @@ from search.training.dry_run import DryRun, dry_run
 from search.training.model import has_user_code
 from search.training.probes import probes
 from search.training.training import seeds_of_its_own
+from search.workers import sharing
 
 STOPPED = "stopped; --resume runs it again"
 _AGAIN = 7_919  # keeps the seeds of trainings that confirm a trial apart from those of trials
@@ -354,7 +354,7 @@ def _data(job: Job, *, first: bool = False) -> tuple[Definition, TrialData]:
         definition = job.definition
         if job.shipped:
             definition = definition.model_copy(update={"path": shipped_folder(job.shipped) / definition.path})
-        _loaded.data = shared.trial_data(definition, job.shared, first=first)
+        _loaded.data = sharing.trial_data(definition, job.shared, first=first)
         _loaded.definition, _loaded.key = definition, key
     return _loaded.definition, _loaded.data
 

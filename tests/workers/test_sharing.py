@@ -16,14 +16,15 @@ import keras
 import numpy as np
 import pytest
 
-from search.data import shared
+from search.data import mapped
 from search.data.dataset import Data
 from search.data.loading import TrialData, load
 from search.data.preprocessing import leaves
-from search.data.shared import SharedFolder, trial_data
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
 from search.training import fit
+from search.workers import sharing
+from search.workers.sharing import SharedFolder, trial_data
 from tests.conftest import Searcher
 
 STUDY = """
@@ -77,8 +78,8 @@ def study(folder: Path, name: str, body: str, more: str = "", before: str = "") 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A search's folder, where small data are shared too."""
-    monkeypatch.setattr(shared, "_LARGE", 1)
-    monkeypatch.setattr(shared, "_FILE", 1)
+    monkeypatch.setattr(sharing, "_LARGE", 1)
+    monkeypatch.setattr(sharing, "_FILE", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     made = SharedFolder()
     yield made.path
@@ -103,15 +104,15 @@ def test_workers_have_what_was_loaded(tmp_path: Path, place: str, name: str, mor
     for data in (trial_data(definition, place, first=first) for first in (True, False)):
         found = same_of(data)
         pairs = list(zip(arrays(loaded), arrays(found), strict=True))
-        assert any(shared.is_mapped(ours) for _, ours in pairs)
+        assert any(mapped.is_mapped(ours) for _, ours in pairs)
         for mine, ours in pairs:
             assert (ours.dtype, ours.shape, type(ours)) == (mine.dtype, mine.shape, np.ndarray)
-            assert shared._axes(ours) == shared._axes(mine)  # sums depend on it in their last bit
+            assert mapped.axes_of(ours) == mapped.axes_of(mine)  # sums depend on it in their last bit
             assert np.array_equal(ours, mine)
             assert ours.flags.writeable
             if mine.dtype == np.float64:
-                single = shared.in_single_precision(ours)
-                assert shared.is_mapped(single)
+                single = mapped.in_single_precision(ours)
+                assert mapped.is_mapped(single)
                 assert single.tobytes() == mine.astype("float32").tobytes()
         assert (found.task, found.classes, found.digest) == (loaded.task, loaded.classes, loaded.digest)
         assert [each[0].tolist() for each in found.folds] == [each[0].tolist() for each in loaded.folds]
@@ -124,7 +125,7 @@ def test_what_user_code_writes_stays_with_its_worker(tmp_path: Path, place: str)
     before = two.train.x.copy()
     np.divide(one.train.x, 10, out=one.train.x)
     assert np.array_equal(two.train.x, before)
-    assert np.array_equal(shared.in_single_precision(one.train.x), (before / 10).astype("float32"))
+    assert np.array_equal(mapped.in_single_precision(one.train.x), (before / 10).astype("float32"))
 
 
 def test_a_model_learns_the_same_from_shared_rows(tmp_path: Path, place: str) -> None:
@@ -147,7 +148,7 @@ def test_a_model_learns_the_same_from_shared_rows(tmp_path: Path, place: str) ->
 def test_training_copies_no_shared_rows(tmp_path: Path, place: str) -> None:
     """If this fails, each worker holds the training rows in memory once more."""
     data = same_of(trial_data(study(tmp_path, "double", KINDS["double"]), place, first=True))
-    rows = shared.in_single_precision(data.train.x)
+    rows = mapped.in_single_precision(data.train.x)
     x, _ = fit._tensors(data.train)
     rows[0, 0] = 7.0
     assert float(x[0, 0]) == 7.0
@@ -203,7 +204,7 @@ def test_folders_are_removed_with_their_search_or_after_it(tmp_path: Path, monke
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yours = tmp_path / "search-data-of-your-own"
     yours.mkdir()
-    code = "from search.data.shared import SharedFolder; s = SharedFolder(); print(s.path, flush=True); input()"
+    code = "from search.workers.sharing import SharedFolder; s = SharedFolder(); print(s.path, flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "TMPDIR": str(tmp_path)},

@@ -17,29 +17,23 @@ import os
 import pickle
 import shutil
 import tempfile
-import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from search.data import sources
 from search.data.dataset import Data
 from search.data.loading import TrialData
+from search.data.mapped import axes_of, mapped
 from search.data.preprocessing import leaves
 from search.studyfile.footprint import footprint
 from search.studyfile.schema import Definition
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 _PREFIX, _LOCK = "search-data-", ".search-lock"  # of a folder, and of the file by which one of ours is known
 _LARGE = 16_000_000  # bytes of a study's data from which on they are shared; smaller ones load as fast
 _FILE = 1_000_000  # bytes of an array from which on it has a file of its own
-_CHUNK = 1_000_000  # numbers that are compared at once
-
-_maps: dict[int, tuple[weakref.ref[NDArray[Any]], NDArray[Any] | None]] = {}  # mapped arrays, and them in float32
 
 
 class SharedFolder:
@@ -115,33 +109,6 @@ def trial_data(definition: Definition, folder: str, *, first: bool) -> TrialData
     return TrialData(definition, same=_read(place) or loaded.same)
 
 
-def is_mapped(array: Any) -> bool:
-    """Return whether this very array is one that `trial_data` mapped: aligned, and never moved."""
-    known = _maps.get(id(array))
-    return known is not None and known[0]() is array
-
-
-def in_single_precision(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array of double precision in single precision: mapped, unless the user's code has written into it."""
-    single = _maps[id(array)][1] if is_mapped(array) else None
-    if single is not None:
-        one, two = _flat(array), _flat(single)
-        parts = (slice(start, start + _CHUNK) for start in range(0, len(one), _CHUNK))
-        if all(one[part].astype("float32").tobytes() == two[part].tobytes() for part in parts):
-            return single
-    return array.astype("float32")
-
-
-def _flat(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a mapped array's numbers in the order in which they lie in its file."""
-    return array.transpose(_axes(array)).reshape(-1)
-
-
-def _axes(array: NDArray[Any]) -> list[int]:
-    """Return the axes from the widest stride on: results may depend in their last bit on how rows lie in memory."""
-    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-
-
 def _shareable(data: Data) -> bool:
     parts = [part for part in (data.train, data.validation, data.test, data.rest) if part is not None]
     if any(part.streamed for part in parts):
@@ -162,7 +129,7 @@ class _Pickler(pickle.Pickler):
         if not isinstance(each, np.ndarray) or each.dtype.hasobject or each.nbytes < _FILE:
             return None
         if id(each) not in self._known:
-            name, axes = str(len(self._known)), _axes(each)
+            name, axes = str(len(self._known)), axes_of(each)
             np.save(self._folder / f"{name}.npy", each.transpose(axes))
             if each.dtype == np.float64:
                 np.save(self._folder / f"{name}.single.npy", each.transpose(axes).astype("float32"))
@@ -181,17 +148,10 @@ class _Unpickler(pickle.Unpickler):
         name, axes = found
         if name not in self._known:
             single = self._folder / f"{name}.single.npy"
-            self._known[name] = _mapped(
-                self._folder / f"{name}.npy", axes, _mapped(single, axes) if single.exists() else None
+            self._known[name] = mapped(
+                self._folder / f"{name}.npy", axes, mapped(single, axes) if single.exists() else None
             )
         return self._known[name]
-
-
-def _mapped(path: Path, axes: list[int], single: NDArray[Any] | None = None) -> NDArray[Any]:
-    array = np.asarray(np.load(path, mmap_mode="c")).transpose(np.argsort(axes))
-    number = id(array)
-    _maps[number] = (weakref.ref(array, lambda _: _maps.pop(number, None)), single)
-    return array
 
 
 def _partial(place: Path) -> Path:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,8 +29,12 @@ from search.studyfile.load import find_study, load_definition
 from search.training import fit as feed
 from search.training import graph_reuse as graphs
 from search.training.training import Training
+from tests.browser import DIRECT, until
 from tests.conftest import command, run_json
-from tests.serving import served
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+TOUR = README.partition("## The tour")[2].partition("```console\n")[2].partition("```")[0]
+SEARCHED = ("search.run", "--n-trials", "20")
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Job:
 def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     """`python -m search.run --n-trials 20 --json`, once for this module."""
     folder = tmp_path_factory.mktemp("job")
-    printed = run_json("--n-trials", "20", cwd=folder)
+    printed = run_json(*SEARCHED[1:], cwd=folder)
     uri = f"sqlite:///{folder}/mlflow.db"
     mlflow.set_tracking_uri(uri)
     yield Job(folder, printed, MlflowClient())
@@ -196,7 +206,7 @@ def test_promote_roll_back_and_refuse(job: Job) -> None:
     first = command("search.promote", "blobs", "--json", cwd=job.folder)
     assert first.returncode == 0, first.stderr
     told = json.loads(first.stdout)
-    assert told.pop("reason").startswith("there was no champion before, and better than the trivial model: loss")
+    assert told.pop("reason").startswith("there was no champion before, and it is better than the trivial model: loss")
     verdict = told.pop("verdict")
     assert told == {"model": "blobs", "version": "1", "alias": "champion", "previous": None, "promoted": True}
     assert verdict["better"] is True
@@ -206,6 +216,48 @@ def test_promote_roll_back_and_refuse(job: Job) -> None:
     nothing_before = command("search.promote", "blobs", "--rollback", cwd=job.folder)
     assert nothing_before.returncode == 2
     assert "is its first champion" in nothing_before.stderr
+
+
+def test_the_readmes_tour_runs_from_its_first_line_to_its_last(job: Job, tmp_path: Path) -> None:
+    """A step of the tour would fail as written, or its two servers want the same port."""
+    searched, *rest = TOUR.splitlines()
+    assert searched.split("#")[0].split() == ["python", "-m", *SEARCHED], "the search that all tests here share"
+    (port,) = re.findall(r"serve .*--port (\d+)", TOUR)
+    assert port != "5000", "mlflow ui has it"
+    ui, served = _free_port(), _free_port()
+    script = "\n".join(["set -e", *rest, ""]).replace(port, str(served))
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "MLFLOW_PORT": str(ui),  # of `mlflow ui`: 5000 may be taken on the machine that tests
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+    with (tmp_path / "said").open("w") as said, (tmp_path / "log").open("w") as log:
+        shell = subprocess.Popen(
+            ["bash", "-c", script], cwd=job.folder, env=environment, stdout=said, stderr=log, start_new_session=True
+        )
+        try:
+            assert shell.wait(280) == 0, (tmp_path / "log").read_text()[-3000:]
+            address = (
+                f"http://127.0.0.1:{ui}/api/2.0/mlflow/experiments/get?experiment_id={job.printed['experiment_id']}"
+            )
+            shown = until(lambda: json.load(DIRECT.open(address, timeout=5)))
+        finally:
+            os.killpg(shell.pid, signal.SIGTERM)
+    printed = (tmp_path / "said").read_text()
+    assert re.search(r"version 1 is (now )?champion", printed)
+    assert shown["experiment"]["name"] == "blobs"
+    (answer,) = re.findall(r'\{"predictions".*\}', printed)
+    predictions = np.asarray(json.loads(answer)["predictions"])
+    assert predictions.shape == (2, 1)
+    assert predictions[0, 0] < 0.5 < predictions[1, 0], "the blobs' centres are told apart"
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def test_a_second_search_continues_the_study(job: Job) -> None:
@@ -221,13 +273,3 @@ def test_a_second_search_continues_the_study(job: Job) -> None:
         )
     }
     assert numbers == {20, 21}
-
-
-def test_the_champion_is_served(job: Job) -> None:
-    """If this fails, the tour in the README ends at a model that answers nobody."""
-    command("search.promote", "blobs", cwd=job.folder)
-    with served("models:/blobs@champion", job.folder) as ask:
-        answer = ask(json.dumps({"inputs": [[-2.5, 9.0], [4.5, 2.0]]}), "application/json")
-    predictions = np.asarray(answer["predictions"])
-    assert predictions.shape == (2, 1)
-    assert predictions[0, 0] < 0.5 < predictions[1, 0], "the blobs' centres are told apart"

@@ -63,16 +63,3 @@ def test_the_readmes_model_trains(folder: Path, run_search: Searcher) -> None:
     outcome = run_search(load_definition(folder / "mine.toml"), n_trials=1)
     assert set(outcome.best.params) == {"width", "depth"}
     assert outcome.newly_registered
-
-
-def test_the_tour_is_what_is_tested() -> None:
-    """If this fails, a step of the tour may be one that no test ever took."""
-    tour = blocks("console")[2]
-    tested = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
-    assert "python -m search.run --n-trials 20" in tour
-    assert 'run_json("--n-trials", "20"' in tested
-    assert "python -m search.promote blobs" in tour
-    assert 'command("search.promote", "blobs"' in tested
-    assert "mlflow models serve -m models:/blobs@champion --env-manager local" in tour
-    assert 'served("models:/blobs@champion"' in tested
-    assert '"models", "serve", "-m", model, "--env-manager", "local"' in (ROOT / "tests" / "serving.py").read_text()

@@ -94,12 +94,3 @@ def test_the_reference_of_the_study_file_is_that_of_the_schema() -> None:
 def test_the_readme_is_a_front_page() -> None:
     """A newcomer would scroll through a manual to find the two commands."""
     assert len(README.splitlines()) < 150
-
-
-def test_the_tours_servers_do_not_want_the_same_port() -> None:
-    """The tour would end with 'address already in use'."""
-    tour = blocks(README, "console")[2]
-    assert "mlflow ui &" in tour
-    (port,) = re.findall(r"serve .*--port (\d+)", tour)
-    assert port != "5000"
-    assert f"127.0.0.1:{port}/invocations" in tour

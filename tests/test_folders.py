@@ -28,8 +28,10 @@ def test_a_folder_of_any_name(tiny: Tiny, tmp_path: Path) -> None:
     definition = tiny("odd", "own.py:build", OWN)
     folder = tmp_path / "a b\u00fc#c?d 100% e"
     study_in(folder, definition)
+    long = tmp_path / ("temporary" * 12)  # as on clusters; a socket's path may have 107 bytes
+    long.mkdir()
     before = set(tmp_path.iterdir())
-    unset = {"MLFLOW_TRACKING_URI": ""}
+    unset = {"MLFLOW_TRACKING_URI": "", "TMPDIR": str(long)}
     done = command("search.run", "odd", "--n-trials", "2", "--workers", "1", "--json", cwd=folder, env=unset)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["model"]["version"] == "1"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PRELOAD = "search.workers.preload"
+_LONGEST_FOLDER = 70  # bytes of a path; that of a socket in it has 107 at most
 _GROWTH = 1.25  # a worker grown to this multiple of its size after its first trial is replaced
 _WORKER_BYTES = 1.5e9  # what a worker with TensorFlow and a small study takes, generously
 _SIGKILL = -9
@@ -213,7 +216,22 @@ def fork_context() -> Any:
     """Return how processes are started: forked from a server that has the framework imported."""
     context = _Context()
     context.set_forkserver_preload([_PRELOAD])
+    _shorten_sockets()
     return context
+
+
+def _shorten_sockets() -> None:
+    """Let multiprocessing put its sockets into `/tmp` where the temporary folder's path is too long for them."""
+    own = tempfile.gettempdir()
+    if len(os.fsencode(own)) <= _LONGEST_FOLDER:
+        return
+    tempfile.tempdir = "/tmp"  # noqa: S108 - a folder of its own is made in it, readable by its owner alone
+    try:
+        multiprocessing.util.get_temp_dir()  # which remembers it
+    except OSError:  # there is no such folder; what needs a socket says so
+        return
+    finally:
+        tempfile.tempdir = own
 
 
 def start_forkserver() -> None:

@@ -126,6 +126,16 @@ def test_colour_only_where_it_is_wanted(
     assert bool(COLOUR.search(capsys.readouterr().out)) == coloured
 
 
+def test_texts_of_others_are_shown_as_they_are(definition: Definition, capsys: pytest.CaptureFixture[str]) -> None:
+    """A reason with `[/job:localhost]` would end the command, and words in brackets vanish."""
+    reason = "no device [/job:localhost/replica:0] for [age] [bold]x[/bold]"
+    told = outcome(failures=(Failures(reason, (3,)),), unregistered="[red] gone", model=None)
+    Display(definition, silent=False).outcome(told)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert reason in printed
+    assert "[red] gone" in printed
+
+
 def test_what_is_not_in_mlflow_is_said_with_the_line_that_sends_it(
     definition: Definition, capsys: pytest.CaptureFixture[str]
 ) -> None:

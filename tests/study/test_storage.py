@@ -269,6 +269,18 @@ def test_equal_trials_are_both_on_the_front() -> None:
     assert len(ranking.pareto_front(definition(TWO), [_trial(0, 1.0, 1.0), _trial(1, 1.0, 1.0)])) == 2
 
 
+def test_of_equal_trials_the_first_stands_first_whichever_ended_first(tmp_path: Path) -> None:
+    """The best trial's model would not be kept, and the search end in an error."""
+    wanted = definition({"metric": "val_accuracy", "direction": "maximize"})
+    study = _create(wanted, f"{tmp_path}/ties.journal", "ties")
+    study.add_trial(create_trial(state=TrialState.RUNNING))
+    study.add_trial(create_trial(state=TrialState.COMPLETE, value=1.0))
+    assert ranking.worth_keeping(wanted, study, (1.0,), 0), "trial 1 ended first, trial 0 stands before it"
+    assert not ranking.worth_keeping(wanted, study, (1.0,), 2)
+    ranked = ranking.best_trials(wanted, [_trial(1, 1.0), _trial(0, 1.0), _trial(2, 0.5)])
+    assert [each.number for each in ranked] == [0, 1, 2]
+
+
 # Warm start
 
 

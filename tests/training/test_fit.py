@@ -367,3 +367,17 @@ def test_dry_run_names_every_log(build: Callable[[], keras.Model]) -> None:
     """A study whose metric is right would be refused, or a wrong one found hours later."""
     data = data_of(binary)
     assert set(fit.log_names(build(), data)) == set(Trained(build, data, epochs=1).epochs[0])
+
+
+def test_the_memory_of_held_out_rows_is_bounded() -> None:
+    """Validation on pictures would take ten times the memory that `fit` takes."""
+    pictures = Part(np.zeros((5000, 64, 64, 3), "float32"), np.zeros(5000, "float32"))
+    inputs = keras.Input((64, 64, 3))
+    model = keras.Sequential([inputs, keras.layers.Conv2D(32, 3), keras.layers.GlobalMaxPooling2D()])
+    rows = fit.held_out_rows(model, pictures)
+    assert 32 <= rows < 4096
+    assert rows * (62 * 62 * 32 + 64 * 64 * 3) * 4 <= 2**26, "64 MB of inputs and of the largest layer's outputs"
+    assert (
+        fit.held_out_rows(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]), Part(np.zeros((9, 3)), None))
+        == 4096
+    )

@@ -14,7 +14,12 @@ from search.studyfile.schema import Definition
 from tests.conftest import command
 
 Tiny = Callable[..., Definition]
-OWN = "from search.training.model import mlp\n\n\ndef build(trial, data):\n    return mlp(trial, data)\n"
+OWN = """from search.training.model import mlp
+
+def build(trial, data):
+    print("mine")
+    return mlp(trial, data)
+"""
 
 
 def study_in(folder: Path, definition: Definition) -> None:
@@ -34,7 +39,8 @@ def test_a_folder_of_any_name(tiny: Tiny, tmp_path: Path) -> None:
     unset = {"MLFLOW_TRACKING_URI": "", "TMPDIR": str(long)}
     done = command("search.run", "odd", "--n-trials", "2", "--workers", "1", "--json", cwd=folder, env=unset)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["model"]["version"] == "1"
+    assert json.loads(done.stdout)["model"]["version"] == "1", "what the builder prints is not mixed with it"
+    assert [file.read_text() for file in folder.glob("mlruns/**/log.txt")] == ["mine\n"] * 2
     assert {path.name for path in folder.iterdir()} == {"studies", "mlflow.db", "mlruns"}
     assert set(tmp_path.iterdir()) == before, "no stray folder beside it"
     assert (folder / "studies" / "odd.journal").is_file()

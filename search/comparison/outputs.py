@@ -71,8 +71,8 @@ class _Tested:
 def _tested(model: keras.Model, batches: Iterable[Batch]) -> Iterator[_Tested]:
     losses: _Losses | None = None
     for x, y, weight in batches:
-        raw = _named(_outputs(model, x), model)
-        outputs, targets = _arrays(raw), _arrays(_named(y, model))
+        raw = _by_name(model, _outputs(model, x))
+        outputs, targets = _arrays(raw), _arrays(_by_name(model, y))
         single = weight is None or not isinstance(weight, Mapping | list | tuple)
         losses = _losses(model, list(outputs)) if losses is None else losses
         # From what the model returned: Keras knows the logits behind it, which arrays no longer have.
@@ -83,17 +83,23 @@ def _tested(model: keras.Model, batches: Iterable[Batch]) -> Iterator[_Tested]:
 _Losses = dict[str, tuple[Any, float]]  # by output: the loss and its weight
 
 
-def _named(nested: Any, model: keras.Model) -> dict[str, Any]:
-    """Return outputs or targets by name: by Keras's output names for a list, by `ONLY` for one."""
-    if nested is None:
+def named(model: keras.Model, given: Any) -> list[tuple[str | None, Any]]:
+    """Return each output of a model, or what belongs to it, with the output's name; a single one has none."""
+    if isinstance(given, Mapping):
+        return list(given.items())
+    if not isinstance(given, list | tuple):
+        return [(None, given)]
+    names = list(getattr(model, "output_names", None) or ())
+    if len(set(names)) != len(given):
+        names = [f"output_{index}" for index in range(len(given))]
+    return list(zip(names, given, strict=True))
+
+
+def _by_name(model: keras.Model, given: Any) -> dict[str, Any]:
+    """Return outputs or targets by name: by `ONLY` for one without."""
+    if given is None:
         return {}
-    if isinstance(nested, Mapping):
-        return {str(name): each for name, each in nested.items()}
-    if isinstance(nested, list | tuple):
-        names = getattr(model, "output_names", None) or []
-        names = names if len(names) == len(nested) == len(set(names)) else range(len(nested))
-        return {str(name): each for name, each in zip(names, nested, strict=True)}
-    return {ONLY: nested}
+    return {ONLY if name is None else str(name): each for name, each in named(model, given)}
 
 
 def _losses(model: keras.Model, names: Sequence[str]) -> _Losses:
@@ -122,12 +128,13 @@ def _of_output(given: Any, name: str, at: int) -> Any:
 
 def _total(losses: _Losses, targets: Mapping[str, NDArray[Any]], raw: Mapping[str, Any]) -> NDArray[np.float32] | None:
     """Return the loss of each row, the weighted sum over the outputs; None where one gives no number for each row."""
-    parts = [
-        None if name not in targets else row_losses(loss, targets[name], raw[name], weight)
-        for name, (loss, weight) in losses.items()
-    ]
-    known = [each for each in parts if each is not None]
-    return np.sum(known, axis=0, dtype="float32") if known and len(known) == len(parts) else None
+    total: NDArray[np.float32] | None = None
+    for name, (loss, weight) in losses.items():
+        part = row_losses(loss, targets[name], raw[name]) if name in targets else None
+        if part is None:
+            return None
+        total = weight * part if total is None else total + weight * part
+    return total
 
 
 def _outputs(model: keras.Model, x: Any) -> Any:
@@ -172,14 +179,13 @@ def _whole(batches: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
     return np.concatenate(known) if len(known) == len(batches) else None
 
 
-def row_losses(loss: Any, y: NDArray[Any], output: Any, weight: float = 1.0) -> NDArray[np.float32] | None:
+def row_losses(loss: Any, y: NDArray[Any], output: Any) -> NDArray[np.float32] | None:
     """Return the loss of each row, of shape (n,); None where the loss gives no number for each row.
 
     Args:
         loss: What a model was compiled with, for one output.
         y: Targets.
         output: Outputs, an array or what a model returned.
-        weight: What the losses are multiplied by.
     """
     import keras
 
@@ -190,7 +196,7 @@ def row_losses(loss: Any, y: NDArray[Any], output: Any, weight: float = 1.0) -> 
     values: NDArray[Any] = keras.ops.convert_to_numpy(call(column, output))
     if values.ndim == 0 or len(values) != len(y):
         return None
-    return np.asarray(weight * values.reshape(len(y), -1).mean(axis=1), "float32")
+    return np.asarray(values.reshape(len(y), -1).mean(axis=1), "float32")
 
 
 def slices(x: Any, columns: Sequence[Column]) -> dict[str, NDArray[Any]]:

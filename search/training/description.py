@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.comparison.outputs import gives_logits
+from search.comparison.outputs import gives_logits, named
 from search.data import streams
 from search.data.dataset import Data
 from search.data.facts import facts
@@ -138,18 +138,6 @@ def _plain_outputs(model: keras.Model, example: Any) -> Iterator[tuple[str, Any]
 
     for name, each in named(model, model(fit.as_tensors(example), training=False)):
         yield name or "", keras.ops.convert_to_numpy(keras.ops.cast(each, "float32"))
-
-
-def named(model: keras.Model, predicted: Any) -> list[tuple[str | None, Any]]:
-    """Return each output with its name; a single one has none."""
-    if isinstance(predicted, dict):
-        return list(predicted.items())
-    if not isinstance(predicted, list | tuple):
-        return [(None, predicted)]
-    names = list(getattr(model, "output_names", None) or ())
-    if len(set(names)) != len(predicted):
-        names = [f"output_{index}" for index in range(len(predicted))]
-    return list(zip(names, predicted, strict=True))
 
 
 def _open(shape: Any, model: keras.Model, name: str | None) -> tuple[int, ...]:

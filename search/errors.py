@@ -31,20 +31,26 @@ _NAME_CHARACTERS = string.ascii_letters + string.digits + "._+%-"
 _USER = re.compile(r"[^\s:@/?#]*")
 _QUOTED = r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'"
 _SECRETS = (
-    r"(?:passwords?|passwd|pwd|passphrase|token|secret|credentials?|signature"
-    r"|(?:api|access|private|account)[_-]?key(?:[_-]?id)?)"
+    r"(?:passwords?|passwd|pwd|passphrase|(?<![a-z])pass(?==)|token|secret|credentials?|signature"
+    r"|(?:api|access|private|account|secret|signing|encryption)[_-]?key(?:[_-]?id)?)"
 )
 _OPTIONS = re.compile(
-    rf"(?i)((?:{_SECRETS}|(?<=[?&])(?:sig|\w*key))[\"']?\s*(?:[=:]|%3D)\s*)"
+    rf"(?i)((?:{_SECRETS}|(?<=[?&])(?:sig|auth|jwt|code|sid|session(?:_?id)?|\w*key))[\"']?\s*(?:[=:]|%3D)\s*)"
     rf"({_QUOTED}|[^\s&;]*[^\s&;\"')\]}}>,])"
 )
+_PAIRS = re.compile(rf"(?i)(\([\"'][\w-]*(?:{_SECRETS}|authorization|cookie)[\"'],\s*)({_QUOTED})")
 _FLAGS = re.compile(rf"(?i)((?<![\w-])--[\w-]*?{_SECRETS}\s+)(?!-)\S+")
 _HEADERS = re.compile(
     r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|digest|token|apikey)(?:\s+|%20|\+))?"
     r"|\bcookie[\"']?\s*[:=]\s*[\"']?|\bbearer(?:\s+|%20))[^\s\"',]+"
 )
 _BASIC = re.compile(r"(\b[Bb]asic\s+)(?=[a-z+/]*[A-Z0-9=])[\w+/=]{6,}")
-_TOKENS = re.compile(r"\b(?:gh[opsu]_|github_pat_|hf_|glpat-|xox[abp]-)[\w-]{16,}|\bAKIA[0-9A-Z]{16}\b")
+_ENCODED = re.compile(r"(?i)(%3A%2F%2F)(?:(?!%40|%2F)\S)+(?=%40)")  # the user of a URL in another URL
+_BLOCKS = re.compile(r"(-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----)[^-]*")
+_TOKENS = re.compile(
+    r"\b(?:(?:gh[opsu]_|github_pat_|hf_|glpat-|xox[abp]-|npm_|sk-|AIza)[\w-]{16,}|dapi[0-9a-f]{32}(?:-\d)?"
+    r"|AKIA[0-9A-Z]{16}\b|eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]+)"
+)
 
 
 def redact(text: str) -> str:
@@ -52,7 +58,8 @@ def redact(text: str) -> str:
     if "@" in text:
         text = re.sub(r"\S+", lambda word: _without_user(word[0]), text)
     text = _BASIC.sub(rf"\1{_HIDDEN}", _HEADERS.sub(rf"\1{_HIDDEN}", text))
-    text = _FLAGS.sub(rf"\1{_HIDDEN}", _OPTIONS.sub(rf"\1{_HIDDEN}", text))
+    for each in (_BLOCKS, _ENCODED, _PAIRS, _OPTIONS, _FLAGS):
+        text = each.sub(rf"\1{_HIDDEN}", text)
     return _TOKENS.sub(_HIDDEN, text)
 
 

@@ -44,6 +44,16 @@ WORDS = st.text(st.characters(whitelist_categories=("L", "N", "P"), blacklist_ch
         ("--password s3cret", "s3cret"),
         ("git clone with ghp_0123456789abcdef0123", "ghp_0"),
         ("Cookie: session=abc123", "abc123"),
+        ("https://h/cb?code=s3cret&jwt=x", "s3cret"),
+        ("https://h/x?auth=s3cret", "s3cret"),
+        ("host=x user=u pass=s3cret", "s3cret"),
+        ("secretKey: s3cret", "s3cret"),
+        ("[('X-Auth-Token', 's3cret'), ('Accept', 'json')]", "s3cret"),
+        ("got eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJzM2NyZXQifQ.c2lnbmF0dXJl", "c2lnb"),
+        ("Databricks refused dapi0123456789abcdef0123456789abcdef", "dapi0123"),
+        ("key sk-proj-0123456789abcdefghij is expired", "sk-proj-0"),
+        ("?next=https%3A%2F%2Fann%3As3cret%40host%2F", "s3cret"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----", "MIIEow"),
     ],
 )
 def test_no_message_holds_a_secret(text: str, secret: str) -> None:
@@ -72,6 +82,8 @@ def test_no_password_survives_in_any_url(user: str, password: str) -> None:
         "models:/blobs@challenger",
         "a basic model",
         "monkey: 5, keyword = 3",
+        "bypass=True, one_pass = 3, sk-learn",
+        "columns are ['token', 'label']",
         "12:30 ann@example.org",
     ],
 )
@@ -81,7 +93,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["x://", "a:", "://a:b@", "password=", 'password="', "Authorization ", "--", "?key", "@:"]
+    "part", ["x://", "a:", "://a:b@", "password=", 'password="', "Authorization ", "--", "?key", "@:", "%3A%2F%2Fa", "('token', "]
 )
 def test_a_long_text_is_read_once(part: str) -> None:
     """An error of a megabyte would hold up the search for hours, one look at each pair of characters."""

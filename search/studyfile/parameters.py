@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from search.errors import redact
+
 Scalar = bool | int | float | str
 
 LARGEST = 2**53  # whole numbers beyond it are not exact in Optuna's storages, which keep floats
@@ -19,9 +21,15 @@ def as_tuple(value: object) -> object:
 
 
 class Table(BaseModel):
-    """A table of the file: frozen, and no key in it that is not declared."""
+    """A table of the file: frozen, no key in it that is not declared, and shown without the secrets in it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    def __repr__(self) -> str:
+        return redact(super().__repr__())
+
+    def __str__(self) -> str:
+        return redact(super().__str__())
 
 
 Whole = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,14 @@ from search.studyfile.load import find_study, load_definition
 from search.studyfile.secret import SecretUrl, read_url, revealed
 from search.studyfile.settings import arguments_of, resolve
 from search.workers.worker import Job
+from tests.studyfiles import definition
 
 URL = "postgresql+psycopg://ann:s3cret@host/db"
 
 
 def test_a_job_shows_no_password() -> None:
     """If this fails, dask writes the team's password to its log whenever a task fails."""
-    definition = load_definition(find_study("blobs"))
-    job = Job(resolve(definition, storage=URL, tracking_uri="https://ann:s3cret@mlflow.example"))
+    job = Job(resolve(load_definition(find_study("blobs")), storage=URL, tracking_uri="https://ann:s3cret@mlflow.example"))
     for each in (job, pickle.loads(pickle.dumps(job))):
         assert "s3cret" not in f"{each!r} {each} {each.settings.storage:>5} {[each.settings.tracking_uri]}"
         assert revealed(each.settings.storage) == URL
@@ -29,14 +30,26 @@ def test_a_job_shows_no_password() -> None:
     assert "s3cret" not in arguments_of(job.settings)
 
 
+def test_the_options_of_a_study_are_shown_without_their_secrets(tmp_path: Path) -> None:
+    """A task that fails would log the password that a data function is given, with the rest of the study file."""
+    (tmp_path / "own.py").write_text("def load(**options): ...")
+    options = {"password": "s3cret", "table": "rows", "headers": {"Authorization": "Bearer s3cret"}, "dsn": URL}
+    wanted = definition({"data.source": "own.py:load", "data.options": options}, folder=tmp_path)
+    job = Job(resolve(wanted))
+    shown = f"{job!r} {job} {wanted!r} {wanted} {wanted.data!r} {asdict(job.settings)!r}"
+    assert "s3cret" not in shown
+    assert "'table': 'rows'" in shown
+    assert pickle.loads(pickle.dumps(job)).definition.data.options == options
+
+
 def test_a_url_in_a_file_or_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If this fails, the password stands in the list of processes and in the shell's history."""
     file = tmp_path / "url.txt"
     file.write_text(f"  {URL}\nnext line\n")
     monkeypatch.setenv("OUR_DATABASE", URL)
-    definition = load_definition(find_study("blobs"))
+    blobs = load_definition(find_study("blobs"))
     for given in (f"@{file}", "env:OUR_DATABASE"):
-        settings = resolve(definition, storage=given, tracking_uri=given)
+        settings = resolve(blobs, storage=given, tracking_uri=given)
         assert revealed(settings.storage) == URL == revealed(settings.tracking_uri or "")
         assert arguments_of(settings) == f"blobs --storage {given} --tracking-uri {given}"
     assert str(read_url("studies/password=x.journal", "--storage")) == "studies/password=x.journal", "a path is itself"

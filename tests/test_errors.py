@@ -93,7 +93,20 @@ def test_what_is_no_secret_stays(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["x://", "a:", "://a:b@", "password=", 'password="', "Authorization ", "--", "?key", "@:", "%3A%2F%2Fa", "('token', "]
+    "part",
+    [
+        "x://",
+        "a:",
+        "://a:b@",
+        "password=",
+        'password="',
+        "Authorization ",
+        "--",
+        "?key",
+        "@:",
+        "%3A%2F%2Fa",
+        "('token', ",
+    ],
 )
 def test_a_long_text_is_read_once(part: str) -> None:
     """An error of a megabyte would hold up the search for hours, one look at each pair of characters."""

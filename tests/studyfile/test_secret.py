@@ -21,7 +21,9 @@ URL = "postgresql+psycopg://ann:s3cret@host/db"
 
 def test_a_job_shows_no_password() -> None:
     """If this fails, dask writes the team's password to its log whenever a task fails."""
-    job = Job(resolve(load_definition(find_study("blobs")), storage=URL, tracking_uri="https://ann:s3cret@mlflow.example"))
+    job = Job(
+        resolve(load_definition(find_study("blobs")), storage=URL, tracking_uri="https://ann:s3cret@mlflow.example")
+    )
     for each in (job, pickle.loads(pickle.dumps(job))):
         assert "s3cret" not in f"{each!r} {each} {each.settings.storage:>5} {[each.settings.tracking_uri]}"
         assert revealed(each.settings.storage) == URL

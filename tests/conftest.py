@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -120,6 +123,28 @@ def command(
         timeout=limit,
         check=False,
     )
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command as `command` does, in this process: its workers are forked from what is imported already."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(module: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", [module, *args])
+        capfd.readouterr()
+        try:
+            with pytest.raises(SystemExit) as ended:
+                importlib.import_module(module).main()
+        finally:
+            gc.unfreeze()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        printed = capfd.readouterr()
+        return subprocess.CompletedProcess([module, *args], int(ended.value.code or 0), printed.out, printed.err)
+
+    return run
 
 
 def run_json(*args: str, cwd: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TINY, command
+from tests.conftest import TINY, Command, command
 
 BAD = [
     (("nowhere",), "no study 'nowhere' in studies/ or among the shipped ones"),
@@ -87,17 +87,34 @@ BAD_STUDIES = [
 
 
 @pytest.mark.parametrize(("changed", "said"), BAD_STUDIES, ids=[said[:40] for _, said in BAD_STUDIES])
-def test_a_study_that_cannot_run_creates_nothing(changed: dict[str, str], said: str, tmp_path: Path) -> None:
+def test_a_study_that_cannot_run_creates_nothing(
+    changed: dict[str, str], said: str, tmp_path: Path, in_process: Command
+) -> None:
     """If this fails, a mistake in a study is found after the first hour, or leaves an empty experiment."""
     (tmp_path / "bad.toml").write_text(STUDY.format(**{**GOOD, **changed}))
     rows = "".join(f"{i},{i * 2.5},1,{i or ''}\n" for i in range(40))
     (tmp_path / "table.csv").write_text(f"size,price,same,gap\n{rows}")
     (tmp_path / "build.py").write_text(BUILDERS)
-    done = command("search.run", "bad.toml", "--quiet", "--workers", "1", cwd=tmp_path)
+    done = in_process("search.run", "bad.toml", "--quiet", "--workers", "1", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert said in done.stderr
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"bad.toml", "table.csv", "build.py"}
+
+
+HIDING = ["raise ImportError('my own file')", "import keras\nmodel = keras.Sequential()"]
+
+
+@pytest.mark.parametrize("code", HIDING, ids=["raises", "imports itself"])
+def test_a_file_that_hides_a_package_is_named(code: str, tmp_path: Path) -> None:
+    """If this fails, a file called keras.py costs a traceback from each worker, and no word about the file."""
+    (tmp_path / "keras.py").write_text(code)
+    done = command("search.run", "--quiet", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "a worker cannot start: " in line
+    assert f"({tmp_path}/keras.py, line " in line
+    assert "rename that file" in line
 
 
 def test_promote_where_there_is_nothing(tmp_path: Path) -> None:

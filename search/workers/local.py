@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -22,11 +23,12 @@ from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from search.errors import ModelError
+from search.errors import ModelError, UsageError, one_line
 from search.workers.backend import check_backend
 from search.workers.base import Slot
 
@@ -69,6 +71,16 @@ class Allotment:
         return variables
 
 
+@dataclass
+class _Begun:
+    """Why this process cannot train; empty where it can."""
+
+    fault: str = ""
+
+
+_begun = _Begun()
+
+
 def begin_worker(allotment: Allotment) -> None:
     """Make the process a worker: called once in each, before anything of the framework runs."""
     from search.workers import worker
@@ -76,7 +88,29 @@ def begin_worker(allotment: Allotment) -> None:
     _end_with_the_search()
     os.dup2(2, 1)  # what the user's code prints belongs on standard error: standard output is the command's
     os.environ.update(allotment.environment())
-    worker.warm(allotment.threads)
+    try:
+        worker.warm(allotment.threads)
+    except Exception as error:  # told by the first call, which a process that ends here would never get
+        _begun.fault = f"a worker cannot start: {one_line(error)}{_place_of(error)}"
+
+
+def _place_of(error: BaseException) -> str:
+    """Return the file and line that raised, where it is a file of the person's own: it may hide a package."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    if "site-packages" in last.filename or not Path(last.filename).is_relative_to(Path.cwd()):
+        return ""
+    return f" ({last.filename}, line {last.lineno}); rename that file if it has the name of a package"
+
+
+def _call(function: Callable[..., T], /, *args: Any) -> T:
+    """Call a function in a worker, which says first why it cannot.
+
+    Raises:
+        UsageError: The framework cannot be imported.
+    """
+    if _begun.fault:
+        raise UsageError(_begun.fault)
+    return function(*args)
 
 
 def _end_with_the_search() -> None:
@@ -116,7 +150,7 @@ class LocalSlot:
         """Run `function` in the slot's process; a new one is started when the last has died."""
         if not self._pool.active:
             self._pool = self._start()
-        future: Future[T] = self._pool.schedule(function, args=args)
+        future: Future[T] = self._pool.schedule(_call, args=(function, *args))
         return future
 
     def lost(self) -> None:

@@ -1,7 +1,8 @@
 """Imported once by the server that workers are forked from: all that a trial needs, nothing it makes.
 
 TensorFlow's libraries write lines about oneDNN and CUDA to standard error as they are loaded,
-whatever their log level; those are kept from the person. An import that fails still says so.
+whatever their log level; those are kept from the person. An import that fails is tried again by
+each worker, which says so.
 """
 
 import ctypes
@@ -9,7 +10,7 @@ import gc
 import os
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
@@ -35,7 +36,7 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the search, which 
 
 _end_with_the_search(signal.SIGKILL)  # once it serves, the server ends by itself; importing takes seconds
 
-with _quiet():
+with _quiet(), suppress(Exception):
     import keras  # noqa: F401
     import sklearn.datasets
     import sklearn.model_selection  # noqa: F401

@@ -102,14 +102,14 @@ def _open_store(settings: Settings, stack: ExitStack) -> Callable[[], None]:
 
 def _pool(settings: Settings) -> Pool:
     # A search that is resumed may owe more trials than the study file's budget.
-    n_trials = 10**9 if settings.resume else settings.n_trials
+    n_trials, gpus = 10**9 if settings.resume else settings.n_trials, settings.definition.fit.gpus
     if settings.cluster is None:
-        return workers.LocalPool(settings.workers, n_trials, settings.gpu_share)
+        return workers.LocalPool(settings.workers, n_trials, settings.gpu_share, gpus)
     try:
         from search.workers.cluster import ClusterPool
     except ModuleNotFoundError:
         raise ClusterError("--cluster needs dask.distributed; pip install 'search[cluster]'") from None
-    return ClusterPool(settings.cluster, settings.workers, n_trials, settings.gpu_share)
+    return ClusterPool(settings.cluster, settings.workers, n_trials, settings.gpu_share * gpus)
 
 
 def _storage(settings: Settings, on_message: OnMessage) -> BaseStorage:

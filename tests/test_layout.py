@@ -47,6 +47,7 @@ HOMES: dict[str, set[str]] = {
         "training.fit",
         "training.graph_reuse",
         "tracking.serving",
+        "workers.devices",
         "workers.preload",
         "workers.worker",
     },

@@ -141,6 +141,19 @@ def _fit_parameters(definition: Definition) -> Iterator[Finding]:
             yield f"space.{name}", "not only whole numbers of at least 1", 'use type = "int" with low of at least 1'
         if parameter is not None and name in definition.fit.model_fields_set:
             yield f"fit.{name}", "fixed here and searched in [space]", "leave one of the two out"
+    yield from _batches_of_gpus(definition)
+
+
+def _batches_of_gpus(definition: Definition) -> Iterator[Finding]:
+    gpus, parameter = definition.fit.gpus, definition.space.get("batch_size")
+    right = f"use multiples of {gpus}: [fit] gpus = {gpus} shares each batch out"
+    if parameter is None and definition.fit.batch_size % gpus:
+        yield "fit.batch_size", str(definition.fit.batch_size), right
+    sizes = parameter.choices if isinstance(parameter, CategoricalParameter) else ()
+    if isinstance(parameter, IntParameter):
+        sizes = (parameter.low, parameter.step or 1)
+    if parameter is not None and any(int(size) % gpus for size in sizes):
+        yield "space.batch_size", describe(parameter), right
 
 
 def _fit(definition: Definition) -> Iterator[Finding]:

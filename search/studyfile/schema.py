@@ -52,7 +52,7 @@ class DataDefinition(Table):
         task: What to learn; inferred from the target when left out.
         test_size: Share of the rows held out and never used to choose, in (0, 1).
         validation_size: Share of the remaining rows used to choose, in (0, 1).
-        seed: Seed of the splits, and of a scikit-learn maker without `random_state`.
+        seed: Seed of the splits, of a scikit-learn maker without `random_state`, and of what a data function draws.
         stratify: Keep the classes' shares in every part; true for classes when left out, but for
             splits by group or time.
         group: A column whose equal values stay in one part.
@@ -232,6 +232,7 @@ class FitDefinition(Table):
         checkpoint: Whether a killed trial goes on from its last epoch; `auto` once an epoch takes seconds.
         keep_epoch: The epoch whose weights the model keeps and whose metrics the trial records: `last`, or
             `best` in the study's metric. When left out: `last`, or `best` with early stopping.
+        gpus: How many GPUs a trial trains on; each batch is shared out among them. TensorFlow alone.
     """
 
     epochs: Count | None = None
@@ -247,6 +248,7 @@ class FitDefinition(Table):
     checkpoint: Literal["auto"] | bool = "auto"
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     keep_epoch: Literal["best", "last"] | None = None
+    gpus: int = Field(default=1, ge=1, le=1024)
 
 
 class WarmStart(Table):

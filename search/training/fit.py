@@ -9,7 +9,7 @@ order is drawn from the trial's seed alone, so a trial gives the same losses on 
 
 Everything else uses ordinary `fit`; the trial's result says which: callbacks that watch batches and
 compiled (XLA) steps get batches in the same order; a model with a step of its own, a stream, and
-any backend but TensorFlow get plain `fit`.
+any backend but TensorFlow get plain `fit`, and so does every model that trains on several devices.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.
     streamed = data.train.streamed or (data.validation is not None and data.validation.streamed)
     if keras.backend.backend() != "tensorflow" or own_step or streamed or model.run_eagerly or model.optimizer is None:
         return PLAIN
+    if devices() > 1:
+        return PLAIN
     if model.jit_compile or model.steps_per_execution != 1 or any(map(_sees_batches, callbacks)):
         return BATCHES
     return WHOLE_EPOCHS
@@ -69,8 +71,8 @@ def log_names(model: keras.Model, data: Data) -> tuple[str, ...]:
 
     The model may be trained by it: throw it away.
     """
-    weight = take(data.train.sample_weight, slice(0, _DRY_ROWS))
-    few = Part(data.example(_DRY_ROWS), data.example_targets(_DRY_ROWS), weight)
+    rows = _DRY_ROWS * devices()
+    few = Part(data.example(rows), data.example_targets(rows), take(data.train.sample_weight, slice(0, rows)))
     if path_of(model, data) == PLAIN:
         return _plain_log_names(model, data, few)
     names = _create_variables(model, _packed(few))
@@ -92,7 +94,7 @@ def _plain_log_names(model: keras.Model, data: Data, few: Part) -> tuple[str, ..
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logged.update(logs))  # noqa: ARG005
     small = replace(data, train=one_batch(), validation=one_batch())
     steps = {"steps_per_epoch": 1, "validation_steps": 1} if small.train.streamed else {}
-    _fit_plainly(model, small, _DRY_ROWS, None, {"epochs": 1, "callbacks": [note], "verbose": 0, **steps})
+    _fit_plainly(model, small, _DRY_ROWS * devices(), None, {"epochs": 1, "callbacks": [note], "verbose": 0, **steps})
     held_out = evaluate(model, one_batch(), 1)
     return tuple(dict.fromkeys((*logged, *held_out, *(f"val_{name}" for name in held_out))))
 
@@ -192,7 +194,12 @@ def _fit_plainly(
         with suppress(Exception):  # losses that layers add are known once the model was called
             model(as_tensors(data.example(1)))
     train, validation = data.train, data.validation if can_evaluate(model) else None
+    over = 0 if train.streamed else _rows(train) % devices()
+    if over:
+        train, by_class = train.take(slice(0, -over)), None if by_class is None else by_class[:-over]
     if validation is not None:
+        if not validation.streamed and devices() > 1:
+            settings["validation_batch_size"] = _shared_out(_rows(validation), batch_size)
         settings["validation_data"] = validation.x if validation.streamed else _packed(validation)
     if train.streamed:
         settings["shuffle"] = settings.get("shuffle", True) and isinstance(train.x, keras.utils.PyDataset)
@@ -348,6 +355,23 @@ def _tensor(array: Any) -> tf.Tensor:
     return tf.convert_to_tensor(array)
 
 
+def devices() -> int:
+    """Return how many devices each batch is shared out among."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def _shared_out(rows: int, most: int) -> int:
+    """Return the largest batch size up to `most` of which each device has as many rows, and of the last batch some."""
+    sizes = (size for size in range(min(most, rows), 0, -1) if size % devices() == 0)
+    return next((size for size in sizes if rows % size == 0 or rows % size >= devices()), min(most, rows))
+
+
 def _rows(part: Part) -> int:
     return len(leaves(part.x)[0])
 
@@ -378,7 +402,7 @@ def _in_order(model: keras.Model, part: Part) -> tuple[tf.data.Dataset, int]:
     import tensorflow as tf
 
     rows = _rows(part)
-    size = min(held_out_rows(model, part), rows)
+    size = _shared_out(rows, held_out_rows(model, part))
     dataset = tf.data.Dataset.from_tensor_slices(_tensors(part)).batch(size).repeat()
     return _plain_pipeline(dataset), -(-rows // size)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from search.data.dataset import Data, Part
 from search.errors import TrialFailed, did_you_mean, one_line
 from search.studyfile.references import load_object
 from search.studyfile.schema import TRIAL_METRICS, Definition, MetricDefinition, parse_constraint
-from search.training.fit import as_tensors, held_out_rows
+from search.training.fit import as_tensors, devices, held_out_rows
 
 if TYPE_CHECKING:
     import keras
@@ -177,7 +178,9 @@ def _predicted(model: keras.Model, part: Part) -> tuple[Any, Any]:
         return part.y, model.predict(as_tensors(part.x), batch_size=held_out_rows(model, part), verbose=0)
     import keras
 
-    pairs = [(y, model.predict_on_batch(x)) for x, y in streams.batches(part.x)]
+    # On several devices `predict_on_batch` gives all of a batch for each.
+    give = model.predict_on_batch if devices() == 1 else partial(model.predict, verbose=0)
+    pairs = [(y, give(x)) for x, y in streams.batches(part.x)]
     y_true, y_pred = ([pair[i] for pair in pairs] for i in (0, 1))
     return _joined(y_true), keras.tree.map_structure(lambda *each: np.concatenate(each), *y_pred)
 

@@ -82,13 +82,13 @@ class ClusterPool:
         address: The scheduler's address, for example `tcp://host:8786`.
         wanted: How many trials at a time, or `auto` for one on each worker.
         n_trials: The budget.
-        gpu_share: The share of the dask resource `GPU` that one trial takes, where workers have it.
+        gpus: How much of the dask resource `GPU` one trial takes, where workers have it.
 
     Raises:
         ClusterError: The scheduler cannot be reached, has no workers, or they lack this package.
     """
 
-    def __init__(self, address: str, wanted: int | str, n_trials: int, gpu_share: float) -> None:
+    def __init__(self, address: str, wanted: int | str, n_trials: int, gpus: float) -> None:
         self._lock = threading.Lock()
         self._taken: set[str] = set()
         self._known: tuple[float, dict[str, Any]] | None = None  # the scheduler's workers, and when it was asked
@@ -104,7 +104,7 @@ class ClusterPool:
             raise ClusterError(f"--cluster {address}: the scheduler has no workers; start some (dask worker {address})")
         self._same_versions(address)
         has_gpus = any("GPU" in details.get("resources", {}) for details in workers.values())
-        self.resources: dict[str, Any] = {"resources": {"GPU": gpu_share}} if has_gpus else {}
+        self.resources: dict[str, Any] = {"resources": {"GPU": gpus}} if has_gpus else {}
         count = max(1, min(len(workers) if wanted == "auto" else int(wanted), n_trials))
         self.slots: list[Slot] = [ClusterSlot(self) for _ in range(count)]
         self.description = f"{count} of the cluster's {len(workers)} workers"

@@ -52,12 +52,12 @@ class Allotment:
 
     Attributes:
         threads: Threads of TensorFlow's and of the numeric libraries' own pools.
-        gpu: The one GPU it sees, as in `CUDA_VISIBLE_DEVICES`; None where there is none.
-        gpu_share: The share of that GPU's memory it may take.
+        gpus: The GPUs it sees, as in `CUDA_VISIBLE_DEVICES`; None where there are none.
+        gpu_share: The share of their memory it may take.
     """
 
     threads: int
-    gpu: str | None = None
+    gpus: str | None = None
     gpu_share: float = 1.0
 
     def environment(self) -> dict[str, str]:
@@ -65,8 +65,8 @@ class Allotment:
         threads = str(self.threads)
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         variables = {name: threads for name in names if name not in os.environ}
-        if self.gpu is not None:
-            variables["CUDA_VISIBLE_DEVICES"] = self.gpu
+        if self.gpus is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = self.gpus
             variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * self.gpu_share:.3f}"
         return variables
 
@@ -176,20 +176,22 @@ class LocalPool:
         wanted: How many, or `auto`.
         n_trials: The budget; more workers than trials would idle.
         gpu_share: The share of a GPU that one worker uses.
+        gpus_each: How many GPUs one worker uses.
     """
 
-    def __init__(self, wanted: int | str, n_trials: int, gpu_share: float = 1.0) -> None:
+    def __init__(self, wanted: int | str, n_trials: int, gpu_share: float = 1.0, gpus_each: int = 1) -> None:
         from search.workers.sharing import SharedFolder
 
         start_forkserver()
-        gpus = visible_gpus()
+        gpus = in_groups(visible_gpus(), gpus_each)
         count, why = choose_workers(wanted, n_trials, gpus, gpu_share)
         threads = max(1, cores() // count)
         self.slots: list[Slot] = [
             LocalSlot(Allotment(threads, gpus[index % len(gpus)] if gpus else None, gpu_share))
             for index in range(count)
         ]
-        each = f"{threads} thread{'s' if threads > 1 else ''}" + (f" and {gpu_share:g} GPU" if gpus else "") + " each"
+        shares = f" and {gpu_share * gpus_each:g} GPU{'s' * (gpus_each > 1)}" if gpus else ""
+        each = f"{threads} thread{'s' if threads > 1 else ''}{shares} each"
         self._shared = SharedFolder() if count > 1 else None
         self.description = f"{count} worker{'s' if count > 1 else ''} ({why}), {each}"
 
@@ -296,11 +298,17 @@ def visible_gpus() -> list[str]:
     return []
 
 
+def in_groups(gpus: list[str], size: int) -> list[str]:
+    """Return GPUs in groups of a size, each as in `CUDA_VISIBLE_DEVICES`; all in one group where they are too few."""
+    groups = [",".join(gpus[start : start + size]) for start in range(0, len(gpus) - size + 1, size)]
+    return groups or ([",".join(gpus)] if gpus else [])
+
+
 def choose_workers(wanted: int | str, n_trials: int, gpus: list[str], gpu_share: float) -> tuple[int, str]:
     """Return how many local workers to use, and why.
 
     Small models gain nothing from several threads, so `auto` takes a worker for each core, or for
-    each share of a GPU; more than there are trials, or than memory holds, would idle.
+    each share of a GPU or group of GPUs; more than there are trials, or than memory holds, would idle.
     """
     if isinstance(wanted, int):
         return max(1, min(wanted, n_trials)), "as asked" if wanted <= n_trials else f"one for each of {n_trials} trials"

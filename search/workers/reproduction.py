@@ -25,6 +25,7 @@ from search.tracking.origin import Recorded
 from search.tracking.versions import import_keras
 from search.training import trial
 from search.training.result import Epoch, TrialResult
+from search.workers.devices import spread
 from search.workers.local import Allotment, cores
 
 TOLERANCE = 0.01  # relative, on other versions or another processor
@@ -108,14 +109,15 @@ def _train(definition: Definition, recorded: Recorded) -> tuple[Data, TrialResul
             raise optuna.TrialPruned
 
     refitted = definition.search.refit and "refit_epochs" in recorded.metrics
-    return data, trial.run(
-        definition,
-        data,
-        _trial(definition, recorded),
-        seed=recorded.seed,
-        is_kept=lambda _: refitted,
-        on_epochs=on_epochs,
-    )
+    with spread(definition):
+        return data, trial.run(
+            definition,
+            data,
+            _trial(definition, recorded),
+            seed=recorded.seed,
+            is_kept=lambda _: refitted,
+            on_epochs=on_epochs,
+        )
 
 
 def _epochs_recorded(recorded: Recorded) -> int:

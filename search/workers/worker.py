@@ -43,6 +43,7 @@ from search.training.model import has_user_code
 from search.training.probes import probes
 from search.training.training import seeds_of_its_own
 from search.workers import sharing
+from search.workers.devices import check_devices, make_virtual, operations_at_once, spread
 
 STOPPED = "stopped; --resume runs it again"
 _AGAIN = 7_919  # keeps the seeds of trainings that confirm a trial apart from those of trials
@@ -106,9 +107,10 @@ def warm(threads: int) -> None:
         logging.getLogger("tensorflow").addFilter(lambda record: "tf.function retracing" not in record.getMessage())
         with suppress(RuntimeError):  # a cluster's worker may have used TensorFlow before
             tf.config.threading.set_intra_op_parallelism_threads(threads)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
+            tf.config.threading.set_inter_op_parallelism_threads(operations_at_once())
             for device in tf.config.list_physical_devices("GPU"):
                 tf.config.experimental.set_memory_growth(device, True)
+            make_virtual()
 
 
 def check(job: Job) -> DryRun:
@@ -122,10 +124,12 @@ def check(job: Job) -> DryRun:
 
 
 def _checked(job: Job) -> DryRun:
+    check_devices(job.definition)
     started = time.perf_counter()
     definition, data = _data(job, first=True)
     seconds = time.perf_counter() - started
-    return dry_run(definition, data, probes(definition, job.settings.seed), seconds)
+    with spread(definition):
+        return dry_run(definition, data, probes(definition, job.settings.seed), seconds)
 
 
 def _with_our_errors(what: str, function: Callable[[Job], Any], job: Job) -> Any:
@@ -239,7 +243,7 @@ def _alone(definition: Definition) -> Iterator[_Log]:
     """Train inside this block: prints are kept, seeds are the trial's own, and nothing of it stays afterwards."""
     folder, process = Path.cwd(), os.getpid()
     try:
-        with _standard_descriptors(), _printed() as log, seeds_of_its_own():
+        with _standard_descriptors(), _printed() as log, seeds_of_its_own(), spread(definition):
             yield log
     finally:
         _end_forked(process)

@@ -69,7 +69,7 @@ def log(client: MlflowClient, run_id: str, definition: Definition) -> None:
         run_id: The search's run.
         definition: The study file.
     """
-    files, study_file = common_layout(_files(definition), definition.path)
+    files, study_file = common_layout(files_needed(definition), definition.path)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         missing = list(_copied(files, folder / _FILES))
@@ -90,7 +90,7 @@ def log(client: MlflowClient, run_id: str, definition: Definition) -> None:
         client.log_artifacts(run_id, name, FOLDER)
 
 
-def _files(definition: Definition) -> set[Path]:
+def files_needed(definition: Definition) -> set[Path]:
     """Return the files that a study needs, and the user's own modules that they import."""
     named = files_of(definition)
     imported: set[Path] = set()

@@ -6,8 +6,9 @@ are the user's; nothing of theirs is changed, and all that a worker needs travel
 
 from __future__ import annotations
 
-import hashlib
 import os
+import secrets
+import shutil
 import socket
 import tempfile
 import threading
@@ -24,6 +25,7 @@ from distributed import Client, WorkerPlugin
 from search.errors import ClusterError, StorageError, one_line
 from search.studyfile.copy import common_layout
 from search.studyfile.schema import Definition
+from search.tracking.origin import files_needed
 from search.training.dry_run import DryRun
 from search.training.model import user_files
 from search.workers import worker
@@ -188,8 +190,9 @@ class ClusterPool:
             StorageError: The study's storage is a file that workers on other machines do not see.
         """
         files, path = _shipped(job.definition)
-        content = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
-        key = f"search-shipped-{job.definition.digest}-{content}"
+        # Of each search alone: a data function may read what no digest of these files knows, and the folder is
+        # removed with the search.
+        key = f"search-shipped-{job.definition.digest}-{secrets.token_hex(8)}"
         self.client.register_plugin(ShippedFiles(key, files), name=key)
         self._plugin = key
         if "://" not in job.settings.storage or job.settings.storage.startswith("sqlite"):
@@ -226,7 +229,7 @@ class ClusterPool:
 
 
 class ShippedFiles(WorkerPlugin):  # type: ignore[misc]
-    """Writes the user's files where a worker finds them, on workers that join later too."""
+    """Writes the user's files where a worker finds them, on workers that join later too; removes them at the end."""
 
     def __init__(self, key: str, files: dict[str, bytes]) -> None:
         self._key, self._files = key, files
@@ -241,10 +244,14 @@ class ShippedFiles(WorkerPlugin):  # type: ignore[misc]
             partial.write_bytes(content)
             partial.replace(path)  # whole or not at all: workers of one machine share the folder
 
+    def teardown(self, worker: Any) -> None:  # noqa: ARG002 - dask's interface
+        """Remove the files."""
+        shutil.rmtree(shipped_folder(self._key), ignore_errors=True)
+
 
 def _shipped(definition: Definition) -> tuple[dict[str, bytes], str]:
     """Return the study's files by their path below a common folder, and the study file's own such path."""
-    wanted: set[Path] = set()
+    wanted = files_needed(definition)
     for file in user_files(definition):
         wanted |= set(file.parent.glob("*.py"))  # a file may import its neighbours
     if definition.data.kind in ("csv", "parquet", "npz"):

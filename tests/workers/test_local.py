@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import optuna
 import pytest
 from mlflow import MlflowClient
@@ -24,6 +26,9 @@ from search.errors import RegistryError
 from search.study.storage import open_storage
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
+from search.studyfile.settings import resolve
+from search.workers.cluster import ClusterPool
+from search.workers.worker import Job, shipped_folder
 from tests.conftest import Searcher, command
 from tests.test_session import trial_runs
 
@@ -145,7 +150,6 @@ def test_a_search_that_died_elsewhere_is_found_by_its_heartbeat(
     from search import resume
     from search.study import attributes, storage
     from search.study.spool import Spool
-    from search.studyfile.settings import resolve
 
     monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
     url = postgres.replace("@/postgres", "@/optuna")
@@ -212,6 +216,48 @@ def test_the_cluster_trains_the_same_trials(tiny: Tiny, run_search: Searcher, sc
     assert values[0] == pytest.approx(values[1], rel=1e-5)
     assert there.model is not None
     assert there.n_trials == {"complete": 4, "pruned": 0, "failed": 0}
+
+
+ROWS = """
+import numpy as np
+from parts.scale import FACTOR
+
+
+def load(path):
+    x = np.loadtxt(path, delimiter=",") * FACTOR
+    return x, np.arange(len(x)) % 2
+"""
+
+
+def test_a_cluster_worker_forgets_the_files_of_an_earlier_search(
+    tiny: Tiny, scheduler: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Trials on a cluster that stays up would learn yesterday's rows by yesterday's code, under today's name.
+
+    The data function reads a file of the machines' own, and its package exists on no worker: it is shipped.
+    """
+    table = tmp_path_factory.mktemp("elsewhere") / "rows.csv"
+    definition = tiny("again", "own.py:build", "from search.training.model import mlp as build\n")
+    (definition.folder / "rows.py").write_text(ROWS)
+    (definition.folder / "parts").mkdir()
+    text = definition.path.read_text().replace("sklearn:make_blobs", "rows.py:load")
+    text = re.sub("options = .*", f'options = {{ path = "{table}" }}', text)
+    definition.path.write_text(text)
+
+    def digest_there(factor: int, first: float) -> str:
+        (definition.folder / "parts" / "scale.py").write_text(f"FACTOR = {factor}\n")
+        np.savetxt(table, np.arange(60.0).reshape(30, 2) + first, delimiter=",")
+        pool = ClusterPool(scheduler, 1, 1, 1.0)
+        try:
+            job = pool.reach(Job(resolve(load_definition(definition.path), storage="grpc://nowhere:1")))
+            assert shipped_folder(job.shipped).is_dir()
+            return pool.check(job).data.digest
+        finally:
+            pool.close()
+            assert not shipped_folder(job.shipped).exists(), "the files are removed with the search"
+
+    found = [digest_there(*each) for each in ((1, 0.0), (1, 0.5), (2, 0.5))]
+    assert len(set(found)) == 3
 
 
 def test_a_killed_cluster_worker_costs_one_trial(

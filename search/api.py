@@ -389,7 +389,7 @@ def _run(settings: Settings, progress: bool | None, on_progress: Callable[[Progr
     if shown:
         from search.terminal import Display
 
-        display = Display(settings.definition, silent=False)
+        display = Display(settings.definition, silent=False, name=settings.study_name)
 
         def both(each: Progress) -> None:
             display.progress(each)

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.study import attributes
 
 MOST_DEATHS = 3  # so many trials in a row, and two for each worker, may die with their workers
+RUN_AGAIN = "--resume runs it again"  # ends the reason of a trial that was stopped with its search
 
 
 @dataclass(frozen=True)

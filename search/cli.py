@@ -7,11 +7,12 @@ import io
 import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TextIO, get_args
 
 import typer
 
 from search.errors import Interrupted, SearchError, did_you_mean, one_line
+from search.figures import paragraph, width_of
 from search.studyfile.secret import read_url
 
 # The root of typer's own errors; typer names it nowhere in public (it was click's until 0.25).
@@ -29,7 +30,7 @@ TrackingUri = Annotated[
     ),
 ]
 
-Study = Annotated[str, typer.Argument(help="A study file, or the name of one in studies/.")]
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
 StudyName = Annotated[
     str | None, typer.Option("--study-name", metavar="NAME", help="The study's name.  [default: the file's]")
 ]
@@ -55,10 +56,22 @@ def one_of(kind: Any) -> Callable[[str | None], str | None]:
     return check
 
 
+def tell(text: str, stream: TextIO | None = None) -> None:
+    """Print a sentence in one line; on a terminal in lines that fit it, broken between words."""
+    to = sys.stdout if stream is None else stream
+    print(*paragraph(text, width_of(to)), sep="\n", file=to)
+
+
+def application(function: Callable[..., None]) -> typer.Typer:
+    """Return a command with its help as plain text: typer's tables cut names, and take `[default: …]` for a style."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(context_settings={"help_option_names": ["-h", "--help"]})(function)
+    return app
+
+
 def execute(function: Callable[..., None], name: str) -> None:
     """Run a command; turn an error into a line and an exit status."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(context_settings={"help_option_names": ["-h", "--help"]})(function)
+    app = application(function)
     _encode_anything()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
@@ -108,5 +121,5 @@ def _fail(message: str, status: int, error: BaseException | None = None) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    tell(f"error: {' '.join(message.split())}", sys.stderr)
     return status

@@ -14,7 +14,7 @@ COMMANDS = {
     "studies": "list the studies here",
     "promote": "make the challenger champion",
     "predict": "predict the rows of a file",
-    "reproduce": "train a trial again from MLflow alone, and compare",
+    "reproduce": "train a trial again, and compare",
     "sync": "make MLflow agree with a study",
     "new": "copy a study, to make it your own",
 }
@@ -25,7 +25,7 @@ def main() -> None:
     """Call the command that the first argument names."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in _HELP:
-        lines = [f"  {command:9} {does}" for command, does in COMMANDS.items()]
+        lines = [f"  {command:10} {does}" for command, does in COMMANDS.items()]
         print("Usage: search COMMAND [OPTIONS]\n", *lines, "\nsearch COMMAND --help shows its options.", sep="\n")  # noqa: T201
         return
     if name not in COMMANDS:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import TextIO
 
 _GAP = "  "
 _SPACE = "&ensp;"  # in Markdown
@@ -60,7 +62,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
             left_out.append(header[index])
             continue
         used += wide
-        shown.append([cell.rjust(max(map(len, column))) for cell in column])
+        names = not index and any(not cell.isdigit() for cell in column[1:])
+        widest = max(map(len, column))
+        shown.append([cell.ljust(widest) if names else cell.rjust(widest) for cell in column])
     return [_GAP.join(cells).rstrip() for cells in zip(*shown, strict=True)], left_out
 
 
@@ -78,6 +82,14 @@ def paragraph(text: str, width: int | None, indent: str = "") -> list[str]:
         text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
     return wrapped or [indent]
+
+
+def width_of(stream: TextIO) -> int | None:
+    """Return how many columns a terminal has; None where there is no terminal, or none that says so."""
+    try:
+        return (os.get_terminal_size(stream.fileno()).columns or None) if stream.isatty() else None
+    except (OSError, ValueError):  # closed, or without a file
+        return None
 
 
 def html_table(rows: Mapping[str, object]) -> str:

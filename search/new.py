@@ -13,7 +13,7 @@ from search.studyfile.load import find_study
 
 
 def new_command(
-    name: Annotated[str, typer.Argument(help="The new study's name.", show_default=False)] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new study's name.", show_default=False)] = "",
     source: Annotated[str, typer.Option("--from", metavar="STUDY", help="The study to copy.")] = "blobs",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a study file instead.")] = False,
     debug: Debug = False,

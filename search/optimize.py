@@ -360,7 +360,7 @@ class Search:
 
     def _abandon(self, error: BaseException) -> None:
         """Tell the study, if it can be told, that running trials failed; their configurations may be tried again."""
-        self.stopped = self.stopped or type(error).__name__
+        self.stopped = self.stopped or (INTERRUPTED if isinstance(error, Interrupted) else type(error).__name__)
         for running in self._running:
             with suppress(Exception):
                 running.slot.stop()

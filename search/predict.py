@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, execute, one_of
+from search.cli import Debug, Json, TrackingUri, execute, one_of, tell
 from search.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ def predict_command(
     model: Annotated[
         str,
         typer.Argument(
+            metavar="MODEL",
             help="A registered model (its champion, else its challenger, else its newest version), "
-            "NAME@ALIAS, NAME/VERSION, or a models:/ or runs:/ URI."
+            "NAME@ALIAS, NAME/VERSION, or a models:/ or runs:/ URI.",
         ),
     ],
     input_file: Annotated[
@@ -48,7 +49,10 @@ def predict_command(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Predict: write a model's predictions for each row of a file, and tell how the rows differ from training."""
+    """Predict: write a model's predictions for each row of a file, and tell how the rows differ from training.
+
+    Example: python -m search.predict blobs --input rows.csv --output predictions.csv
+    """
     if output is None:
         raise UsageError("--output: missing; name the file to write")
     from search.data import files  # NumPy alone: a wrong name is told at once
@@ -75,7 +79,10 @@ def predict_command(
         told["outside"] = [_as_json(each) for each in outside]
         _tell(outside)
         line = f"{rows} rows predicted by {located.uri}, written to {output}."
-    print(json.dumps(told) if as_json else line)
+    if as_json:
+        print(json.dumps(told))
+    else:
+        tell(line)
 
 
 def _check_files(input_file: Path | None, output: Path) -> None:
@@ -131,7 +138,7 @@ def _tell(outside: list[Outside]) -> None:
         names = ", ".join(f"'{each.column}'" for each in few[:3]) + (", …" if len(few) > 3 else "")
         lines.append(f"fewer than 1% of the rows beyond what it saw in {len(few)} column(s): {names}")
     for line in lines:
-        print(f"unlike the training data: {line}", file=sys.stderr)
+        tell(f"unlike the training data: {line}", sys.stderr)
 
 
 def _as_json(outside: Outside) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, execute
+from search.cli import Debug, Json, TrackingUri, execute, tell
 from search.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def promote_command(
-    model: Annotated[str, typer.Argument(help="The registered model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The registered model.")],
     version: Annotated[
         str | None, typer.Option(metavar="V", help="The version to promote.  [default: the challenger]")
     ] = None,
-    alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
+    alias: Annotated[str, typer.Option(metavar="NAME", help="The alias to move.")] = "champion",
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Move the alias back to the version that had it before.")
     ] = False,
@@ -110,13 +110,13 @@ def _print_promotion(told: Promotion, *, dry_run: bool) -> None:
     what = f"{told.model} version {told.version}"
     if told.promoted:
         before = f" (before: version {told.previous})" if told.previous else ""
-        print(f"{what} is now {told.alias}{before}: {told.reason}")
+        tell(f"{what} is now {told.alias}{before}: {told.reason}")
     elif told.refused:
-        print(f"{what} {'would not be' if dry_run else 'was not'} promoted: {told.reason}", file=sys.stderr)
+        tell(f"{what} {'would not be' if dry_run else 'was not'} promoted: {told.reason}", sys.stderr)
     elif dry_run:
-        print(f"{what} would be promoted: {told.reason}")
+        tell(f"{what} would be promoted: {told.reason}")
     else:
-        print(f"nothing to do: {told.reason}")
+        tell(f"nothing to do: {told.reason}")
     for each in told.others:
         how = "not a finite number" if each.difference is None else _how(each.better)
         print(f"  {each.metric}: {each.champion:.6g} -> {each.challenger:.6g}, {how}")
@@ -133,11 +133,11 @@ def _print_history(found: Sequence[Move], model: str, alias: str, *, as_json: bo
     if as_json:
         print(json.dumps([{**asdict(each), "at": each.when} for each in found]))
     elif not found:
-        print(f"no version of {model} has been {alias}")
+        tell(f"no version of {model} has been {alias}")
     else:
         for each in found:
             by = f" by {each.by}" if each.by else ""
-            print(f"{each.when}  version {each.version}  {each.kind}{by}: {each.reason}")
+            tell(f"{each.when}  version {each.version}  {each.kind}{by}: {each.reason}")
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ def report_command(
     output: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the files go.  [default: reports/NAME]")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many of the best trials to list.")] = 5,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many of the best trials to list.")] = 5,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

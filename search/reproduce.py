@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, execute
+from search.cli import Debug, Json, TrackingUri, execute, tell
 from search.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ def reproduce_command(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Reproduce: train a trial again from its runs in MLflow alone, and compare every epoch's metrics."""
+    """Reproduce: train a trial again from its runs in MLflow alone, and compare every epoch's metrics.
+
+    Example: python -m search.reproduce models:/blobs@champion
+    """
     from search.tracking import store
 
     with store.existing_store(store.set_uri(tracking_uri)):
@@ -58,13 +61,13 @@ def _print(found: Reproduction) -> None:
 
     what = f"trial {found.number} (run {found.run_id}), {found.epochs} epochs, {len(found.metrics)} metrics"
     if found.exact:
-        print(f"Same to the last bit: {what}.")
+        tell(f"Same to the last bit: {what}.")
     elif found.same:
-        print(f"Same within {TOLERANCE:.0%}, as other versions, code or processor allow: {what}.")
+        tell(f"Same within {TOLERANCE:.0%}, as other versions, code or processor allow: {what}.")
     else:
-        print(f"Differs: {what}.")
+        tell(f"Differs: {what}.")
     for each in found.differs:
-        print(f"  {each}")
+        tell(f"  {each}")
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.storages._heartbeat import BaseHeartbeat  # no public name; a test fails loudly when it moves
 from optuna.trial import FrozenTrial, TrialState
 
-from search.budget import failed_itself
+from search.budget import RUN_AGAIN, failed_itself
 from search.errors import UsageError
 from search.study import attributes, ranking, space
 from search.study.spool import SearchLock, Spool
@@ -27,7 +27,7 @@ from search.training.result import TrialResult
 BEAT_SECONDS = 30.0  # how often a search shows that it lives
 _STALE_SECONDS = 4 * BEAT_SECONDS  # a search on another machine that was silent for so long is dead
 _CLAIM_SECONDS = 0.3  # until a claim written to the study counts, where no file lock decides
-WITH_ITS_SEARCH = "stopped with its search; --resume runs it again"
+WITH_ITS_SEARCH = f"stopped with its search; {RUN_AGAIN}"
 
 
 def _boot_id() -> str:

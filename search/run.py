@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, get_args
+import sys
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -21,20 +22,36 @@ def _workers(value: str | None) -> str | None:
     return value
 
 
+def _choice(what: str, kind: Any, default: str) -> str:
+    return _else(f"{what}: {', '.join(get_args(kind))}.", default)
+
+
+def _else(what: str, default: str) -> str:
+    """Return the help of an option that the study file may set."""
+    return f"{what}  [default: the file's, else {default}]"
+
+
 def run_command(
     study: Study = "blobs",
     n_trials: Annotated[
-        int | None, typer.Option("--n-trials", "-n", min=1, metavar="N", help="Run N more trials.")
+        int | None,
+        typer.Option("--n-trials", "-n", min=1, metavar="N", help=_else("Run N more trials.", "20")),
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.001, metavar="SECONDS", help="Start no new trial after this time.")
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help=_else("Start no new trial after this time.", "no limit"),
+        ),
     ] = None,
     workers: Annotated[
         str | None,
-        typer.Option(metavar="N|auto", callback=_workers, help="Train N trials at a time.  [default: auto]"),
+        typer.Option(metavar="N|auto", callback=_workers, help=_else("Train N trials at a time.", "auto")),
     ] = None,
     cluster: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Train on this dask scheduler's workers.")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Train on this dask scheduler's workers."),
     ] = None,
     gpu_share: Annotated[
         float, typer.Option(min=0.01, max=1.0, metavar="SHARE", help="Share of a GPU that one worker uses.")
@@ -46,16 +63,23 @@ def run_command(
     tracking_uri: TrackingUri = None,
     sampler: Annotated[
         str | None,
-        typer.Option(metavar="|".join(get_args(Sampler)), callback=one_of(Sampler), help="How to sample."),
+        typer.Option(metavar="NAME", callback=one_of(Sampler), help=_choice("How to sample", Sampler, "tpe")),
     ] = None,
     pruner: Annotated[
         str | None,
-        typer.Option(metavar="|".join(get_args(Pruner)), callback=one_of(Pruner), help="How to prune."),
+        typer.Option(metavar="NAME", callback=one_of(Pruner), help=_choice("How to prune", Pruner, "percentile")),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**32 - 1, metavar="N", help=_else("Seed of the search.", "0")),
+    ] = None,
     trial_timeout: Annotated[
         float | None,
-        typer.Option(min=0.001, metavar="SECONDS", help="Stop a trial after this time; it counts as failed."),
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help=_else("Stop a trial after this time; it counts as failed.", "no limit"),
+        ),
     ] = None,
     accept_new_data: Annotated[
         bool,
@@ -64,7 +88,10 @@ def run_command(
     confirm: Annotated[
         float | None,
         typer.Option(
-            min=0.0, max=10.0, metavar="SHARE", help="Share of the training time for training the best again."
+            min=0.0,
+            max=10.0,
+            metavar="SHARE",
+            help=_else("Share of the training time for training the best again.", "0"),
         ),
     ] = None,
     offline: Annotated[
@@ -111,14 +138,15 @@ def run_command(
         resume=resume,
         register=not no_register,
     )
-    display = Display(definition, silent=quiet or as_json)
-    with display:
-        try:
+    display = Display(definition, silent=quiet or as_json, name=settings.study_name)
+    try:
+        with display:
             outcome = search(settings, display.progress, display.say)
-        except Interrupted as error:
-            if isinstance(error.outcome, Outcome) and not as_json:
-                display.outcome(error.outcome)
+    except Interrupted as error:
+        if quiet or as_json or not isinstance(error.outcome, Outcome):
             raise
+        display.outcome(error.outcome)  # it names the command that goes on
+        sys.exit(error.exit_status)
     if as_json:
         print(json.dumps(outcome.as_json()))
     else:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli import Debug, Json, Storage, Study, StudyName, TrackingUri, execute
+from search.cli import Debug, Json, Storage, Study, StudyName, TrackingUri, execute, tell
 from search.studyfile.load import find_study, load_definition
 from search.studyfile.settings import resolve
 
@@ -36,8 +36,8 @@ def sync_command(
         print(json.dumps(synced.as_json()))
     else:
         for line in synced.differs:
-            print(line)
-        print(
+            tell(line)
+        tell(
             f"study {synced.study}: {synced.checked} trials checked, {synced.mended} written, {_differ(synced.differs)}"
         )
     if synced.differs:

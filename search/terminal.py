@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from search.budget import Stage
+from search.budget import RUN_AGAIN, Stage
 from search.figures import block, duration, fitting, number, paragraph, plural, table
 from search.register import luck
 from search.stopping import INTERRUPTED
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from search.register import Best
     from search.reporting.findings import Findings
     from search.reporting.overview import StudyOverview
+    from search.tracking.pages.fates import Failures
 
 _LINE = 80  # the longest line of a trial in a file
 _BAR = 24
+_WIDE = 70  # columns of a terminal that has room for the whole bar
 _WORKERS = 16  # lines of workers at the bottom of a terminal
 
 
@@ -40,14 +42,16 @@ class Display:
     Args:
         definition: The study file.
         silent: Show nothing at all.
+        name: The study's name, where it is not the file's.
     """
 
-    def __init__(self, definition: Definition, silent: bool) -> None:
-        self._definition, self._silent = definition, silent
+    def __init__(self, definition: Definition, silent: bool, name: str = "") -> None:
+        self._definition, self._silent, self._name = definition, silent, name or definition.name
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._live = self._console.is_terminal and not silent
         self._progress: Progress | None = None
         self._training: dict[int, Progress] = {}
+        self._since: dict[int, float] = {}  # when they began
         self._stage = "starting"
         self._began = self._told = time.monotonic()
         self._bar = Live(
@@ -69,25 +73,35 @@ class Display:
         """Say what is going on beside the trials; a terminal shows a stage in its last lines."""
         if isinstance(text, Stage):
             self._stage = text
-        if not self._silent and not (self._live and isinstance(text, Stage)):
-            self._console.print(f"{self._definition.name}: {text}", style="dim", soft_wrap=True)
+        if self._live and isinstance(text, Stage):
+            self._bar.refresh()
+        elif not self._silent:
+            self._above(f"{self._name}: {text}", "dim")
+
+    def _above(self, text: str, style: str = "") -> None:
+        """Print a sentence above the lines that change; a terminal gets it broken between words."""
+        lines = paragraph(text, self._console.width if self._console.is_terminal else None)
+        self._console.print("\n".join(lines), style=style, soft_wrap=True)
 
     def progress(self, progress: Progress) -> None:
         """Show where the search stands."""
         if self._silent:
             return
         if progress.state == "silent":
-            self._console.print(f"trial {progress.number} {progress.reason}", style="yellow", soft_wrap=True)
+            self._above(f"trial {progress.number} {progress.reason}", "yellow")
             return
         if self._progress is None:
             self._began = time.monotonic()
-        self._progress, self._told = progress, time.monotonic()
+        self._progress, self._told, self._stage = progress, time.monotonic(), ""
         if progress.state in ("began", "training"):
             self._training[progress.number] = progress
+            self._since.setdefault(progress.number, self._told)
             return
         self._training.pop(progress.number, None)
+        self._since.pop(progress.number, None)
         if progress.state == "failed":
-            self._console.print(f"trial {progress.number} failed: {progress.reason}", style="yellow", soft_wrap=True)
+            done = "" if self._live else f"[{progress.done}/{progress.total}] "
+            self._above(f"{done}trial {progress.number} failed: {progress.reason}", "yellow")
         elif not self._live:
             self._console.print(self._line(progress), soft_wrap=True)
 
@@ -100,18 +114,16 @@ class Display:
     def _lines(self) -> Text:
         """Return what stands at the bottom of the terminal, in lines that fit it."""
         width, progress = self._console.width - 1, self._progress
-        name = self._definition.name
         if progress is None:
-            return Text(fitting([name, duration(time.monotonic() - self._began), self._stage], width))
-        filled = min(_BAR, round(_BAR * progress.done / max(1, progress.total)))
-        bar = f"{'━' * filled}{'╌' * (_BAR - filled)}"
+            first = fitting([self._name, duration(time.monotonic() - self._began)], width)
+            return Text("\n".join([first, *paragraph(self._stage, width)]))
         left = None
         if progress.seconds_left is not None:
             left = max(0.0, progress.seconds_left - (time.monotonic() - self._told))
-        counts = progress.counts
+        done = [f"{progress.done}/{progress.total}", _bar(progress, width)]
         lines = [
-            fitting([f"{progress.done}/{progress.total}", bar, _left(left), name], width, "  "),
-            fitting([_counts(counts.as_json()), _best(progress), self._pace(progress)], width, "; "),
+            fitting([*done, _left(left), self._pace(progress), self._name], width, "  "),
+            fitting([_counts(progress.counts.as_json()), _best(progress)], width, "; "),
             *self._workers(width),
         ]
         return Text("\n".join(filter(None, lines)), style="cyan")
@@ -119,18 +131,23 @@ class Display:
     def _workers(self, width: int) -> list[str]:
         """Return a line for each trial that trains; where none does, what the search does instead."""
         if not self._training:
-            return [fitting([self._stage], width)] if self._progress and self._progress.counts.own_ends else []
+            return paragraph(self._stage, width)
         room = max(1, min(_WORKERS, self._console.height - 6))
-        lines = [fitting(["  " + each, *rest], width) for each, *rest in map(self._epoch, self._training.values())]
+        lines = [
+            fitting(["  " + each, *rest], width) for each, *rest in map(self._epoch, list(self._training.values()))
+        ]
         more = [f"  and {len(lines) - room} more"] if len(lines) > room else []
         return lines[:room] + more
 
     def _epoch(self, trial: Progress) -> list[str]:
+        """Return what is known of a trial that trains: how far it is, its metric, for how long it has trained."""
+        now = time.monotonic()
+        for_long = duration(now - self._since.get(trial.number, now))
         if trial.epoch is None:
-            return [f"trial {trial.number}"]
+            return [f"trial {trial.number}", for_long]
         of = f" of {trial.epochs}" if trial.epochs else ""
         metric = "" if trial.value is None else f"{self._definition.metrics[0]} {number(trial.value)}"
-        return [f"trial {trial.number}", f"epoch {trial.epoch}{of}", metric]
+        return [f"trial {trial.number}", f"epoch {trial.epoch}{of}", metric, for_long]
 
     def _pace(self, progress: Progress) -> str:
         minutes = (time.monotonic() - self._began) / 60
@@ -145,15 +162,14 @@ class Display:
         if outcome.best.confirmed is not None:
             printer.line(luck(self._definition, outcome.best))
         printer.line("")
-        ended = _counts(outcome.n_trials)
+        ended, interrupted = _counts(outcome.n_trials), outcome.stopped == INTERRUPTED
         if outcome.died:
-            ended += f" ({outcome.died} died with their worker)"
+            ended += f" ({outcome.died} {'stopped' if interrupted else 'died with their worker'})"
         printer.line(f"{ended} in {outcome.seconds:.1f} s with {outcome.workers}; trained by {outcome.data.path}.")
         if outcome.saved:
             printer.line(f"{outcome.saved}.")
-        for each in outcome.failures:
-            printer.line(f"Failed: {plural(len(each.numbers), 'trial')} {_some(each.numbers)}: {each.reason}", "yellow")
-        if outcome.stopped == INTERRUPTED:
+        printer.failures(outcome.failures)
+        if interrupted:
             printer.line("Interrupted: everything finished so far is kept.", "yellow")
         elif outcome.stopped:
             printer.line(f"Ended before its budget: {outcome.stopped}.")
@@ -206,8 +222,7 @@ def print_findings(found: Findings, definition: Definition, files: Sequence[Path
     printer.line(f"Trials: {_counts(found.states)}.")
     if found.saved.trials:
         printer.line(f"{found.saved}.")
-    for each in found.failures:
-        printer.line(f"Failed: {plural(len(each.numbers), 'trial')} {_some(each.numbers)}: {each.reason}", "yellow")
+    printer.failures(found.failures)
     if found.importances:
         printer.whole("")
         printer.line(f"What {definition.metrics[0]} depends on{f' ({found.caveat})' if found.caveat else ''}:", "bold")
@@ -236,14 +251,14 @@ def print_studies(found: Sequence[StudyOverview]) -> None:
     rows = [
         [
             each.study,
-            *(str(each.states.get(state, 0)) for state in states),
             "" if each.best is None else number(each.best),
             "" if each.versions is None else str(each.versions),
             each.champion or "",
+            *(str(each.states.get(state, 0)) for state in states),
         ]
         for each in found
     ]
-    lines, left_out = table(["study", *states, "best", "versions", "champion"], rows, printer.width)
+    lines, left_out = table(["study", "best", "versions", "champion", *states], rows, printer.width)
     for index, line in enumerate(lines):
         printer.whole(line, "" if index else "dim")
     if left_out:
@@ -261,6 +276,13 @@ class _Printer:
         """Print a sentence, broken between words."""
         for each in paragraph(text, self.width):
             self.whole(each, style)
+
+    def failures(self, failures: Sequence[Failures]) -> None:
+        """Print a line for each reason of failures."""
+        for each in failures:
+            trials = f"{plural(len(each.numbers), 'trial')} {_some(each.numbers)}"
+            stopped = each.reason.endswith(RUN_AGAIN)
+            self.line(f"Stopped: {trials}." if stopped else f"Failed: {trials}: {each.reason}", "yellow")
 
     def whole(self, text: str, style: str = "") -> None:
         """Print a text that is copied as a whole: an address, a command."""
@@ -317,6 +339,12 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _best(progress: Progress) -> str:
     known = progress.best_number is not None and progress.best_value is not None
     return f"best {number(progress.best_value)} (trial {progress.best_number})" if known else ""
+
+
+def _bar(progress: Progress, width: int) -> str:
+    length = _BAR if width >= _WIDE else _BAR // 2
+    filled = min(length, round(length * progress.done / max(1, progress.total)))
+    return f"{'━' * filled}{'╌' * (length - filled)}"
 
 
 def _left(seconds: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from search.studyfile.schema import Definition
 from tests.conftest import command, run_json
 
 Tiny = Callable[..., Definition]
+ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 def begin(folder: Path, *args: str) -> subprocess.Popen[str]:
@@ -27,7 +29,8 @@ def begin(folder: Path, *args: str) -> subprocess.Popen[str]:
         [sys.executable, "-m", "search.run", *args],
         cwd=folder,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "FORCE_COLOR": "1"},  # as on a terminal
         text=True,
         start_new_session=True,
     )
@@ -56,12 +59,14 @@ def test_resume_finishes_what_was_begun(tiny: Tiny, folder: Path, end: signal.Si
     process = begin(folder, "night", "--n-trials", "12", "--workers", "2")
     wait_for_trials("night", 3)
     process.send_signal(end)
-    _, stderr = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=60)
     if end == signal.SIGINT:
         assert process.returncode == 130
-        assert stderr.splitlines()[-1] == (
-            "interrupted; everything finished so far is kept; go on with: python -m search.run night --resume"
-        )
+        told = ANSI.sub("", printed).rpartition("Best of study night")[2]
+        assert "Interrupted: everything finished so far is kept.\n" in told
+        assert "  python -m search.run night --resume\n" in told
+        assert "error" not in told
+        assert not set("━╌") & set(told), "the bar that moves is gone before the results are printed"
         client = MlflowClient()
         experiment = client.get_experiment_by_name("night")
         assert experiment is not None

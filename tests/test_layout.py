@@ -11,9 +11,11 @@ from typing import TypeGuard
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import search
 from search import new, predict, promote, report, reproduce, run, studies, sync
+from search.cli import application
 
 PACKAGE = Path(search.__file__).parent
 MODULES = {
@@ -224,15 +226,27 @@ COMMANDS |= {"new": new.new_command, "sync": sync.sync_command, "studies": studi
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_has_help(name: str) -> None:
     """A person would have to read the source to know what an option does."""
-    function = COMMANDS[name]
-    app = typer.Typer(add_completion=False)
-    app.command()(function)
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(application(COMMANDS[name]))
     assert command.help
     for parameter in command.params:
         told = getattr(parameter, "help", None)
         assert told, f"{name}: {parameter.name} has no help"
         assert re.match(r"^[A-Z].*[.\])]$", told), f"{name}: help of {parameter.name} is no sentence"
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_whole_in_a_narrow_terminal(name: str, width: int) -> None:
+    """A person would read `--max-latency-…`, and neither what an option is by default nor how a command is called."""
+    app = application(COMMANDS[name])
+    shown = CliRunner().invoke(app, ["-h"], terminal_width=width).stdout
+    whole = {word.rstrip(",") for word in shown.split()}
+    for parameter in typer.main.get_command(app).params:
+        names = parameter.opts if parameter.param_type_name == "option" else []
+        words = [*names, *getattr(parameter, "help", "").split()]
+        assert [word for word in words if word.rstrip(",") not in whole] == []
+    assert f"Example: python -m search.{name}" in shown
+    assert [line for line in shown.splitlines() if len(line) > width] == []
 
 
 def _modules_after(*arguments: str) -> set[str]:

@@ -63,7 +63,7 @@ def _shares(data: Data) -> str:
         return ""
     counts = np.bincount(data.class_indices(data.train), minlength=len(data.classes))
     share = counts / max(1, counts.sum())
-    listed = ", ".join(f"{data.classes[at]} {share[at]:.0%}" for at in range(min(_SHOWN, len(counts))))
+    listed = ", ".join(f"{data.classes[at]}: {share[at]:.0%}" for at in range(min(_SHOWN, len(counts))))
     return f" with {len(counts)} classes ({listed}{', …' if len(counts) > _SHOWN else ''})"
 
 
@@ -91,10 +91,10 @@ def _trivial(data: Data) -> str:
     if data.task in ("binary", "multiclass") and data.classes:
         most = int(np.bincount(data.class_indices(data.train), minlength=len(data.classes)).argmax())
         right = float((data.class_indices(held_out) == most).mean())
-        return f"always '{data.classes[most]}' has accuracy {right:.3g}"
+        return f"answering '{data.classes[most]}' always has accuracy {right:.3g}"
     if data.task == "regression" and data.y.dtype.kind in "fiu" and data.y.ndim <= 2:
         error = np.asarray(held_out.y, "float64") - np.asarray(data.y, "float64").mean(axis=0)
-        return f"always the mean has squared error {float((error**2).mean()):.4g}"
+        return f"answering the mean always has squared error {float((error**2).mean()):.4g}"
     return ""
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from numpy.typing import NDArray
 
-WHOLE_EPOCHS, BATCHES, PLAIN = "whole epochs", "batches", "plain fit"
+WHOLE_EPOCHS, BATCHES, PLAIN = "whole epochs", "batches", "ordinary fit"
 REUSED = f"{WHOLE_EPOCHS}, traced before"
 _OWN = ("train_step", "test_step", "fit", "evaluate", "make_train_function", "make_test_function")
 _BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
@@ -45,7 +45,7 @@ _UNKNOWN_LAYERS = 32  # times the bytes of its input that a layer may give whose
 
 
 def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.Callback] = ()) -> str:
-    """Return how `fit` trains this model: by `whole epochs`, by `batches`, or by `plain fit`."""
+    """Return how `fit` trains this model: by `whole epochs`, by `batches`, or by `ordinary fit`."""
     import keras
 
     own_step = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in _OWN)

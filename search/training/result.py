@@ -52,7 +52,7 @@ class TrialResult:
         data: What the model takes and gives, where the data depend on the trial.
         training: What autologging would have recorded: optimizer, loss, `fit`'s arguments.
         summary: The model's layers as a table of text.
-        path: How the model was trained: by `whole epochs`, by `batches`, or by `plain fit`.
+        path: How the model was trained: by `whole epochs`, by `batches`, or by `ordinary fit`.
         reason: One line that says why it was pruned or failed.
         traceback: The traceback of a failed trial.
         log: What the user's code printed.

@@ -28,6 +28,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from search.budget import RUN_AGAIN
 from search.data.loading import TrialData
 from search.errors import ModelError, SearchError, one_line, printable, redact
 from search.reporting import data as data_picture
@@ -45,7 +46,7 @@ from search.training.training import seeds_of_its_own
 from search.workers import sharing
 from search.workers.devices import check_devices, make_virtual, operations_at_once, spread
 
-STOPPED = "stopped; --resume runs it again"
+STOPPED = f"stopped; {RUN_AGAIN}"
 _AGAIN = 7_919  # keeps the seeds of trainings that confirm a trial apart from those of trials
 _LOGGED = 50_000  # characters of a trial's prints that are kept, at the beginning and at the end
 _COLLECT_BYTES = 100_000_000

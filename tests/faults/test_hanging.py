@@ -45,7 +45,7 @@ def test_a_trial_that_hangs_is_told_and_ended(
     with pytest.raises(NoTrialCompleted):
         run_search(definition, progress, n_trials=1, offline=True)
     assert [each.state for each in told if each.number == 0] == ["began", "silent", "failed"]
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("trial 0")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "trial 0" in line]
     assert lines[0].startswith("trial 0 has reported nothing for 0:0")
-    assert lines[1] == "trial 0 failed: it took longer than trial_timeout = 4 s"
+    assert lines[1] == "[1/1] trial 0 failed: it took longer than trial_timeout = 4 s"
     assert (folder / "studies" / "hangs.journal").exists()

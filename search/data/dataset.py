@@ -73,6 +73,9 @@ class Data:
         normalize: Whether the preprocessing layers scale numbers.
         name: What to call the data in MLflow.
         digest: Eight hexadecimal digits that change when a value in the data changes.
+        cut: What else the values of trials depend on: how many rows each part has that the source gave, or of
+            streams eight hexadecimal digits of their first batches; empty where rows are cut here, or depend on
+            the trial.
         encoded: Whether targets are class indices in place of the labels that were given.
         given: The names of the parts that the source gave; `all` for data that were split here.
         doubts: What in the data looks wrong, each with what mends it.
@@ -91,6 +94,7 @@ class Data:
     normalize: bool
     name: str
     digest: str
+    cut: str = ""
     encoded: bool = False
     given: tuple[str, ...] = (ALL,)
     doubts: tuple[str, ...] = ()

@@ -180,6 +180,7 @@ def _split(
         name=name,
         # What a data function returns differs from trial to trial; the targets of the held-out rows do not.
         digest=rows.digest_of(test.y) if depends and test.y is not None else together.digest,
+        cut="" if depends or len(lengths) == 1 else ", ".join(f"{count} {part}" for part, count in lengths.items()),
         encoded=goal.encoded,
         given=tuple(lengths),
         doubts=together.doubts,
@@ -231,10 +232,19 @@ def _streamed(parts: dict[str, Given], definition: Definition, name: str, *, dep
         normalize=False,
         name=name,
         digest=sources.code_digest(definition) if depends else rows.digest_of(*first, *counts),
+        cut="" if depends else _digest_of_parts(made),
         given=tuple(parts),
         doubts=() if VALIDATION in made else (_UNVALIDATED.format(", ".join(definition.metrics)),),
         _first=first,
     )
+
+
+def _digest_of_parts(made: Mapping[str, Part]) -> str:
+    """Return eight hexadecimal digits of the parts in memory and of the first batches of streams."""
+    known = [
+        streams.sample(part.x) if part.streamed else [part.x, part.y, part.sample_weight] for part in made.values()
+    ]
+    return rows.digest_of(np.asarray(",".join(made)), *known)
 
 
 def _cut(parts: dict[str, Given], definition: Definition) -> dict[str, Given]:

@@ -19,6 +19,7 @@ from search.errors import DataError, one_line
 _STREAMS = {"tensorflow.DatasetV2", "keras.PyDataset", "torch.DataLoader"}
 _LOOK_SECONDS, _FEW = 3.0, 20  # how long an end is looked for, and batches that may be alike by chance
 _LOOKED_AT = 32  # batches of targets that are read to find the classes
+_SAMPLE = 4  # batches by which other data are known
 _INFINITE = -1  # TensorFlow's cardinality of a dataset without end
 _EMPTY = "data.source: the stream is empty; give at least one batch of (x, y)"
 _WORDS = {"train": "training", "validation": "validation", "test": "test"}
@@ -64,6 +65,15 @@ def first_batch(stream: Any) -> tuple[Any, Any]:
     for batch in batches(stream):
         return batch
     raise DataError(_EMPTY)
+
+
+def sample(stream: Any) -> list[Any]:
+    """Return the first few batches, by which other data are known; none of a stream that gives others each time."""
+    if is_spent_by_reading(stream):
+        return []
+    once, again = first_batch(stream), first_batch(stream)
+    same = all(map(np.array_equal, leaves(list(once)), leaves(list(again))))
+    return [list(each) for each in batches(stream, _SAMPLE)] if same else []
 
 
 def head(stream: Any) -> Any:

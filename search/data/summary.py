@@ -39,6 +39,7 @@ class DataSummary:
         facts: What the data are, in a line.
         doubts: What in the data looks wrong, each with what mends it.
         profile: Statistics of the training data, see `profile.profile_of`; empty for streams.
+        cut: Of which parts the source gave the data, as `Data.cut` tells it.
         optional: Columns that may be missing when predicting: values of theirs were missing in training.
     """
 
@@ -60,6 +61,7 @@ class DataSummary:
     profile: dict[str, Any] = field(default_factory=dict, repr=False)
     facts: str = ""
     doubts: tuple[str, ...] = ()
+    cut: str = ""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from search.studyfile.settings import Settings, default_storage
 if TYPE_CHECKING:
     from search.data.summary import DataSummary
 
+_NO_SPLIT = {"source", "options", "task"}  # of [data]: the digest of the rows knows what they change
+
 
 def create(
     definition: Definition, name: str, storage: BaseStorage, sampler: BaseSampler, pruner: BasePruner
@@ -73,8 +75,7 @@ def check_data(study: optuna.Study, settings: Settings, data: DataSummary) -> No
     Raises:
         StorageError: The rows or the split changed, and nobody said that they may.
     """
-    split = settings.definition.data.model_dump(mode="json", exclude={"source", "options", "task"})
-    now = {"rows": data.digest, "split": split}
+    now = {"rows": data.digest, "parts": data.cut, "split": _split(settings.definition, data.task)}
     before, trials = attributes.data_of(study), len(study.get_trials(deepcopy=False))
     if before == now:
         return
@@ -87,13 +88,28 @@ def check_data(study: optuna.Study, settings: Settings, data: DataSummary) -> No
     attributes.set_data(study, now, trials if changes else 0)
 
 
+def _split(definition: Definition, task: str) -> dict[str, Any]:
+    """Return what of a study file decides which rows a value is measured on, and how, by its keys."""
+    split = {f"data.{key}": value for key, value in definition.data.model_dump(mode="json", exclude=_NO_SPLIT).items()}
+    split["data.task"] = task
+    chosen = {name.removeprefix("val_") for name in definition.metrics}
+    own = {key: each.model_dump(mode="json") for key, each in definition.own_metrics.items() if key in chosen}
+    if definition.fit.validation_steps is not None:
+        split["fit.validation_steps"] = definition.fit.validation_steps
+    return split | {f"metrics.{key}": each for key, each in own.items()}
+
+
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return what of a study's data changed, the rows first."""
     rows = [f"the rows (digest {before['rows']}, now {now['rows']})"] if before["rows"] != now["rows"] else []
-    known = before.get("split", {})
-    return rows + [
-        f"data.{key} ({known.get(key)}, now {each})" for key, each in now["split"].items() if known.get(key) != each
-    ]
+    if not rows and before.get("parts", now["parts"]) != now["parts"]:
+        rows = [f"the parts that the data come in ({before['parts'] or 'one'}, now {now['parts'] or 'one'})"]
+    known, wanted = before.get("split", {}), now["split"]
+    if "parts" not in before:  # an earlier release wrote it, of [data] alone
+        known = {f"data.{key}": value for key, value in known.items()}
+        wanted = {key: value for key, value in wanted.items() if key in known}
+    keys = [key for key in {**wanted, **known} if known.get(key) != wanted.get(key)]
+    return rows + [f"{key} ({known.get(key)}, now {wanted.get(key)})" for key in keys]
 
 
 def load(name: str, storage_url: str) -> optuna.Study:

@@ -73,6 +73,7 @@ def describe(
         optional=_incomplete(data),
         facts=facts(data),
         doubts=data.doubts,
+        cut=data.cut,
     )
 
 

@@ -18,16 +18,17 @@ from tests.conftest import command
 
 # Loads a model where TensorFlow cannot be imported, and says by what it is served, and whether it would be installed.
 SERVED = """
+import importlib.machinery
 import sys
 
-
-class NoTensorFlow:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "tensorflow":
-            raise ImportError(name)
+find = importlib.machinery.PathFinder.find_spec
 
 
-sys.meta_path.insert(0, NoTensorFlow())
+def without_tensorflow(name, path=None, target=None):
+    return None if name.partition(".")[0] == "tensorflow" else find(name, path, target)
+
+
+importlib.machinery.PathFinder.find_spec = without_tensorflow
 import mlflow
 
 model = mlflow.pyfunc.load_model(sys.argv[1])

@@ -84,6 +84,7 @@ class _Running:
     future: Future[TrialResult]
     beaten: float = 0.0  # when its last heartbeat was written
     passed_on: float = 0.0  # when its epochs were last passed on
+    epochs: int = 0  # how many were
 
 
 class Search:
@@ -298,8 +299,7 @@ class Search:
             record_heartbeat(self._storage, running.trial_id)
         if now - running.passed_on >= max(_LIVE_SECONDS, 0.05 * len(self._running)):
             running.passed_on = now
-            self._mirror.update(running.trial.number)
-            self._tell_epoch(running)
+            self._pass_on(running)
         limit = self._settings.trial_timeout
         if (lost := running.slot.lost()) is not None:
             self._give_up(running, "died", f"its worker died: {lost}")
@@ -381,10 +381,13 @@ class Search:
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
 
-    def _tell_epoch(self, running: _Running) -> None:
-        """Tell how far a running trial is, when it has passed epochs on, or that it was silent for long."""
+    def _pass_on(self, running: _Running) -> None:
+        """Show a running trial's new epochs in MLflow, and tell how far it is, or that it was silent for long."""
         trial = self._storage.get_trial(running.trial_id)
         epochs = live_epochs(trial)
+        if len(epochs) != running.epochs:
+            running.epochs = len(epochs)
+            self._mirror.update(trial.number)
         if epochs:
             planned = trial.params.get("epochs", self._definition.fit.epochs)
             value = epochs[-1].logs.get(self._definition.metrics[0])

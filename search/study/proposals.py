@@ -8,6 +8,7 @@ write, whole. What samplers note on their trials (CMA-ES's state, NSGA-II's gene
 from __future__ import annotations
 
 import copy
+import heapq
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study import space
@@ -25,6 +27,9 @@ from search.studyfile.schema import Definition
 
 _PROPOSALS = 10  # proposals that are not new before an unseen configuration is drawn instead
 _DRAWS = 1000  # random draws from a space too large to be listed, before it counts as exhausted
+# TPE's time grows with the trials that it learns from. At most so many of the copy's are kept, when it has twice as
+# many: the best, of which TPE takes 25 for its good ones, and of the others a random choice.
+_KEPT, _KEPT_BEST = 500, 50
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,8 @@ class Sampling:
         self._space = space.distributions(definition)
         self._grid = sampler is None
         self._random = random.Random(seed)
-        self._storage = optuna.storages.InMemoryStorage()
-        self._copy = optuna.create_study(
-            storage=self._storage, sampler=sampler, pruner=pruner, directions=list(definition.directions)
-        )
-        self._study_id = self._storage.get_study_id_from_name(self._copy.study_name)
+        self._directions = list(definition.directions)
+        self._begin_copy(sampler, pruner)
         self._finished: set[space.Configuration] = set()
         self._failures: Counter[space.Configuration] = Counter()  # by the configuration's own error
         self._running: dict[int, space.Configuration] = {}  # by number in the study
@@ -75,6 +77,13 @@ class Sampling:
         self._open = False  # whether builders suggest more, so that a `[space]` alone is no configuration
         self._pending: dict[int, optuna.Trial] = {}  # by number in the study
         self._unseen: list[dict[str, Any]] | None = None
+
+    def _begin_copy(self, sampler: BaseSampler | None, pruner: BasePruner | None) -> None:
+        self._storage = optuna.storages.InMemoryStorage()
+        self._copy = optuna.create_study(
+            storage=self._storage, sampler=sampler, pruner=pruner, directions=self._directions
+        )
+        self._study_id = self._storage.get_study_id_from_name(self._copy.study_name)
 
     def enqueue(self, configurations: list[dict[str, Any]]) -> None:
         """Try these first; parameters that they leave out are sampled."""
@@ -106,6 +115,8 @@ class Sampling:
                 self._copy.add_trial(_with_constraints(trial))
             else:
                 self._finish(ours, trial)
+        if len(self._copy.get_trials(deepcopy=False)) > 2 * _KEPT:
+            self._thin_out()
 
     def forget(self, number: int) -> None:
         """Take note that the trial of this number failed: its configuration may be tried again."""
@@ -143,8 +154,7 @@ class Sampling:
             distributions={name: self._space[name] for name in inside},
             system_attrs={FIXED: params} if params.keys() - inside.keys() else {},
         )
-        trial = optuna.trial.Trial(self._copy, self._storage.create_new_trial(self._study_id, template_trial=template))
-        return self._proposal(trial)
+        return self._proposal(self._add(template))
 
     def began(self, proposal: Proposal, number: int) -> None:
         """Take note that the proposal became the study's trial of this number."""
@@ -178,6 +188,39 @@ class Sampling:
                 ours.report(reported, step)
         values = trial.values if trial.state == TrialState.COMPLETE else None
         self._copy.tell(ours, values, state=trial.state)
+
+    def _thin_out(self) -> None:
+        """Make the copy anew from some of its trials, where its sampler learns from them alone and needs no more."""
+        trials = self._copy.get_trials(deepcopy=False)
+        learns_from_them = isinstance(self._copy.sampler, optuna.samplers.TPESampler) and len(self._directions) == 1
+        if not learns_from_them or any(trial.constraints for trial in trials):
+            return
+        pending = {trial.number: number for number, trial in self._pending.items()}
+        waiting = {trial.number for trial in trials if trial.state == TrialState.WAITING}
+        kept = self._worth_keeping(trials) | pending.keys() | waiting
+        self._begin_copy(self._copy.sampler, self._copy.pruner)
+        for trial in trials:
+            if trial.number not in kept:
+                continue
+            again = copy.deepcopy(trial)
+            if trial.number not in waiting:
+                again.system_attrs.setdefault(BRACKET, trial.number)
+            added = self._add(again)
+            if trial.number in pending:
+                self._pending[pending[trial.number]] = added
+
+    def _worth_keeping(self, trials: list[FrozenTrial]) -> set[int]:
+        """Return the numbers of the best finished trials, and of some of the others."""
+        finished = [trial for trial in trials if trial.state in FINISHED]
+        complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
+        sign = 1 if self._copy.direction == StudyDirection.MINIMIZE else -1
+        best = {trial.number for trial in heapq.nsmallest(_KEPT_BEST, complete, key=lambda each: sign * each.values[0])}
+        others = [trial.number for trial in finished if trial.number not in best]
+        return best.union(self._random.sample(others, min(_KEPT - len(best), len(others))))
+
+    def _add(self, trial: FrozenTrial) -> optuna.Trial:
+        """Add a trial to the copy as it is."""
+        return optuna.trial.Trial(self._copy, self._storage.create_new_trial(self._study_id, template_trial=trial))
 
     def _draw_unseen(self) -> dict[str, Any] | None:
         if space.size(self._space) > space.LARGEST_GRID:

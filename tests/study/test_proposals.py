@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
-from search.study import space
+from search.study import proposals, space
 from search.study.attributes import CONSTRAINTS
 from search.study.proposals import Proposal, Sampling
 from search.study.samplers import make_sampler
@@ -214,3 +214,35 @@ def test_samplers_hear_of_constraints() -> None:
     later.sampling.learn(run.study.trials)
     assert [trial.constraints for trial in later.sampling._copy.trials[:2]] == [{"0": 1.5}, {"0": -0.5}]
     assert run.study.trials[0].constraints == {}
+
+
+def test_a_long_study_is_thinned_out_for_tpe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking would take longer with every trial, or lose the best trials, the running ones, or try one twice."""
+    monkeypatch.setattr(proposals, "_KEPT", 20)
+    monkeypatch.setattr(proposals, "_KEPT_BEST", 5)
+    run = Run(definition(CONTINUOUS))
+    first, number = run.ask() or pytest.fail("nothing to try")
+    for value in range(100):
+        _, other = run.ask() or pytest.fail("nothing to try")
+        run.tell(other, TrialState.COMPLETE, float(abs(value - 50)))
+    known = run.sampling._copy.get_trials(deepcopy=False)
+    assert len(known) <= 2 * 20 + 1
+    values = sorted(trial.values[0] for trial in known if trial.state == TrialState.COMPLETE)
+    assert values[:5] == [0.0, 1.0, 1.0, 2.0, 2.0]
+    run.tell(number, TrialState.COMPLETE, -1.0)
+    run.ask()
+    known = run.sampling._copy.get_trials(deepcopy=False)
+    assert [trial.values[0] for trial in known if trial.params == first.params] == [-1.0]
+    assert all(trial.state != TrialState.RUNNING for trial in known[:-1])
+    assert len({tuple(trial.params.items()) for trial in run.study.trials}) == len(run.study.trials)
+
+
+@pytest.mark.parametrize("sampler", ["cmaes", "nsga2"])
+def test_samplers_that_count_their_trials_keep_all(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CMA-ES and NSGA-II would lose a generation."""
+    monkeypatch.setattr(proposals, "_KEPT", 10)
+    run = Run(definition(CONTINUOUS), sampler)
+    for value in range(30):
+        _, number = run.ask() or pytest.fail("nothing to try")
+        run.tell(number, TrialState.COMPLETE, float(value))
+    assert len(run.sampling._copy.get_trials(deepcopy=False)) == 30

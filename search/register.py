@@ -1,4 +1,4 @@
-"""The best trial and its way into the registry: what a version says of where it comes from."""
+"""Registers the best trial's model and describes its origin."""
 
 from __future__ import annotations
 

@@ -181,7 +181,8 @@ class Display:
         if model is not None and outcome.newly_registered:
             printer.line(f"Registered trial {outcome.best.number} as {model.uri}, alias {model.alias}.", "green")
         elif model is not None:
-            printer.line(f"No better trial than {model.uri}'s: nothing new was registered.")
+            champion = ", the champion's" if model.champion else "'s"
+            printer.line(f"No better trial than {model.uri}{champion}: nothing new was registered.")
         elif outcome.unregistered:
             printer.line(f"The best trial's model is not registered: {outcome.unregistered}", "yellow")
         if outcome.not_mirrored:
@@ -198,7 +199,7 @@ class Display:
             commands.append(outcome.serve)
         if outcome.url:
             commands.append(outcome.url)
-        if outcome.model is not None and outcome.model.alias == "challenger":
+        if outcome.model is not None and outcome.model.alias == "challenger" and not outcome.model.champion:
             commands.append(f"python -m search.promote {shlex.quote(outcome.model.name)}")
         if commands:
             printer.line("")

@@ -1,4 +1,4 @@
-"""The promotion gate on a real registry: what passes, what is said, and who carries the alias afterwards."""
+"""The promotion gate on a real registry: what passes, what is said, and which version has the alias afterwards."""
 
 from __future__ import annotations
 

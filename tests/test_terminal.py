@@ -149,6 +149,16 @@ def test_what_is_not_in_mlflow_is_said_with_the_line_that_sends_it(
     assert "search.promote" not in printed
 
 
+def test_what_is_champion_already_is_not_offered_for_promotion(
+    definition: Definition, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person would promote, and be told that there is nothing to do."""
+    for champion, offered in ((False, True), (True, False)):
+        model = Registered("eight", "1", "challenger", champion=champion)
+        Display(definition, silent=False).outcome(outcome(model=model, newly_registered=False))
+        assert ("search.promote" in capsys.readouterr().out) == offered
+
+
 def test_why_nothing_was_registered_is_said(definition: Definition, capsys: pytest.CaptureFixture[str]) -> None:
     """A search that lost its model to a server that went away would look like any other."""
     Display(definition, silent=False).outcome(outcome(model=None, unregistered="MLflow went away"))

@@ -25,7 +25,7 @@ class Promotion:
 
     Attributes:
         model: The registered model whose alias it is about.
-        version: The version that was to carry the alias.
+        version: The version that was to get the alias.
         alias: The alias.
         previous: The version that carried it before, if any.
         promoted: Whether the alias moved.
@@ -63,10 +63,10 @@ def promote(
     dry_run: bool = False,
     to: str | None = None,
 ) -> Promotion:
-    """Move an alias to a version that is surely better than the one that carries it.
+    """Move an alias to a version that is surely better than the one that has it.
 
-    It is decided on who carries the alias at the moment of writing. After the alias moved, the promotions at the
-    same time are looked at: the later one stays only if it passes against the earlier.
+    It is decided on the version that has the alias at the moment of writing. After the alias moved, the promotions
+    at the same time are looked at: the later one stays only if it passes against the earlier.
 
     Args:
         model: The registered model.
@@ -118,7 +118,7 @@ def _note_refusal(candidate: Version, told: Promotion) -> None:
 
 
 def _decided(judge: Judge, candidate: Version, target: str, alias: str) -> tuple[Version | None, Decision]:
-    """Decide on the version that carries the alias when the decision is made."""
+    """Decide on the version that has the alias when the decision is made."""
     from search.tracking import registry
 
     for _ in range(_TRIES):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ def overview(
     Raises:
         StorageError: The storage does not exist or cannot be read.
     """
-    registry = _Registry(tracking_uri)
+    registry = _Registry(tracking_uri, on_message)
     if storage is not None:
         found = list(_studies(storage))
     else:
@@ -94,16 +93,23 @@ def _best(study: optuna.Study) -> float | None:
 
 
 class _Registry:
-    """MLflow's registry, asked only where it exists."""
+    """MLflow's registry, asked only where it exists, and no more once it does not answer."""
 
-    def __init__(self, tracking_uri: str | None) -> None:
-        self._uri = tracking_uri
+    def __init__(self, tracking_uri: str | None, on_message: Callable[[str], None]) -> None:
+        self._uri, self._on_message, self._away = tracking_uri, on_message, False
 
     def completed(self, study: StudyOverview) -> StudyOverview:
         """Return a study with its versions and champion."""
         from search.tracking import registry, store
 
-        with suppress(SearchError), store.existing_store(store.set_uri(self._uri)):
-            versions, champion = registry.versions(study.study)
-            return replace(study, versions=versions, champion=champion)
-        return study
+        uri = store.set_uri(self._uri)
+        if self._away or not store.exists(uri):
+            return study
+        try:
+            with store.existing_store(uri):
+                versions, champion = registry.versions(study.study)
+        except SearchError as error:
+            self._away = True
+            self._on_message(f"{error}; versions and champions are not shown")
+            return study
+        return replace(study, versions=versions, champion=champion)

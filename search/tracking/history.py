@@ -96,7 +96,7 @@ def champions(found: Sequence[Move], now: str = "") -> list[str]:
 
     Args:
         found: Moves, the oldest first.
-        now: The version that carries the alias, which may have been moved by other means.
+        now: The version that has the alias, which may have been moved by other means.
     """
     stack: list[str] = []
     for move in (each for each in found if each.done):

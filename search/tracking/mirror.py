@@ -22,11 +22,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search.errors import one_line
 from search.study import attributes
 from search.study.spool import Spool
 from search.studyfile.schema import Definition
-from search.tracking import logged_model
+from search.tracking import logged_model, store
 from search.tracking.runs import SearchRun, model_of_run
 from search.tracking.user_code import model_code
 from search.training.result import Epoch, TrialResult, live_epochs
@@ -206,10 +205,10 @@ class Mirror:
             shown.tries += self._draining or not shown.tries or self._written > shown.seen
             shown.seen = self._written
             if shown.tries >= _TRIES:
-                self._refused[number] = one_line(error)
+                self._refused[number] = store.reason_of(error)
                 with self._changed:  # it answered
                     self._pause = self._paused_until = 0.0
-                self._on_message(f"trial {number} cannot be written to MLflow: {one_line(error)}")
+                self._on_message(f"trial {number} cannot be written to MLflow: {store.reason_of(error)}")
                 return
         with self._changed:
             first = self._pause == 0
@@ -217,7 +216,9 @@ class Mirror:
             self._paused_until = time.monotonic() + self._pause
             self._due.setdefault(number, None)
         if first:
-            self._on_message(f"MLflow does not answer ({one_line(error)}); training goes on, trials are sent later")
+            self._on_message(
+                f"MLflow does not answer ({store.reason_of(error)}); training goes on, trials are sent later"
+            )
 
     def _show(self, number: int) -> bool:
         """Show a trial; returns whether MLflow was asked for anything, and so answered."""

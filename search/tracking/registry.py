@@ -11,7 +11,7 @@ import math
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,14 @@ class Registered:
     Attributes:
         uri: What `mlflow.pyfunc.load_model` takes.
         refused: Why it has no alias: what happened when it was loaded outside the study's folder.
+        champion: Whether it is champion already.
     """
 
     name: str
     version: str
     alias: str | None
     refused: str = ""
+    champion: bool = False
 
     @property
     def uri(self) -> str:
@@ -140,7 +142,7 @@ def version_of_run(name: str, run_id: str) -> Registered | None:
             continue
         full = client.get_model_version(name, version.version)
         alias = CHALLENGER if CHALLENGER in full.aliases else next(iter(full.aliases), None)
-        return Registered(name, str(version.version), alias, full.tags.get(REFUSED, ""))
+        return Registered(name, str(version.version), alias, full.tags.get(REFUSED, ""), CHAMPION in full.aliases)
     return None
 
 
@@ -150,7 +152,7 @@ def as_challenger(registered: Registered) -> Registered:
         return registered
     if registered.alias is None:
         MlflowClient().set_registered_model_alias(registered.name, CHALLENGER, registered.version)
-    return Registered(registered.name, registered.version, registered.alias or CHALLENGER)
+    return replace(registered, alias=registered.alias or CHALLENGER)
 
 
 def versions(name: str) -> tuple[int, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,10 +17,24 @@ import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from search.errors import TrackingError, one_line
+from search.errors import TrackingError, one_line, printable
 from search.studyfile.secret import revealed
 
 _SQLITE = "sqlite:///"
+_LONGEST = 200  # characters of a reason that is not known
+# What in the error of a server or database tells why it cannot be used; libraries wrap it in hundreds of characters.
+_REASONS = (
+    (r"Connection refused", "connection refused: nothing listens there"),
+    (r"resolve|name resolution|Name or service not known", "there is no such host"),
+    (r"timed out|timeout expired", "no answer in time"),
+    (r"CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted"),
+    (r"WRONG_VERSION_NUMBER", "it does not speak https"),
+    (r"error code 401", "HTTP status 401; log in by MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN"),
+    (r"error code 403", "HTTP status 403: this user may not do it"),
+    (r"error code 404|valid JSON", "what answers there is not an MLflow server"),
+    (r"(?:error code|too many) (\d\d\d)", r"HTTP status \1"),
+    (r"Connection (?:aborted|reset)|closed connection|closed the connection", "the connection was closed"),
+)
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -104,13 +119,20 @@ def existing_store(uri: str) -> Iterator[None]:
     Raises:
         TrackingError: There is no such store, or it cannot be reached.
     """
-    path = _sqlite_path(uri)
-    if path is not None and not path.is_file():
+    if not exists(uri):
         raise TrackingError(f"no MLflow store {uri} here; run a search first, or say --tracking-uri")
     with store_errors(uri):
         with _impatient():
             _connect(uri)
+            if uri.startswith("http"):  # else each request to a server that is away would take minutes
+                MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
         yield
+
+
+def exists(uri: str) -> bool:
+    """Return whether a store may be there; of a server or database only asking tells."""
+    path = _sqlite_path(uri)
+    return path is None or path.is_file()
 
 
 def _sqlite_path(uri: str) -> Path | None:
@@ -161,8 +183,18 @@ def store_errors(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
         raise TrackingError(
-            f"MLflow tracking store {uri} cannot be used ({one_line(error)}); is it up, and the URI right?"
+            f"MLflow tracking store {uri} cannot be used ({reason_of(error)}); is it running, and the URI right?"
         ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Return in a few words why MLflow's store does not do what it was asked."""
+    text = str(error)
+    if text.startswith("API request to") or isinstance(error, sqlalchemy.exc.OperationalError):
+        for pattern, reason in _REASONS:
+            if (found := re.search(pattern, text)) is not None:
+                return found.expand(reason)
+    return printable(one_line(error), _LONGEST)
 
 
 def restore(uri: str | None, experiment: str | None) -> None:

@@ -304,6 +304,10 @@ def in_groups(gpus: list[str], size: int) -> list[str]:
     return groups or ([",".join(gpus)] if gpus else [])
 
 
+def _each(n_trials: int) -> str:
+    return f"one for each of {n_trials} trials" if n_trials > 1 else "one for the only trial"
+
+
 def choose_workers(wanted: int | str, n_trials: int, gpus: list[str], gpu_share: float) -> tuple[int, str]:
     """Return how many local workers to use, and why.
 
@@ -311,11 +315,11 @@ def choose_workers(wanted: int | str, n_trials: int, gpus: list[str], gpu_share:
     each share of a GPU or group of GPUs; more than there are trials, or than memory holds, would idle.
     """
     if isinstance(wanted, int):
-        return max(1, min(wanted, n_trials)), "as asked" if wanted <= n_trials else f"one for each of {n_trials} trials"
+        return max(1, min(wanted, n_trials)), "as asked" if wanted <= n_trials else _each(n_trials)
     places = len(gpus) * int(1 / gpu_share) if gpus else cores()
     place = f"one for each of {places} {'GPU shares' if gpus else 'cores'}"
     limits = {places: place, max(1, int(_free_memory() / _WORKER_BYTES)): "as many as memory holds"}
-    limits.setdefault(max(1, n_trials), f"one for each of {n_trials} trials")
+    limits.setdefault(max(1, n_trials), _each(n_trials))
     count = min(limits)
     return count, limits[count]
 

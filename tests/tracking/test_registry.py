@@ -121,3 +121,7 @@ def test_a_registration_that_ended_before_the_alias_is_completed(client: MlflowC
     assert known.alias is None
     assert registry.as_challenger(known).alias == "challenger"
     assert client.get_model_version_by_alias("m", "challenger").version == 1
+    client.set_registered_model_alias("m", "champion", "1")
+    promoted = registry.version_of_run("m", run.info.run_id)
+    assert promoted is not None
+    assert registry.as_challenger(promoted).champion, "else it would be offered for promotion once more"

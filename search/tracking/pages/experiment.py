@@ -34,7 +34,8 @@ def find_or_create(client: MlflowClient, definition: Definition, name: str) -> s
             if experiment.lifecycle_stage != "active":
                 raise TrackingError(
                     f"MLflow experiment '{name}' is deleted; restore it "
-                    f"(mlflow experiments restore -x {experiment.experiment_id}) or use --study-name"
+                    f"(mlflow experiments restore -x {experiment.experiment_id}), delete it for good "
+                    f"(mlflow gc --experiment-ids {experiment.experiment_id}), or use --study-name"
                 )
             return str(experiment.experiment_id)
         note = descriptions.of_experiment(definition, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,11 @@ _RIGHT = (
     "return x, (x, y) or (x, y, sample_weight), two or three such parts, "
     'parts by name {"train": …, "validation": …, "test": …}, a data frame, or streams'
 )
+_NO_DATA = (
+    *(str, bytes, bool, int, float, complex, set, zip, map, filter, type),
+    *(FunctionType, MethodType, BuiltinFunctionType, CoroutineType, ModuleType),
+)
+_FOUR = "of the four arrays that train_test_split gives, return ((x_train, y_train), (x_test, y_test))"
 
 
 @dataclass(frozen=True)
@@ -54,15 +60,20 @@ def parts_of(loaded: Any, source: str) -> dict[str, Given]:
     Raises:
         DataError: It is nothing that `model.fit` takes.
     """
-    if loaded is None or isinstance(loaded, str | bytes | bool | int | float):
+    if loaded is None or isinstance(loaded, _NO_DATA):
         raise DataError(f"data.source: {source} returned {type(loaded).__name__}; {_RIGHT}")
+    if type(loaded).__name__ == "Bunch" and {"data", "target"} <= set(loaded):  # scikit-learn's
+        return {ALL: Given(loaded["data"], loaded["target"], alone=False)}
     if isinstance(loaded, Mapping) and loaded and set(loaded) <= set(NAMES):
         return _named(loaded, source)
     if isinstance(loaded, Mapping) and loaded and all(isinstance(each, tuple) for each in loaded.values()):
         names = ", ".join(map(str, loaded))
         raise DataError(f'data.source: {source} returned parts named {names}; name them "train", "validation", "test"')
-    if isinstance(loaded, tuple | list) and len(loaded) in _POSITIONS and _are_parts(loaded):
-        return dict(zip(_POSITIONS[len(loaded)], map(_part, loaded), strict=True))
+    if isinstance(loaded, tuple | list) and len(loaded) in _POSITIONS and _are_parts(_without_gaps(loaded)):
+        places = zip(_POSITIONS[len(loaded)], loaded, strict=True)
+        return {name: _part(each) for name, each in places if each is not None}
+    if isinstance(loaded, tuple | list) and _are_halves(loaded):
+        raise DataError(f"data.source: {source} returned {type(loaded).__name__} of 4 values; {_FOUR}")
     if _is_sequence_of_rows(loaded) or not isinstance(loaded, tuple | list):
         return {ALL: Given(loaded)}
     if 1 <= len(loaded) <= 3:
@@ -91,6 +102,21 @@ def _is_sequence_of_rows(given: Any) -> bool:
     return isinstance(given, list | tuple) and all(isinstance(each, str | bytes | int | float) for each in given)
 
 
+def _without_gaps(loaded: tuple[Any, ...] | list[Any]) -> tuple[Any, ...] | list[Any]:
+    """Return three parts without the validation or test part that is None; anything else as it is."""
+    given = [each for each in loaded if each is not None]
+    parts = all(isinstance(each, tuple) or streams.is_stream(each) or is_table(each) for each in given)
+    return given if len(loaded) == 3 and len(given) == 2 and loaded[0] is not None and parts else loaded
+
+
+def _are_halves(loaded: tuple[Any, ...] | list[Any]) -> bool:
+    """Return whether these are x and y of two parts in the order of scikit-learn's `train_test_split`."""
+    if len(loaded) != 4 or not all(hasattr(each, "shape") for each in loaded):
+        return False
+    rows = [rows_of(each) for each in loaded]
+    return rows[0] == rows[2] and rows[1] == rows[3] and (rows[0] != rows[1] or isinstance(loaded, tuple))
+
+
 def _are_parts(loaded: tuple[Any, ...] | list[Any]) -> bool:
     """Return whether these are two or three parts, and not one (x, y) or (x, y, sample_weight)."""
     if all(map(streams.is_stream, loaded)):
@@ -99,9 +125,10 @@ def _are_parts(loaded: tuple[Any, ...] | list[Any]) -> bool:
         return all(list(each.columns) == list(loaded[0].columns) for each in loaded)
     if not all(isinstance(each, tuple | list) and 2 <= len(each) <= 3 for each in loaded):
         return False
-    if any(map(_is_sequence_of_rows, loaded)) or len({len(each) for each in loaded}) > 1:
+    if any(map(_is_sequence_of_rows, loaded)):
         return False
-    return _could_be_parts(loaded)
+    weighed = len({len(each) for each in loaded}) > 1  # some parts alone have weights
+    return _could_be_parts(loaded) and (not weighed or _have_rows_alike(loaded))
 
 
 def _could_be_parts(loaded: tuple[Any, ...] | list[Any]) -> bool:
@@ -117,8 +144,13 @@ def _could_be_parts(loaded: tuple[Any, ...] | list[Any]) -> bool:
         return True
     if isinstance(loaded[0], tuple):
         return True
-    alike = all(_shape(part[0]) == _shape(loaded[0][0]) and _shape(part[1]) == _shape(loaded[0][1]) for part in loaded)
-    return alike and _shape(loaded[0][0]) != _shape(loaded[0][1])
+    return _have_rows_alike(loaded) and _shape(loaded[0][0]) != _shape(loaded[0][1])
+
+
+def _have_rows_alike(parts: tuple[Any, ...] | list[Any]) -> bool:
+    """Return whether the rows of all parts have the same shapes."""
+    first, second = _shape(parts[0][0]), _shape(parts[0][1])
+    return all(_shape(part[0]) == first and _shape(part[1]) == second for part in parts)
 
 
 def rows_of(x: Any) -> int:

@@ -144,7 +144,7 @@ def _concatenated(parts: Sequence[Any]) -> Any:
         return [_concatenated(inputs) for inputs in zip(*parts, strict=True)]
     if hasattr(first, "toarray"):
         return np.concatenate([rows.dense(part) for part in parts])
-    return np.concatenate([np.asarray(part) for part in parts])
+    return np.concatenate([targets.as_known(part) for part in parts])
 
 
 def _split(

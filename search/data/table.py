@@ -201,7 +201,7 @@ def weights(values: Any, settings: DataDefinition) -> Any:
         return [weights(each, settings) for each in values]
     key = f"data.sample_weight: '{settings.sample_weight}'" if settings.sample_weight else "data.source: sample_weight"
     try:
-        array = np.asarray(values, "float32")
+        array = targets.as_known(values).astype("float32")
     except (ValueError, TypeError):
         array = np.asarray(None)
     if array.ndim == 0:
@@ -244,7 +244,7 @@ def _array(values: Any) -> NDArray[Any]:
     if hasattr(values, "toarray"):
         return dense(values)
     try:
-        array = np.asarray(values)
+        array = targets.as_known(values)
     except Exception:  # rows of several shapes, and what an object of the user's own raises
         array = np.asarray(None, dtype=object)
     if array.ndim and array.dtype == object and array.size and all(isinstance(each, str) for each in array.flat):
@@ -252,11 +252,12 @@ def _array(values: Any) -> NDArray[Any]:
     if array.ndim and array.dtype.kind == "U":
         return array.astype(object)
     if array.dtype == object or array.ndim == 0 or array.dtype.kind in "mMcV":
+        kind = f"array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
         raise DataError(
-            "data: x cannot be read as an array of numbers or texts; rows must have one shape, and mixed "
-            "columns belong in a data frame"
+            f"data: x cannot be read as an array of numbers or texts, it is of the kind '{kind}'; rows must have one "
+            "shape, and mixed columns belong in a data frame"
         )
-    return targets.as_known(array)
+    return array
 
 
 def _check_arrays(x: Any, y: Any, weight: Any, columns: Sequence[Column]) -> None:
@@ -271,6 +272,8 @@ def _check_arrays(x: Any, y: Any, weight: Any, columns: Sequence[Column]) -> Non
         hint = '; give parts without targets by name: {"train": x, "test": x_test}' if _alike(x, y) else ""
         raise DataError(f"data: {what} have different numbers of rows ({', '.join(map(str, lengths))}){hint}")
     for leaf in features.leaves(x):
+        if 0 in leaf.shape[1:]:
+            raise DataError("data: the rows of x are empty; give at least one value in each")
         if leaf.dtype.kind == "f" and np.isinf(leaf).any():
             at = int(np.argwhere(np.isinf(leaf))[0][-1])
             numeric = [column.name for column in columns if column.numeric]

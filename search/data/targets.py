@@ -178,7 +178,7 @@ def as_array(values: Any) -> Any:
         shape = np.shape(values)
         return plain(values).reshape(shape)
     try:
-        array = np.asarray(values.toarray() if hasattr(values, "toarray") else values)
+        array = as_known(values.toarray() if hasattr(values, "toarray") else values)
     except Exception:  # rows of several shapes, and what an object of the user's own raises
         array = None
     if array is None or (array.dtype == object and array.ndim == 1 and _ragged(array)):
@@ -191,12 +191,30 @@ def as_array(values: Any) -> Any:
     if array.dtype.kind in "cV":
         what = "complex numbers" if array.dtype.kind == "c" else "records"
         raise DataError(f"data.target: the targets are {what}; give numbers or classes")
-    return as_known(array)
+    return array
 
 
-def as_known(array: NDArray[Any]) -> NDArray[Any]:
-    """Return numbers that TensorFlow knows: it has none of more than 64 bits."""
-    return array.astype("float64") if array.dtype.kind == "f" and array.dtype.itemsize > 8 else array
+def as_known(values: Any) -> NDArray[Any]:
+    """Return values as an array of a kind that TensorFlow and the models' archives know.
+
+    Masked values become missing ones, texts of any length objects, numbers of more than 64 bits such of 64, and
+    small floats such as bfloat16 single precision.
+    """
+    array = _with_gaps(values) if np.ma.isMaskedArray(values) else np.asarray(values)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype("float64")
+    if array.dtype.kind == "T":
+        return array.astype(object)
+    small = array.dtype.kind == "V" and array.dtype.type is not np.void
+    return array.astype("float32") if small else array
+
+
+def _with_gaps(values: np.ma.MaskedArray[Any, Any]) -> NDArray[Any]:
+    """Return a masked array as a plain one whose masked values are missing."""
+    if not np.ma.getmaskarray(values).any():
+        return np.asarray(values.data)
+    kind = "float64" if values.dtype.kind in "iub" else values.dtype if values.dtype.kind in "fc" else object
+    return np.asarray(np.ma.filled(values.astype(kind), None if kind is object else np.nan))
 
 
 def _ragged(array: NDArray[Any]) -> bool:

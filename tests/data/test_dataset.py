@@ -359,6 +359,29 @@ def pair_shapes(): return (X, Y), (X[:, :2], Y)
 def twins(): return pd.concat([FRAME, FRAME], axis=1), Y
 def raises(): raise RuntimeError("no disk")
 def objects(): return np.array([object()] * 60), Y
+def weighed(): return (X[:40], Y[:40], np.ones(40)), (X[40:], Y[40:])
+def without_test(): return (X[:40], Y[:40]), (X[40:], Y[40:]), None
+def without_validation(): return (X[:40], Y[:40]), None, (X[40:], Y[40:])
+def bunch():
+    from sklearn.datasets import load_iris
+    return load_iris()
+def strings(): return np.array(["some text"] * 60, np.dtypes.StringDType()), Y
+def bfloats():
+    import ml_dtypes
+    return X.astype(ml_dtypes.bfloat16), Y
+def object_of_mine():
+    import types
+    return types.SimpleNamespace(x=X, y=Y)
+def dates(): return np.arange(60).astype("datetime64[D]"), Y
+def function(): return arrays
+def four():
+    from sklearn.model_selection import train_test_split
+    return train_test_split(X, Y)
+def without_columns(): return X[:, :0], Y
+def masked(): return np.ma.masked_greater(X, 1), Y
+def masked_parts(): return (np.ma.masked_greater(X[:40], 1), Y[:40]), (X[40:], Y[40:])
+def masked_y(): return X, np.ma.masked_array(Y, np.arange(60) == 7)
+def masked_weights(): return X, Y, np.ma.masked_array(np.ones(60), np.arange(60) == 7)
 number = 3
 """
 
@@ -386,6 +409,12 @@ def functions(tmp_path: Path) -> Path:
         ("onehot", (3,), "multiclass", (36, 9, 15)),
         ("labels", (3,), "multilabel", (36, 9, 15)),
         ("wide", (3,), "regression", (36, 9, 15)),
+        ("weighed", (3,), "binary", (32, 8, 20)),
+        ("without_test", (3,), "binary", (30, 20, 10)),
+        ("without_validation", (3,), "binary", (32, 8, 20)),
+        ("bunch", (4,), "multiclass", (89, 23, 38)),
+        ("strings", (), "binary", (36, 9, 15)),
+        ("bfloats", (3,), "binary", (36, 9, 15)),
     ],
 )
 def test_a_function_may_return(functions: Path, name: str, shape: Any, task: str, rows: tuple[int, ...]) -> None:
@@ -395,6 +424,13 @@ def test_a_function_may_return(functions: Path, name: str, shape: Any, task: str
     assert data.task == task
     assert (len(data.train), len(data.validation or ()), len(data.test)) == rows
     assert data.outputs == {"binary": 1, "multiclass": 3, "multilabel": 3, "regression": 2}[task]
+
+
+@pytest.mark.parametrize("name", ["masked", "masked_parts"])
+def test_masked_values_are_missing_values(functions: Path, name: str) -> None:
+    """A model would learn what the person has masked out."""
+    with pytest.raises(DataError, match=r"data: x has missing values in \d+ rows; fill them"):
+        _load(functions, {"source": f"own_data.py:{name}"})
 
 
 @pytest.mark.parametrize(("name", "rows"), [("frame", (36, 9, 15)), ("frames", (32, 8, 20))])
@@ -411,7 +447,14 @@ def test_a_function_may_return_tables(functions: Path, name: str, rows: tuple[in
         ("nothing", {}, "own_data.py:nothing returned NoneType; return"),
         ("number", {}, "is int; name a function"),
         ("arrys", {}, "own_data.py has no 'arrys'; did you mean 'arrays'"),
-        ("ragged", {}, "data: x cannot be read as an array of numbers or texts; rows must have one shape"),
+        ("ragged", {}, "x cannot be read as an array of numbers or texts, it is of the kind 'list'; rows must have"),
+        ("object_of_mine", {}, "it is of the kind 'SimpleNamespace'"),
+        ("dates", {}, r"it is of the kind 'array of datetime64\[D\]'"),
+        ("function", {}, "own_data.py:function returned function; return"),
+        ("four", {}, r"returned list of 4 values; .* return \(\(x_train, y_train\), \(x_test, y_test\)\)"),
+        ("without_columns", {}, "data: the rows of x are empty"),
+        ("masked_y", {}, "data.target: the target is missing in 1 row; fill"),
+        ("masked_weights", {}, "sample_weight has missing, infinite or negative values"),
         ("objects", {}, "data: x cannot be read as an array"),
         ("no_target", {}, "there are no targets, but the built-in 'mlp' learns one; return"),
         ("shapes", {}, r"data: x and y have different numbers of rows \(50, 60\)"),

@@ -117,24 +117,43 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 # What frameworks put before the cause: which layer was called, where the graph's node was made.
 _PREAMBLE = re.compile(
     r"Exception encountered when calling|Graph execution error|Detected at node|<stack traces unavailable>|File \""
-    r"|Could not automatically infer the output|Error encountered:|Arguments received by"
+    r"|Could not automatically infer the output|Error encountered:"
 )
-_USER_CODE = "in user code:"  # a traceback follows, whose last line is the cause
+_APPENDIX = re.compile(r"^\s*Arguments received by .*", re.MULTILINE | re.DOTALL)  # what Keras puts behind it
+_TRACEBACKS = ("in user code:", "Traceback (most recent call last):")  # their last line is the cause
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _NODE = re.compile(r"^\{\{(?:function_)?node [^}]*\}\}\s*|\s*\[Op:[^\]]*\]\s*(?:name:)?\s*$")
 _ERROR = re.compile(r"[A-Za-z_.]+(?:Error|Exception): ")
 
 
 def one_line(error: BaseException) -> str:
-    """Return the type and the line of `error`'s message that tells the cause, without credentials."""
-    lines = [line.strip() for line in _ESCAPES.sub("", _text(error)).splitlines() if line.strip()]
-    name = type(error).__name__
+    """Return the type and the line of `error`'s message that tells the cause, without credentials.
+
+    An error that says nothing, and a group of errors, are followed by the first one behind them.
+    """
+    said, behind = _cause(_text(error)), None
+    if isinstance(error, BaseExceptionGroup):
+        behind = error.exceptions[0]
+    elif not said or error.__cause__ is not None:
+        behind = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    line = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    if behind not in (None, error) and (reason := one_line(behind)).partition(": ")[2] not in said:
+        line = f"{line} (from {reason})"
+    return printable(redact(line))
+
+
+def _cause(message: str) -> str:
+    """Return the line of a message that tells the cause."""
+    lines = [line.strip() for line in _APPENDIX.sub("", _ESCAPES.sub("", message)).splitlines() if line.strip()]
     if not lines:
-        return name
-    if lines[0] == _USER_CODE:
+        return ""
+    if lines[0] == _TRACEBACKS[0]:
         lines = [_ERROR.sub("", line, count=1) for line in lines if _ERROR.match(line)][-1:] or lines
-    cause = next((line for line in lines if not _PREAMBLE.match(line)), lines[0])
-    return printable(redact(f"{name}: {_NODE.sub('', cause)}"))
+    at = next((at for at, line in enumerate(lines) if not _PREAMBLE.match(line)), 0)
+    if lines[at] == _TRACEBACKS[1]:
+        at = next((at for at in reversed(range(len(lines))) if _ERROR.match(lines[at])), at)
+    more = f" {lines[at + 1]}" if lines[at].endswith(":") and at + 1 < len(lines) else ""
+    return _NODE.sub("", lines[at]) + more
 
 
 def _text(error: BaseException) -> str:

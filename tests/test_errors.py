@@ -120,6 +120,39 @@ def test_a_message_is_one_line() -> None:
     assert one_line(KeyError()) == "KeyError"
 
 
+KERAS = "Exception encountered when calling L.call().\n\n{}\n\nArguments received by L.call():\n  • x=tf.Tensor(…)"
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (KERAS.format("\x1b[1mshapes differ\x1b[0m"), "shapes differ"),
+        (KERAS.format(""), "Exception encountered when calling L.call()."),
+        ("Wrong:\n  * the first\n  * the second", "Wrong: * the first"),
+        ("Traceback (most recent call last):\n  File 'a.py'\nKeyError: 'age'\n", "KeyError: 'age'"),
+        ("{{function_node __wrapped__Next_device_/job:a}} No such file: a.png [Op:Next] name: ", "No such file: a.png"),
+    ],
+)
+def test_a_frameworks_words_around_a_cause_are_left_out(message: str, told: str) -> None:
+    """The reason of a failed trial would be the call's arguments, a heading, or the first line of a traceback."""
+    assert one_line(ValueError(message)) == f"ValueError: {told}"
+
+
+def test_what_an_error_came_from_is_told() -> None:
+    """A wrapper would hide the cause: "several (2 sub-exceptions)", "while loading", or no word at all."""
+    caused = RuntimeError("while loading")
+    caused.__cause__ = KeyError("age")
+    assert one_line(caused) == "RuntimeError: while loading (from KeyError: 'age')"
+    repeated = RuntimeError("cannot load: no age")
+    repeated.__cause__ = ValueError("no age")
+    assert one_line(repeated) == "RuntimeError: cannot load: no age"
+    silent = RuntimeError()
+    silent.__context__ = KeyError("age")
+    assert one_line(silent) == "RuntimeError (from KeyError: 'age')"
+    group = ExceptionGroup("several", [ValueError("the first"), KeyError("b")])
+    assert one_line(group) == "ExceptionGroup: several (2 sub-exceptions) (from ValueError: the first)"
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -25,7 +25,7 @@ from search.data import streams
 from search.data.dataset import Data, Part
 from search.data.loading import TrialData
 from search.data.summary import DataSummary
-from search.errors import TrialFailed, one_line, printable
+from search.errors import SearchError, TrialFailed, one_line, printable
 from search.studyfile.schema import Definition
 from search.training.checkpoint import CheckpointDamaged
 from search.training.description import answers, describe, looks
@@ -182,7 +182,8 @@ def run(
         fate = {"fate": "failed", "reason": error.reason, "traceback": error.traceback}
     except BaseException as error:  # the user's own code may call sys.exit, or raise KeyboardInterrupt
         trace = printable(traceback.format_exc(), _LONGEST_TRACEBACK)
-        fate = {"fate": "died" if _disk_is_full(error) else "failed", "reason": one_line(error), "traceback": trace}
+        reason = str(error) if isinstance(error, SearchError) else one_line(error)
+        fate = {"fate": "died" if _disk_is_full(error) else "failed", "reason": reason, "traceback": trace}
     return TrialResult(
         number=trial.number,
         seed=seed_of(seed, trial.number),

@@ -16,19 +16,24 @@ import numpy as np
 from search.data.preprocessing import leaves
 from search.errors import DataError, one_line
 
-_STREAMS = {"tensorflow.DatasetV2", "keras.PyDataset", "torch.DataLoader"}
+_PY_DATASET = "keras.PyDataset"
+_STREAMS = {"tensorflow.DatasetV2", _PY_DATASET, "torch.DataLoader"}
 _LOOK_SECONDS, _FEW = 3.0, 20  # how long an end is looked for, and batches that may be alike by chance
 _LOOKED_AT = 32  # batches of targets that are read to find the classes
 _SAMPLE = 4  # batches by which other data are known
 _INFINITE = -1  # TensorFlow's cardinality of a dataset without end
+_MOST = 10**9  # batches; nothing with more comes to its end
 _EMPTY = "data.source: the stream is empty; give at least one batch of (x, y)"
 _WORDS = {"train": "training", "validation": "validation", "test": "test"}
 
 
 def is_stream(loaded: Any) -> bool:
     """Return whether `loaded` yields batches; nothing is imported to find out."""
-    kinds = {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(loaded).__mro__}
-    return bool(_STREAMS & kinds) or isinstance(loaded, GeneratorType)
+    return bool(_STREAMS & _kinds(loaded)) or isinstance(loaded, GeneratorType)
+
+
+def _kinds(loaded: Any) -> set[str]:
+    return {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(loaded).__mro__}
 
 
 def is_spent_by_reading(stream: Any) -> bool:
@@ -121,9 +126,10 @@ def targets(stream: Any, first: Any) -> Any:
 def length(stream: Any) -> int | None:
     """Return how many batches a stream has; None when it does not know, or has no end."""
     try:
-        return len(stream)
-    except (TypeError, NotImplementedError):  # an endless `tf.data` dataset raises TypeError
+        count = stream.num_batches if _PY_DATASET in _kinds(stream) else len(stream)
+    except (TypeError, NotImplementedError, ValueError, OverflowError):  # an endless `tf.data` dataset: TypeError
         return None
+    return count if isinstance(count, int) else None
 
 
 def input_shapes(stream: Any) -> dict[Any, tuple[int | None, ...]]:
@@ -140,16 +146,33 @@ def is_endless(stream: Any) -> bool:
     if isinstance(stream, GeneratorType):
         return True
     if hasattr(stream, "cardinality"):
-        return int(stream.cardinality()) == _INFINITE
+        cardinality = int(stream.cardinality())
+        return cardinality == _INFINITE or cardinality > _MOST
     return hasattr(stream, "__getitem__") and length(stream) is None
+
+
+def _is_uncounted(stream: Any) -> bool:
+    """Return whether Keras cannot tell how many batches one of its PyDatasets has, not even that it has no end."""
+    if _PY_DATASET not in _kinds(stream):
+        return False
+    try:
+        count = stream.num_batches
+    except Exception:  # whatever a `__len__` of the user's own raises
+        return True
+    return count is not None and not (isinstance(count, int) and 0 <= count <= _MOST)
 
 
 def check_ends(stream: Any, steps: int | None, part: str) -> None:
     """Refuse a stream without end where the study file does not say how many batches are an epoch.
 
     Raises:
-        DataError: Says which key says it.
+        DataError: Says which key says it, or that Keras could not train from this stream.
     """
+    if _is_uncounted(stream):
+        raise DataError(
+            f"data.source: the {_WORDS[part]} part does not say how many batches it has; return a whole number from "
+            "its __len__, or, where it has no end, None from its property num_batches"
+        )
     if steps is None and is_endless(stream):
         raise DataError(f"data.source: the {_WORDS[part]} part has no end; {_passes(part)}, or leave out repeat()")
 

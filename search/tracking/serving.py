@@ -186,6 +186,9 @@ def _plain(array: Any) -> Any:
     import numpy as np
 
     array = np.asarray(array)
+    if array.dtype.kind in "OS":  # texts, which TensorFlow gives as bytes
+        texts = [each.decode() if isinstance(each, bytes) else each for each in array.reshape(-1).tolist()]
+        return np.array(texts, object).reshape(array.shape)
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 

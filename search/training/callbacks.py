@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import optuna
 
 from search.data.dataset import Data
 from search.errors import DataError, ModelError, did_you_mean, one_line
@@ -23,6 +24,7 @@ from search.studyfile.schema import (
 )
 from search.training import metrics
 from search.training.epochs import numbers
+from search.training.model import Refused
 
 if TYPE_CHECKING:
     import keras
@@ -69,6 +71,8 @@ def user_callbacks(
 
     Raises:
         ModelError: One cannot be imported or made, or is no Keras callback.
+        Refused: The function that makes them raised for this trial.
+        optuna.TrialPruned: It prunes this trial.
     """
     wanted = definition.fit.callbacks
     if isinstance(wanted, str):
@@ -80,8 +84,10 @@ def _from_function(definition: Definition, name: str, data: Data, trial: BaseTri
     function = load_object(name, definition.folder, "fit.callbacks")
     try:
         made = function(trial, data)
-    except Exception as error:
-        raise ModelError(
+    except (optuna.TrialPruned, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise Refused(
             f"fit.callbacks: {name} raised {one_line(error)}; it is called as callbacks(trial, data)"
         ) from error
     if not isinstance(made, list | tuple):
@@ -109,7 +115,9 @@ def _user_callback(
         pass
     try:
         callback = make(**options)
-    except Exception as error:
+    except (optuna.TrialPruned, KeyboardInterrupt):
+        raise
+    except BaseException as error:
         raise ModelError(f"{key}: {wanted.kind} raised {one_line(error)}") from error
     return _checked(key, wanted.kind, callback)
 
@@ -117,7 +125,12 @@ def _user_callback(
 def _where(kind: str, options: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return a callback's arguments; what Keras's own ones write goes into the trial's folder."""
     argument, default = _WRITERS.get(kind, ("", ""))
-    return {**options, argument: str(folder / options.get(argument, default))} if argument else options
+    if not argument:
+        return options
+    place = folder / options.get(argument, default)
+    if place.is_relative_to(folder):  # a fold's or the refit's is a folder in the trial's
+        place.parent.mkdir(parents=True, exist_ok=True)
+    return {**options, argument: str(place)}
 
 
 def _checked(key: str, name: str, callback: Any) -> keras.callbacks.Callback:
@@ -129,7 +142,7 @@ def _checked(key: str, name: str, callback: Any) -> keras.callbacks.Callback:
 
 
 def _without_validation(wanted: list[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
-    """Let callbacks that read `val_` logs read those of training, where there is no validation part."""
+    """Let callbacks that wait for a validation get the logs of training, where there is no validation part."""
     import keras
 
     if not wanted:
@@ -144,13 +157,21 @@ def _without_validation(wanted: list[keras.callbacks.Callback]) -> list[keras.ca
         for name in lent:
             logs.pop(name, None)
 
-    def at_each_end(change: Callable[[dict[str, Any]], None]) -> keras.callbacks.Callback:
+    def lend_epoch(logs: dict[str, Any]) -> None:
+        lend(logs)
+        for each in wanted:  # Keras validates before an epoch ends
+            each.on_test_begin({})
+            each.on_test_end({name.removeprefix("val_"): logs[name] for name in lent})
+
+    def at_ends(
+        epoch_ends: Callable[[dict[str, Any]], None], training_ends: Callable[[dict[str, Any]], None]
+    ) -> keras.callbacks.Callback:
         return keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: change(logs),  # noqa: ARG005 - Keras passes both
-            on_train_end=change,
+            on_epoch_end=lambda epoch, logs: epoch_ends(logs),  # noqa: ARG005 - Keras passes both
+            on_train_end=training_ends,
         )
 
-    return [at_each_end(lend), *wanted, at_each_end(take_back)]
+    return [at_ends(lend_epoch, lend), *wanted, at_ends(take_back, take_back)]
 
 
 def monitored(definition: Definition) -> tuple[str, str]:

@@ -93,6 +93,11 @@ def _output(
         ) from None
     outputs = named(model, predicted)
     for name, each in outputs:
+        if isinstance(each, dict | list | tuple):
+            raise ModelError(
+                f"model.build: {definition.model.build}: the model's outputs are nested; give one dictionary or one "
+                "list of outputs"
+            )
         if each.shape[0] != 1:
             what = f" in output '{name}'" if name else ""
             raise ModelError(
@@ -138,6 +143,8 @@ def _plain_outputs(model: keras.Model, example: Any) -> Iterator[tuple[str, Any]
     import keras
 
     for name, each in named(model, model(fit.as_tensors(example), training=False)):
+        if _dtype(each) == "object":  # texts, which have no distance
+            continue
         yield name or "", keras.ops.convert_to_numpy(keras.ops.cast(each, "float32"))
 
 
@@ -154,11 +161,11 @@ def _open(shape: Any, model: keras.Model, name: str | None) -> tuple[int, ...]:
 
 
 def _dtype(tensor: Any) -> str:
-    """Return an output's type as NumPy knows it: bfloat16 is served as float32."""
+    """Return an output's type as NumPy knows it: bfloat16 is served as float32, texts as objects."""
     import keras
 
     name = str(keras.backend.standardize_dtype(tensor.dtype))  # of whatever backend
-    return "float32" if name == "bfloat16" else name
+    return {"bfloat16": "float32", "string": "object"}.get(name, name)
 
 
 def _inputs(x: Any, model: keras.Model, data: Data) -> tuple[TensorSpec, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from search.studyfile.checks import check_parameters
 from search.studyfile.schema import TRIAL_METRICS, Definition
 from search.training import callbacks, fit, metrics, own_fit
 from search.training.description import answers, describe
-from search.training.model import Refused, exported, try_build
+from search.training.model import Refused, check_new, exported, try_build
 from search.training.probes import check_enqueued
 from search.training.training import archive
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 _MOST_TRIES, _FEWEST_TRIES, _TRY_SECONDS = 20, 5, 20.0
+_QUICK = 1.0  # seconds; a model that takes longer is built once alone
 
 
 @dataclass(frozen=True)
@@ -74,32 +76,34 @@ def dry_run(definition: Definition, every: Data | TrialData, trials: Iterable[Ba
     if definition.fit.function:
         own_fit.load(definition)
     check_enqueued(definition, every)
-    model, log_names, trial, data = _first_that_works(definition, trials, every)
+    tried = _first_that_works(definition, trials, every)
+    data, model = tried.data, tried.to_register
     _check_effects(definition, data)
     endless = _look_for_ends(definition, data)
-    with tempfile.TemporaryDirectory() as folder:
-        made = callbacks.callbacks(definition, data, 1, trial, Path(folder))
-    _check_metrics(definition, log_names)
-    path = own_fit.OWN_FIT if definition.fit.function else fit.path_of(model, data, made)
-    model = _try_export(definition, model, data)
-    summary = describe(definition, data, model, log_names=log_names, path=path, seconds=seconds)
+    _check_metrics(definition, tried.log_names)
+    summary = describe(definition, data, model, log_names=tried.log_names, path=tried.path, seconds=seconds)
     summary = replace(summary, doubts=(*summary.doubts, *endless))
     if definition.model.build == "mlp" and definition.model.export is None:
         return DryRun(summary)
     return DryRun(summary, _try_archive(definition, model), _answers(definition, model, data))
 
 
-def _first_that_works(
-    definition: Definition, trials: Iterable[BaseTrial], every: Data | TrialData
-) -> tuple[keras.Model, tuple[str, ...], BaseTrial, Data]:
-    """Return the first model that can be built and take a batch, what it logs, its trial and its data."""
+@dataclass(frozen=True)
+class _Tried:
+    """What came of the first configuration that works: its data, the model to register, and how it is trained."""
+
+    data: Data
+    to_register: keras.Model
+    log_names: tuple[str, ...]
+    path: str
+
+
+def _first_that_works(definition: Definition, trials: Iterable[BaseTrial], every: Data | TrialData) -> _Tried:
+    """Try configurations until one can be built, takes a batch, and gives a model to register."""
     first, tries, began = None, 0, time.monotonic()
     for tries, trial in enumerate(trials, 1):
         try:
-            data = _data_of(every, trial)
-            callbacks.class_weight(definition, data)
-            model = try_build(definition, trial, data)
-            return model, _try_batch(definition, model, data), trial, data
+            return _try_configuration(definition, trial, every)
         except Refused as error:
             first = first or error
         late = time.monotonic() - began > _TRY_SECONDS
@@ -107,6 +111,37 @@ def _first_that_works(
             break
     row = f"; {tries} configurations in a row failed, the first of them like this" if tries > 1 else ""
     raise ModelError(f"{first}{row}") from first
+
+
+def _try_configuration(definition: Definition, trial: BaseTrial, every: Data | TrialData) -> _Tried:
+    data = _data_of(every, trial)
+    class_weight = callbacks.class_weight(definition, data)
+    began = time.monotonic()
+    model = try_build(definition, trial, data)
+    seconds = time.monotonic() - began
+    log_names = _try_batch(definition, model, data, class_weight)
+    check_new(definition, model)
+    if seconds < _QUICK and definition.model.build != "mlp":
+        _check_again(definition, trial, data)
+    made = _try_callbacks(definition, data, trial)
+    path = own_fit.OWN_FIT if definition.fit.function else fit.path_of(model, data, made)
+    return _Tried(data, _try_export(definition, model, data), log_names, path)
+
+
+def _check_again(definition: Definition, trial: BaseTrial, data: Data) -> None:
+    """Build once more: a builder that returns the same model would train it on and on, trial after trial."""
+    with suppress(Refused):
+        again = try_build(definition, trial, data)
+        fit.ensure_built(again, data)
+        check_new(definition, again)
+
+
+def _try_callbacks(definition: Definition, data: Data, trial: BaseTrial) -> list[keras.callbacks.Callback]:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return callbacks.callbacks(definition, data, 1, trial, Path(folder))
+    except optuna.TrialPruned as error:
+        raise Refused(f"fit.callbacks raised {one_line(error)}") from error
 
 
 def _data_of(every: Data | TrialData, trial: BaseTrial) -> Data:
@@ -152,15 +187,20 @@ def _check_effects(definition: Definition, data: Data) -> None:
         )
 
 
-def _try_batch(definition: Definition, model: keras.Model, data: Data) -> tuple[str, ...]:
+def _try_batch(
+    definition: Definition, model: keras.Model, data: Data, class_weight: dict[int, float] | None
+) -> tuple[str, ...]:
     """Return every name that Keras will log."""
     try:
-        names = fit.log_names(model, data) if model.compiled else ()
-    except Exception as error:
+        names = fit.log_names(model, data, class_weight) if model.compiled else ()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         if definition.fit.function:  # only the user's own training knows how to train it
             return ()
+        hint = "; the data have no targets" if data.train.y is None and not data.train.streamed else ""
         raise Refused(
-            f"model.build: {definition.model.build}: the model cannot take a batch ({one_line(error)})"
+            f"model.build: {definition.model.build}: the model cannot take a batch ({one_line(error)}){hint}"
         ) from error
     scheduled = ("learning_rate",) if definition.fit.learning_rate_schedule else ()
     return (*names, *scheduled)
@@ -182,10 +222,10 @@ def _check_metrics(definition: Definition, log_names: tuple[str, ...]) -> None:
 def _try_export(definition: Definition, model: keras.Model, data: Data) -> keras.Model:
     try:
         return exported(definition, model, data)
-    except ModelError:
+    except (ModelError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
-        raise ModelError(f"model.export: {definition.model.export} raised {one_line(error)}") from error
+    except BaseException as error:
+        raise Refused(f"model.export: {definition.model.export} raised {one_line(error)}") from error
 
 
 def _answers(definition: Definition, model: keras.Model, data: Data) -> bytes | None:

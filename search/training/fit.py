@@ -66,20 +66,22 @@ def ensure_built(model: keras.Model, data: Data) -> None:
             model(as_tensors(data.example(1)))
 
 
-def log_names(model: keras.Model, data: Data) -> tuple[str, ...]:
+def log_names(model: keras.Model, data: Data, class_weight: Mapping[int, float] | None = None) -> tuple[str, ...]:
     """Run one small batch through the model, and return every name it will log, validation's too.
 
-    The model may be trained by it: throw it away.
+    The model may be trained by it: throw it away. Class weights reach a step of its own as weights of the rows.
     """
     rows = _DRY_ROWS * devices()
     few = Part(data.example(rows), data.example_targets(rows), take(data.train.sample_weight, slice(0, rows)))
     if path_of(model, data) == PLAIN:
-        return _plain_log_names(model, data, few)
+        return _plain_log_names(model, data, few, class_weight)
     names = _create_variables(model, _packed(few))
     return (*names, *(f"val_{name}" for name in names))
 
 
-def _plain_log_names(model: keras.Model, data: Data, few: Part) -> tuple[str, ...]:
+def _plain_log_names(
+    model: keras.Model, data: Data, few: Part, class_weight: Mapping[int, float] | None
+) -> tuple[str, ...]:
     """Return what `fit` logs: only it knows how a model with steps of its own is given its data.
 
     Of a stream it gets the first batch as it is: a step of the user's own may take what is no (x, y).
@@ -94,7 +96,8 @@ def _plain_log_names(model: keras.Model, data: Data, few: Part) -> tuple[str, ..
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logged.update(logs))  # noqa: ARG005
     small = replace(data, train=one_batch(), validation=one_batch())
     steps = {"steps_per_epoch": 1, "validation_steps": 1} if small.train.streamed else {}
-    _fit_plainly(model, small, _DRY_ROWS * devices(), None, {"epochs": 1, "callbacks": [note], "verbose": 0, **steps})
+    settings: dict[str, Any] = {"epochs": 1, "callbacks": [note], "verbose": 0, **steps}
+    _fit_plainly(model, small, _DRY_ROWS * devices(), _weights_of_rows(small, class_weight), settings)
     held_out = evaluate(model, one_batch(), 1)
     return tuple(dict.fromkeys((*logged, *held_out, *(f"val_{name}" for name in held_out))))
 

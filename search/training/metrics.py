@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import optuna
 
 from search.data import streams
 from search.data.dataset import Data, Part
@@ -142,7 +143,7 @@ def measure(
     wanted = {n: each for n, each in definition.own_metrics.items() if names is None or n in names}
     if not wanted:
         return {}
-    known, (y_true, y_pred) = functions(definition), _predicted(model, part)
+    known, (y_true, y_pred) = functions(definition), _predicted(model, part, definition.fit.validation_steps)
     return {name: _value(name, each, known[name], data.task, y_true, y_pred) for name, each in wanted.items()}
 
 
@@ -172,15 +173,15 @@ def each_epoch(definition: Definition, data: Data, watched: set[str]) -> list[ke
     return [OwnMetrics()]
 
 
-def _predicted(model: keras.Model, part: Part) -> tuple[Any, Any]:
-    """Return the targets of a part and the model's predictions for it."""
+def _predicted(model: keras.Model, part: Part, steps: int | None) -> tuple[Any, Any]:
+    """Return the targets of a part and the model's predictions for it; of a stream so many batches."""
     if not part.streamed:
         return part.y, model.predict(as_tensors(part.x), batch_size=held_out_rows(model, part), verbose=0)
     import keras
 
     # On several devices `predict_on_batch` gives all of a batch for each.
     give = model.predict_on_batch if devices() == 1 else partial(model.predict, verbose=0)
-    pairs = [(y, give(x)) for x, y in streams.batches(part.x)]
+    pairs = [(y, give(x)) for x, y in streams.batches(part.x, steps)]
     y_true, y_pred = ([pair[i] for pair in pairs] for i in (0, 1))
     return _joined(y_true), keras.tree.map_structure(lambda *each: np.concatenate(each), *y_pred)
 
@@ -199,11 +200,16 @@ def _value(name: str, wanted: MetricDefinition, function: Any, task: str, y_true
             value = function(*_as_classes(task, y_true, y_pred, wanted.threshold), **wanted.options)
         else:
             value = _raw_or_classes(function, wanted.options, task, y_true, y_pred, classes=classes)
+    except optuna.TrialPruned:
+        raise
     except Exception as error:
         raise TrialFailed(f"metrics.{name}: {wanted.function} raised {one_line(error)}") from error
-    if np.ndim(value) != 0 or isinstance(value, str) or value is None:
-        raise TrialFailed(f"metrics.{name}: {wanted.function} returned {type(value).__name__}; return a number")
-    return float(value)
+    try:
+        if np.ndim(value) == 0 and not isinstance(value, str | bytes):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise TrialFailed(f"metrics.{name}: {wanted.function} returned {type(value).__name__}; return a number")
 
 
 def _raw_or_classes(

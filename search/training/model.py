@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 _EXAMPLE_ROWS = 3
 
 Builder = Callable[..., "keras.Model"]
+_TRAINED = "_search_trained"  # marks weights that an earlier model was given to train
+
+
+class Refused(ModelError):
+    """The user's code raised or made no model for this configuration, or its model takes no batch; others may do."""
 
 
 def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
@@ -38,7 +43,8 @@ def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
         data: What the model will be trained on.
 
     Raises:
-        ModelError: The builder cannot be called or returns no compiled Keras model.
+        ModelError: The builder cannot be called.
+        Refused: It returns no compiled Keras model.
     """
     import keras
     from keras.src.utils.naming import reset_uids
@@ -53,14 +59,26 @@ def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
         raise ModelError(f"model.build: {name}: {error}; write build(trial, data, …) -> keras.Model") from None
     model = builder(trial, data, **definition.model.fixed)
     if not isinstance(model, keras.Model):
-        raise ModelError(f"model.build: {name} returned {type(model).__name__}; return a compiled keras.Model")
+        raise Refused(f"model.build: {name} returned {type(model).__name__}; return a compiled keras.Model")
     if not model.compiled and not definition.fit.function:
-        raise ModelError(f"model.build: {name} returned a model that is not compiled; call model.compile(…)")
+        raise Refused(f"model.build: {name} returned a model that is not compiled; call model.compile(…)")
     return model
 
 
-class Refused(ModelError):
-    """The builder raised for this configuration, or its model cannot take a batch; others may do."""
+def check_new(definition: Definition, model: keras.Model) -> None:
+    """Refuse a model whose weights were another's to train, and remember those of this one, which is built.
+
+    Raises:
+        ModelError: The builder returned a model, or a layer in it, a second time.
+    """
+    weights = model.trainable_variables
+    if any(hasattr(each, _TRAINED) for each in weights):
+        raise ModelError(
+            f"model.build: {definition.model.build} returned the same model or layer again, with what an earlier trial "
+            "learned; make both anew in each call"
+        )
+    for each in weights:
+        setattr(each, _TRAINED, True)
 
 
 def try_build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
@@ -68,13 +86,13 @@ def try_build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Mod
 
     Raises:
         ModelError: As `build`.
-        Refused: The builder raised.
+        Refused: Likewise, or the builder raised.
     """
     try:
         return build(definition, trial, data)
-    except ModelError:
+    except (ModelError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise Refused(f"model.build: {definition.model.build} raised {one_line(error)}") from error
 
 

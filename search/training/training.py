@@ -21,7 +21,7 @@ from search.data.dataset import Data
 from search.studyfile.schema import Definition
 from search.training import callbacks, checkpoint, fit, metrics, own_fit
 from search.training.epochs import Epochs, OnEpoch, restores, watcher
-from search.training.model import build, has_user_code, takes_rows
+from search.training.model import build, check_new, has_user_code, takes_rows
 
 if TYPE_CHECKING:
     import keras
@@ -74,6 +74,7 @@ class Training:
         _set_seeds(seed, definition, data)
         self.model = build(definition, trial, data)
         fit.ensure_built(self.model, data)
+        check_new(definition, self.model)
         settings = {"epochs": definition.fit.epochs, "batch_size": definition.fit.batch_size, **trial.params}
         self.batch_size = int(settings["batch_size"])
         self.epochs = epochs or int(settings["epochs"])

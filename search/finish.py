@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from search import resume
 from search.budget import Stage, count
 from search.data.summary import DataSummary
-from search.errors import Interrupted, NoTrialCompleted, RegistryError, SearchError, TrackingError, one_line
+from search.errors import Interrupted, NoTrialCompleted, RegistryError, SearchError, TrackingError, one_line, printable
 from search.handover.confirmation import Confirmation
 from search.outcome import Outcome
 from search.register import best_of, check_usable, register_best
@@ -39,6 +39,7 @@ OnMessage = Callable[[str], None]
 INTERRUPTED = "interrupted"  # what a search's record says of it at its end
 HURRY = 4.0  # seconds without progress after which the end of a search no longer waits for MLflow, after Ctrl-C
 _PATIENCE = 30.0  # the same, else
+_REASON = 300  # characters of a reason
 _FINISHED, _TRAINED = "finished", "trained"
 
 
@@ -305,8 +306,8 @@ class _Ending:
         )
 
     def _nothing_completed(self) -> NoTrialCompleted:
-        counts = count(self._begun.trials())
-        return NoTrialCompleted(
-            f"no trial of study '{self._begun.settings.study_name}' completed ({counts.pruned} pruned, "
-            f"{counts.failed} failed); see the runs' tag 'reason' in mlflow ui"
-        )
+        trials = self._begun.trials()
+        counts, why = count(trials), fates.failures(trials)
+        ended = f"({counts.pruned} pruned, {counts.failed} failed)"
+        reason = f", {'most of them ' if len(why) > 1 else ''}with {printable(why[0].reason, _REASON)}" if why else ""
+        return NoTrialCompleted(f"no trial of study '{self._begun.settings.study_name}' completed {ended}{reason}")

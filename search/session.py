@@ -20,7 +20,7 @@ from search.finish import HURRY, INTERRUPTED, Begun, OnMessage, finish
 from search.optimize import NoMirror, Search
 from search.outcome import Outcome
 from search.stopping import check_terminator
-from search.study import create, samplers
+from search.study import attributes, create, samplers
 from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
 from search.studyfile.references import from_outside
@@ -193,9 +193,12 @@ class _Session:
         if self._run is None:
             return "", ""
         from search.tracking import store
-        from search.tracking.pages import views
+        from search.tracking.pages import descriptions, views
 
         page = views.page_of(store.uri(), self._run.experiment_id, self._run.run_id)
+        about = descriptions.of_experiment(self._definition, self._study.study_name)
+        files = f"The trials' pages, models, plots and files are in MLflow: {page.url}"
+        attributes.set_note(self._storage, self._study.study_name, f"{about}\n\n{files}")
         served = f" (served by: {page.serve})" if page.serve else ""
         self._on_message(f"watch it at {page.url}{served}")
         return page.url, page.serve

@@ -33,6 +33,9 @@ FIRST_COMPARABLE = "first_comparable"  # the number of its first trial on the da
 CONFIRMED = "confirmed:"  # followed by a trial's number: what its configuration reached under new seeds
 SEARCH = "search:"  # followed by the id of a search: what is known of that search
 
+# optuna-dashboard's own, as its `save_note` writes them: a study's note in parts, and how often it was written.
+_NOTE, _NOTE_VERSION, _NOTE_PART = "dashboard:note_str:", "dashboard:note_ver", 2045
+
 _LONGEST = 60_000  # characters of an attribute; MySQL keeps no longer text
 
 
@@ -182,3 +185,13 @@ def outcome_of(trial: FrozenTrial) -> str | None:
         return None
     count, last = head
     return "".join([*(trial.system_attrs[f"{OUTCOME}:{index}"] for index in range(count - 1)), last])
+
+
+def set_note(storage: BaseStorage, study_name: str, text: str) -> None:
+    """Give a study its note in optuna-dashboard, in Markdown, unless it has one, which a person may have written."""
+    study_id = storage.get_study_id_from_name(study_name)
+    if _NOTE_VERSION in storage.get_study_system_attrs(study_id):
+        return
+    storage.set_study_system_attr(study_id, _NOTE_VERSION, 1)
+    for index, start in enumerate(range(0, len(text), _NOTE_PART)):
+        storage.set_study_system_attr(study_id, f"{_NOTE}{index}", text[start : start + _NOTE_PART])

@@ -20,6 +20,7 @@ from optuna.trial import TrialState, create_trial
 
 from search.data.summary import DataSummary, TensorSpec
 from search.register import _in_and_out
+from search.study.storage import open_storage
 from search.studyfile.schema import Definition
 from search.tracking.pages import curves, descriptions, pictures, views
 from search.training.result import Epoch, TrialResult
@@ -66,6 +67,12 @@ def test_a_search_tells_in_words_what_became_of_it(tiny: Tiny, run_search: Searc
         junk = [name for name in run.data.tags if name.endswith("_distribution") or name.startswith("datetime_")]
         assert junk == []
         assert {"direction", "number"} & run.data.tags.keys() == set()
+    storage = open_storage("studies/told.journal")
+    attributes = storage.get_study_system_attrs(storage.get_study_id_from_name("told"))
+    note = attributes["dashboard:note_str:0"]  # as optuna-dashboard's `save_note` writes it
+    assert attributes["dashboard:note_ver"] == 1
+    assert note.startswith("Optuna study **told**: minimize `val_loss`.")
+    assert note.endswith(outcome.url)
     _the_pictures(client, by_number)
     _the_searchs_own_page(client, outcome.search_run_id, by_number)
     version = client.get_model_version("told", "1")

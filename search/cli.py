@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Annotated, Any, TextIO, get_args
 
 import typer
 
-from search.errors import Interrupted, SearchError, did_you_mean, one_line
+from search.errors import Interrupted, SearchError, UsageError, did_you_mean, one_line
 from search.figures import paragraph, width_of
 from search.studyfile.secret import read_url
 
@@ -78,6 +79,7 @@ def execute(function: Callable[..., None], name: str) -> None:
             signal.signal(number, _terminate)
     try:
         called = sys.argv[0] if sys.argv[0].startswith("search ") else name  # by the console command
+        _check_encoding()
         status = app(prog_name=called, standalone_mode=False)
     except _TYPER_ERROR as error:
         status = _fail(error.format_message(), 2)
@@ -102,6 +104,24 @@ def _encode_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _check_encoding() -> None:
+    """Refuse names that Python could not decode: MLflow and the databases take none of them.
+
+    Raises:
+        UsageError: The working folder or an argument has characters that the locale's encoding lacks,
+            or the folder is gone.
+    """
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the working folder was deleted; go to one that is there") from None
+    for what, text in [("the working folder", folder), *(("the argument", each) for each in sys.argv[1:])]:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            shown = os.fsencode(text).decode("utf-8", "replace")
+            lacking = f"is not in the encoding of this locale ({sys.getfilesystemencoding()})"
+            raise UsageError(f"{what} '{shown}' {lacking}; set PYTHONUTF8=1, or LC_ALL to a UTF-8 locale")
 
 
 class _Terminated(KeyboardInterrupt):

@@ -133,6 +133,17 @@ def test_help_answers(module: str, tmp_path: Path) -> None:
     assert f"python -m search.{module}" in done.stdout
 
 
+@pytest.mark.parametrize(("name", "argument"), [("größe", "a"), ("size", "größe")], ids=["folder", "argument"])
+def test_a_name_that_the_locale_cannot_show_is_told(name: str, argument: str, tmp_path: Path) -> None:
+    """A person whose locale is C would get an error of urllib's, in the middle of a search."""
+    (tmp_path / name).mkdir()
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = command("search.report", argument, cwd=tmp_path / name, env=ascii_only)
+    assert done.returncode == 2, done.stderr
+    assert "is not in the encoding of this locale (ascii); set PYTHONUTF8=1" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_terminal_that_cannot_show_a_name_gets_its_code(tmp_path: Path) -> None:
     """If this fails, a command does its work, and then ends by an error because of one letter."""
     (tmp_path / "studies").mkdir()

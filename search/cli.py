@@ -74,6 +74,7 @@ def execute(function: Callable[..., None], name: str) -> None:
     """Run a command; turn an error into a line and an exit status."""
     app = application(function)
     _encode_anything()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own lines about GPUs that are not there
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _terminate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ _FEWEST = 20  # rows in which a value that never repeats says something
 _NEARLY = 0.95  # share of different values from which a column looks like an id
 _SHOWN = 5  # classes, or columns with gaps, that are listed
 _CORRELATED = 0.999999
+_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+_DATE = rf"\d[-/. :]\d|\d.*\b(?i:{_MONTHS})|\b(?i:{_MONTHS})[a-z]*\b.*\d"
+_PERIOD = r"\d{4}[- ]?(W\d\d|Q[1-4])"  # a week or a quarter
 _INDEX = "Unnamed: "  # how pandas names a column without a name
 
 
@@ -113,9 +117,9 @@ def doubts(frame: pd.DataFrame, columns: Sequence[Column], y: Any) -> tuple[str,
         values = few[column.name]
         known = values.dropna()
         about = next(iter(_of_column(column, known)), "")
-        if not about and target is not None and len(known) == len(values) >= _FEWEST:
+        if not about and target is not None and len(known) >= max(_FEWEST, len(values) / 2):
             with np.errstate(all="ignore"):
-                about = _giveaway(column.name, values, target)
+                about = _giveaway(column.name, known, target[values.notna().to_numpy()])
         if about:
             found.append(f"column '{column.name}' {about}")
     return tuple(found)
@@ -143,7 +147,8 @@ def _is_whole(y: NDArray[Any]) -> bool:
 def _of_column(column: Column, known: pd.Series[Any]) -> Iterator[str]:
     drop = f"drop = [{json.dumps(column.name, ensure_ascii=False)}] in [data]"
     many = len(known) >= _FEWEST
-    different = known.nunique() / max(1, len(known)) if column.kind in ("string", "long") else 0.0
+    whole = column.kind == "long" or (column.kind == "double" and _is_whole_number(known))
+    different = known.nunique() / max(1, len(known)) if column.kind == "string" or whole else 0.0
     if column.name.startswith(_INDEX):
         yield f"has no name: it looks like the index of a saved table; use options = {{ index_col = 0 }}, or {drop}"
     if column.kind == "string":
@@ -157,21 +162,38 @@ def _of_column(column: Column, known: pd.Series[Any]) -> Iterator[str]:
             )
         if many and different > _NEARLY:
             yield f"has a new text in nearly every row: it looks like an id; use {drop}"
-    elif column.kind == "long" and many and different == 1.0:
+    elif whole and many and different == 1.0:
         yield f"has a new whole number in every row: it looks like an id or an index; use {drop}"
+    elif column.kind == "long" and many and _are_days(known):
+        yield f"holds days as whole numbers, such as {known.iloc[0]}, whose distances are none; use {drop}"
+
+
+def _is_whole_number(known: pd.Series[Any]) -> bool:
+    """Return whether numbers are whole: a gap makes pandas keep an id as 1001.0."""
+    numbers = known.to_numpy(dtype="float64")
+    return bool(np.isfinite(numbers).all() and (numbers == np.round(numbers)).all())
 
 
 def _are_dates(known: pd.Series[Any]) -> bool:
+    some = known.iloc[:200].astype(str)
+    if some.str.fullmatch(_PERIOD).all():
+        return True
+    return bool(some.str.contains(_DATE).all()) and _read_as_dates(some, "mixed")
+
+
+def _are_days(known: pd.Series[Any]) -> bool:
+    """Return whether whole numbers are all days such as 20241231."""
+    return bool(known.between(19000101, 21001231).all()) and _read_as_dates(known.iloc[:200].astype(str), "%Y%m%d")
+
+
+def _read_as_dates(texts: pd.Series[str], form: str) -> bool:
     import warnings
 
     import pandas as pd
 
-    some = known.iloc[:200].astype(str)
-    if not some.str.contains(r"\d[-/. :]\d").all():
-        return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return bool(pd.to_datetime(some, errors="coerce", format="mixed").notna().all())
+        return bool(pd.to_datetime(texts, errors="coerce", format=form).notna().all())
 
 
 def _giveaway(name: str, values: pd.Series[Any], y: NDArray[Any]) -> str:
@@ -180,9 +202,10 @@ def _giveaway(name: str, values: pd.Series[Any], y: NDArray[Any]) -> str:
     numbers = values.to_numpy() if values.dtype.kind in "fiub" else None
     targets, index = np.unique(y.astype(str) if y.dtype == object else y, return_inverse=True)
     if numbers is not None and y.dtype.kind in "fiu" and len(targets) > 2:
-        spread = float(np.std(numbers.astype("float64"))) * float(np.std(y.astype("float64")))
-        alike = spread > 0 and abs(float(np.corrcoef(numbers.astype("float64"), y.astype("float64"))[0, 1]))
-        return f"alone predicts the target (correlation {alike:.6f}); {drop}" if alike > _CORRELATED else ""
+        straight, ranked = _correlation(numbers, y), _correlation(*(_ranks(each) for each in (numbers, y)))
+        if max(straight, ranked) > _CORRELATED:
+            of_what = "correlation" if straight > _CORRELATED else "correlation of ranks"
+            return f"alone predicts the target ({of_what} {max(straight, ranked):.6f}); {drop}"
     if len(targets) < 2 or len(targets) > _FEWEST:
         return ""
     groups, of_group = np.unique(values.astype(str) if numbers is None else numbers, return_inverse=True)
@@ -190,8 +213,19 @@ def _giveaway(name: str, values: pd.Series[Any], y: NDArray[Any]) -> str:
         table = np.zeros((len(groups), len(targets)), bool)
         table[of_group, index] = True
         return f"alone predicts the target; {drop}" if (table.sum(axis=1) == 1).all() else ""
-    if numbers is None or len(targets) != 2:
+    if numbers is None:
         return ""
-    low, high = (numbers[index == at] for at in (0, 1))
-    apart = low.max() < high.min() or high.max() < low.min()
-    return f"alone predicts the target: its values of the two classes do not overlap; {drop}" if apart else ""
+    ranges = sorted((numbers[index == at].min(), numbers[index == at].max()) for at in range(len(targets)))
+    apart = all(one[1] < other[0] for one, other in itertools.pairwise(ranges))
+    return f"alone predicts the target: its values of the classes do not overlap; {drop}" if apart else ""
+
+
+def _correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
+    one, other = one.astype("float64"), other.astype("float64")
+    return abs(float(np.corrcoef(one, other)[0, 1])) if float(np.std(one)) * float(np.std(other)) > 0 else 0.0
+
+
+def _ranks(values: NDArray[Any]) -> NDArray[Any]:
+    import pandas as pd
+
+    return pd.Series(values).rank().to_numpy()

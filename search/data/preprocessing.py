@@ -93,9 +93,14 @@ def to_arrays(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, NDArr
             numeric[:, index] = values.to_numpy(dtype="float64", na_value=np.nan)
     if not texts:
         return numeric
-    categorical = frame[texts].astype("object").where(frame[texts].notna(), MISSING).astype(str)
+    categorical = frame[texts].astype("object").where(frame[texts].notna(), MISSING).map(_text)
     arrays = {CATEGORICAL: categorical.to_numpy(dtype=object)}
     return {NUMERIC: numeric, **arrays} if numbers else arrays
+
+
+def _text(value: Any) -> str:
+    """Return how a category is spelt: a whole number alike, whether or not a gap made pandas keep it as 1.0."""
+    return str(int(value)) if isinstance(value, float | np.floating) and value == value // 1 else str(value)
 
 
 def take(x: Any, rows: Any) -> Any:

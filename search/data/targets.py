@@ -23,11 +23,15 @@ _OFTEN = 20  # rows that each of more than a few classes has, on average
 _DATES = ("date", "datetime", "time", "timedelta", "period")
 _COMMA = re.compile(r"[-+]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}((,\d{3})+(\.\d+)?|(\.\d+)?)")
+_GROUPED = re.compile(r"[-+]?(\d{1,3}([ \u00a0\u202f'’]\d{3})+|\d{1,3})([.,]\d+)?")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_MARKED = re.compile(
-    r"[-+(]?\s*[$€£¥₹]?\s*[-+]?(\d{1,3}([.,]\d{3})+|\d+)([.,]\d+)?\s*([%‰€$£¥₹]|°\w?|(?<=\s)[^\W\d]{1,4})?\s*\)?"
+_AMOUNT = r"[-+]?(\d{1,3}([.,]\d{3})+|\d+)([.,]\d+)?"
+_MARKED = re.compile(  # such as "$ 3.50", "EUR 3", "(12 %)", "~5 kg", "3 m²", "12kg", "80 km/h", "< 5"
+    r"[-+(~≈<>≤≥±]?=?\s*([$€£¥₹]\s*|[A-Z]{3}\s+)?"
+    rf"{_AMOUNT}\s*([%‰$€£¥₹]|°\w?|(?P<unit>(?<=\s)[^\W\d]{{1,4}}|[^\W\d]{{2,4}})[²³]?(/[^\W\d]{{1,3}}[²³]?)?)?\s*\)?"
 )
 _OPTION = "for csv say options = {{ {} }}"
+_STRIP = "strip it in a data function, and give numbers"
 
 # Besides the tasks that a study file may state: several targets, or none at all.
 AnyTask = Task | Literal["several", "none"]
@@ -128,23 +132,53 @@ def numbers_as_text(values: Iterable[Any]) -> tuple[str, str]:
     A few texts such as `5 %` and `10 %` may be classes, so but for commas there are more of them.
     """
     texts = [str(each).strip() for each in itertools.islice((v for v in values if isinstance(v, str) and v), 1000)]
+    left_out = _marks_of_gaps(texts)
+    texts = [each for each in texts if each not in left_out]
+    gaps = f", na_values = {json.dumps(left_out)}" if left_out else ""
     comma = next((each for each in texts if "," in each), "")
     if len(texts) > 1 and comma and all(map(_THOUSANDS.fullmatch, texts)):
-        return f"numbers with commas between thousands such as '{comma}'", _OPTION.format('thousands = ","')
+        return f"numbers with commas between thousands such as '{comma}'", _OPTION.format(f'thousands = ","{gaps}')
     if len(texts) > 1 and comma and all(map(_COMMA.fullmatch, texts)):
-        return f"numbers with a decimal comma such as '{comma}'", _OPTION.format('decimal = ",", thousands = "."')
-    return _many_numbers(texts) if len(set(texts)) > _FEW else ("", "")
+        told = f"numbers with a decimal comma such as '{comma}'"
+        return told, _OPTION.format(f'decimal = ",", thousands = "."{gaps}')
+    if len(set(texts)) <= _FEW:
+        return "", ""
+    return _grouped(texts, gaps) or _many_numbers(texts, left_out)
 
 
-def _many_numbers(texts: list[str]) -> tuple[str, str]:
-    others = [each for each in texts if not _NUMBER.fullmatch(each)]
+def _marks_of_gaps(texts: list[str]) -> list[str]:
+    """Return the few texts without a digit that stand in some rows between numbers, such as `-` and `n/a`."""
+    others = [each for each in texts if not any(map(str.isdigit, each))]
     kinds = sorted(set(others))
+    return kinds if len(kinds) <= 3 and 5 * len(others) <= len(texts) else []
+
+
+def _grouped(texts: list[str], gaps: str) -> tuple[str, str] | None:
+    """Return what to say of numbers with spaces or apostrophes between thousands; None for others."""
+    if not all(map(_GROUPED.fullmatch, texts)):
+        return None
+    between = {each for text in texts for each in text if each not in "+-.,0123456789"}
+    if len(between) != 1:
+        return None
+    sign = next(iter(between))
+    shown = next(each for each in texts if sign in each)
+    decimal = 'decimal = ",", ' if any("," in each for each in texts) else ""
+    if not sign.isascii():  # pandas takes no other one
+        return f"numbers with spaces or signs between thousands such as '{shown}'", _STRIP
+    told = f"numbers with {json.dumps(sign)} between thousands such as '{shown}'"
+    return told, _OPTION.format(f"{decimal}thousands = {json.dumps(sign)}{gaps}")
+
+
+def _many_numbers(texts: list[str], left_out: list[str]) -> tuple[str, str]:
+    others = [each for each in texts if not _NUMBER.fullmatch(each)]
+    if not others and left_out:
+        return f"numbers, and '{left_out[0]}' in some rows", _OPTION.format(f"na_values = {json.dumps(left_out)}")
     if not others:
         return f"numbers as texts such as '{texts[0]}'", "give them as numbers"
-    if len(kinds) <= 3 and 5 * len(others) <= len(texts):
-        return f"numbers, and '{kinds[0]}' in some rows", _OPTION.format(f"na_values = {json.dumps(kinds)}")
-    if all(map(_MARKED.fullmatch, texts)):
-        return f"numbers with a unit or a sign such as '{others[0]}'", "strip it in a data function, and give numbers"
+    marked = [_MARKED.fullmatch(each) for each in texts]
+    units = {each["unit"] for each in marked if each and each["unit"]}
+    if all(marked) and len(units) <= 3:  # rather than 1st, 2nd, 3rd, 4th …
+        return f"numbers with a unit or a sign such as '{others[0]}'", _STRIP
     return "", ""
 
 

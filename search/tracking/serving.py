@@ -66,7 +66,10 @@ class Predictor:
         wanted = (params or {}).get("output", "raw")
         if wanted not in ("raw", "label", "probability"):
             raise ValueError(f"output '{wanted}': use 'raw', 'label' or 'probability'")
-        predicted = self.outputs(self.arrays(model_input))
+        arrays = self.arrays(model_input)
+        if not all(map(len, _leaves(arrays))):
+            raise ValueError("no rows are given; give at least one")
+        predicted = self.outputs(arrays)
         return predicted if wanted == "raw" else self._classified(predicted, wanted)
 
     def arrays(self, model_input: Any) -> Any:
@@ -114,11 +117,12 @@ class Predictor:
 
     def _table(self, given: Any) -> Any:
         import numpy as np
-        import pandas as pd
 
-        frame = given if isinstance(given, pd.DataFrame) else pd.DataFrame(given)
-        frame = _rows(frame.rename(columns=str))
+        if isinstance(given, np.ndarray) and given.dtype.names is None:
+            raise ValueError(f"the model takes columns by name ({', '.join(dict(self._columns))}); give a data frame")
+        frame = _rows(_frame(given).rename(columns=str))
         self._check_columns(list(frame.columns))
+        self._check_values(frame)
         numbers = [name for name, kind in self._columns if kind != "string"]
         texts = [name for name, kind in self._columns if kind == "string"]
         numeric = np.full((len(frame), len(numbers)), np.nan, "float32")
@@ -130,12 +134,15 @@ class Predictor:
         categorical = np.full((len(frame), len(texts)), MISSING, object)
         for index, name in enumerate(texts):
             if name in frame:
-                values = frame[name].astype("object")
-                categorical[:, index] = values.where(frame[name].notna(), MISSING).astype(str).to_numpy(dtype=object)
+                values = frame[name].astype("object").where(frame[name].notna(), MISSING)
+                categorical[:, index] = [_text(each) for each in values]
         arrays = {CATEGORICAL: categorical.astype("U")}
         return {NUMERIC: numeric, **arrays} if numbers else arrays
 
     def _check_columns(self, given: list[str]) -> None:
+        twin = next((name for index, name in enumerate(given) if name in given[:index]), None)
+        if twin in dict(self._columns):
+            raise ValueError(f"column '{twin}' is given twice; give it once")
         optional = self._described.get("optional", [])
         missing = [name for name, _ in self._columns if name not in given and name not in optional]
         if missing:
@@ -144,6 +151,14 @@ class Predictor:
             hint = f"; is it '{near[0]}', misspelt?" if near else ""
             others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ValueError(f"column '{missing[0]}'{others} is missing; the model was trained with it{hint}")
+
+    def _check_values(self, frame: Any) -> None:
+        optional = self._described.get("optional", [])
+        needed = [name for name, _ in self._columns if name not in optional]
+        empty = [name for name in needed if len(frame) and frame[name].isna().all()]
+        if empty:
+            others = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+            raise ValueError(f"column '{empty[0]}'{others} has no value in any row; the model was trained with it")
 
     def _arrays(self, given: Any) -> Any:
         import pandas as pd
@@ -168,6 +183,26 @@ class Predictor:
         return list(arrays.values()) if self._described["listed"] else arrays
 
 
+def _frame(given: Any) -> Any:
+    """Return a table; a series or a dictionary of single values is one row."""
+    import pandas as pd
+
+    if isinstance(given, pd.Series):
+        return given.to_frame().T
+    if isinstance(given, dict) and all(
+        isinstance(each, str) or not hasattr(each, "__len__") for each in given.values()
+    ):
+        return pd.DataFrame([given])
+    return given if isinstance(given, pd.DataFrame) else pd.DataFrame(given)
+
+
+def _text(value: Any) -> str:
+    """Return how a category is spelt: a whole number alike, whether or not a gap made pandas keep it as 1.0."""
+    import numpy as np
+
+    return str(int(value)) if isinstance(value, float | np.floating) and value == value // 1 else str(value)
+
+
 def _rows(frame: Any) -> Any:
     """Return one row for each value: MLflow makes a single row of lists of columns that hold text alone."""
     if len(frame) == 1 and len(frame.columns) and all(isinstance(each, list) for each in frame.iloc[0]):
@@ -177,9 +212,12 @@ def _rows(frame: Any) -> Any:
 
 def _batch(arrays: Any) -> int:
     """Return how many rows go through the model at a time: more than Keras's 32 where they are small."""
-    leaves = list(arrays.values()) if isinstance(arrays, dict) else arrays if isinstance(arrays, list) else [arrays]
-    row = sum(each[:1].nbytes for each in leaves)
+    row = sum(each[:1].nbytes for each in _leaves(arrays))
     return int(max(32, min(_MOST_ROWS, _BATCH_BYTES // max(1, row))))
+
+
+def _leaves(arrays: Any) -> list[Any]:
+    return list(arrays.values()) if isinstance(arrays, dict) else arrays if isinstance(arrays, list) else [arrays]
 
 
 def _plain(array: Any) -> Any:
@@ -216,12 +254,23 @@ def _numbers(values: Any, kind: str) -> Any:
         if kind == "boolean":
             values = values.map(_truth, na_action="ignore")
         values = values.astype("object").where(values.notna(), np.nan)
+    word = "true or false" if kind == "boolean" else "numbers"
     try:
-        return values.astype("float64").to_numpy(dtype="float64", na_value=np.nan).astype("float32")
+        if values.dtype.kind == "c":
+            raise TypeError
+        numbers = values.astype("float64").to_numpy(dtype="float64", na_value=np.nan)
     except (ValueError, TypeError):
         wrong = next((each for each in values if not _is_number(each)), None)
-        word = "true or false" if kind == "boolean" else "numbers"
         raise ValueError(f"column '{values.name}' holds {wrong!r}; the model was trained with {word} there") from None
+    with np.errstate(over="ignore"):
+        single = numbers.astype("float32")
+    beyond = np.isinf(single) if kind != "boolean" else ~np.isnan(numbers) & (numbers != 0) & (numbers != 1)
+    if beyond.any():
+        word = "finite numbers" if kind != "boolean" else word
+        raise ValueError(
+            f"column '{values.name}' holds {numbers[beyond][0]:g}; the model was trained with {word} there"
+        )
+    return single
 
 
 def _truth(value: Any) -> Any:
@@ -269,8 +318,7 @@ def _array(values: Any, spec: dict[str, Any]) -> Any:
 
 def _tensors(arrays: Any) -> Any:
     """Return arrays as Keras takes them: where one is text all are tensors, it takes no NumPy text."""
-    leaves = list(arrays.values()) if isinstance(arrays, dict) else arrays if isinstance(arrays, list) else [arrays]
-    if not any(each.dtype.kind in "OSU" for each in leaves):
+    if not any(each.dtype.kind in "OSU" for each in _leaves(arrays)):
         return arrays
     import tensorflow as tf
 

@@ -251,6 +251,29 @@ def test_columns_that_look_wrong_are_told_with_their_mend(tmp_path: Path) -> Non
         load(definition({**changes, "data.target": "price"}, folder=tmp_path))
 
 
+def test_dates_ids_and_copies_of_the_target_are_told_in_any_form(tmp_path: Path) -> None:
+    """Only dates of one form, ids without a gap and exact copies would be told; a file has others."""
+    rows, draw = 120, np.random.default_rng(0)
+    days = pd.date_range("2024-01-01", periods=rows)[draw.integers(0, 40, rows)]
+    price, some = draw.normal(size=rows) + 9, draw.random(rows) < 0.1
+    forms = ("%b %d, %Y", "%d %B %Y", "%d-%b-%y", "%G-W%V", "%Y-%m", "%Y-%m-%dT%H:%M:%S+02:00", "%m/%d/%Y %H:%M")
+    frame = pd.DataFrame({form: days.strftime(form) for form in forms})
+    frame["number"] = np.where(some, np.nan, np.arange(1000.0, 1000 + rows))
+    frame["day"] = days.strftime("%Y%m%d").astype(int)
+    frame = frame.assign(
+        copy=np.where(some, np.nan, price), logarithm=np.log(price), near=price + draw.normal(size=rows)
+    )
+    frame = frame.assign(month=days.strftime("%b"), size=draw.integers(0, 90, rows), price=price)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    changes = {"data.source": "csv:t.csv", "data.options": {}, "data.target": "price"}
+    told = {each.split("'")[1]: each for each in load(definition(changes, folder=tmp_path)).doubts}
+    assert set(told) == {*forms, "number", "day", "copy", "logarithm"}
+    assert all("holds dates as text" in told[form] for form in forms)
+    assert "looks like an id" in told["number"]
+    assert "holds days as whole numbers" in told["day"]
+    assert "correlation of ranks 1.000000" in told["logarithm"]
+
+
 @pytest.mark.parametrize(
     ("texts", "about", "mended"),
     [
@@ -266,6 +289,16 @@ def test_columns_that_look_wrong_are_told_with_their_mend(tmp_path: Path) -> Non
         ([f"192.168.0.{i}" for i in range(30)], "", ""),
         ([f"2024-01-{i:02d}" for i in range(1, 30)], "", ""),
         ([f"{i}a" for i in range(30)], "", ""),
+        ([f"{i} 000,50" for i in range(1, 30)], "'1 000,50'", 'decimal = ",", thousands = " "'),
+        ([f"{i}\u202f000" for i in range(1, 30)], "'1\u202f000'", "strip it"),
+        ([f"{i}'000.50" for i in range(1, 30)], """'1'000.50'""", """thousands = "'\""""),
+        ([*(f"{i},5" for i in range(9)), "-"], "decimal comma such as '0,5'", 'thousands = ".", na_values = ["-"]'),
+        ([f"EUR {i}.50" for i in range(30)], "such as 'EUR 0.50'", "strip it"),
+        ([f"{i}kg" for i in range(30)], "such as '0kg'", "strip it"),
+        ([f"{i} km/h" for i in range(30)], "such as '0 km/h'", "strip it"),
+        ([f"< {i}" for i in range(30)], "such as '< 0'", "strip it"),
+        ([f"{i}{['st', 'nd', 'rd', 'th'][min(i, 3)]}" for i in range(30)], "", ""),
+        ([f"+49 30 {i:06d}" for i in range(30)], "", ""),
     ],
 )
 def test_numbers_written_as_texts_are_told_from_texts(texts: list[str], about: str, mended: str) -> None:

@@ -95,22 +95,23 @@ def test_tables_of_one_kind_of_column_work(tmp_path: Path, columns: list[str]) -
     assert np.isfinite(predicted).all()
 
 
-def described(columns: Sequence[Column]) -> dict[str, Any]:
-    return {"columns": [(column.name, column.kind) for column in columns], "optional": []}
+def described(columns: Sequence[Column], frame: pd.DataFrame) -> dict[str, Any]:
+    optional = [column.name for column in columns if frame[column.name].isna().any()]
+    return {"columns": [(column.name, column.kind) for column in columns], "optional": optional}
 
 
 def test_serving_turns_raw_columns_into_the_same_arrays() -> None:
     """The served model would see other numbers than the trained one, and nobody would notice."""
     frame = _frame()
     columns = columns_of(frame)
-    predictor = serving.Predictor(None, described(columns))
+    predictor = serving.Predictor(None, described(columns, frame))
     shuffled = frame[frame.columns[::-1]]
     for rows in (frame, shuffled, frame.head(1), frame.astype("object"), frame.iloc[5:6]):
         served, trained = predictor._table(rows), to_arrays(rows, columns)
         assert np.array_equal(served[NUMERIC], trained[NUMERIC], equal_nan=True)
         assert served[CATEGORICAL].astype(str).tolist() == trained[CATEGORICAL].astype(str).tolist()
     numbers = frame[["age", "income"]]
-    alone = serving.Predictor(None, described(columns_of(numbers)))._table(numbers)
+    alone = serving.Predictor(None, described(columns_of(numbers), numbers))._table(numbers)
     assert np.array_equal(alone, to_arrays(numbers, columns_of(numbers)), equal_nan=True)
 
 
@@ -120,7 +121,7 @@ def test_serving_predicts_for_raw_columns_as_training_did() -> None:
     columns = columns_of(frame)
     x = to_arrays(frame, columns)
     model = _model(x, fit_preparation(x, table=True, normalize=True))
-    served = serving.Predictor(model, described(columns)).predict(frame)
+    served = serving.Predictor(model, described(columns, frame)).predict(frame)
     np.testing.assert_allclose(served, np.asarray(model(_tensors(x))), rtol=1e-5)
 
 

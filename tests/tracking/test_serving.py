@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from search.data.preprocessing import Column, to_arrays
 from search.data.summary import DataSummary, TensorSpec
 from search.tracking import logged_model, serving
 from search.tracking.user_code import collect
@@ -172,6 +173,56 @@ def test_a_missing_or_misspelt_column_is_named(table_model: Any) -> None:
     assert table_model.predict(row.drop(columns="member"))[0, 1] == -1, "its values were missing in training, too"
     with pytest.raises(ValueError, match="column 'size' holds 'wide'"):
         table_model.predict(row.assign(size="wide"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"age": [np.nan, None]}, "column 'age' has no value in any row; the model was trained with it"),
+        ({"age": None, "city": None}, "column 'age' and 1 more has no value in any row"),
+        ({"age": [1.0, np.inf]}, "column 'age' holds inf; the model was trained with finite numbers"),
+        ({"size": [1e39, 1.0]}, r"column 'size' holds 1e\+39; .* finite numbers"),
+        ({"size": [1 + 2j, 1.0]}, r"column 'size' holds \(1\+2j\)"),
+        ({"member": [2, 0]}, "column 'member' holds 2; the model was trained with true or false"),
+        ({"member": [0.7, 0]}, "column 'member' holds 0.7"),
+        ({"member": ["2", "no"]}, "column 'member' holds 2"),
+        ({"size": pd.to_datetime(["2024-01-01", "2024-01-02"])}, "column 'size' holds Timestamp"),
+    ],
+)
+def test_a_value_that_cannot_be_one_is_named(table_model: Any, change: dict[str, Any], told: str) -> None:
+    """A column that a pipeline filled with nothing would be predicted as the mean, and 2 as very true."""
+    plain = {"age": [3, 4], "member": [True, False], "city": ["Kiel", "Bern"], "size": [1.0, 2.0]}
+    with pytest.raises(ValueError, match=told):
+        table_model.predict(pd.DataFrame(plain | change))
+
+
+def test_rows_come_in_any_form_of_a_table(table_model: Any) -> None:
+    """A service that sends one row would read an error of pandas's, or predict from a column given twice."""
+    frame = pd.DataFrame({"age": [3, 4], "member": [True, False], "city": ["Kiel", "Bern"], "size": [1.0, 2.0]})
+    expected = table_model.predict(frame)
+    for one in (frame.iloc[0], frame.iloc[0].to_dict(), frame.iloc[:1][["size", "city", "age", "member"]].assign(z=1)):
+        np.testing.assert_array_equal(table_model.predict(one), expected[:1])
+    with pytest.raises(ValueError, match="column 'age' is given twice"):
+        table_model.predict(pd.concat([frame, frame[["age"]]], axis=1))
+    with pytest.raises(ValueError, match=r"takes columns by name \(age, member, city, size\); give a data frame"):
+        table_model.predict(frame.to_numpy())
+    with pytest.raises(ValueError, match="no rows are given"):
+        table_model.predict(frame.iloc[:0])
+
+
+def test_a_category_that_is_a_number_is_spelt_alike_in_training_and_serving() -> None:
+    """A zone 1 would be unknown where a gap in the column makes pandas keep it as 1.0."""
+    columns = (Column("zone", "string"),)
+    given = [[1, 2], [1.0, 2.0], pd.Categorical([1, 2]), pd.Categorical([1.0, 2.0]), np.array([1, 2.0], object)]
+    predictor = serving.Predictor(None, {"columns": [("zone", "string")]})
+    for values in given:
+        frame = pd.DataFrame({"zone": values})
+        arrays = to_arrays(frame, columns)
+        assert isinstance(arrays, dict)
+        assert arrays["categorical"][:, 0].tolist() == ["1", "2"]
+        assert predictor.arrays(frame)["categorical"][:, 0].tolist() == ["1", "2"]
+    frame = pd.DataFrame({"zone": [1.5, None, "a", 10**20, True]}, dtype=object)
+    assert predictor.arrays(frame)["categorical"][:, 0].tolist() == ["1.5", "", "a", str(10**20), "True"]
 
 
 def test_several_outputs_text_and_listed_inputs(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 NUMERIC, CATEGORICAL, MISSING = "numeric", "categorical", ""
 CODE = "user_code"
 OBJECTS = "objects.pickle"  # in it: what a program without files registered with Keras
@@ -94,8 +96,6 @@ class Predictor:
         return _plain(predicted)
 
     def _classified(self, predicted: Any, wanted: str) -> Any:
-        import numpy as np
-
         task, classes = self._described["task"], self._described["classes"]
         if isinstance(predicted, dict) or task not in ("binary", "multiclass", "multilabel"):
             what = "several outputs" if isinstance(predicted, dict) else "no classes"
@@ -116,13 +116,10 @@ class Predictor:
         return np.concatenate([1 - predicted, predicted], axis=-1) if single else predicted
 
     def _table(self, given: Any) -> Any:
-        import numpy as np
-
         if isinstance(given, np.ndarray) and given.dtype.names is None:
             raise ValueError(f"the model takes columns by name ({', '.join(dict(self._columns))}); give a data frame")
         frame = _rows(_frame(given).rename(columns=str))
-        self._check_columns(list(frame.columns))
-        self._check_values(frame)
+        self._check_columns(frame)
         numbers = [name for name, kind in self._columns if kind != "string"]
         texts = [name for name, kind in self._columns if kind == "string"]
         numeric = np.full((len(frame), len(numbers)), np.nan, "float32")
@@ -139,26 +136,21 @@ class Predictor:
         arrays = {CATEGORICAL: categorical.astype("U")}
         return {NUMERIC: numeric, **arrays} if numbers else arrays
 
-    def _check_columns(self, given: list[str]) -> None:
-        twin = next((name for index, name in enumerate(given) if name in given[:index]), None)
-        if twin in dict(self._columns):
+    def _check_columns(self, frame: Any) -> None:
+        given, known = list(frame.columns), dict(self._columns)
+        twin = next((name for name in known if given.count(name) > 1), None)
+        if twin is not None:
             raise ValueError(f"column '{twin}' is given twice; give it once")
-        optional = self._described.get("optional", [])
-        missing = [name for name, _ in self._columns if name not in given and name not in optional]
-        if missing:
-            spare = [name for name in given if name not in dict(self._columns)]
-            near = difflib.get_close_matches(missing[0], spare, n=1, cutoff=0.6)
+        needed = [name for name in known if name not in self._described.get("optional", [])]
+        missing = [name for name in needed if name not in given]
+        empty = [name for name in needed if name in given and len(frame) and frame[name].isna().all()]
+        if missing or empty:
+            spare = [name for name in given if name not in known]
+            near = difflib.get_close_matches(missing[0], spare, n=1, cutoff=0.6) if missing else []
             hint = f"; is it '{near[0]}', misspelt?" if near else ""
-            others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise ValueError(f"column '{missing[0]}'{others} is missing; the model was trained with it{hint}")
-
-    def _check_values(self, frame: Any) -> None:
-        optional = self._described.get("optional", [])
-        needed = [name for name, _ in self._columns if name not in optional]
-        empty = [name for name in needed if len(frame) and frame[name].isna().all()]
-        if empty:
-            others = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-            raise ValueError(f"column '{empty[0]}'{others} has no value in any row; the model was trained with it")
+            wrong, what = (missing, "is missing") if missing else (empty, "has no value in any row")
+            others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise ValueError(f"column '{wrong[0]}'{others} {what}; the model was trained with it{hint}")
 
     def _arrays(self, given: Any) -> Any:
         import pandas as pd
@@ -198,8 +190,6 @@ def _frame(given: Any) -> Any:
 
 def _text(value: Any) -> str:
     """Return how a category is spelt: a whole number alike, whether or not a gap made pandas keep it as 1.0."""
-    import numpy as np
-
     return str(int(value)) if isinstance(value, float | np.floating) and value == value // 1 else str(value)
 
 
@@ -221,8 +211,6 @@ def _leaves(arrays: Any) -> list[Any]:
 
 
 def _plain(array: Any) -> Any:
-    import numpy as np
-
     array = np.asarray(array)
     if array.dtype.kind in "OS":  # texts, which TensorFlow gives as bytes
         texts = [each.decode() if isinstance(each, bytes) else each for each in array.reshape(-1).tolist()]
@@ -231,21 +219,16 @@ def _plain(array: Any) -> Any:
 
 
 def _sigmoid(logits: Any) -> Any:
-    import numpy as np
-
     return 1 / (1 + np.exp(-logits))
 
 
 def _softmax(logits: Any) -> Any:
-    import numpy as np
-
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def _numbers(values: Any, kind: str) -> Any:
     """Return a column as float32; what is no number is refused with the column's name."""
-    import numpy as np
     import pandas as pd
 
     if isinstance(values.dtype, pd.CategoricalDtype):
@@ -288,8 +271,6 @@ def _is_number(value: Any) -> bool:
 
 def _array(values: Any, spec: dict[str, Any]) -> Any:
     """Return an input in the model's own dtype; what would lose something is refused with the input's name."""
-    import numpy as np
-
     name, dtype, shape = f"input '{spec['name']}'" if spec["name"] else "the input", spec["dtype"], spec["shape"]
     values = values.toarray() if hasattr(values, "toarray") else values
     try:
@@ -340,16 +321,17 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules below one version's package."""
+    """Finds the modules below one version's package, in the folder that was loaded last: an earlier one may be gone."""
 
     def __init__(self, package: str) -> None:
         self._package = package
 
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:  # noqa: ARG002 - Python's interface
         """Return where a module of the version is, with the loader above."""
         if not fullname.startswith(f"{self._package}."):
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        folder = os.path.join(sys.modules[self._package].__path__[0], *fullname.split(".")[1:-1])
+        spec = importlib.machinery.PathFinder.find_spec(fullname, [folder], target)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
             spec.loader = _Loader(spec.loader.name, spec.loader.path)
         return spec
@@ -368,13 +350,25 @@ def _importer(package: str, folder: Path) -> Any:
     ) -> Any:
         top = name.partition(".")[0]
         if level or top not in own:
-            return builtins.__import__(name, globals, locals, fromlist, level)
+            found = builtins.__import__(name, globals, locals, fromlist, level)
+            return _importlib_with(import_own) if found is importlib else found
         if fromlist:
             return builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
         importlib.import_module(f"{package}.{name}")
         return sys.modules[f"{package}.{top}"]
 
     return import_own
+
+
+def _importlib_with(import_own: Any) -> types.ModuleType:
+    """Return Python's `importlib` with an `import_module` that takes the version's own modules before all others."""
+
+    def import_module(name: str, package: str | None = None) -> Any:
+        return importlib.import_module(name, package) if package else import_own(name, fromlist=("*",))
+
+    made = types.ModuleType("importlib")
+    vars(made).update(vars(importlib), import_module=import_module)
+    return made
 
 
 def _package(folder: Path) -> str:
@@ -384,10 +378,9 @@ def _package(folder: Path) -> str:
         digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes() + b"\0")
     name = f"search_model_{digest.hexdigest()[:16]}"
     if name not in sys.modules:
-        package = types.ModuleType(name)
-        package.__path__ = [str(folder)]
-        sys.modules[name] = package
+        sys.modules[name] = types.ModuleType(name)
         sys.meta_path.insert(0, _Finder(name))
+    sys.modules[name].__path__ = [str(folder)]
     return name
 
 

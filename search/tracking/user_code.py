@@ -136,6 +136,16 @@ def _imported(file: Path, place: Path) -> Iterator[str]:
             if module:
                 yield module
             yield from (".".join(filter(None, (module, alias.name))) for alias in node.names)
+        elif isinstance(node, ast.Call) and (name := _called_for(node)):
+            yield ".".join([*package, name.lstrip(".")]) if name.startswith(".") else name
+
+
+def _called_for(call: ast.Call) -> str:
+    """Return the module that `importlib.import_module` is called for; empty for other calls."""
+    function = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    first = call.args[0] if call.args else None
+    named = first.value if isinstance(first, ast.Constant) and function in ("import_module", "__import__") else ""
+    return named if isinstance(named, str) else ""
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path | None:

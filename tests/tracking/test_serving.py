@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +29,9 @@ from parts.scale import {how}
 @keras.saving.register_keras_serializable()
 class Twice(keras.layers.Layer):
     def call(self, x):
+        import importlib
         from numbers_of import FACTOR
-        return scaled(x) * FACTOR
+        return scaled(x) * FACTOR + importlib.import_module("parts.more").NONE
 """
 
 
@@ -74,6 +76,7 @@ def version(folder: Path, factor: int) -> str:
     (code / "parts" / "__init__.py").write_text("")
     (code / "parts" / "scale.py").write_text("from .deep import scaled\n")
     (code / "parts" / "deep.py").write_text("def scaled(x):\n    return x\n")
+    (code / "parts" / "more.py").write_text("NONE = 0.0\n")
     (code / "numbers_of.py").write_text(f"FACTOR = {factor}.0\n")
     (code / "mine.py").write_text(LAYER.format(how="scaled"))
     before = dict(keras.saving.get_custom_objects())
@@ -83,7 +86,7 @@ def version(folder: Path, factor: int) -> str:
         place = save(model, folder / f"version{factor}", summary(), (code / "mine.py",))
     finally:
         sys.path.remove(str(code))
-        for name in ("mine", "parts", "parts.scale", "parts.deep", "numbers_of"):
+        for name in ("mine", "parts", "parts.scale", "parts.deep", "parts.more", "numbers_of"):
             sys.modules.pop(name, None)
         keras.saving.get_custom_objects().clear()
         keras.saving.get_custom_objects().update(before)
@@ -101,6 +104,19 @@ def test_two_versions_in_one_process_keep_their_own_layers(tmp_path: Path) -> No
     assert "Custom>Twice" not in keras.saving.get_custom_objects()
     with pytest.raises(TypeError, match="Could not locate class 'Twice'"):  # rather than with another version's layer
         mlflow.keras.load_model(places[1])
+
+
+def test_a_version_outlives_the_folder_that_an_equal_one_was_loaded_from(tmp_path: Path) -> None:
+    """A service that loads into temporary folders would fail at the first import that comes late."""
+    place = Path(version(tmp_path, 3))
+    shutil.copytree(place, tmp_path / "gone")
+    loaded = serving.load_keras(tmp_path / "gone")  # `call` imports late, when it is traced
+    shutil.rmtree(tmp_path / "gone")
+    package = type(loaded.layers[-1]).__module__.partition(".")[0]
+    for late in ("numbers_of", "parts.more"):
+        sys.modules.pop(f"{package}.{late}", None)
+    again = mlflow.pyfunc.load_model(str(place))
+    assert again.predict([[1.0, 3.0]]).tolist() == [[3.0, 9.0]]
 
 
 def test_what_the_model_imports_travels(tmp_path: Path) -> None:

@@ -26,12 +26,16 @@ class Epochs:
         ended: When each ended, in seconds since 1970.
         offset: What to add to Keras's epoch in the training that is going on.
         weights: Those at the end of the last epoch.
+        measured: Those that an epoch's metrics were measured with, where a callback may change them afterwards.
+        found: The epoch whose metrics the model has, where its training told no weights.
     """
 
     logs: dict[int, dict[str, float]] = field(default_factory=dict)
     ended: dict[int, float] = field(default_factory=dict)
     offset: int = 0
     weights: Weights | None = None
+    measured: Weights | None = None
+    found: int | None = None
 
     @property
     def last(self) -> int:
@@ -60,7 +64,7 @@ class Epochs:
         for callback in reversed(used):  # the last to restore has the last word
             if restores(callback) and _same(callback.best_weights, now):
                 return int(callback.best_epoch) + self.offset
-        return self.last if _same(self.weights, now) else None
+        return self.last if _same(self.weights, now) else self.found
 
 
 def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
@@ -108,7 +112,28 @@ def watcher(epochs: Epochs, on_epoch: OnEpoch) -> keras.callbacks.Callback:
             step = epochs.add(epoch, logged)
             last = self.model.stop_training or epoch + 1 >= self.params.get("epochs", 0)
             if last:
-                epochs.weights = self.model.get_weights()
+                epochs.weights = epochs.measured or self.model.get_weights()
+            epochs.measured = None
             on_epoch(step, logged, last)
 
     return Watcher()
+
+
+def measured_with(epochs: Epochs) -> keras.callbacks.Callback:
+    """Return a callback that notes the weights that an epoch's metrics are of, to stand before all other callbacks.
+
+    One of the user's may put the best weights back at an epoch's end, when its metrics are measured already.
+
+    Args:
+        epochs: Where to note them.
+    """
+    import keras
+
+    class MeasuredWith(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
+        def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras's own
+            epochs.measured = self.model.get_weights()
+
+        def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002
+            epochs.measured = epochs.measured or self.model.get_weights()
+
+    return MeasuredWith()

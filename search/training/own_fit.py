@@ -72,15 +72,17 @@ def train(
     batch_size: int,
     callbacks: list[keras.callbacks.Callback],
     class_weight: dict[int, float] | None,
-) -> tuple[dict[str, float], list[dict[str, float]]]:
+) -> tuple[dict[str, float], list[dict[str, float]], bool]:
     """Call the user's function.
 
     Returns:
-        The metrics that it returned, and the epochs' logs where it returned Keras's history.
+        The metrics that it returned, the epochs' logs where it returned a history, and whether that is Keras's.
 
     Raises:
         TrialFailed: It returned something else.
     """
+    import keras
+
     function = load(definition)
     model.stop_training = False  # Keras's own `fit` sets it; callbacks read it
     for callback in callbacks:  # a training loop of the user's own may call them without Keras's `fit`
@@ -90,7 +92,8 @@ def train(
     settings = {"epochs": epochs, "batch_size": batch_size, "callbacks": callbacks, **given}
     if class_weight is not None:
         settings["class_weight"] = class_weight
-    return _read(definition, function(trial, model, data, **_taken(function, settings)))
+    returned = function(trial, model, data, **_taken(function, settings))
+    return *_read(definition, returned), isinstance(returned, keras.callbacks.History)
 
 
 def _read(definition: Definition, returned: Any) -> tuple[dict[str, float], list[dict[str, float]]]:

@@ -20,7 +20,7 @@ import numpy as np
 from search.data.dataset import Data
 from search.studyfile.schema import Definition
 from search.training import callbacks, checkpoint, fit, metrics, own_fit
-from search.training.epochs import Epochs, OnEpoch, restores, watcher
+from search.training.epochs import Epochs, OnEpoch, measured_with, restores, watcher
 from search.training.model import build, check_new, has_user_code, takes_rows
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Training:
         seconds = time.perf_counter() - started
         kept = epochs.kept(self.model, self._callbacks)
         logs = self._measured(epochs) if kept is None else epochs.logs[kept]
-        if kept is not None and any(map(restores, self._callbacks)):
+        if kept is not None and (kept != epochs.last or any(map(restores, self._callbacks))):
             logs = {**logs, "best_epoch": float(kept)}
         logs = {**logs, **self._own_metrics(logs, measured=kept is None), **returned}
         trained_for = epochs.last if kept is None else kept
@@ -124,7 +124,7 @@ class Training:
         on_restored: Callable[[Epochs], None],
     ) -> None:
         wanted = self._definition.fit
-        used = [*self._callbacks, watcher(epochs, on_epoch)]
+        used = self._followed(epochs, on_epoch)
         if self._checkpoints is not None and wanted.checkpoint and not fit.has_own_fit(self.model):
             saving = checkpoint.checkpointing(
                 self._checkpoints, wanted.checkpoint, epochs, self._callbacks, lambda: on_restored(epochs)
@@ -147,21 +147,43 @@ class Training:
 
     def _fit_by_function(self, epochs: Epochs, on_epoch: OnEpoch) -> dict[str, float]:
         """Train by the user's function, and return the metrics that it returned."""
-        returned, history = own_fit.train(
+        returned, history, by_keras = own_fit.train(
             self._definition,
             self._trial,
             self.model,
             self._data,
             epochs=self.epochs,
             batch_size=self.batch_size,
-            callbacks=[*self._callbacks, watcher(epochs, on_epoch)],
+            callbacks=self._followed(epochs, on_epoch),
             class_weight=own_fit.class_weight(self._definition, self._data),
         )
         if not epochs.logs:  # it did not use the callbacks
             for epoch, logs in enumerate(history):
                 on_epoch(epochs.add(epoch, logs), logs, True)
-            epochs.weights = self.model.get_weights() if history else None
+            epochs.found = self._epoch_of(epochs, by_keras=by_keras) if history else None
         return returned
+
+    def _followed(self, epochs: Epochs, on_epoch: OnEpoch) -> list[keras.callbacks.Callback]:
+        """Return the training's callbacks between those that note its epochs."""
+        before = [measured_with(epochs)] if self._definition.fit.callbacks else []
+        return [*before, *self._callbacks, watcher(epochs, on_epoch)]
+
+    def _epoch_of(self, epochs: Epochs, *, by_keras: bool) -> int | None:
+        """Return the last epoch whose validation metrics the model has; it may have the weights of an earlier one.
+
+        Where no epoch has them: none if Keras measured them, else the last, as the user's function measured it.
+        """
+        validation = self._data.validation
+        if validation is None or not self.model.compiled or not takes_rows(self._definition, self.model, self._data):
+            return epochs.last
+        measured = fit.evaluate(self.model, validation, self._definition.fit.validation_steps)
+        now = {f"val_{name}": value for name, value in measured.items()}
+        for step, logs in sorted(epochs.logs.items(), reverse=True):
+            if all(
+                math.isclose(now[name], logs[name], rel_tol=1e-3, abs_tol=1e-6) for name in now.keys() & logs.keys()
+            ):
+                return step
+        return None if by_keras else epochs.last
 
     def _trial_metrics(self, seconds: float) -> dict[str, float]:
         measured = {"parameters": float(parameter_count(self.model)), "train_seconds": seconds}

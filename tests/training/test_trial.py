@@ -195,6 +195,45 @@ def test_the_users_own_early_stopping_counts_too(tmp_path: Path) -> None:
     assert (len(result.epochs), result.values) == (4, (1.0,))
 
 
+def test_a_callback_that_puts_weights_back_is_scored_with_those(tmp_path: Path) -> None:
+    """A callback of the user's restores at an epoch's end, after validation: the value would be of other weights."""
+    code = (
+        "import keras\n"
+        "class Back(keras.callbacks.Callback):\n"
+        "    def on_epoch_end(self, epoch, logs=None):\n"
+        "        if epoch == 0:\n"
+        "            self.first = self.model.get_weights()\n"
+        "        self.model.set_weights(self.first)\n"
+    )
+    run = Run(study_of(tmp_path, code, fit={"epochs": 3, "callbacks": ["user.py:Back"]}))
+    validated = evaluate(run.model(tmp_path), run.data.validation)
+    assert run.result.values == (pytest.approx(validated["loss"], rel=1e-5),)
+    assert run.result.recorded["val_loss"] == run.result.values[0] != last(run.result)["val_loss"]
+
+
+def test_a_fit_function_that_restores_by_itself_is_scored_at_the_restored_epoch(tmp_path: Path) -> None:
+    """It stops early without the search's callbacks: the value would be its last epoch's, the model its best one's."""
+    code = (
+        "import keras\n"
+        "class Worse(keras.callbacks.Callback):\n"
+        "    def on_epoch_begin(self, epoch, logs=None):\n"
+        "        self.model.optimizer.learning_rate = 0.1 if epoch < 2 else 5.0\n"
+        "def fit(trial, model, data, epochs, batch_size):\n"
+        "    stop = keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True)\n"
+        "    held_out = (data.validation.x, data.validation.y)\n"
+        "    done = model.fit(data.train.x, data.train.y, validation_data=held_out, epochs=epochs, verbose=0,\n"
+        "                     callbacks=[Worse(), stop])\n"
+        "    return done\n"
+    )
+    run = Run(study_of(tmp_path, code, fit={"epochs": 6, "function": "user.py:fit"}))
+    best = min(range(len(run.result.epochs)), key=lambda at: run.result.epochs[at].logs["val_loss"])
+    assert best < len(run.result.epochs) - 1
+    assert run.result.values == (run.result.epochs[best].logs["val_loss"],)
+    assert run.result.metrics["best_epoch"] == best
+    validated = evaluate(run.model(tmp_path), run.data.validation)
+    assert run.result.values == (pytest.approx(validated["loss"], rel=1e-4),)
+
+
 def test_repeats_compare_on_the_mean_and_hand_over_the_best(tmp_path: Path) -> None:
     """One lucky seed would win, or the test metrics would be another model's."""
     run = Run(study_of(tmp_path, search={"repeats": 3}))

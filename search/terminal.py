@@ -118,7 +118,7 @@ class Display:
             first = fitting([self._name, duration(time.monotonic() - self._began)], width)
             return Text("\n".join([first, *paragraph(self._stage, width)]))
         left = None
-        if progress.seconds_left is not None:
+        if progress.seconds_left is not None and progress.done < progress.total:
             left = max(0.0, progress.seconds_left - (time.monotonic() - self._told))
         done = [f"{progress.done}/{progress.total}", _bar(progress, width)]
         lines = [

@@ -53,8 +53,9 @@ def open_storage(url: str, *, create: bool = True, on_message: Callable[[str], N
         return optuna.storages.JournalStorage(backend)
     except StorageError:
         raise
-    except ModuleNotFoundError as error:
-        raise StorageError(f"storage {shown}: {_install(error.name or '')}") from None
+    except ImportError as error:  # Optuna raises its own, from the one that names the module
+        named = error if error.name else error.__cause__
+        raise StorageError(f"storage {shown}: {_install(getattr(named, 'name', None) or '')}") from None
     except OSError as error:
         raise _unwritable(error, url) or StorageError(f"storage {shown} cannot be used ({one_line(error)})") from None
     except Exception as error:
@@ -123,6 +124,8 @@ def _install(module: str) -> str:
         return "write postgresql+psycopg://… and pip install 'search[postgresql]'"
     if extra:
         return f"pip install 'search[{extra}]'"
+    if module == "MySQLdb":
+        return "write mysql+pymysql://… and pip install pymysql"
     return f"its driver '{module}' is not installed; pip install {module}"
 
 

@@ -86,12 +86,18 @@ def test_a_storage_that_cannot_be_used_is_told_in_seconds_without_password(there
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_a_missing_driver_is_named() -> None:
-    """A person would not know what to install."""
-    with pytest.raises(
-        StorageError, match=r"write postgresql\+psycopg://… and pip install 'search\[postgresql\]'|psycopg2"
-    ):
-        storage.open_storage("postgresql+psycopg2://u:p@127.0.0.1:1/x")
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql+psycopg2", r"x: write postgresql\+psycopg://… and pip install 'search\[postgresql\]'$"),
+        ("mysql", r"x: write mysql\+pymysql://… and pip install pymysql$"),
+        ("mysql+pymysql", r"x: its driver 'pymysql' is not installed; pip install pymysql$"),
+    ],
+)
+def test_a_missing_driver_is_named(url: str, said: str) -> None:
+    """A person would be asked whether the database is up, and not know what to install."""
+    with pytest.raises(StorageError, match=said):
+        storage.open_storage(f"{url}://u:p@127.0.0.1:1/x")
 
 
 def test_a_broken_journal_is_told(tmp_path: Path) -> None:

@@ -96,3 +96,8 @@ def html_table(rows: Mapping[str, object]) -> str:
     """Return names and values as a table for a notebook."""
     cells = (f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
     return f"<table>{''.join(cells)}</table>"
+
+
+def literal(text: str) -> str:
+    """Return a text that matplotlib shows as it is: two dollar signs would begin and end a formula."""
+    return text.replace("$", r"\$")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.data.preprocessing import MISSING, NUMERIC
+from search.figures import literal
 from search.tracking.pages.pictures import Panel, side_by_side
 
 if TYPE_CHECKING:
@@ -51,11 +52,11 @@ def _components(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def _scatter(axes: Any, x: NDArray[Any], names: list[str], data: Data) -> None:
-    axes.set(xlabel=names[0], ylabel=names[1], title=f"{len(x)} training rows")
+    axes.set(xlabel=literal(names[0]), ylabel=literal(names[1]), title=f"{len(x)} training rows")
     if data.task in ("binary", "multiclass"):
         indices = data.class_indices(data.train)[: len(x)]
         for index, label in enumerate(data.classes[:_BARS]):
-            axes.scatter(*x[indices == index].T, s=10, label=str(label))
+            axes.scatter(*x[indices == index].T, s=10, label=literal(str(label)))
         if len(data.classes) <= 10:
             axes.legend(fontsize=7)
     elif data.task == "regression" and np.ndim(data.y) and np.size(data.y) == len(data.train):
@@ -92,7 +93,7 @@ def _gaps(data: Data) -> Panel | None:
 
 
 def _bars(axes: Any, names: list[str], counts: list[int], title: str) -> None:
-    bars = axes.barh([name[:24] for name in names][::-1], counts[::-1])
+    bars = axes.barh([literal(name[:24]) for name in names][::-1], counts[::-1])
     axes.bar_label(bars, padding=2, fontsize=8)
     axes.set_title(title)
     axes.margins(x=0.15)

@@ -18,6 +18,8 @@ from search.study import attributes, ranking
 from search.studyfile.parameters import FloatParameter, IntParameter
 from search.studyfile.schema import Definition
 
+# What Optuna and the plotting libraries raise of trials that they cannot show: too few, lists as choices, huge values.
+UNDRAWN = (ValueError, RuntimeError, TypeError, ArithmeticError, LookupError)
 ENOUGH = 30  # complete trials from which on importances are more than a hint
 _FEWEST = 10  # complete trials from which on an edge is worth a word
 _NEAR = 0.1  # share of the range that counts as its edge
@@ -56,7 +58,7 @@ def importances(study: optuna.Study, definition: Definition) -> dict[str, float]
         try:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
             return optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
-        except (ValueError, RuntimeError):  # no parameter is in every trial, or none varies
+        except UNDRAWN:  # no parameter is in every trial, or none varies
             return {}
 
 

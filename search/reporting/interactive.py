@@ -86,7 +86,7 @@ def _figures(study: optuna.Study, definition: Definition) -> Iterator[tuple[str,
             warnings.simplefilter("ignore")  # Optuna's plots are experimental, and say so each time
             try:
                 figure = _plot(name)(study, **_arguments(name, definition))
-            except (ValueError, RuntimeError):
+            except insight.UNDRAWN:
                 continue
         if logarithmic and name in {"plot_optimization_history", "plot_slice", "plot_intermediate_values"}:
             figure.update_yaxes(type="log")

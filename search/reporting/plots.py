@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import UsageError, did_you_mean
+from search.figures import literal
 from search.reporting import insight, interactive
 from search.reporting.table import trials_table
 from search.study import attributes, ranking
@@ -58,7 +59,7 @@ def draw(study: optuna.Study, definition: Definition, name: str, folder: Path) -
     import matplotlib
 
     matplotlib.use("Agg")
-    with warnings.catch_warnings(), suppress(ValueError, RuntimeError):
+    with warnings.catch_warnings(), suppress(*insight.UNDRAWN):
         warnings.simplefilter("ignore")  # Optuna's plots are experimental, and say so each time
         path = folder / f"{name}.png"
         _save(_AXES[name](study, definition), path)
@@ -142,15 +143,16 @@ def _slice(study: optuna.Study, definition: Definition) -> Any:
     complete = attributes.comparable_trials(study, (TrialState.COMPLETE,))
     pruned = [each for each in attributes.comparable_trials(study, (TrialState.PRUNED,)) if each.values]
     names = list(dict.fromkeys(name for trial in complete for name in trial.params))
-    columns = min(3, len(names))  # MLflow's pages are about 1000 pixels wide
+    columns = max(1, min(3, len(names)))  # MLflow's pages are about 1000 pixels wide
     size = (3.2 * columns, 3.0 * -(-len(names) // columns))
     figure, panels = pyplot.subplots(
-        -(-len(names) // columns), columns, squeeze=False, sharey=True, figsize=size, layout="constrained"
+        max(1, -(-len(names) // columns)), columns, squeeze=False, sharey=True, figsize=size, layout="constrained"
     )
     for axes, name in zip(panels.flat, names, strict=False):
+        place = _place_of([trial.params[name] for trial in (*pruned, *complete) if name in trial.params])
         for trials, are_pruned in ((pruned, True), (complete, False)):
             having = [trial for trial in trials if name in trial.params]
-            _points(axes, having, [_place(trial.params[name]) for trial in having], pruned=are_pruned)
+            _points(axes, having, [place(trial.params[name]) for trial in having], pruned=are_pruned)
         axes.set_xlabel(name)
         _scales(axes, [*complete, *pruned], getattr(definition.space.get(name), "log", False))
     for axes in panels.flat[len(names) :]:
@@ -161,8 +163,11 @@ def _slice(study: optuna.Study, definition: Definition) -> Any:
     return panels
 
 
-def _place(value: Any) -> Any:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+def _place_of(values: Sequence[Any]) -> Callable[[Any], Any]:
+    """Return what makes places on an axis of values: an axis has numbers alone, or texts alone."""
+    if all(isinstance(each, int | float) and not isinstance(each, bool) for each in values):
+        return lambda value: value
+    return lambda value: literal(str(value))
 
 
 def _points(axes: Any, trials: Sequence[FrozenTrial], places: Sequence[Any], *, pruned: bool = False) -> None:

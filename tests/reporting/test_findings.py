@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 
 from search.reporting import insight, interactive, plots
@@ -116,6 +118,34 @@ def test_every_plot_is_drawn(study: optuna.Study, definition: Definition, tmp_pa
     assert set(written) == {"trials.csv", "report.html", *(f"{name}.png" for name in names)}
     axes = plots.axes(study, definition, "optimization_history")
     assert axes.get_yscale() == "log", "values span decades"
+
+
+@pytest.mark.parametrize(
+    ("choices", "missing"),
+    [
+        ([None, True, 1.5, "x"], set()),
+        (["$\\frac$", "$x^$", "$10 to $20", "x"], {"parallel_coordinate.png"}),
+        ([[1], [2], [3], [4]], {"parallel_coordinate.png", "report.html", "param_importances.png"}),
+        ([{"a": 1}, {"b": 2}, None, 3], {"parallel_coordinate.png", "report.html", "param_importances.png"}),
+        ([], set()),
+    ],
+    ids=["mixed", "formulas", "lists", "tables", "no parameter"],
+)
+def test_odd_choices_of_a_builder_cost_at_most_their_plot(
+    choices: list[Any], missing: set[str], definition: Definition, tmp_path: Path
+) -> None:
+    """`search.report` would end in an error of a plotting library's, for a choice that the builder suggested."""
+    odd = optuna.create_study()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna would rather not keep such choices
+        for number in range(4):
+            params = {"odd": choices[number]} if choices else {}
+            distributions = {"odd": CategoricalDistribution(choices)} if choices else {}
+            odd.add_trial(create_trial(params=params, distributions=distributions, value=0.1 * (number + 1)))
+        written = {path.name for path in plots.write(odd, definition, tmp_path)}
+    assert {"optimization_history.png", "slice.png", "trials.csv"} <= written
+    assert {"parallel_coordinate.png", "report.html", "param_importances.png"} - written <= missing
+    insight.importances(odd, definition)
 
 
 def test_studies_are_listed_and_a_damaged_one_hides_no_other(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from search.figures import literal
 from search.training.result import TrialResult
 
 _NUMBERED = 12  # classes whose counts are written into the matrix
@@ -40,7 +41,7 @@ def _looks(looks: dict[str, Any]) -> Iterator[Panel]:
 
 
 def _confusion(axes: Any, looks: dict[str, Any]) -> None:
-    counts, classes = looks["confusion"], looks["classes"]
+    counts, classes = looks["confusion"], [literal(each) for each in looks["classes"]]
     axes.imshow(counts, cmap="Blues")
     places = range(len(classes))
     axes.set_xticks(places, classes, rotation=90 if max(map(len, classes)) > 3 else 0)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import io
+import json
+import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, TextIO, get_args
 
 import typer
@@ -45,6 +48,34 @@ Storage = Annotated[
 ]
 
 
+_json_stream: Any = None  # where the command's JSON goes; None before standard output is kept for it
+
+
+def print_json(told: Any) -> None:
+    """Print what `--json` promises: one value, alone on standard output; JSON knows no NaN, which becomes null."""
+    stream = sys.stdout if _json_stream is None else _json_stream
+    stream.write(f"{json.dumps(_finite(told), allow_nan=False)}\n")
+    stream.flush()
+
+
+def _finite(told: Any) -> Any:
+    if isinstance(told, Mapping):
+        return {name: _finite(each) for name, each in told.items()}
+    if isinstance(told, list | tuple):
+        return [_finite(each) for each in told]
+    return None if isinstance(told, float) and not math.isfinite(told) else told
+
+
+def _keep_for_json() -> None:
+    """Keep standard output for `print_json`: what else is printed, by code of the user's too, is no JSON."""
+    global _json_stream  # noqa: PLW0603 - standard output is one for the process
+    with suppress(OSError, ValueError):  # one of the two is closed
+        sys.stdout.flush()
+        _json_stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+
+
 def one_of(kind: Any) -> Callable[[str | None], str | None]:
     """Return a check that an option is one of a `Literal`'s words."""
     known = get_args(kind)
@@ -75,6 +106,8 @@ def execute(function: Callable[..., None], name: str) -> None:
     app = application(function)
     _encode_anything()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own lines about GPUs that are not there
+    if "--json" in sys.argv and not {"-h", "--help"} & set(sys.argv):
+        _keep_for_json()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _terminate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, execute, one_of, tell
+from search.cli import Debug, Json, TrackingUri, execute, one_of, print_json, tell
 from search.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def predict_command(
         _tell(outside)
         line = f"{rows} rows predicted by {located.uri}, written to {output}."
     if as_json:
-        print(json.dumps(told))
+        print_json(told)
     else:
         tell(line)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, execute, tell
+from search.cli import Debug, Json, TrackingUri, execute, print_json, tell
 from search.errors import UsageError
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def promote_command(
         else:
             told = gate.promote(model, version=version, alias=alias, conditions=conditions, dry_run=dry_run, to=to)
     if as_json:
-        print(json.dumps(told.as_json()))
+        print_json(told.as_json())
     else:
         _print_promotion(told, dry_run=dry_run)
     if told.refused:
@@ -131,7 +130,7 @@ def _how(better: bool | None) -> str:
 
 def _print_history(found: Sequence[Move], model: str, alias: str, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps([{**asdict(each), "at": each.when} for each in found]))
+        print_json([{**asdict(each), "at": each.when} for each in found])
     elif not found:
         tell(f"no version of {model} has been {alias}")
     else:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from search.cli import Debug, Json, Storage, Study, StudyName, TrackingUri, execute
+from search.cli import Debug, Json, Storage, Study, StudyName, TrackingUri, execute, print_json
 from search.studyfile.load import find_study, load_definition
 
 
@@ -42,7 +41,7 @@ def report_command(
 
     found = findings_of(loaded, definition, top)
     if as_json:
-        print(json.dumps({**found.as_json(), "files": [str(path) for path in written]}))
+        print_json({**found.as_json(), "files": [str(path) for path in written]})
         return
     from search.terminal import print_findings
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, execute, tell
+from search.cli import Debug, Json, TrackingUri, execute, print_json, tell
 from search.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def reproduce_command(
         with redirect_stdout(sys.stderr):  # what the user's code prints
             found = reproduce(run_id)
     if as_json:
-        print(json.dumps(found.as_json()))
+        print_json(found.as_json())
     else:
         _print(found)
     if not found.same:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated, Any, get_args
 
 import typer
 
-from search.cli import Debug, Json, Storage, Study, TrackingUri, execute, one_of
+from search.cli import Debug, Json, Storage, Study, TrackingUri, execute, one_of, print_json
 from search.errors import Interrupted, UsageError
 from search.studyfile.load import find_study, load_definition
 from search.studyfile.schema import Pruner, Sampler
@@ -148,7 +147,7 @@ def run_command(
         display.outcome(error.outcome)  # it names the command that goes on
         sys.exit(error.exit_status)
     if as_json:
-        print(json.dumps(outcome.as_json()))
+        print_json(outcome.as_json())
     else:
         display.outcome(outcome)
 

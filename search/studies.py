@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, execute
+from search.cli import Debug, Json, TrackingUri, execute, print_json
 
 
 def studies_command(
@@ -28,7 +27,7 @@ def studies_command(
 
     found = overview(storage, tracking_uri, lambda line: print(line, file=sys.stderr))
     if as_json:
-        print(json.dumps([each.as_json() for each in found]))
+        print_json([each.as_json() for each in found])
         return
     from search.terminal import print_studies
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
 import typer
 
-from search.cli import Debug, Json, Storage, Study, StudyName, TrackingUri, execute, tell
+from search.cli import Debug, Json, Storage, Study, StudyName, TrackingUri, execute, print_json, tell
 from search.studyfile.load import find_study, load_definition
 from search.studyfile.settings import resolve
 
@@ -33,7 +32,7 @@ def sync_command(
 
     synced = sync(settings, lambda line: print(line, file=sys.stderr), only_check=check)
     if as_json:
-        print(json.dumps(synced.as_json()))
+        print_json(synced.as_json())
     else:
         for line in synced.differs:
             tell(line)

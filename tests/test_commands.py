@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,41 @@ def test_bad_input_gets_one_line_and_leaves_no_trace(args: tuple[str, ...], said
     assert "secret" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+NOISY = """
+import atexit, logging, os, subprocess, sys, threading
+from search.cli import Json, execute, print_json
+
+def noise(text):
+    print(text)
+    print(text, file=sys.__stdout__)
+    os.write(1, text.encode())
+
+def command(as_json: Json = False) -> None:
+    logging.basicConfig(stream=sys.stdout, level="INFO")
+    logging.info("logged")
+    noise("called")
+    subprocess.run(["echo", "from a process"])
+    thread = threading.Thread(target=noise, args=("in a thread",))
+    thread.start()
+    thread.join()
+    atexit.register(noise, "at the end")
+    if as_json:
+        print_json({"value": float("nan"), "all": [float("inf"), (1.5, None)], "text": "ü"})
+
+execute(command, "noisy")
+"""
+
+
+def test_json_is_alone_on_standard_output_whatever_prints() -> None:
+    """A script could not read `search.predict --json`: a model's own module prints, logs, or prints at its end."""
+    done = subprocess.run([sys.executable, "-c", NOISY, "--json"], capture_output=True, text=True, check=True)
+    assert done.stdout == '{"value": null, "all": [null, [1.5, null]], "text": "\\u00fc"}\n'
+    for said in ("logged", "called", "from a process", "in a thread", "at the end"):
+        assert said in done.stderr
+    plain = subprocess.run([sys.executable, "-c", NOISY], capture_output=True, text=True, check=True)
+    assert "called" in plain.stdout
 
 
 STUDY = """

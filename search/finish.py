@@ -183,8 +183,8 @@ class _Ending:
         begun = self._begun
         try:
             with store.store_errors(store.uri()):
-                if self._mirror is not None and self._mirror.away:
-                    raise TrackingError(f"MLflow tracking store {store.uri()} does not answer")
+                if self._mirror is not None and (fault := self._mirror.fault):
+                    raise TrackingError(f"MLflow tracking store {store.uri()} {fault}")
                 if ranked:
                     agreement.show_confirmed(self._definition, self._study)
                     self._log_model_again(ranked[0].number)

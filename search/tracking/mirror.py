@@ -81,6 +81,7 @@ class Mirror:
         self._waiting: dict[int, Future[str]] = {}
         self._changed = threading.Condition()
         self._pause, self._paused_until, self._progress = 0.0, 0.0, time.monotonic()
+        self._fault = ""  # what the last request that failed met
         self._refused: dict[int, str] = {}
         self._written, self._draining = 0, False
         self._closed, self._described = False, time.monotonic()
@@ -119,11 +120,11 @@ class Mirror:
             return sorted({*self._due, *self._busy, *self._refused})
 
     @property
-    def away(self) -> bool:
-        """Whether MLflow did not answer the last request, or a server does not answer the one that waits now."""
+    def fault(self) -> str:
+        """What is wrong with MLflow's store: the last request failed, or a server has not answered it; else empty."""
         with self._changed:
             waits = bool(self._due or self._busy) and not mlflow.get_tracking_uri().startswith("sqlite")
-            return self._pause > 0 or waits
+            return (self._fault or "does not answer") if self._pause > 0 or waits else ""
 
     def close(self) -> None:
         """End the threads; what they are writing now is finished first, for two seconds at most."""
@@ -192,7 +193,7 @@ class Mirror:
         with self._changed:
             self._progress = time.monotonic()
             self._written += 1
-            was_away, self._pause = self._pause > 0, 0.0
+            was_away, self._pause, self._fault = self._pause > 0, 0.0, ""
             self._paused_until = 0.0
         if was_away:
             self._on_message("MLflow answers again")
@@ -210,15 +211,16 @@ class Mirror:
                     self._pause = self._paused_until = 0.0
                 self._on_message(f"trial {number} cannot be written to MLflow: {store.reason_of(error)}")
                 return
+        names_file = isinstance(error, OSError) and error.filename is not None
+        fault = f"{'cannot be written' if names_file else 'does not answer'} ({store.reason_of(error)})"
         with self._changed:
+            self._fault = fault
             first = self._pause == 0
             self._pause = min(_LONGEST_PAUSE, max(_FIRST_PAUSE, 2 * self._pause))
             self._paused_until = time.monotonic() + self._pause
             self._due.setdefault(number, None)
         if first:
-            self._on_message(
-                f"MLflow does not answer ({store.reason_of(error)}); training goes on, trials are sent later"
-            )
+            self._on_message(f"MLflow {fault}; training goes on, trials are sent later")
 
     def _show(self, number: int) -> bool:
         """Show a trial; returns whether MLflow was asked for anything, and so answered."""

@@ -90,6 +90,8 @@ def kill_and_resume(folder: Path, name: str, draw: random.Random, kills: int, la
         if _ended(process, moment, draw):
             break
         moments.append(round(moment, 2))
+        if _trials(folder, name) and not _is_unfinished(folder, name):
+            break  # it was ending, with everything written
     deadline = time.monotonic() + 900
     while _is_unfinished(folder, name) or not _trials(folder, name):
         process = _begin(folder, name, resume=_is_unfinished(folder, name))

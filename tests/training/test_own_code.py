@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import pyfunc
 from sklearn import metrics as sklearn_metrics
 
 from search.data.loading import load
 from search.errors import ModelError, StudyFileError
+from search.tracking import logged_model
+from search.tracking.user_code import model_code
 from search.training.dry_run import dry_run
 from search.training.fit import BATCHES, PLAIN, evaluate
 from search.training.own_fit import OWN_FIT
+from search.workers.fresh import loaded_elsewhere
 from tests.training.test_trial import PruneAt, Run, ask, last, study_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -281,6 +285,44 @@ def test_the_registered_model_may_be_another(tmp_path: Path) -> None:
     run = Run(definition, data=data)
     assert run.model(tmp_path).output_shape == (None, 3)
     assert "test_loss" in run.result.metrics  # of the model that was trained
+
+
+OUTPUTS = """
+import keras, tensorflow as tf
+
+@keras.saving.register_keras_serializable("user")
+class Words(keras.layers.Layer):
+    def call(self, x):
+        return tf.where(x > 0.5, "über", "no")
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, dtype="string")
+
+def build(trial, data):
+    inputs, x = data.inputs()
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
+    model.compile("sgd", "binary_crossentropy")
+    return model
+
+def words(model, data):
+    return keras.Model(model.input, {"p": model.output, "word": Words()(model.output)})
+
+def nested(model, data):
+    return keras.Model(model.input, {"deep": {"p": model.output}})
+"""
+
+
+def test_texts_among_the_outputs_are_served_and_nested_outputs_refused(tmp_path: Path) -> None:
+    """The first trial would train, and its model could not be logged: "data type 'string' not understood"."""
+    definition = study_of(tmp_path, OUTPUTS, model={"build": "user.py:build", "export": "user.py:words"})
+    data = load(definition)
+    tried = dry_run(definition, data, [ask(definition)], 0.0)
+    written = logged_model.write(tmp_path / "model", tried.archive, tried.data, model_code(definition), tried.answers)
+    assert loaded_elsewhere(str(tmp_path / "model"), written) == ""
+    given = pyfunc.load_model(str(tmp_path / "model")).predict(written)
+    assert set(given["word"].reshape(-1)) <= {"über", "no"}
+    definition = study_of(tmp_path, OUTPUTS, model={"build": "user.py:build", "export": "user.py:nested"})
+    with pytest.raises(ModelError, match="the model's outputs are nested; give one dictionary or one list of outputs"):
+        dry_run(definition, data, [ask(definition)], 0.0)
 
 
 GAN = """

@@ -185,5 +185,5 @@ def test_report_and_studies_answer_in_json_and_in_text(folder: Path, run_search:
     assert "viewStateShareKey=search" in done.stdout, done.stderr
     done = command("search.console", "studies", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^found +30 +1 +3 ", done.stdout, re.MULTILINE)
-    assert re.search(r"^other +1 +0 .* 1$", done.stdout, re.MULTILINE)
+    assert re.search(r"^found .* 30 +1 +3$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^other +[0-9.e-]+ +1 +1 +0 +0$", done.stdout, re.MULTILINE), done.stdout

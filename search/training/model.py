@@ -6,6 +6,7 @@ It trains nothing.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,12 +48,11 @@ def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
         Refused: It returns no compiled Keras model.
     """
     import keras
-    from keras.src.utils.naming import reset_uids
 
     name = definition.model.build
     builder = mlp if name == "mlp" else load_object(name, definition.folder, "model.build")
     keras.config.set_dtype_policy(definition.fit.precision)
-    reset_uids()  # layers are named by counting them: alike in every model, so that `graph_reuse` knows it again
+    _count_layers_anew(builder)
     try:
         inspect.signature(builder).bind(trial, data, **definition.model.fixed)
     except TypeError as error:
@@ -63,6 +63,24 @@ def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
     if not model.compiled and not definition.fit.function:
         raise Refused(f"model.build: {name} returned a model that is not compiled; call model.compile(…)")
     return model
+
+
+def _count_layers_anew(builder: Builder) -> None:
+    """Name layers by counting them from 0, so that `graph_reuse` knows a model again.
+
+    Layers that the builder's module made when it was imported, to be part of every model, keep their numbers.
+    """
+    import keras
+    from keras.src.utils.naming import reset_uids
+
+    reset_uids()
+    module = sys.modules.get(str(getattr(builder, "__module__", "")))
+    for each in list(vars(module).values()) if module is not None else ():
+        if isinstance(each, keras.layers.Layer):
+            prefix, _, number = each.name.rpartition("_")
+            taken = int(number) if prefix and number.isdigit() else 0
+            while keras.backend.get_uid(prefix if taken or number == "0" else each.name) <= taken:
+                pass
 
 
 def check_new(definition: Definition, model: keras.Model) -> None:

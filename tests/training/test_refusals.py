@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from keras.src.utils.naming import reset_uids
 
 from search.data.loading import load
 from search.data.streams import check_ends, is_endless, length
@@ -115,8 +116,9 @@ def test_a_model_that_is_kept_from_trial_to_trial_is_refused(tmp_path: Path, nam
 
 
 def test_layers_that_learn_nothing_may_be_shared(tmp_path: Path) -> None:
-    """A frozen network, loaded once for all trials, would be refused."""
-    code = KEPT.format(frozen=", trainable=False")
+    """A frozen layer, made once for all trials, would be refused, or its name be "used 2 times in the model"."""
+    code = KEPT.format(frozen=", trainable=False").replace(', name="shared"', "")
+    reset_uids()  # as in a worker that has made no layer yet: the shared one is "dense", and so would the model's be
     definition = study_of(tmp_path, code, model={"build": "user.py:part"}, fit={"epochs": 1})
     dry_run(definition, load(definition), probes(definition, 0), 0.0)
     assert Run(definition).result.fate == "complete"

@@ -245,20 +245,15 @@ def as_tensors(x: Any) -> Any:
     """
     import keras
 
-    x = keras.tree.map_structure(_single_precision, keras.tree.lists_to_tuples(x))
-    if not any(_is_text(each) for each in keras.tree.flatten(x)):
+    x = keras.tree.map_structure(
+        lambda each: mapped.in_single_precision(each) if each.dtype == np.float64 else each,
+        keras.tree.lists_to_tuples(x),
+    )
+    if not any(each.dtype.kind in "USO" for each in keras.tree.flatten(x)):
         return x
     import tensorflow as tf
 
     return keras.tree.map_structure(tf.convert_to_tensor, x)
-
-
-def _single_precision(array: Any) -> Any:
-    return mapped.in_single_precision(array) if array.dtype == np.float64 else array
-
-
-def _is_text(array: Any) -> bool:
-    return array.dtype.kind in "USO"
 
 
 def _fit_whole_epochs(
@@ -412,21 +407,28 @@ def _in_order(model: keras.Model, part: Part) -> tuple[tf.data.Dataset, int]:
 
 def held_out_rows(model: keras.Model, part: Part) -> int:
     """Return how many rows of validation or test data go through the model at once; their memory is bounded."""
-    row = sum(math.prod(array.shape[1:]) * max(4, array.dtype.itemsize) for array in map(np.asarray, leaves(part.x)))
-    outputs = [4 * math.prod(size or 1 for size in shape[1:]) for shape in _output_shapes(model)]
+    arrays = list(map(np.asarray, leaves(part.x)))
+    row = sum(math.prod(array.shape[1:]) * max(4, array.dtype.itemsize) for array in arrays)
+    longest = max(
+        (size for array in arrays for size in array.shape[1:]), default=1
+    )  # for sizes that a model leaves open
+    outputs = [4 * math.prod(size or longest for size in shape[1:]) for shape in _output_shapes(model)]
     needed = row + 2 * max(outputs, default=_UNKNOWN_LAYERS * row)
     return max(_FEWEST_ROWS, min(_MOST_ROWS, _HELD_OUT_BYTES // max(1, needed)))
 
 
 def _output_shapes(model: keras.Model) -> Iterator[tuple[int | None, ...]]:
-    """Yield the shape of every layer's output where Keras knows it."""
+    """Yield the shape of every layer's output where Keras knows it, and of the scores that attention makes inside."""
     import keras
 
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _output_shapes(layer)
         with suppress(AttributeError, ValueError):  # a layer that was not called on symbolic tensors
-            yield from (each.shape for each in keras.tree.flatten(layer.output))
+            parts = (each for each in (layer, *vars(layer).values()) if isinstance(each, keras.Layer))
+            heads = max(int(getattr(each, "num_heads", 0)) for each in parts)
+            for shape in (each.shape for each in keras.tree.flatten(layer.output)):
+                yield from (shape, (None, heads, shape[1], shape[1])) if heads and len(shape) == 3 else (shape,)
 
 
 def _plain_pipeline(dataset: tf.data.Dataset) -> tf.data.Dataset:

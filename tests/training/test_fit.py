@@ -342,7 +342,7 @@ def pictures(rows: int, seed: int) -> Part:
     return Part(x, labels(x.reshape(rows, -1)))
 
 
-def testheld_out_rows_are_bounded_by_bytes() -> None:
+def test_held_out_rows_are_bounded_by_bytes() -> None:
     """Validating pictures would need hundreds of megabytes where Keras's own `evaluate` needs few."""
     inputs = keras.Input((28, 28, 1))
     x = keras.layers.Conv2D(32, 3)(inputs)
@@ -353,7 +353,31 @@ def testheld_out_rows_are_bounded_by_bytes() -> None:
     assert fit.held_out_rows(dense(), binary(9000, 0)) == 4096
 
 
-def test_several_batches_ofheld_out_rows_score_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+class Block(keras.layers.Layer):
+    """A layer of the user's own with attention inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = keras.layers.MultiHeadAttention(num_heads=8, key_dim=2)
+
+    def call(self, x: Any) -> Any:
+        return self.attention(x, x)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("length", [None, 500])
+def test_rows_of_sequences_are_bounded_by_what_attention_makes_of_them(own: bool, length: int | None) -> None:
+    """Scores of 500 by 500 for each head of 4096 rows are 30 GB, where `fit` has batches of 32."""
+    inputs = keras.Input((length,), dtype="int32")
+    x = keras.layers.Embedding(50, 16)(inputs)
+    x = Block()(x) if own else keras.layers.MultiHeadAttention(8, 2)(x, x)
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.GlobalAveragePooling1D()(x)))
+    assert fit.held_out_rows(model, Part(np.zeros((9, 500), "int32"), None)) == 32
+    long = keras.Model(inputs, keras.layers.Embedding(50, 64)(inputs))
+    assert fit.held_out_rows(long, Part(np.zeros((9, 500), "int32"), None)) * 500 * 64 * 4 <= 2**25
+
+
+def test_several_batches_of_held_out_rows_score_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A metric would depend on how its rows are cut into batches."""
     data = data_of(binary)
     model = Trained(dense, data, epochs=1).model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from contextlib import suppress
 
 from search.errors import did_you_mean
 
@@ -25,8 +26,9 @@ def main() -> None:
     """Call the command that the first argument names."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in _HELP:
-        lines = [f"  {command:10} {does}" for command, does in COMMANDS.items()]
-        print("Usage: search COMMAND [OPTIONS]\n", *lines, "\nsearch COMMAND --help shows its options.", sep="\n")  # noqa: T201
+        lines = "".join(f"  {command:10} {does}\n" for command, does in COMMANDS.items())
+        with suppress(BrokenPipeError):  # of `search | head`
+            print(f"Usage: search COMMAND [OPTIONS]\n\n{lines}\nsearch COMMAND --help shows its options.")  # noqa: T201
         return
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)

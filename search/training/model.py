@@ -174,7 +174,7 @@ def _flat(prepared: Any) -> Any:
 def _optimizer(params: dict[str, Any]) -> keras.Optimizer:
     import keras
 
-    given = {name: params[name] for name in ("learning_rate", "weight_decay") if params.get(name) is not None}
+    given = {name: float(params[name]) for name in ("learning_rate", "weight_decay") if params.get(name) is not None}
     name = params.get("optimizer", "adam")
     try:
         return keras.optimizers.get({"class_name": name, "config": given})

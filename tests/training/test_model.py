@@ -97,6 +97,8 @@ def test_zero_reaches_the_optimizer(optimizer: str) -> None:
     built = model.mlp(fixed(learning_rate=0.0, weight_decay=0), data_for("binary"), optimizer=optimizer)
     assert float(built.optimizer.learning_rate) == 0.0
     assert built.optimizer.weight_decay == 0
+    whole = model.mlp(fixed(learning_rate=1), data_for("binary"), optimizer=optimizer)  # as in a list of choices
+    assert float(whole.optimizer.learning_rate) == 1.0
 
 
 def test_every_falsy_value_reaches_the_model() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from search.studyfile.copy import copy_study
 from search.studyfile.load import load_definition, shipped_studies
+from tests.conftest import command
 from tests.serving import served
 
 # Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.
@@ -129,7 +130,7 @@ def test_reviews_are_served_as_text(tmp_path: Path) -> None:
 
 
 def test_demand_makes_its_data_for_each_trial(tmp_path: Path) -> None:
-    """A window's length could not be searched, or the version would take the window of another trial."""
+    """A window's length could not be searched or reproduced, or the version would take another trial's window."""
     outcome = run("demand", tmp_path)
     assert registered(outcome, "demand")
     window = outcome["best"]["params"]["window"]
@@ -137,6 +138,10 @@ def test_demand_makes_its_data_for_each_trial(tmp_path: Path) -> None:
     assert model.metadata.signature.inputs.inputs[0].shape == (-1, window, 1)
     assert model.predict(np.full((2, window, 1), 2.0, "float32")).shape == (2, 1)
     assert outcome["best"]["metrics"]["test_mae"] < 0.6
+    again = command("search.reproduce", outcome["best"]["run_id"], "--json", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    found = json.loads(again.stdout)
+    assert (found["same"], found["differs"]) == (True, [])
 
 
 def test_tickets_answers_both_questions_by_name(tmp_path: Path) -> None:

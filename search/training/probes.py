@@ -20,8 +20,12 @@ from search.studyfile.schema import Definition
 from search.training.model import build
 
 
-def probes(definition: Definition, seed: int) -> Iterator[Trial]:
-    """Yield trials like the search's first ones, without end, of a study that is kept nowhere."""
+def probes(definition: Definition, seed: int = 0) -> Iterator[Trial]:
+    """Yield trials like the search's first ones, without end, of a study that is kept nowhere.
+
+    They are the same for every search of a study, whatever its seed: so is then the digest of data that
+    depend on the trial.
+    """
     study = optuna.create_study(sampler=RandomSampler(seed=seed), directions=list(definition.directions))
     if definition.enqueue:
         study.enqueue_trial(dict(definition.enqueue[0]))

@@ -13,8 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from search.data.dataset import Data
-from search.data.loading import load
+from search.data.loading import TrialData
 from search.errors import UsageError
 from search.study import attributes, space
 from search.studyfile import objects
@@ -85,15 +84,16 @@ def reproduce(run_id: str) -> Reproduction:
         os.chdir(definition.path.parent)
         try:
             with origin.unrecorded(Path(name)):  # what the user's own code logs goes nowhere
-                data, result = _train(definition, recorded)
+                every, result = _train(definition, recorded)
         finally:
             os.chdir(before)
-    if recorded.digest and data.digest != recorded.digest:
-        changed.append(f"data digest {recorded.digest}, now {data.digest}")
+    # Of data that depend on the trial the digest tells those of another one.
+    if recorded.digest and every.same is not None and every.same.digest != recorded.digest:
+        changed.append(f"data digest {recorded.digest}, now {every.same.digest}")
     return _compared(recorded, result, changed)
 
 
-def _train(definition: Definition, recorded: Recorded) -> tuple[Data, TrialResult]:
+def _train(definition: Definition, recorded: Recorded) -> tuple[TrialData, TrialResult]:
     """Train the trial as one of its search's workers did."""
     from search.workers import worker
 
@@ -101,7 +101,7 @@ def _train(definition: Definition, recorded: Recorded) -> tuple[Data, TrialResul
     os.environ.update(Allotment(threads).environment())
     import_keras()
     worker.warm(threads)
-    data = load(definition)
+    every = TrialData(definition)
     last = _epochs_recorded(recorded)
 
     def on_epochs(epochs: list[Epoch]) -> None:
@@ -110,9 +110,9 @@ def _train(definition: Definition, recorded: Recorded) -> tuple[Data, TrialResul
 
     refitted = definition.search.refit and "refit_epochs" in recorded.metrics
     with spread(definition):
-        return data, trial.run(
+        return every, trial.run(
             definition,
-            data,
+            every,
             _trial(definition, recorded),
             seed=recorded.seed,
             is_kept=lambda _: refitted,

@@ -130,7 +130,7 @@ def _checked(job: Job) -> DryRun:
     definition, data = _data(job, first=True)
     seconds = time.perf_counter() - started
     with spread(definition):
-        return dry_run(definition, data, probes(definition, job.settings.seed), seconds)
+        return dry_run(definition, data, probes(definition), seconds)
 
 
 def _with_our_errors(what: str, function: Callable[[Job], Any], job: Job) -> Any:

@@ -189,14 +189,17 @@ def class_weight(definition: Definition, data: Data) -> dict[int, float] | None:
     """Return a weight for each class index; None when all count alike.
 
     Raises:
-        DataError: The task has no classes, a class does not exist, or the data are a stream.
+        DataError: The task has no classes, a class does not exist, or Keras cannot weigh those of such a stream.
     """
     wanted = definition.fit.class_weight
     if wanted is None:
         return None
-    if data.task not in ("binary", "multiclass") or data.train.streamed:
-        what = "a stream" if data.train.streamed else data.task
-        raise DataError(f"fit.class_weight: these data are {what}; class weights need classes held in memory")
+    if data.train.streamed:
+        return _not_all_zero(_class_weight_of_stream(wanted, data))
+    if data.task not in ("binary", "multiclass"):
+        told = {"several": "there are several targets", "none": "there are no targets"}
+        what = told.get(data.task, f"these data are {data.task}")
+        raise DataError(f"fit.class_weight: {what}; class weights need one target of classes")
     if isinstance(wanted, str):  # balanced
         labels, weights = data.class_indices(data.train), data.train.sample_weight
         weights = None if weights is None else np.asarray(weights, "float64").reshape(-1)
@@ -208,10 +211,28 @@ def class_weight(definition: Definition, data: Data) -> dict[int, float] | None:
         if label not in known_labels:
             known = f"the classes are {', '.join(known_labels)}"
             raise DataError(f"fit.class_weight: no class '{label}'; {known}{did_you_mean(label, known_labels)}")
-    given = {index: wanted.get(label, 1.0) for index, label in enumerate(known_labels)}
+    return _not_all_zero({index: wanted.get(label, 1.0) for index, label in enumerate(known_labels)})
+
+
+def _not_all_zero(given: dict[int, float]) -> dict[int, float]:
     if not any(given.values()):
         raise DataError("fit.class_weight: every class weighs 0, so nothing is learned; give one a weight above 0")
     return given
+
+
+def _class_weight_of_stream(wanted: str | dict[str, float], data: Data) -> dict[int, float]:
+    """Return a weight for each class index; not all classes need be in the batches that were looked at."""
+    if isinstance(wanted, str):
+        raise DataError(
+            'fit.class_weight: the classes of a stream are not counted; give weights, as { "0" = 1, "1" = 5 }'
+        )
+    if data.spent_by_reading:
+        raise DataError("fit.class_weight: Keras weighs no classes of a generator; yield (x, y, sample_weight) instead")
+    wrong = next((label for label in wanted if not label.isdecimal() or len(label) > 6), None)
+    if wrong is not None:
+        raise DataError(f"fit.class_weight: no class '{wrong}'; the classes of a stream are 0, 1, 2 …")
+    weights = {int(label): weight for label, weight in wanted.items()}
+    return {index: weights.get(index, 1.0) for index in range(max((*weights, len(data.classes) - 1)) + 1)}
 
 
 def _keeping(definition: Definition, epochs: int) -> list[keras.callbacks.Callback]:

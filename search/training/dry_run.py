@@ -265,6 +265,8 @@ def told_and_mended(reason: str) -> tuple[str, str]:
     """Return why a model cannot be loaded, without what Keras advises beside it, and what mends it."""
     if "lambda" in reason:
         return "it holds a Python lambda", f"write a named function instead; {_DECORATE}"
+    if "was created by passing" in reason:  # Keras's line ends here
+        reason = f"{reason} arguments that Keras does not keep"
     if "__init__() got an unexpected" in reason or "__init__() missing" in reason or "get_config" in reason:
         return reason, "its class needs an __init__ that takes **kwargs and a get_config that returns its arguments"
     if "FileNotFoundError" in reason or "ModuleNotFoundError" in reason:

@@ -8,8 +8,8 @@ earlier model fits. Losses equal those of `fit` on the same order of batches to 
 order is drawn from the trial's seed alone, so a trial gives the same losses on every worker.
 
 Everything else uses ordinary `fit`; the trial's result says which: callbacks that watch batches and
-compiled (XLA) steps get batches in the same order; a model with a step of its own, a stream, and
-any backend but TensorFlow get plain `fit`, and so does every model that trains on several devices.
+compiled (XLA) steps get batches in the same order; a model with a step of its own or several steps an execution,
+a stream, several devices, and any backend but TensorFlow get plain `fit`.
 """
 
 from __future__ import annotations
@@ -52,11 +52,9 @@ def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.
     streamed = data.train.streamed or (data.validation is not None and data.validation.streamed)
     if keras.backend.backend() != "tensorflow" or own_step or streamed or model.run_eagerly or model.optimizer is None:
         return PLAIN
-    if devices() > 1:
+    if devices() > 1 or model.steps_per_execution != 1:
         return PLAIN
-    if model.jit_compile or model.steps_per_execution != 1 or any(map(_sees_batches, callbacks)):
-        return BATCHES
-    return WHOLE_EPOCHS
+    return BATCHES if model.jit_compile or any(map(_sees_batches, callbacks)) else WHOLE_EPOCHS
 
 
 def ensure_built(model: keras.Model, data: Data) -> None:
@@ -97,7 +95,7 @@ def _plain_log_names(
     small = replace(data, train=one_batch(), validation=one_batch())
     steps = {"steps_per_epoch": 1, "validation_steps": 1} if small.train.streamed else {}
     settings: dict[str, Any] = {"epochs": 1, "callbacks": [note], "verbose": 0, **steps}
-    _fit_plainly(model, small, _DRY_ROWS * devices(), _weights_of_rows(small, class_weight), settings)
+    _fit_plainly(model, small, _DRY_ROWS * devices(), class_weight, settings)
     held_out = evaluate(model, one_batch(), 1)
     return tuple(dict.fromkeys((*logged, *held_out, *(f"val_{name}" for name in held_out))))
 
@@ -151,16 +149,15 @@ def fit(
         first_epoch: Called once training has begun: the epoch it begins at, when a killed trial goes on.
         on_path: Called with how the model is trained, before it is: a path, or `REUSED`.
     """
-    by_class = _weights_of_rows(data, class_weight)
     path = path_of(model, data, callbacks) if steps_per_epoch is validation_steps is None else PLAIN
     settings: dict[str, Any] = {"epochs": epochs, "callbacks": list(callbacks), "verbose": 0}
     if path == PLAIN:
         on_path(path)
         settings |= {"shuffle": shuffle, "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
-        _fit_plainly(model, data, batch_size, by_class, settings)
+        _fit_plainly(model, data, batch_size, class_weight, settings)
         return
     train, validation = data.train, data.validation
-    tensors = _tensors(train, by_class)
+    tensors = _tensors(train, _weights_of_rows(data, class_weight))
     _create_variables(model, _first_row(tensors))
     settings["shuffle"] = False  # the rows come shuffled; Keras would warn that it cannot
     if validation is not None:
@@ -187,7 +184,7 @@ def _fit_plainly(
     model: keras.Model,
     data: Data,
     batch_size: int,
-    by_class: NDArray[Any] | None,
+    class_weight: Mapping[int, float] | None,
     settings: dict[str, Any],
 ) -> None:
     """Fit as Keras does by itself, on arrays or a stream."""
@@ -197,6 +194,7 @@ def _fit_plainly(
         with suppress(Exception):  # losses that layers add are known once the model was called
             model(as_tensors(data.example(1)))
     train, validation = data.train, data.validation if can_evaluate(model) else None
+    by_class = None if train.streamed else _weights_of_rows(data, class_weight)
     over = 0 if train.streamed else _rows(train) % devices()
     if over:
         train, by_class = train.take(slice(0, -over)), None if by_class is None else by_class[:-over]
@@ -206,7 +204,7 @@ def _fit_plainly(
         settings["validation_data"] = validation.x if validation.streamed else _packed(validation)
     if train.streamed:
         settings["shuffle"] = settings.get("shuffle", True) and isinstance(train.x, keras.utils.PyDataset)
-        model.fit(train.x, **settings)
+        model.fit(train.x, class_weight=class_weight, **settings)
         return
     settings["batch_size"] = batch_size
     x, y, weight = (*_packed(train, by_class), None, None)[:3]
@@ -231,7 +229,8 @@ def evaluate(model: keras.Model, part: Part, steps: int | None = None) -> dict[s
         logs = model.evaluate(part.x, steps=steps, verbose=0, return_dict=True)
     elif keras.backend.backend() == "tensorflow":
         dataset, count = _in_order(model, part)
-        logs = model.evaluate(dataset, steps=count, verbose=0, return_dict=True)
+        # With several steps an execution Keras reads more than `steps` of a dataset without end.
+        logs = model.evaluate(dataset.take(count), steps=count, verbose=0, return_dict=True)
     else:
         x, y, weight = (*_packed(part), None, None)[:3]
         logs = model.evaluate(x, y, sample_weight=weight, verbose=0, return_dict=True)

@@ -57,7 +57,7 @@ def _taken(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[st
 def class_weight(definition: Definition, data: Data) -> dict[int, float] | None:
     """Return a weight for each class as `model.fit` takes it: by the number that stands in the targets."""
     weights = callbacks.class_weight(definition, data)
-    if weights is None or data.encoded or np.ndim(data.y) > 1:
+    if weights is None or data.encoded or data.train.streamed or np.ndim(data.y) > 1:
         return weights
     return {int(data.classes[index]): weight for index, weight in weights.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -174,10 +175,15 @@ def test_whole_epochs_equal_steps(
         np.testing.assert_array_equal(one, other)
 
 
-def test_class_weights_are_those_of_fit() -> None:
-    """The file's class weights would mean something else than Keras's."""
+@pytest.mark.parametrize("streamed", [False, True])
+def test_class_weights_are_those_of_fit(streamed: bool) -> None:
+    """The file's class weights would mean something else than Keras's, or a stream's classes count alike."""
+    import tensorflow as tf
+
     data, weights = data_of(binary), {0: 1.0, 1: 5.0}
-    ours = Trained(dense, data, epochs=1, batch_size=ROWS, class_weight=weights)
+    stream = Part(tf.data.Dataset.from_tensors((data.train.x, data.train.y)), None)
+    given = replace(data, train=stream) if streamed else data
+    ours = Trained(dense, given, epochs=1, batch_size=ROWS, class_weight=weights)
     keras.utils.set_random_seed(3)
     model = dense()
     history = model.fit(data.train.x, data.train.y, batch_size=ROWS, class_weight=weights, verbose=0).history
@@ -270,21 +276,25 @@ def eager() -> keras.Model:
 
 
 def compiled_steps() -> keras.Model:
-    return compiled([keras.layers.Dense(4)], steps_per_execution=2)
+    hits = keras.metrics.TruePositives(name="hits")
+    return compiled([keras.layers.Dense(4)], steps_per_execution=3, metrics=[hits])
 
 
 @pytest.mark.parametrize(
     ("build", "path"),
-    [(own_step, fit.PLAIN), (eager, fit.PLAIN), (compiled_steps, fit.BATCHES)],
+    [(own_step, fit.PLAIN), (eager, fit.PLAIN), (compiled_steps, fit.PLAIN)],
     ids=["own train_step", "eager", "several steps an execution"],
 )
 def test_unusual_models_fall_back_and_learn(build: Callable[[], keras.Model], path: str) -> None:
-    """A user's own training step, or Python code in it, would be skipped in silence."""
+    """A user's own training step, or Python code in it, would be skipped in silence, or rows be read twice."""
     trained = Trained(build, data_of(binary), epochs=4)
     assert trained.path == path
     assert trained.epochs[-1]["val_loss"] < trained.epochs[0]["val_loss"]
     if build is own_step:
         assert float(trained.model.steps) == 4 * 5
+    if build is compiled_steps:
+        hits = data_of(binary).test.y[trained.model.predict(data_of(binary).test.x, verbose=0)[:, 0] > 0.5].sum()
+        assert (int(trained.model.optimizer.iterations), trained.test["hits"]) == (4 * 5, hits)
 
 
 def test_a_lambda_callback_sees_every_batch() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import optuna
 import pytest
 
 from search.data import streams
-from search.data.dataset import Data
+from search.data.dataset import Data, Part
 from search.data.loading import TrialData, load
 from search.data.summary import TensorSpec
 from search.errors import DataError, ModelError, StudyFileError, TrialFailed
@@ -554,8 +555,18 @@ def test_class_weights(tmp_path: Path) -> None:
         data={"source": "sklearn:make_regression", "options": {"n_samples": 40}},
         fit=balanced.fit.model_dump(),
     )
-    with pytest.raises(DataError, match="these data are regression; class weights need classes"):
+    with pytest.raises(DataError, match="these data are regression; class weights need one target of classes"):
         callbacks.class_weight(regression, load(regression))
+    import tensorflow as tf
+
+    stream = replace(data, train=Part(tf.data.Dataset.from_tensors((data.train.x, data.train.y)), None))
+    assert callbacks.class_weight(study_of(tmp_path, fit={"class_weight": {"2": 4.0}}), stream) == {0: 1, 1: 1, 2: 4}
+    with pytest.raises(DataError, match="the classes of a stream are not counted; give weights"):
+        callbacks.class_weight(balanced, stream)
+    with pytest.raises(DataError, match="no class 'b'; the classes of a stream are 0, 1, 2"):
+        callbacks.class_weight(study_of(tmp_path, fit={"class_weight": {"b": 4.0}}), stream)
+    with pytest.raises(DataError, match=r"Keras weighs no classes of a generator; yield .x, y, sample_weight."):
+        callbacks.class_weight(named, replace(data, train=Part((_ for _ in ()), None)))
 
 
 def test_mixed_precision(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -221,10 +222,20 @@ def _raw_or_classes(
     except (ValueError, TypeError):
         if not classes:
             raise
-        return function(*_as_classes(task, y_true, y_pred, _HALF), **options)
+    with suppress(ValueError, TypeError):
+        if _has_two_columns(task, y_true, y_pred):
+            return function(y_true, y_pred[:, 1], **options)
+    return function(*_as_classes(task, y_true, y_pred, _HALF), **options)
+
+
+def _has_two_columns(task: str, y_true: Any, y_pred: Any) -> bool:
+    """Return whether a model of two classes gives the probability of both, as softmax does."""
+    return task == "binary" and np.ndim(y_true) == 1 and np.shape(y_pred)[1:] == (2,)
 
 
 def _as_classes(task: str, y_true: Any, y_pred: Any, threshold: float) -> tuple[Any, Any]:
+    if _has_two_columns(task, y_true, y_pred):
+        y_pred = y_pred[:, 1]
     if task == "multiclass" and y_pred.ndim > 1:
         one_hot = np.ndim(y_true) == y_pred.ndim
         return (y_true.argmax(axis=-1) if one_hot else y_true), y_pred.argmax(axis=-1)

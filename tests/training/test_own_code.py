@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from mlflow import pyfunc
@@ -14,6 +15,7 @@ from search.data.loading import load
 from search.errors import ModelError, StudyFileError
 from search.tracking import logged_model
 from search.tracking.user_code import model_code
+from search.training import metrics
 from search.training.dry_run import dry_run
 from search.training.fit import BATCHES, PLAIN, evaluate
 from search.training.own_fit import OWN_FIT
@@ -203,6 +205,20 @@ def test_scores_of_scikit_learn(tmp_path: Path, threshold: float | None) -> None
         assert run.result.metrics[f"{prefix}_area"] == sklearn_metrics.roc_auc_score(part.y, predicted)
     assert run.result.values == (run.result.metrics["val_f2"],)
     assert "val_f2" not in last(run.result)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3])
+def test_scores_of_a_softmax_over_two_classes(tmp_path: Path, threshold: float | None) -> None:
+    """A score would fail on models with an output for each of two classes, or an area be that of the classes."""
+    more = {} if threshold is None else {"threshold": threshold}
+    definition = study_of(tmp_path, metrics=scores(**more))
+    data = load(definition)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax")])
+    predicted = model.predict(np.asarray(data.test.x, "float32"), verbose=0)[:, 1]
+    measured = metrics.measure(definition, model, data, data.test)
+    assert measured["area"] == pytest.approx(sklearn_metrics.roc_auc_score(data.test.y, predicted))
+    classes = (predicted >= (threshold or 0.5)).astype(int)
+    assert measured["f2"] == pytest.approx(sklearn_metrics.fbeta_score(data.test.y, classes, beta=2))
 
 
 def test_scores_of_each_epoch_prune_and_stop(tmp_path: Path) -> None:
@@ -396,6 +412,7 @@ def test_steps_an_epoch(tmp_path: Path) -> None:
 
 
 ODD = """
+import keras
 import keras
 import numpy as np
 X = np.random.default_rng(0).normal(size=(80, 3)).astype("float32")

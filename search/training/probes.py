@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import optuna
@@ -33,8 +33,13 @@ def probes(definition: Definition, seed: int = 0) -> Iterator[Trial]:
         yield study.ask(space.distributions(definition))
 
 
-def check_enqueued(definition: Definition, every: Data | TrialData, seed: int = 0) -> None:
+_DRAWS = 8  # of what an enqueued configuration leaves out, until the builder suggests all that it gives
+
+
+def check_enqueued(definition: Definition, every: Data | TrialData) -> None:
     """Check what `[[enqueue]]` gives beyond `[space]` against what the builder suggests for that configuration.
+
+    A parameter may depend on one that the configuration leaves out, and that is sampled.
 
     Raises:
         StudyFileError: The builder suggests no parameter of that name, or not with that value.
@@ -43,7 +48,7 @@ def check_enqueued(definition: Definition, every: Data | TrialData, seed: int = 
         more = {name: value for name, value in given.items() if name not in definition.space}
         if not more:
             continue
-        suggested, finished = _suggested(definition, every, given, seed)
+        suggested, finished = _suggested(definition, every, given, more.keys())
         for name, value in more.items():
             key = f"enqueue[{index}].{name}"
             if name in suggested:
@@ -59,9 +64,22 @@ def check_enqueued(definition: Definition, every: Data | TrialData, seed: int = 
 
 
 def _suggested(
+    definition: Definition, every: Data | TrialData, given: Mapping[str, Any], sought: Collection[str]
+) -> tuple[dict[str, BaseDistribution], bool]:
+    """Return what the builder suggests for a configuration, and whether it came to its end."""
+    suggested: dict[str, BaseDistribution] = {}
+    finished = False
+    for seed in range(_DRAWS):
+        drawn, ended = _suggested_once(definition, every, given, seed)
+        suggested, finished = {**drawn, **suggested}, finished or ended
+        if all(name in suggested for name in sought) or drawn.keys() <= given.keys():
+            break
+    return suggested, finished
+
+
+def _suggested_once(
     definition: Definition, every: Data | TrialData, given: Mapping[str, Any], seed: int
 ) -> tuple[dict[str, BaseDistribution], bool]:
-    """Return what a configuration's builder suggests, and whether it came to its end."""
     sampler = _Given(given, seed)
     study = optuna.create_study(sampler=sampler, directions=list(definition.directions))
     trial = study.ask(space.distributions(definition))

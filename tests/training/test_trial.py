@@ -705,7 +705,7 @@ def test_enqueued_values_are_those_the_builder_suggests(tmp_path: Path, enqueued
 
 def test_enqueued_values_of_the_builder_are_accepted(tmp_path: Path) -> None:
     """A right configuration would be refused."""
-    enqueued = [{"kind": "wide", "units": 4}, {"kind": "deep", "learning_rate": 0.011}]
+    enqueued = [{"kind": "wide", "units": 4}, {"units": 4}, {"kind": "deep", "learning_rate": 0.011}]
     definition = study_of(tmp_path, SUGGESTS, model={"build": "user.py:build"}, enqueue=enqueued)
     assert dry_run(definition, load(definition), probes(definition, seed=0), 0.0).data.log_names == ("loss", "val_loss")
 

@@ -82,7 +82,7 @@ class _Running:
     retries: int
     began: float
     future: Future[TrialResult]
-    beaten: float = 0.0  # when its last heartbeat was written
+    last_heartbeat: float = 0.0  # when its last heartbeat was written
     passed_on: float = 0.0  # when its epochs were last passed on
     epochs: int = 0  # how many were
 
@@ -99,7 +99,7 @@ class Search:
         mirror: Makes MLflow show the trials.
         spool: Where models wait for MLflow.
         on_progress: Called at each trial's beginning and end; it must not raise.
-        on_beat: Called every few seconds, to show that the search lives.
+        on_heartbeat: Called every few seconds, to show that the search lives.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class Search:
         mirror: Mirror,
         spool: Spool,
         on_progress: OnProgress,
-        on_beat: Callable[[], None] = lambda: None,
+        on_heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings, self._study, self._storage = settings, study, storage
         self._search_id, self._job, self._mirror, self._spool = search_id, job, mirror, spool
-        self._on_progress, self._on_beat = on_progress, on_beat
+        self._on_progress, self._on_heartbeat = on_progress, on_heartbeat
         self._definition = settings.definition
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._started = time.monotonic()
@@ -255,7 +255,7 @@ class Search:
     def _collect(self, seconds: float) -> None:
         """Wait for trials to end, record those that did, and look after the others."""
         wait([each.future for each in self._running], timeout=seconds, return_when="FIRST_COMPLETED")
-        self._on_beat()
+        self._on_heartbeat()
         for running in list(self._running):
             if running.future.done():
                 result = self._result(running)
@@ -294,8 +294,8 @@ class Search:
     def _look_after(self, running: _Running) -> None:
         """Keep a running trial's heartbeat, pass its epochs on, and give it up when it is lost or out of time."""
         now = time.monotonic()
-        if now - running.beaten >= HEARTBEAT_SECONDS:
-            running.beaten = now
+        if now - running.last_heartbeat >= HEARTBEAT_SECONDS:
+            running.last_heartbeat = now
             record_heartbeat(self._storage, running.trial_id)
         if now - running.passed_on >= max(_LIVE_SECONDS, 0.05 * len(self._running)):
             running.passed_on = now

@@ -24,13 +24,13 @@ Tiny = Callable[..., Definition]
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
-def begin(folder: Path, *args: str) -> subprocess.Popen[str]:
+def begin(folder: Path, *args: str, terminal: bool = True) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "search.run", *args],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "FORCE_COLOR": "1"},  # as on a terminal
+        env={**os.environ, "FORCE_COLOR": "1"} if terminal else None,
         text=True,
         start_new_session=True,
     )

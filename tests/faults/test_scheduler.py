@@ -59,16 +59,16 @@ def test_a_scheduler_that_dies_ends_the_search_in_a_line(tiny: Tiny, folder: Pat
     """If this fails, the search ends in `KeyError: 'workers'`, its trials RUNNING, or waits for ever."""
     tiny("gone", "slow.py:build", SLOW, '\n[search]\npruner = "none"\n')
     with scheduler(folder) as (address, main):
-        process = begin(folder, "gone", "--n-trials", "30", "--cluster", address)
+        process = begin(folder, "gone", "--n-trials", "30", "--cluster", address, terminal=False)
         wait_for_trials("gone", 2)
         main.kill()
         main.wait(30)
-        _, stderr = process.communicate(timeout=90)
-    assert process.returncode == 2, stderr
-    last = stderr.splitlines()[-1]
+        printed, _ = process.communicate(timeout=90)
+    assert process.returncode == 2, printed
+    last = printed.splitlines()[-1]
     assert last == f"error: --cluster {address}: the scheduler is gone; --resume goes on when it is back"
-    assert "Traceback" not in stderr
-    assert "KeyError" not in stderr
+    assert "Traceback" not in printed
+    assert "KeyError" not in printed
     study = optuna.load_study(study_name="gone", storage=open_storage("studies/gone.journal"))
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     assert TrialState.RUNNING not in states

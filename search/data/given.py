@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -62,6 +62,7 @@ def parts_of(loaded: Any, source: str) -> dict[str, Given]:
     """
     if loaded is None or isinstance(loaded, _NO_DATA):
         raise DataError(f"data.source: {source} returned {type(loaded).__name__}; {_RIGHT}")
+    _refuse_unknown_iterables(loaded)
     if type(loaded).__name__ == "Bunch" and {"data", "target"} <= set(loaded):  # scikit-learn's
         return {ALL: Given(loaded["data"], loaded["target"], alone=False)}
     if isinstance(loaded, Mapping) and loaded and set(loaded) <= set(NAMES):
@@ -95,6 +96,19 @@ def _part(given: Any) -> Given:
         x, y, weight = (*given, None, None)[:3]
         return Given(x, y, weight, alone=len(given) == 1)
     return Given(given)
+
+
+def _refuse_unknown_iterables(loaded: Any) -> None:
+    """Refuse what yields batches, alone or as a part, in a way that Keras does not know."""
+    parts = loaded.values() if isinstance(loaded, Mapping) else loaded if isinstance(loaded, tuple | list) else ()
+    for each in (loaded, *parts) if len(parts) <= len(NAMES) else (loaded,):
+        arrays = any(hasattr(each, name) for name in ("__array__", "shape", "toarray", "columns"))
+        known = arrays or streams.is_stream(each) or isinstance(each, Sequence | Mapping | set)
+        if hasattr(each, "__iter__") and not known:
+            raise DataError(
+                f"data.source: {type(each).__name__} is an iterable that Keras does not take; make it a "
+                "keras.utils.PyDataset, a generator or a tf.data.Dataset"
+            )
 
 
 def _is_sequence_of_rows(given: Any) -> bool:

@@ -355,6 +355,11 @@ def nothing(): return None
 def ragged(): return [[1], [1, 2]], [0, 1]
 def no_target(): return X, None
 def shapes(): return X, Y[:50]
+class Loader:
+    def __iter__(self): return iter([(np.zeros((4, 3)), np.zeros(4))])
+    def __len__(self): return 1
+def loaders(): return Loader(), Loader()
+def named_loaders(): return {"train": Loader(), "validation": Loader()}
 def pair_shapes(): return (X, Y), (X[:, :2], Y)
 def twins(): return pd.concat([FRAME, FRAME], axis=1), Y
 def raises(): raise RuntimeError("no disk")
@@ -459,6 +464,8 @@ def test_a_function_may_return_tables(functions: Path, name: str, rows: tuple[in
         ("no_target", {}, "there are no targets, but the built-in 'mlp' learns one; return"),
         ("shapes", {}, r"data: x and y have different numbers of rows \(50, 60\)"),
         ("pair_shapes", {}, "the given parts have different shapes"),
+        ("loaders", {}, "Loader is an iterable that Keras does not take; make it a keras.utils.PyDataset"),
+        ("named_loaders", {}, "Loader is an iterable that Keras does not take"),
         ("twins", {}, "two columns are named 'a'"),
         ("raises", {}, r"cannot be loaded \(RuntimeError: no disk\)"),
         ("arrays", {"target": "y"}, "data.target: names columns, but the data are arrays"),

@@ -17,7 +17,10 @@ from search.data.preprocessing import leaves
 from search.errors import DataError, one_line
 
 _PY_DATASET = "keras.PyDataset"
-_STREAMS = {"tensorflow.DatasetV2", _PY_DATASET, "torch.DataLoader"}
+_STREAMS = {
+    *("tensorflow.DatasetV2", _PY_DATASET, "torch.DataLoader"),
+    *("grain.MapDataset", "grain.IterDataset", "grain.DataLoader"),
+}
 _LOOK_SECONDS, _FEW = 3.0, 20  # how long an end is looked for, and batches that may be alike by chance
 _LOOKED_AT = 32  # batches of targets that are read to find the classes
 _SAMPLE = 4  # batches by which other data are known
@@ -255,6 +258,8 @@ def _view(stream: Any, start: int, stop: int) -> Any:
 
     The other's `on_epoch_end` is never called: one that shuffles there would mix the parts.
     """
+    if _PY_DATASET not in _kinds(stream):  # Grain's
+        return stream[start:stop]
     import keras
 
     class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no types

@@ -99,7 +99,7 @@ def test_a_version_that_predicts_otherwise_gets_no_alias(folder: Path, tiny: Tin
 @pytest.mark.parametrize(
     ("factor", "said"),
     [
-        ("importlib.import_module('factor').FACTOR", r"ModuleNotFoundError: No module named 'factor'\); with a model"),
+        ("importlib.import_module('fac' + 'tor').FACTOR", r"ModuleNotFoundError: No module named 'factor'\); with a"),
         ("float(pathlib.Path('studies/k.txt').read_text())", r"No such file or directory: 'studies/k.txt'\); with a"),
     ],
 )

@@ -79,9 +79,13 @@ def sample(stream: Any) -> list[Any]:
     """Return the first few batches, by which other data are known; none of a stream that gives others each time."""
     if is_spent_by_reading(stream):
         return []
+    return [list(each) for each in batches(stream, _SAMPLE)] if _begins_alike(stream) else []
+
+
+def _begins_alike(stream: Any) -> bool:
+    """Return whether two passes begin with the same batch."""
     once, again = first_batch(stream), first_batch(stream)
-    same = all(map(np.array_equal, leaves(list(once)), leaves(list(again))))
-    return [list(each) for each in batches(stream, _SAMPLE)] if same else []
+    return all(map(np.array_equal, leaves(list(once)), leaves(list(again))))
 
 
 def head(stream: Any) -> Any:
@@ -232,8 +236,7 @@ def cut(stream: Any, share: float, key: str) -> tuple[Any, Any]:
         )
     if not hasattr(stream, "take"):
         return _view(stream, 0, ahead), _view(stream, ahead, count or 0)
-    once, again = first_batch(stream), first_batch(stream)
-    if not all(map(np.array_equal, leaves(once), leaves(again))):
+    if not _begins_alike(stream):
         raise DataError(
             f"data.{key}: the stream gives its batches in another order in each pass, so its parts would mix; "
             "return parts, for example those of image_dataset_from_directory(…, validation_split=0.2, "

@@ -68,6 +68,8 @@ class Sampling:
         self._grid = sampler is None
         self._random = random.Random(seed)
         self._directions = list(definition.directions)
+        # Others may count the copy's trials, as CMA-ES and NSGA-II do.
+        self._thins = isinstance(sampler, optuna.samplers.TPESampler) and len(self._directions) == 1
         self._begin_copy(sampler, pruner)
         self._finished: set[space.Configuration] = set()
         self._failures: Counter[space.Configuration] = Counter()  # by the configuration's own error
@@ -115,7 +117,7 @@ class Sampling:
                 self._copy.add_trial(_with_constraints(trial))
             else:
                 self._finish(ours, trial)
-        if len(self._copy.get_trials(deepcopy=False)) > 2 * _KEPT:
+        if self._thins and len(self._copy.get_trials(deepcopy=False)) > 2 * _KEPT:
             self._thin_out()
 
     def forget(self, number: int) -> None:
@@ -190,10 +192,9 @@ class Sampling:
         self._copy.tell(ours, values, state=trial.state)
 
     def _thin_out(self) -> None:
-        """Make the copy anew from some of its trials, where its sampler learns from them alone and needs no more."""
+        """Make the copy anew from some of its trials, but where constraints decide which are good."""
         trials = self._copy.get_trials(deepcopy=False)
-        learns_from_them = isinstance(self._copy.sampler, optuna.samplers.TPESampler) and len(self._directions) == 1
-        if not learns_from_them or any(trial.constraints for trial in trials):
+        if any(trial.constraints for trial in trials):
             return
         pending = {trial.number: number for number, trial in self._pending.items()}
         waiting = {trial.number for trial in trials if trial.state == TrialState.WAITING}

@@ -201,18 +201,19 @@ class Mirror:
     def _failed(self, number: int, error: Exception) -> None:
         shown = self._shown.setdefault(number, _Shown())
         shown.certain = False
+        reason = store.reason_of(error)
         refused = isinstance(error, MlflowException) and error.error_code in _REFUSALS
         if refused or not isinstance(error, MlflowException | OSError | ConnectionError):
             shown.tries += self._draining or not shown.tries or self._written > shown.seen
             shown.seen = self._written
             if shown.tries >= _TRIES:
-                self._refused[number] = store.reason_of(error)
+                self._refused[number] = reason
                 with self._changed:  # it answered
                     self._pause = self._paused_until = 0.0
-                self._on_message(f"trial {number} cannot be written to MLflow: {store.reason_of(error)}")
+                self._on_message(f"trial {number} cannot be written to MLflow: {reason}")
                 return
         names_file = isinstance(error, OSError) and error.filename is not None
-        fault = f"{'cannot be written' if names_file else 'does not answer'} ({store.reason_of(error)})"
+        fault = f"{'cannot be written' if names_file else 'does not answer'} ({reason})"
         with self._changed:
             self._fault = fault
             first = self._pause == 0

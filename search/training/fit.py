@@ -408,9 +408,8 @@ def held_out_rows(model: keras.Model, part: Part) -> int:
     """Return how many rows of validation or test data go through the model at once; their memory is bounded."""
     arrays = list(map(np.asarray, leaves(part.x)))
     row = sum(math.prod(array.shape[1:]) * max(4, array.dtype.itemsize) for array in arrays)
-    longest = max(
-        (size for array in arrays for size in array.shape[1:]), default=1
-    )  # for sizes that a model leaves open
+    # For sizes that a model leaves open.
+    longest = max((size for array in arrays for size in array.shape[1:]), default=1)
     outputs = [4 * math.prod(size or longest for size in shape[1:]) for shape in _output_shapes(model)]
     needed = row + 2 * max(outputs, default=_UNKNOWN_LAYERS * row)
     return max(_FEWEST_ROWS, min(_MOST_ROWS, _HELD_OUT_BYTES // max(1, needed)))

@@ -19,6 +19,8 @@ from search.studyfile.parameters import written
 from search.studyfile.schema import Definition
 from search.training.model import build
 
+_DRAWS = 8  # of what an enqueued configuration leaves out, until the builder suggests all that it gives
+
 
 def probes(definition: Definition, seed: int = 0) -> Iterator[Trial]:
     """Yield trials like the search's first ones, without end, of a study that is kept nowhere.
@@ -31,9 +33,6 @@ def probes(definition: Definition, seed: int = 0) -> Iterator[Trial]:
         study.enqueue_trial(dict(definition.enqueue[0]))
     while True:
         yield study.ask(space.distributions(definition))
-
-
-_DRAWS = 8  # of what an enqueued configuration leaves out, until the builder suggests all that it gives
 
 
 def check_enqueued(definition: Definition, every: Data | TrialData) -> None:

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 _VIRTUAL = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 
 
+def _virtual() -> int:
+    """Return into how many devices the processor is to be divided; 0 where nobody asked for it."""
+    asked = _VIRTUAL.search(os.environ.get("XLA_FLAGS", ""))
+    return int(asked[1]) if asked else 0
+
+
 def operations_at_once() -> int:
     """Return how many operations TensorFlow may begin at a time: one, or one on each device and one more.
 
@@ -29,8 +35,7 @@ def operations_at_once() -> int:
     """
     import tensorflow as tf
 
-    asked = _VIRTUAL.search(os.environ.get("XLA_FLAGS", ""))
-    count = len(tf.config.list_physical_devices("GPU")) or (int(asked[1]) if asked else 1)
+    count = len(tf.config.list_physical_devices("GPU")) or _virtual()
     return count + 1 if count > 1 else 1
 
 
@@ -38,11 +43,11 @@ def make_virtual() -> None:
     """Divide the processor into as many devices as `XLA_FLAGS` asks for, in a process that has run nothing yet."""
     import tensorflow as tf
 
-    asked = _VIRTUAL.search(os.environ.get("XLA_FLAGS", ""))
-    if asked is None or tf.config.list_physical_devices("GPU"):
+    count = _virtual()
+    if not count or tf.config.list_physical_devices("GPU"):
         return
     processor = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * int(asked[1]))
+    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
 
 
 def check_devices(definition: Definition) -> None:
@@ -95,6 +100,6 @@ def _devices() -> list[str]:
     import tensorflow as tf
 
     found = [each.name for each in tf.config.list_logical_devices("GPU")]
-    if found or not _VIRTUAL.search(os.environ.get("XLA_FLAGS", "")):
+    if found or not _virtual():
         return found
     return [each.name for each in tf.config.list_logical_devices("CPU")]

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from optuna.storages.journal import JournalFileSymlinkLock
@@ -15,7 +16,46 @@ from search.errors import StorageError
 _TAIL = 1_000_000  # bytes at the end that are checked
 _RECORD = b'{"op_code"'  # how each record begins
 _CREATES_STUDY = 0  # the operation that each journal begins with
+_GRACE_SECONDS = 10  # how long a process may hold a journal's lock: it appends some lines
 _BEGINNING_SECONDS = 3.0  # how long another process may take from making a journal to its first record
+
+
+class JournalLock(JournalFileSymlinkLock):
+    """Optuna's lock of a journal, taken over when the process that holds it was killed.
+
+    The lock is a link beside the journal. Optuna judges its age by the file that it names, which it never finds when
+    the journal was given by a relative path: then it waits for ever. Here the link itself is looked at.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path.absolute()))
+        self._link = Path(self._lock_file)
+
+    def acquire(self) -> bool:
+        """Wait for the lock, and take it.
+
+        Raises:
+            OSError: No link can be made there.
+        """
+        held, since, pause = None, time.monotonic(), 0.001
+        while True:
+            with suppress(FileExistsError):
+                self._link.symlink_to(self._lock_target_file)
+                return True
+            if (now := self._holder()) != held:
+                held, since = now, time.monotonic()
+            elif time.monotonic() - since > _GRACE_SECONDS:
+                with suppress(RuntimeError):  # another process took it over at the same moment
+                    self.release()
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+
+    def _holder(self) -> tuple[int, int] | None:
+        """Return what tells one holder's link from another's; None where there is none."""
+        with suppress(OSError):
+            link = self._link.lstat()
+            return link.st_ino, link.st_mtime_ns
+        return None
 
 
 def check(path: Path, on_message: Callable[[str], None] = lambda _: None) -> None:
@@ -37,7 +77,7 @@ def check(path: Path, on_message: Callable[[str], None] = lambda _: None) -> Non
         raise StorageError(f"{path} is a folder, not a journal; give a file")
     _wait_until_begun(path)
     _check_beginning(path)
-    lock = JournalFileSymlinkLock(str(path))
+    lock = JournalLock(path)
     lock.acquire()
     try:
         start, tail = _tail_of(path)
@@ -138,6 +178,7 @@ def _line_number(path: Path, start: int, index: int) -> int:
 
 
 def damaged_record(path: Path) -> int | None:
-    """Return the number of the first line that is no record; None when all are."""
-    with path.open("rb") as file:
+    """Return the number of the first line that is no record; None when all are, or it cannot be read."""
+    with suppress(OSError), path.open("rb") as file:
         return next((number for number, line in enumerate(file, 1) if not _whole(line.rstrip(b"\n"))), None)
+    return None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import optuna
 import pytest
 
 from search.errors import StorageError
+from search.study import journal as journals
 from search.study.storage import open_storage
 
 
@@ -103,3 +108,44 @@ def test_lost_first_records_and_a_folder_are_told(tmp_path: Path) -> None:
         open_storage(str(path))
     with pytest.raises(StorageError, match="is a folder, not a journal"):
         open_storage(str(tmp_path))
+
+
+DIES_WITH_THE_LOCK = """
+import os, signal
+from optuna.storages.journal import JournalFileSymlinkLock
+JournalFileSymlinkLock("studies/kept.journal").acquire()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_lock_whose_holder_was_killed_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna's own lock waits for ever: `--resume` hung without a word after a kill at the wrong moment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(journals, "_GRACE_SECONDS", 1)
+    (tmp_path / "studies").mkdir()
+    path = journal(tmp_path / "studies")
+    subprocess.run([sys.executable, "-c", DIES_WITH_THE_LOCK], cwd=tmp_path, check=False)
+    link = path.with_name("kept.journal.lock")
+    assert link.is_symlink()
+    assert not link.exists(), "it names the journal by a path that is wrong from its folder"
+    assert numbers(path.relative_to(tmp_path)) == [0.0, 1.0, 2.0, 9.0]
+    assert not link.is_symlink()
+
+
+def test_a_lock_that_changes_hands_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes would write at once where many write often."""
+    monkeypatch.setattr(journals, "_GRACE_SECONDS", 1)
+    path, held = journal(tmp_path), list[bool]()
+    link = tmp_path / "kept.journal.lock"
+    link.symlink_to(path)
+    waiting = threading.Thread(target=lambda: held.append(journals.JournalLock(path).acquire()))
+    waiting.start()
+    for _ in range(6):  # three times as long as one holder may have it
+        time.sleep(0.5)
+        following = tmp_path / "following"
+        following.symlink_to(path)
+        following.replace(link)
+    assert not held
+    link.unlink()
+    waiting.join(5)
+    assert held == [True]

@@ -1,4 +1,4 @@
-"""One search through a night of faults, finished by `--resume`: nothing is lost, nothing is there twice.
+"""One search through a night of faults, finished by one `--resume`: nothing is lost, nothing is there twice.
 
     python -m tests.faults.night [--n-trials 40]
 
@@ -240,11 +240,10 @@ def disturb(night: Night, restart: Callable[[float], None], *, disk: bool) -> No
     night.until(round(17 * share))
     night.did("PostgreSQL killed, and back after 3 s", night.said(1, "database"))
     if disk:
-        filler = fill(night.folder)
-        status = night.end()
-        night.did("the disk full", f"exit {status}: {night.said()}")
+        filler = fill(night.folder.parent / "mlflow")
+        night.until(round(20 * share))
         filler.unlink()
-        night.begin(resume=True)
+        night.did("the disk of MLflow's database and artifacts full for a while", night.said(2, "MLflow"))
     else:
         night.did("the disk full", "left out: no file system can be mounted here")
     night.until(round(22 * share))
@@ -270,10 +269,9 @@ def main() -> None:
     print("| complete | done | seen |\n| --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory(prefix="night-") as name, postgresql() as (url, restart):
         folder = Path(name)
-        (folder / "mlflow").mkdir()
-        with mlflow_server(folder / "mlflow") as server, small_disk(folder / "work", 8) as disk:
+        with small_disk(folder / "mlflow", 64) as disk, mlflow_server(folder / "mlflow") as server:
             night = Night(folder / "work", url, server, asked.n_trials)
-            (night.folder / "studies").mkdir()
+            (night.folder / "studies").mkdir(parents=True)
             (night.folder / "studies" / "slow.py").write_text(BUILD)
             more = f'\n[search]\npruner = "none"\nkeep = {asked.n_trials}\n'
             (night.folder / "studies" / "night.toml").write_text(

@@ -29,7 +29,7 @@ from tests.conftest import TINY, command
 
 BUDGET = 12
 LATEST = 10.0  # seconds after its start at which a search of the short form is killed at the latest
-PER_SEARCH = 5  # kills
+PER_SEARCH = 10  # kills
 _HANGS_SECONDS = 300
 
 

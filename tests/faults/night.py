@@ -27,6 +27,7 @@ from optuna.trial import TrialState
 
 from search.study.storage import open_storage
 from tests.conftest import TINY, command
+from tests.faults.kills import children
 from tests.faults.mlflow_server import MlflowServer, mlflow_server
 
 WAIT_SECONDS = 900.0  # for one step of the night
@@ -139,8 +140,8 @@ class Night:
     def kill_worker(self) -> None:
         """Kill a worker: a child of the server that the search forks its workers from."""
         assert self.process is not None
-        for server in _children(self.process.pid):
-            for worker in _children(server):
+        for server in children(self.process.pid):
+            for worker in children(server):
                 os.kill(worker, signal.SIGKILL)
                 return
         raise AssertionError("the search has no worker")
@@ -156,13 +157,6 @@ class Night:
         self.did("`search.sync --check`", f"exit {checked.returncode}: {checked.stdout.strip().splitlines()[-1:]}")
         if checked.returncode:
             yield checked.stdout
-
-
-def _children(pid: int) -> list[int]:
-    with suppress(OSError):
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-        return [int(each) for each in text.split()]
-    return []
 
 
 @contextmanager

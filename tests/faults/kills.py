@@ -57,11 +57,13 @@ class Killed:
         name: Its study.
         moments: Seconds after each start at which it was killed.
         wrong: What is not as it should be at its end; empty when all is.
+        seconds: How long it took, without the look at what is wrong.
     """
 
     name: str
     moments: tuple[float, ...]
     wrong: tuple[str, ...]
+    seconds: float = 0.0
 
 
 class Command:
@@ -174,7 +176,7 @@ def kill_and_resume(
     """
     (folder / "studies").mkdir(exist_ok=True)
     (folder / "studies" / f"{name}.toml").write_text(TINY.format(name=name, build="mlp"))
-    moments: list[float] = []
+    moments, started = list[float](), time.monotonic()
     while len(moments) < kills:
         process = _begin(command, folder, name)
         moment = draw.uniform(0.5, latest)
@@ -192,7 +194,8 @@ def kill_and_resume(
             return Killed(name, tuple(moments), (f"--resume has not ended after {_HANGS_SECONDS} s",))
         if time.monotonic() > deadline:
             return Killed(name, tuple(moments), (f"does not end: {process.said()[-500:]}",))
-    return Killed(name, tuple(moments), tuple(_wrong(folder, name)))
+    seconds = time.monotonic() - started
+    return Killed(name, tuple(moments), tuple(_wrong(folder, name)), seconds)
 
 
 def children(pid: int) -> list[int]:
@@ -249,9 +252,8 @@ def main() -> None:
         Forked.prepare()
     with tempfile.TemporaryDirectory() as temporary:
         kill_and_resume(Path(temporary), "first", draw, 0, command=command)  # fills the system's and Python's caches
-        started = time.monotonic()
         undisturbed = kill_and_resume(Path(temporary), "undisturbed", draw, 0, command=command)
-        latest = time.monotonic() - started
+        latest = undisturbed.seconds
         print(f"undisturbed: {latest:.1f} s; {'; '.join(undisturbed.wrong) or 'all as it should be'}", flush=True)
         while done < asked.kills:
             name = f"kills-{searches}"

@@ -44,7 +44,7 @@ class _Shown:
     run_id: str = ""
     epochs: int = 0
     done: bool = False
-    certain: bool = True  # false after a failure: a request may have been carried out all the same
+    certain: bool = True  # false after a failure or a kill: a request may have been carried out all the same
     tries: int = 0  # while MLflow took other trials
     seen: int = 0  # how many writes had succeeded at the last of them
     model_id: str = ""
@@ -257,7 +257,9 @@ class Mirror:
     def _find_or_create(self, run: SearchRun, trial: FrozenTrial, shown: _Shown) -> None:
         new = shown.certain and trial.system_attrs.get(attributes.SEARCH_RUN) == self._fresh
         shown.run_id = "" if new else run.find_trial(trial.number)
-        if not shown.run_id:
+        if shown.run_id:
+            shown.certain = False  # another process began to show it, and may have logged its model
+        else:
             shown.run_id = run.create_trial(trial)
         if trial.state == TrialState.RUNNING:
             with suppress(UpdateFinishedTrialError):  # it ended in this moment
@@ -278,7 +280,7 @@ class Mirror:
             run.log_result(shown.run_id, result, shown.epochs if shown.certain else 0, kept=kept)
         self._log_model(trial, shown, result)  # after the epochs: a logged model copies the metrics of its step
         if result is not None and kept:
-            run.log_kept(shown.run_id, result, shown.model_id)
+            run.log_kept(shown.run_id, result, shown.model_id, again=not shown.certain)
         run.finish_trial(shown.run_id, self._study, trial)
         self._spool.forget_model(trial.number)
         shown.done = True

@@ -260,8 +260,8 @@ class SearchRun:
         """Log a kept model's metrics, `again` those that MLflow lacks: it refuses one it has without its data set."""
         known = self._client.get_logged_model(model_id).metrics if again and model_id else ()
         there = {(each.key, each.timestamp, each.step) for each in known or ()}
-        metrics = [_legal(each) for each in self._kept_metrics(result, model_id)]
-        self._log(run_id, [each for each in metrics if (each.key, each.timestamp, each.step) not in there])
+        metrics = self._kept_metrics(result, model_id)
+        self._log(run_id, [each for each in metrics if (legal(each.key), each.timestamp, each.step) not in there])
 
     def _kept_metrics(self, result: TrialResult, model_id: str | None = None) -> list[Metric]:
         now = _milliseconds(result.epochs[-1].time if result.epochs else time.time())

@@ -29,8 +29,7 @@ from optuna.trial import TrialState
 
 from search.study.attributes import searches_of
 from search.study.storage import open_storage
-from tests.conftest import TINY
-from tests.conftest import command as run_command
+from tests.conftest import TINY, command
 
 BUDGET = 12
 LATEST = 10.0  # seconds after its start at which a search of the short form is killed at the latest
@@ -66,7 +65,7 @@ class Killed:
     seconds: float = 0.0
 
 
-class Command:
+class Process:
     """`python -m search.run …` in a folder, in a process group of its own."""
 
     def __init__(self, folder: Path, arguments: list[str]) -> None:
@@ -96,7 +95,7 @@ class Command:
         return self._said.read_text(errors="replace")
 
 
-class Forked(Command):
+class ForkedProcess(Process):
     """The same command, forked from this process, which has imported its modules and runs the server of its workers."""
 
     def __init__(self, folder: Path, arguments: list[str]) -> None:
@@ -112,9 +111,8 @@ class Forked(Command):
         os.dup2(said, 1)
         os.dup2(said, 2)
         os.chdir(folder)
-        forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: (
-            None
-        )  # the server is its parent's child: it cannot wait for it
+        # The server is its parent's child, for which it cannot wait, as looking whether it runs does.
+        forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: None
         sys.argv = ["search.run", *arguments]
         status = 1
         try:
@@ -151,9 +149,9 @@ class Forked(Command):
         os.waitpid(self._pid, 0)
 
 
-def _begin(command: type[Command], folder: Path, name: str) -> Command:
+def _begin(kind: type[Process], folder: Path, name: str) -> Process:
     asked = ["--resume"] if _is_unfinished(folder, name) else ["--n-trials", str(BUDGET)]
-    return command(folder, [name, "--workers", "2", "--pruner", "none", *asked])
+    return kind(folder, [name, "--workers", "2", "--pruner", "none", *asked])
 
 
 def kill_and_resume(
@@ -162,7 +160,7 @@ def kill_and_resume(
     draw: random.Random,
     kills: int,
     latest: float = LATEST,
-    command: type[Command] = Command,
+    kind: type[Process] = Process,
 ) -> Killed:
     """Begin a search, kill it at random moments, resume it each time, and finish it.
 
@@ -172,13 +170,13 @@ def kill_and_resume(
         draw: Chooses the moments, and what is killed.
         kills: How often it is killed at most; less often when it ends before.
         latest: Seconds after a start at which it is killed at the latest.
-        command: How it is started.
+        kind: How it is started.
     """
     (folder / "studies").mkdir(exist_ok=True)
     (folder / "studies" / f"{name}.toml").write_text(TINY.format(name=name, build="mlp"))
     moments, started = list[float](), time.monotonic()
     while len(moments) < kills:
-        process = _begin(command, folder, name)
+        process = _begin(kind, folder, name)
         moment = draw.uniform(0.5, latest)
         if process.ended(moment):
             break
@@ -188,7 +186,7 @@ def kill_and_resume(
             break  # it was ending, with everything written
     deadline = time.monotonic() + 900
     while _is_unfinished(folder, name) or not _trials(folder, name):
-        process = _begin(command, folder, name)
+        process = _begin(kind, folder, name)
         if not process.ended(_HANGS_SECONDS):
             process.kill(whole=True)
             return Killed(name, tuple(moments), (f"--resume has not ended after {_HANGS_SECONDS} s",))
@@ -234,7 +232,7 @@ def _wrong(folder: Path, name: str) -> Iterator[str]:
         yield f"{counted.count(TrialState.COMPLETE)} complete trials, not {BUDGET}"
     if TrialState.RUNNING in counted or TrialState.WAITING in counted:
         yield "a trial is still running or waiting"
-    checked = run_command("search.sync", name, "--check", cwd=folder)
+    checked = command("search.sync", name, "--check", cwd=folder)
     if checked.returncode != 0:
         yield f"search.sync --check: {checked.stdout.strip()} {checked.stderr.strip()}"
 
@@ -247,18 +245,18 @@ def main() -> None:
     parser.add_argument("--warm", action="store_true")
     asked = parser.parse_args()
     draw, done, searches, wrong = random.Random(asked.seed), 0, 0, 0
-    command = Forked if asked.warm else Command
+    kind = ForkedProcess if asked.warm else Process
     if asked.warm:
-        Forked.prepare()
+        ForkedProcess.prepare()
     with tempfile.TemporaryDirectory() as temporary:
-        kill_and_resume(Path(temporary), "first", draw, 0, command=command)  # fills the system's and Python's caches
-        undisturbed = kill_and_resume(Path(temporary), "undisturbed", draw, 0, command=command)
+        kill_and_resume(Path(temporary), "first", draw, 0, kind=kind)  # fills the system's and Python's caches
+        undisturbed = kill_and_resume(Path(temporary), "undisturbed", draw, 0, kind=kind)
         latest = undisturbed.seconds
         print(f"undisturbed: {latest:.1f} s; {'; '.join(undisturbed.wrong) or 'all as it should be'}", flush=True)
         while done < asked.kills:
             name = f"kills-{searches}"
             most = min(PER_SEARCH, asked.kills - done)
-            killed = kill_and_resume(Path(temporary), name, draw, most, latest, command)
+            killed = kill_and_resume(Path(temporary), name, draw, most, latest, kind)
             done, searches, wrong = done + len(killed.moments), searches + 1, wrong + bool(killed.wrong)
             found = "; ".join(killed.wrong) or "all as it should be"
             print(f"{killed.name}: killed after {list(killed.moments)} s; {found}", flush=True)

@@ -1,4 +1,4 @@
-"""Ray Tune over the same space: Optuna's search, ASHA, two trials at a time, the last epoch's validation loss.
+"""Ray Tune over the same space: Optuna's search, ASHA, a trial for each core, the last epoch's validation loss.
 
     python quality_ray.py TASK.npz SEED
 
@@ -24,6 +24,7 @@ from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 FILE, EPOCHS, HERE = sys.argv[1], 30, str(Path(__file__).parent)
+CORES = len(os.sched_getaffinity(0))
 
 
 def trainable(config: dict[str, Any]) -> None:
@@ -60,7 +61,7 @@ class Printing(tune.Callback):  # type: ignore[misc]
         print(json.dumps(told), flush=True)
 
 
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 tune.Tuner(
     tune.with_resources(trainable, {"cpu": 1}),
     param_space={
@@ -77,7 +78,7 @@ tune.Tuner(
         metric="val_loss",
         mode="min",
         num_samples=10**6,
-        search_alg=ConcurrencyLimiter(OptunaSearch(seed=int(sys.argv[2])), max_concurrent=2),
+        search_alg=ConcurrencyLimiter(OptunaSearch(seed=int(sys.argv[2])), max_concurrent=CORES),
         scheduler=ASHAScheduler(max_t=EPOCHS),
     ),
     run_config=tune.RunConfig(storage_path=os.path.abspath("ray"), verbose=0, callbacks=[Printing()]),

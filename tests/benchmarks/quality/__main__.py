@@ -1,0 +1,41 @@
+"""`python -m tests.benchmarks.quality`: the benchmark `quality` with sizes of one's own."""
+
+from __future__ import annotations
+
+import argparse
+
+from tests.benchmarks import quality
+from tests.benchmarks.quality import parts, tasks
+from tests.benchmarks.timing import machine
+
+
+def main() -> None:
+    """Read the sizes, and compare."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.quality",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("tasks", nargs="*", metavar="TASK", default=list(tasks.TASKS), help="which tasks")
+    parser.add_argument("--seconds", type=int, default=60, help="for each search, whole process")
+    parser.add_argument("--seeds", type=int, default=1, help="searches of each tool and task")
+    parser.add_argument("--random", type=int, default=100, help="random configurations for the reference of a task")
+    parser.add_argument("--judges", type=int, default=3, help="seeds under which a configuration is judged")
+    parser.add_argument("--keep", action="store_true", help="write the tables to results/quality.md")
+    asked = parser.parse_args()
+    for name in asked.tasks:
+        if name not in tasks.TASKS:
+            parser.error(f"no task '{name}'; there are {', '.join(tasks.TASKS)}")
+    plan = parts.Plan(
+        folder=quality.folder(f"-{asked.seconds}s"),
+        random=asked.random,
+        seconds=asked.seconds,
+        seeds=tuple(range(asked.seeds)),
+        judges=asked.judges,
+    )
+    print(machine())
+    quality.compare(plan, asked.tasks, keep=asked.keep)
+
+
+if __name__ == "__main__":
+    main()

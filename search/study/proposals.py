@@ -102,7 +102,7 @@ class Sampling:
             self._settled += 1
         trials = trials[self._settled :]
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        self._running = {trial.number: self._configuration(trial.params) for trial in running}
+        self._running = {trial.number: self._running_configuration(trial) for trial in running}
         for trial in trials:
             if trial.number in self._known or not trial.state.is_finished():
                 continue
@@ -172,6 +172,12 @@ class Sampling:
 
     def _configuration(self, params: dict[str, Any]) -> space.Configuration:
         return space.configuration({name: params[name] for name in self._space if name in params})
+
+    def _running_configuration(self, trial: FrozenTrial) -> space.Configuration:
+        """Return what a running trial tries; one of another process may get its parameters one by one."""
+        if trial.number in self._pending:
+            return self._running[trial.number]
+        return self._configuration(trial.params)
 
     def _new(self, params: dict[str, Any]) -> bool:
         configuration = self._configuration(params)

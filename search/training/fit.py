@@ -54,7 +54,7 @@ def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.
         return PLAIN
     if devices() > 1 or model.steps_per_execution != 1:
         return PLAIN
-    return BATCHES if model.jit_compile or any(map(_sees_batches, callbacks)) else WHOLE_EPOCHS
+    return BATCHES if any(map(_sees_batches, callbacks)) else WHOLE_EPOCHS
 
 
 def ensure_built(model: keras.Model, data: Data) -> None:

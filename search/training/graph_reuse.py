@@ -214,13 +214,20 @@ def _trace(model: keras.Model, spec: Any) -> tuple[Any, Any]:
     import keras
     import tensorflow as tf
 
+    train_step, test_step = model.train_step, model.test_step
+    if model.jit_compile:  # as Keras does: XLA compiles the step, once for each number of rows that it meets
+        train_step, test_step = (
+            tf.function(step, jit_compile=True, reduce_retracing=True, autograph=False)
+            for step in (train_step, test_step)
+        )
+
     def train(order: tf.Tensor, batch_size: tf.Tensor, *flat: tf.Tensor) -> dict[str, Any]:
         rows = keras.tree.pack_sequence_as(spec, list(flat))
         steps = -(-tf.size(order) // batch_size)
 
         def train_batch(step: tf.Tensor) -> tuple[tf.Tensor]:
             index = order[step * batch_size : (step + 1) * batch_size]
-            model.train_step(keras.tree.map_structure(lambda tensor: tf.gather(tensor, index), rows))
+            train_step(keras.tree.map_structure(lambda tensor: tf.gather(tensor, index), rows))
             return (step + 1,)
 
         tf.while_loop(lambda step: step < steps, train_batch, (tf.constant(0),), parallel_iterations=1)
@@ -228,7 +235,7 @@ def _trace(model: keras.Model, spec: Any) -> tuple[Any, Any]:
         return logs
 
     def test(*flat: tf.Tensor) -> dict[str, Any]:
-        logs: dict[str, Any] = model.test_step(keras.tree.pack_sequence_as(spec[:2], list(flat)))
+        logs: dict[str, Any] = test_step(keras.tree.pack_sequence_as(spec[:2], list(flat)))
         return logs
 
     order, batch_size = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)

@@ -121,6 +121,10 @@ def decayed() -> keras.Model:
     return compiled([keras.layers.Dense(4, kernel_regularizer="l2")], optimizer=optimizer)
 
 
+def by_xla() -> keras.Model:
+    return compiled([keras.layers.Dense(8, activation="relu"), keras.layers.Dropout(0.4)], jit_compile=True)
+
+
 class Trained:
     """What came of feeding a fresh model."""
 
@@ -148,6 +152,8 @@ class Trained:
         (several_heads, several, {}),
         (decayed, binary, {"batch_size": 7}),
         (dense, binary, {"batch_size": 1000}),
+        (by_xla, binary, {}),
+        (by_xla, weighted, {"class_weight": {0: 1.0, 1: 3.0}}),
     ],
     ids=[
         "dense",
@@ -159,6 +165,8 @@ class Trained:
         "several heads",
         "decay and EMA",
         "one batch",
+        "XLA",
+        "XLA and weighted rows",
     ],
 )
 def test_whole_epochs_equal_steps(

@@ -67,6 +67,10 @@ def convolved(units: int) -> keras.Model:
     return stack([layers.Conv2D(units, 3, activation="relu"), layers.GlobalAveragePooling2D()], (6, 6, 1))
 
 
+def by_xla(units: int) -> keras.Model:
+    return stack([layers.Dense(units), layers.Dropout(0.3)], jit_compile=True)
+
+
 def recurrent(units: int) -> keras.Model:
     return stack([layers.GRU(units)], (4, 2))
 
@@ -122,8 +126,8 @@ def test_other_sizes_reuse_the_graph_to_the_last_bit(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("build", "shape"),
-    [(normalised, (3,)), (decayed, (3,)), (convolved, (6, 6, 1)), (recurrent, (4, 2))],
-    ids=["batch norm", "decay and EMA", "convolution", "GRU"],
+    [(normalised, (3,)), (decayed, (3,)), (convolved, (6, 6, 1)), (recurrent, (4, 2)), (by_xla, (3,))],
+    ids=["batch norm", "decay and EMA", "convolution", "GRU", "XLA"],
 )
 def test_where_a_graph_holds_sizes_only_equal_models_reuse_it(
     monkeypatch: pytest.MonkeyPatch, build: Build, shape: tuple[int, ...]

@@ -25,9 +25,9 @@ from mlflow.entities import Run
 
 from search.comparison.predictions import Predictions
 from search.data.loading import load
+from search.graphs import reuse as graphs
 from search.studyfile.load import find_study, load_definition
 from search.training import fit as feed
-from search.training import graph_reuse as graphs
 from search.training.training import Training
 from tests.browser import DIRECT, until
 from tests.conftest import command, run_json

@@ -3,7 +3,7 @@
 A model whose data are arrays in memory and whose training step is Keras's own is trained by whole
 epochs: one graph call an epoch runs Keras's `train_step` on every batch (5–10 ms an epoch where
 `fit` on arrays takes 100). The variables that `fit` creates while it traces are created before, so
-that the step is traced once and not twice; `graph_reuse` saves even that where the graph of an
+that the step is traced once and not twice; `search.graphs` saves even that where the graph of an
 earlier model fits. Losses equal those of `fit` on the same order of batches to the last bit. The
 order is drawn from the trial's seed alone, so a trial gives the same losses on every worker.
 
@@ -25,7 +25,7 @@ import numpy as np
 from search.data import mapped, streams
 from search.data.dataset import Data, Part
 from search.data.preprocessing import leaves, take
-from search.training import graph_reuse
+from search.graphs import reuse as graph_reuse
 from search.training.epochs import numbers
 
 if TYPE_CHECKING:

@@ -66,7 +66,7 @@ def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
 
 
 def _count_layers_anew(builder: Builder) -> None:
-    """Name layers by counting them from 0, so that `graph_reuse` knows a model again.
+    """Name layers by counting them from 0, so that `search.graphs` knows a model again.
 
     Layers that the builder's module made when it was imported, to be part of every model, keep their numbers.
     """

@@ -19,10 +19,11 @@ from search.data.dataset import Data, Part
 from search.data.loading import TrialData, load
 from search.data.summary import TensorSpec
 from search.errors import DataError, ModelError, StudyFileError, TrialFailed
+from search.graphs import reuse as graph_reuse
 from search.study import space
 from search.studyfile.load import parse_definition
 from search.studyfile.schema import Definition, LearningRateSchedule
-from search.training import callbacks, graph_reuse, metrics, trial
+from search.training import callbacks, metrics, trial
 from search.training.dry_run import dry_run
 from search.training.fit import BATCHES, PLAIN, WHOLE_EPOCHS, evaluate
 from search.training.probes import probes

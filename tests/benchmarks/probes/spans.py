@@ -103,7 +103,8 @@ def _time_session(session: Any) -> None:
 def _time_worker() -> None:
     import optuna
 
-    from search.training import fit, graph_reuse, model, training
+    from search.graphs import reuse
+    from search.training import fit, model, training
     from search.workers import worker
 
     for name in ("check", "train", "_forget_model"):
@@ -113,7 +114,7 @@ def _time_worker() -> None:
     time_calls(training, "summary", "summary")
     time_calls(fit, "evaluate", "evaluate")
     time_calls(fit, "_create_variables", "variables")
-    time_calls(graph_reuse, "functions", "graphs")
+    time_calls(reuse, "compiled_steps", "graphs")
     for name in ("report", "should_prune"):
         time_calls(optuna.trial.Trial, name, "pruner")
     whole = fit.fit

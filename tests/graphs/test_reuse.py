@@ -13,8 +13,8 @@ from keras import layers
 
 from search.data.dataset import Data, Part
 from search.data.loading import load
+from search.graphs import reuse as graphs
 from search.training import fit as feed
-from search.training import graph_reuse as graphs
 from tests.studyfiles import definition
 
 Build = Callable[..., keras.Model]
@@ -124,23 +124,81 @@ def test_other_sizes_reuse_the_graph_to_the_last_bit(monkeypatch: pytest.MonkeyP
     assert paths == [feed.WHOLE_EPOCHS] * 2 + [feed.REUSED] * 2
 
 
+def attending(units: int) -> keras.Model:
+    inputs = keras.Input((4, 3))
+    hidden = layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, units, dropout=0.01 * units)(inputs, inputs))
+    model = keras.Model(inputs, layers.Dense(1, activation="sigmoid")(hidden))
+    model.compile("adam", "binary_crossentropy")
+    return model
+
+
+def flattened(units: int) -> keras.Model:
+    hidden = [layers.Conv2D(units, 2 + units % 2, padding="same"), layers.Conv2D(2 * units, 3), layers.Flatten()]
+    return stack([*hidden, layers.Dropout(0.01 * units), layers.Dense(units)], (6, 6, 1))
+
+
 @pytest.mark.parametrize(
     ("build", "shape"),
-    [(normalised, (3,)), (decayed, (3,)), (convolved, (6, 6, 1)), (recurrent, (4, 2)), (by_xla, (3,))],
-    ids=["batch norm", "decay and EMA", "convolution", "GRU", "XLA"],
+    [
+        (normalised, (3,)),
+        (convolved, (6, 6, 1)),
+        (flattened, (6, 6, 1)),
+        (recurrent, (4, 2)),
+        (attending, (4, 3)),
+        (by_xla, (3,)),
+    ],
+    ids=["batch norm", "convolution", "filters and kernels", "GRU", "attention", "XLA"],
 )
-def test_where_a_graph_holds_sizes_only_equal_models_reuse_it(
+def test_sizes_that_a_graph_holds_are_put_in_their_places(
     monkeypatch: pytest.MonkeyPatch, build: Build, shape: tuple[int, ...]
 ) -> None:
-    """The sizes of an earlier model would be computed with."""
+    """The sizes of an earlier model would be computed with; or every trial of such a study be traced."""
     data = made(shape)
     paths = []
-    for units in (4, 6, 6, 4):
+    for units in (4, 6, 9, 5):
         found = Fit(fresh(build, units), data)
         paths.append(found.path)
-        if found.path == feed.REUSED:
-            assert found.same(traced_alone(monkeypatch, build, units, data)), units
-    assert paths == [feed.WHOLE_EPOCHS] * 2 + [feed.REUSED] * 2
+    assert found.same(traced_alone(monkeypatch, build, 5, data))
+    assert paths[::3] == [feed.WHOLE_EPOCHS, feed.REUSED]
+
+
+def rates(numbers: tuple[float, float]) -> keras.Model:
+    """Return a model of two numbers, each of them in several places."""
+    first, second = numbers
+    hidden = [layers.Dense(4, kernel_regularizer=keras.regularizers.L2(second)), layers.Dropout(first)]
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=second)
+    return stack([*hidden, layers.Dense(4), layers.Dropout(second)], optimizer=optimizer)
+
+
+def test_numbers_that_a_graph_holds_are_put_in_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial would be trained with the rates of an earlier one, or every trial with a rate of its own be traced."""
+    data = made()
+    tried = [(0.1, 0.2), (0.3, 0.4), (0.25, 0.15), (0.0, 0.15), (0.5, 0.35)]
+    found = {numbers: Fit(fresh(rates, numbers), data) for numbers in tried}
+    assert [each.path == feed.REUSED for each in found.values()] == [False, False, True, False, True]
+    for numbers in (tried[2], tried[4]):
+        assert found[numbers].same(traced_alone(monkeypatch, rates, numbers, data)), numbers
+
+
+def test_a_constant_that_may_come_from_two_numbers_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rates that were equal twice would be taken for one."""
+    data = made()
+    tried = [(0.1, 0.1), (0.2, 0.2), (0.3, 0.4), (0.5, 0.25)]
+    found = {numbers: Fit(fresh(rates, numbers), data) for numbers in tried}
+    assert [each.path == feed.REUSED for each in found.values()] == [False, False, False, True]
+    assert found[tried[3]].same(traced_alone(monkeypatch, rates, tried[3], data))
+
+
+def test_a_size_that_comes_from_nothing_known_has_the_model_traced() -> None:
+    """A convolution's padding on one side, a kernel's size less one, would be that of an earlier model."""
+
+    def causal(kernel: int) -> keras.Model:
+        hidden = [layers.Conv1D(4, kernel, padding="causal"), layers.GlobalAveragePooling1D()]
+        return stack(hidden, (8, 2))
+
+    assert [Fit(fresh(causal, size), made((8, 2)), epochs=1).path for size in (9, 11, 14, 10)] == [
+        feed.WHOLE_EPOCHS
+    ] * 4
 
 
 def test_a_size_of_one_has_its_own_graph(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,9 +372,13 @@ def test_only_so_many_architectures_are_kept(monkeypatch: pytest.MonkeyPatch) ->
     """A night of define-by-run would fill the worker's memory with graphs."""
     monkeypatch.setattr(graphs, "_KEPT", 2)
     data = made()
-    for rate in (0.1, 0.2, 0.3, 0.1):
-        assert Fit(fresh(dropped, rate), data, epochs=1).path == feed.WHOLE_EPOCHS
-    assert Fit(fresh(dropped, 0.1), data, epochs=1).path == feed.REUSED
+
+    def activated(by: str) -> keras.Model:
+        return stack([layers.Dense(4, activation=by)])
+
+    for activation in ("relu", "tanh", "gelu", "relu"):
+        assert Fit(fresh(activated, activation), data, epochs=1).path == feed.WHOLE_EPOCHS
+    assert Fit(fresh(activated, "relu"), data, epochs=1).path == feed.REUSED
 
 
 @pytest.fixture(autouse=True)

@@ -10,19 +10,23 @@ architecture and gives later ones its graph. Why that is right, step by step:
    whatever is state (weights, slots of the optimizer, learning rate, metrics, seeds of random layers)
    is behind a handle.
 2. **Which models have the same graph.** Python's decisions follow from the configuration, if every
-   layer, loss, metric and optimizer is Keras's own and unchanged. `_key` is that configuration with
+   layer, loss, metric and optimizer is Keras's own and unchanged. `search.graphs.key` tells that configuration with
    the types of the data. Whatever it does not wholly tell (code of the user's own, an instance whose
    methods were replaced, a preprocessing layer that was adapted) has no key and is traced each time.
 3. **How the graph is used again.** `_graph` makes the handles inputs like all others, and notes which
    of the model's variables each belongs to, counted in `_variables`, whose order the configuration
    decides too. A captured resource that is none of the model's means that the graph is not kept.
    The next model calls the function with its own handles: the same operations on its own memory.
-4. **Sizes.** The number of units is left out of the key, because mostly only the variables' shapes
-   depend on it. Mostly: an operation may hold a size as a constant. So nothing is assumed. A second
-   size is traced as well, and only if both graphs are equal node for node, once the shapes noted
-   beside the nodes are taken off and inner functions are numbered alike, do both sizes, and from then
-   on all, share one (`widened`). A size of one is never shared: Keras broadcasts it by other operations.
-5. **To the last bit.** TensorFlow optimises the graph when it runs, for the shapes it then meets, as
+4. **Sizes.** The number of units, filters and the like is left out of the key, because mostly only
+   the variables' shapes depend on it. Mostly: an operation may hold a size as a constant. So nothing is
+   assumed. A second size is traced as well, and only if both graphs are equal node for node, once the
+   names and shapes noted beside the nodes are taken off and inner functions are numbered alike, do both
+   sizes share one (`widened`), and all others do. Constants that are sizes may differ, if three models
+   agree on which of their variables' sizes each comes from: see `search.graphs.constants`. A size of
+   one is never shared: Keras broadcasts it by other operations.
+5. **Numbers.** Rates of dropout, decay and regularisation are left out of the key too, and found again
+   as constants of two graphs. Such constants are put into a copy of the graph for each model.
+6. **To the last bit.** TensorFlow optimises the graph when it runs, for the shapes it then meets, as
    it does for a model's own trace. Tests compare losses of reused graphs with those of Keras's own.
 
 The simpler way, to keep the first model and copy each later model's state into it and back, serves
@@ -34,30 +38,31 @@ processor time again (`tests/benchmarks/results/graph_reuse.md`).
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from search.graphs import constants as graph_constants
+from search.graphs.constants import Constants, Place, Quantities
+from search.graphs.key import key_of, layers_of
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-_SIZES = {"Dense": "units", "__keras_tensor__": "shape"}  # what a graph may not depend on, by class
-_ADAPTED_KEYS = {  # what a preprocessing layer has in its configuration when it was not adapted
-    "Normalization": "mean",
-    "Discretization": "bin_boundaries",
-    **dict.fromkeys(("IntegerLookup", "StringLookup", "TextVectorization"), "vocabulary"),
-}
-_WRAPPED = {"build", "quantize"}  # methods that Keras itself replaces in each layer
-_NOT_IN_CONFIG = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")  # settings no configuration tells
-_SHAPES = ("_output_shapes", "_handle_shapes", "_handle_dtypes", "_input_shapes", "_gradient_op_type")
+_NOTES = (
+    "_output_shapes",
+    "_handle_shapes",
+    "_handle_dtypes",
+    "_input_shapes",
+    "_gradient_op_type",
+    "_user_specified_name",
+)
 _KEPT = 64  # architectures; the one that was longest not met is given up
-
-Shapes = tuple[tuple[int | None, ...], ...]
+_KEPT_FUNCTIONS = 16  # of an architecture, each with other constants
+_GRAPHS_FOR_SIZES = 3  # which must agree on where constants that are sizes come from: two may do so by chance
 
 
 @dataclass(frozen=True)
@@ -98,16 +103,19 @@ class _Graph:
     structure: Any
     captured: tuple[Any, ...]
 
-    def like(self, other: _Graph) -> bool:
-        """Return whether the other is the same, node for node."""
-        mine, others = ((graph.inputs, graph.specs, graph.outputs, graph.definition) for graph in (self, other))
-        return mine == others and all(map(_equal, self.captured, other.captured))
+    def differing(self, other: _Graph) -> list[Place] | None:
+        """Return the constants in which the other differs; None when it differs in more, node for node."""
+        mine, others = ((graph.inputs, graph.specs, graph.outputs) for graph in (self, other))
+        if mine != others or not all(map(_equal, self.captured, other.captured)):
+            return None
+        return graph_constants.differing(self.definition, other.definition)
 
-    def function(self) -> Callable[..., Any]:
-        """Return a function of the arguments and of everything captured."""
+    def function(self, constants: Constants, values: Sequence[float]) -> Callable[..., Any]:
+        """Return a function of the arguments and of everything captured, with these values as its constants."""
         import tensorflow as tf
 
-        definition = _renamed(self.definition, f"search_{next(_numbers)}_")
+        definition = graph_constants.with_values(self.definition, constants, values)
+        definition = _renamed(definition, f"search_{next(_numbers)}_")
         # Eager execution, too, must know the inner functions: without this line TensorFlow crashes.
         tf.graph_util.import_graph_def(tf.compat.v1.GraphDef(library=definition.library, versions=definition.versions))
 
@@ -133,36 +141,72 @@ class _Architecture:
     """The graphs of an architecture.
 
     Attributes:
-        key: What decides the graphs but for sizes.
+        key: What decides the graphs but for quantities.
         graphs: Those of training and of testing.
-        shapes: Of the variables; None where models of different sizes were seen to have the same graphs.
-        functions: The graphs as functions, when they were needed.
+        own: The quantities of the model that was traced.
+        known: The same; None where models with different ones were seen to have the same graphs but for constants.
+        constants: For each graph its constants that come from such quantities, and from which.
+        seen: The quantities of the models whose graphs have been compared.
+        functions: The graphs as functions, by the values of their constants; the last used last.
     """
 
     key: str
     graphs: tuple[_Graph, _Graph]
-    shapes: Shapes
-    functions: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+    own: Quantities
+    known: tuple[float | int | None, ...]
+    constants: tuple[Constants, Constants] = ({}, {})
+    seen: frozenset[Quantities] = frozenset()
+    functions: dict[Any, tuple[Callable[..., Any], Callable[..., Any]]] = field(default_factory=dict)
 
-    def fits(self, shapes: Shapes) -> bool:
-        """Return whether the graphs are those of a model whose variables have these shapes."""
-        if [len(each) for each in self.shapes] != [len(each) for each in shapes]:
-            return False
+    def fits(self, model: Quantities) -> bool:
+        """Return whether the graphs are those of a model with these quantities."""
         # A size of one is special: Keras adds, say, a bias of one number otherwise than one of two.
-        sizes = zip(itertools.chain(*self.shapes), itertools.chain(*shapes), strict=True)
-        return all(known == size or (known is None and size != 1) for known, size in sizes)
+        pairs = zip(self.known, model, strict=True)
+        if not all(known == quantity or (known is None and quantity != 1) for known, quantity in pairs):
+            return False
+        if len(self.seen) < _GRAPHS_FOR_SIZES and model not in self.seen and self._holds_sizes():
+            return False
+        return all(graph_constants.agree(constants, model) for constants in self.constants)
+
+    def _holds_sizes(self) -> bool:
+        sources = itertools.chain(*(each for constants in self.constants for each in constants.values()))
+        return any(isinstance(self.own[index], int) for index, _ in sources)
+
+    def functions_for(self, model: Quantities) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """Return the training and the test function of a model that fits."""
+        values = [graph_constants.values_of(constants, model) for constants in self.constants]
+        found = self.functions.pop(tuple(values), None)
+        if found is None:
+            parts = zip(self.graphs, self.constants, values, strict=True)
+            training, testing = (graph.function(constants, these) for graph, constants, these in parts)
+            found = training, testing
+        self.functions[tuple(values)] = found
+        if len(self.functions) > _KEPT_FUNCTIONS:
+            del self.functions[next(iter(self.functions))]
+        return found
 
     def widened(self, other: _Architecture) -> _Architecture | None:
-        """Return one that fits both; None when their graphs differ in more than sizes."""
-        ranks = [[len(shape) for shape in each.shapes] for each in (self, other)]
-        if self.key != other.key or ranks[0] != ranks[1] or not all(map(_Graph.like, self.graphs, other.graphs)):
+        """Return one that fits both; None when their graphs differ in more than constants that quantities tell."""
+        if self.key != other.key:
             return None
-        pairs = zip(self.shapes, other.shapes, strict=True)
-        shapes = tuple(
-            tuple(size if size == theirs else None for size, theirs in zip(mine, others, strict=True))
-            for mine, others in pairs
-        )
-        return replace(self, shapes=shapes)
+        training, testing = (self._widened_constants(index, other) for index in range(2))
+        if training is None or testing is None:
+            return None
+        pairs = zip(self.known, other.own, strict=True)
+        known = tuple(quantity if quantity == theirs else None for quantity, theirs in pairs)
+        return replace(self, known=known, constants=(training, testing), seen=self.seen | other.seen, functions={})
+
+    def _widened_constants(self, index: int, other: _Architecture) -> Constants | None:
+        """Return what a graph's constants come from, with the other's graph considered too."""
+        places = self.graphs[index].differing(other.graphs[index])
+        if places is None:
+            return None
+        graphs, known = [each.graphs[index].definition for each in (self, other)], self.constants[index]
+        found = {
+            place: graph_constants.sources_of(place, graphs, (self.own, other.own), known.get(place))
+            for place in dict.fromkeys((*known, *places))
+        }
+        return found if all(found.values()) else None
 
 
 _numbers = itertools.count()
@@ -177,23 +221,24 @@ def compiled_steps(model: keras.Model, tensors: Any) -> CompiledSteps:
         tensors: The training part, (x, y) or (x, y, sample weights); structure and types matter.
     """
     spec, resources = _spec(tensors), _resources(model)
-    batch, key = spec[:2], _key(model, spec)
-    shapes = tuple(tuple(variable.shape) for variable in _variables(model))
-    known = next((each for each in _architectures if each.key == key and each.fits(shapes)), None)
+    batch = spec[:2]
+    key, numbers = key_of(model, spec)
+    shapes = [tuple(variable.shape) for variable in _variables(model)]
+    key = key and f"{key} {[len(shape) for shape in shapes]}"
+    quantities = (*numbers, *itertools.chain(*shapes))
+    known = next((each for each in _architectures if each.key == key and each.fits(quantities)), None)
     if known is None:
         train, test = _trace(model, spec)
         if key is not None:
             training, testing = _graph(train, resources), _graph(test, resources)
             if training is not None and testing is not None:
-                _remember(_Architecture(key, (training, testing), shapes))
+                _remember(_Architecture(key, (training, testing), quantities, quantities, seen=frozenset([quantities])))
         return _bound(train, test, batch)
     _architectures.remove(known)
     _architectures.append(known)
-    if known.functions is None:
-        known.functions = (known.graphs[0].function(), known.graphs[1].function())
     train, test = (
         _with_captured(function, [resources[each] if isinstance(each, int) else each for each in graph.captured])
-        for function, graph in zip(known.functions, known.graphs, strict=True)
+        for function, graph in zip(known.functions_for(quantities), known.graphs, strict=True)
     )
     return replace(_bound(train, test, batch), reused=True)
 
@@ -277,68 +322,8 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
 
 def _resources(model: keras.Model) -> list[tf.Tensor]:
     """Return the handles of a model's variables, and of the tables by which it looks texts up."""
-    tables = [layer.lookup_table.resource_handle for layer in _layers(model) if hasattr(layer, "lookup_table")]
+    tables = [layer.lookup_table.resource_handle for layer in layers_of(model) if hasattr(layer, "lookup_table")]
     return [*(variable.value.handle for variable in _variables(model)), *tables]
-
-
-def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    for layer in model.layers:
-        yield layer
-        if hasattr(layer, "layers"):
-            yield from _layers(layer)
-
-
-def _key(model: keras.Model, spec: Any) -> str | None:
-    """Return what decides the model's graph but for sizes; None where that is not all known."""
-    if not all(map(_recognised, (model, model.optimizer, *_layers(model)))):
-        return None
-    configuration = [type(model).__name__, model.get_config(), model.get_compile_config()]
-    if not _fully_described(configuration):
-        return None
-    with suppress(TypeError):  # something that JSON does not know
-        return json.dumps([_without_sizes(configuration), str(spec)], sort_keys=True)
-    return None
-
-
-def _recognised(part: Any) -> bool:
-    """Return whether a model, layer or optimizer is Keras's own, without changes of the user's."""
-    kind = type(part)
-    replaced = {name for name, value in vars(part).items() if callable(value) and callable(getattr(kind, name, None))}
-    untold = any(getattr(part, name, None) for name in _NOT_IN_CONFIG)
-    return kind.__module__.startswith("keras.") and not replaced - _WRAPPED and not untold
-
-
-def _fully_described(configuration: Any) -> bool:
-    """Return whether every object in a configuration is Keras's own and wholly described by it."""
-    if isinstance(configuration, dict):
-        kind, config = configuration.get("class_name"), configuration.get("config")
-        module = str(configuration.get("module", "keras"))
-        if kind == "__lambda__" or module.partition(".")[0] != "keras":
-            return False
-        state = _ADAPTED_KEYS.get(str(kind))
-        if state and isinstance(config, dict) and config.get(state) is None:  # it was adapted
-            return False
-        return all(map(_fully_described, configuration.values()))
-    if isinstance(configuration, list | tuple):
-        return all(map(_fully_described, configuration))
-    return not callable(configuration)
-
-
-def _without_sizes(configuration: Any) -> Any:
-    """Return a configuration without what is no part of the graph: sizes, and a plain learning rate."""
-    if isinstance(configuration, dict):
-        size = _SIZES.get(str(configuration.get("class_name")))
-        rest = {
-            name: _without_sizes(value)
-            for name, value in configuration.items()
-            if name != "build_config" and not (name == "learning_rate" and isinstance(value, float))
-        }
-        if size and isinstance(rest.get("config"), dict):
-            rest["config"] = {name: value for name, value in rest["config"].items() if name != size}
-        return rest
-    if isinstance(configuration, list | tuple):
-        return [_without_sizes(each) for each in configuration]
-    return configuration
 
 
 def _graph(function: Any, resources: Sequence[tf.Tensor]) -> _Graph | None:
@@ -352,15 +337,16 @@ def _graph(function: Any, resources: Sequence[tf.Tensor]) -> _Graph | None:
     definition = function.graph.as_graph_def()
     for nodes in (definition.node, *(inner.node_def for inner in definition.library.function)):
         for node in nodes:
-            _forget_shapes(node.attr)
+            _forget_notes(node.attr)
     for inner in definition.library.function:
-        _forget_shapes(inner.attr)
+        _forget_notes(inner.attr)
         for argument in inner.arg_attr.values():
-            _forget_shapes(argument.attr)
+            _forget_notes(argument.attr)
     inputs = function.graph.inputs
+    _number_inputs(definition, [each.op.name for each in inputs])
     return _Graph(
         _renamed(definition, ""),
-        tuple(each.name for each in inputs),
+        tuple(f"input_{index}:0" for index in range(len(inputs))),
         tuple(tf.TensorSpec(each.shape, each.dtype) for each in inputs),
         tuple(each.name for each in function.graph.outputs),
         function.structured_outputs,
@@ -368,8 +354,17 @@ def _graph(function: Any, resources: Sequence[tf.Tensor]) -> _Graph | None:
     )
 
 
-def _forget_shapes(attributes: Any) -> None:
-    for name in _SHAPES:
+def _number_inputs(definition: tf.compat.v1.GraphDef, inputs: Sequence[str]) -> None:
+    """Number the inputs of a graph, whose names may hold numbers of its trace."""
+    names = {name: f"input_{index}" for index, name in enumerate(inputs)}
+    for node in definition.node:
+        node.name = names.get(node.name, node.name)
+        split = [each.partition(":") for each in node.input]
+        node.input[:] = [names.get(name, name) + colon + output for name, colon, output in split]
+
+
+def _forget_notes(attributes: Any) -> None:
+    for name in _NOTES:
         attributes.pop(name, None)
 
 
@@ -404,11 +399,16 @@ def _renamed(definition: tf.compat.v1.GraphDef, prefix: str) -> tf.compat.v1.Gra
 
 
 def _number_arguments(function: Any) -> None:
-    """Number the arguments of an inner function, whose names may hold the function's own."""
+    """Number the arguments and the results of an inner function, whose names may hold numbers of its trace."""
     names = {each.name: f"argument_{index}" for index, each in enumerate(function.signature.input_arg)}
     for argument in function.signature.input_arg:
         argument.name = names[argument.name]
     for node in function.node_def:
         node.input[:] = [names.get(each, each) for each in node.input]
-    for output, source in list(function.ret.items()):
-        function.ret[output] = names.get(source, source)
+    sources = [
+        names.get(source, source) for source in (function.ret[each.name] for each in function.signature.output_arg)
+    ]
+    function.ret.clear()
+    for index, (result, source) in enumerate(zip(function.signature.output_arg, sources, strict=True)):
+        result.name = f"result_{index}"
+        function.ret[result.name] = source

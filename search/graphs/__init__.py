@@ -1,0 +1,1 @@
+"""TensorFlow graphs that are traced once and serve every like model."""

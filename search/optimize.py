@@ -51,6 +51,9 @@ class Mirror(Protocol):
     def update(self, number: int) -> None:
         """Show what the study says of a trial now."""
 
+    def let_pass(self, busy: bool) -> None:
+        """Begin no writing while the search itself is `busy`."""
+
 
 class NoMirror:
     """Shows nothing: MLflow is not asked while the search runs."""
@@ -60,6 +63,9 @@ class NoMirror:
         return ""
 
     def update(self, number: int) -> None:
+        """Do nothing."""
+
+    def let_pass(self, busy: bool) -> None:
         """Do nothing."""
 
 
@@ -171,12 +177,15 @@ class Search:
                 while self._running and not self._signal:
                     self._collect(_POLL_SECONDS)
                     self._fill()
+                    self._mirror.let_pass(busy=False)
                 if self._signal:
                     self._interrupt()
                 self._finish_unbegun()
         except BaseException as error:
             self._abandon(error)
             raise
+        finally:
+            self._mirror.let_pass(busy=False)
         if self._signal:
             raise self._interrupted(self._signal)
 
@@ -255,6 +264,7 @@ class Search:
     def _collect(self, seconds: float) -> None:
         """Wait for trials to end, record those that did, and look after the others."""
         wait([each.future for each in self._running], timeout=seconds, return_when="FIRST_COMPLETED")
+        self._mirror.let_pass(busy=not self._needs_run)  # a trial that needs its run waits for the mirror
         self._on_heartbeat()
         for running in list(self._running):
             if running.future.done():

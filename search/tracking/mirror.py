@@ -32,6 +32,7 @@ from search.training.result import Epoch, TrialResult, live_epochs
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0  # seconds between two tries while MLflow is away
 _DESCRIBED_SECONDS = 30.0  # how often a running search's description is brought up to date
+_LONGEST_YIELD = 5.0  # seconds for which nothing is written while the search has trials to begin or to record
 _TRIES = 4  # of a trial that MLflow refuses while it takes others
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "PERMISSION_DENIED")
 
@@ -83,7 +84,7 @@ class Mirror:
         self._pause, self._paused_until, self._progress = 0.0, 0.0, time.monotonic()
         self._fault = ""  # what the last request that failed met
         self._refused: dict[int, str] = {}
-        self._written, self._draining = 0, False
+        self._written, self._draining, self._yields = 0, False, False
         self._closed, self._described = False, time.monotonic()
         writers = 1 if mlflow.get_tracking_uri().startswith("sqlite") else 4  # SQLite has one writer at a time
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(writers)]
@@ -106,6 +107,13 @@ class Mirror:
         with self._changed:
             self._due[number] = None
             self._changed.notify()
+
+    def let_pass(self, busy: bool) -> None:
+        """Begin no writing while the search itself is `busy`: both need Python's one interpreter lock."""
+        with self._changed:
+            self._yields = busy
+            if not busy and self._due:
+                self._changed.notify_all()
 
     def drain(self, patience: float) -> list[int]:
         """Wait until every trial is shown, or nothing moves for `patience` seconds; return the others' numbers."""
@@ -180,7 +188,10 @@ class Mirror:
     def _take(self) -> int | None:
         with self._changed:
             while not self._closed:
-                pause = self._paused_until - time.monotonic()
+                now = time.monotonic()
+                pause = self._paused_until - now
+                if self._yields and not self._draining and self._due:
+                    pause = max(pause, self._progress + _LONGEST_YIELD - now)
                 number = next((each for each in self._due if each not in self._busy), None) if pause <= 0 else None
                 if number is not None:
                     del self._due[number]

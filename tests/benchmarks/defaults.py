@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,11 @@ def main(size: Size) -> None:
     """Print both tables."""
     plan = quality.plan_of(size)
     _keep_table(replace(plan, random=size.of(40, 12)))
-    names = [name for name in tasks.TASKS if not size.quick or name in quality.QUICK]
+    replay_pruners(plan, [name for name in tasks.TASKS if not size.quick or name in quality.QUICK])
+
+
+def replay_pruners(plan: Plan, names: Sequence[str]) -> None:
+    """Print the table of pruners, by the random configurations of these tasks."""
     _pruner_table(plan, {name: parts.random_curves(plan, name) for name in names})
 
 

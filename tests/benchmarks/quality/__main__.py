@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tests.benchmarks import quality
+from tests.benchmarks import defaults, quality
 from tests.benchmarks.quality import parts, tasks
 from tests.benchmarks.timing import machine
 
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="searches of each tool and task")
     parser.add_argument("--random", type=int, default=100, help="random configurations for the reference of a task")
     parser.add_argument("--judges", type=int, default=3, help="seeds under which a configuration is judged")
+    parser.add_argument("--pruners", action="store_true", help="replay pruners over the random configurations instead")
     parser.add_argument("--keep", action="store_true", help="write the tables to results/quality.md")
     asked = parser.parse_args()
     for name in asked.tasks:
@@ -34,7 +35,10 @@ def main() -> None:
         judges=asked.judges,
     )
     print(machine())
-    quality.compare(plan, asked.tasks, keep=asked.keep)
+    if asked.pruners:
+        defaults.replay_pruners(plan, asked.tasks)
+    else:
+        quality.compare(plan, asked.tasks, keep=asked.keep)
 
 
 if __name__ == "__main__":

@@ -152,7 +152,6 @@ class Trained:
         (several_heads, several, {}),
         (decayed, binary, {"batch_size": 7}),
         (dense, binary, {"batch_size": 1000}),
-        (by_xla, binary, {}),
         (by_xla, weighted, {"class_weight": {0: 1.0, 1: 3.0}}),
     ],
     ids=[
@@ -165,7 +164,6 @@ class Trained:
         "several heads",
         "decay and EMA",
         "one batch",
-        "XLA",
         "XLA and weighted rows",
     ],
 )

@@ -74,7 +74,8 @@ def sources_of(
     for graph, model in zip(graphs, models, strict=True):
         value = _elements(_node(graph, place))[place[2]]
         table = _table(model)
-        right &= (table if np.issubdtype(value.dtype, np.integer) else table.astype(value.dtype)) == value
+        with np.errstate(over="ignore"):  # a size may be too large for half precision
+            right &= (table if np.issubdtype(value.dtype, np.integer) else table.astype(value.dtype)) == value
     found = [(int(index), int(function)) for index, function in np.argwhere(right.T)]
     return tuple(found if known is None else [source for source in known if source in set(found)])
 

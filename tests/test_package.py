@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
 
@@ -93,3 +94,10 @@ def test_the_wheel_runs_where_there_is_no_checkout(tmp_path: Path) -> None:
     asked = [python, "-c", "import search; print(search.__file__)"]
     found = subprocess.run(asked, cwd=empty, env=environment, capture_output=True, text=True, check=True)
     assert str(tmp_path / "fresh") in found.stdout
+
+
+def test_every_room_is_in_the_wheel() -> None:
+    """A new folder would run here and be missing where the wheel is installed; the test above says so late."""
+    written = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    rooms = {".".join(each.parent.relative_to(ROOT).parts) for each in (ROOT / "search").rglob("__init__.py")}
+    assert rooms | {"search.studies"} == set(written)

@@ -48,7 +48,7 @@ def differing(one: tf.compat.v1.GraphDef, other: tf.compat.v1.GraphDef) -> list[
     alike.CopyFrom(other)
     places: list[Place] = []
     for (function, position), node in _nodes(alike):
-        mine = _node(one, (function, position, 0))
+        mine = _node(one, function, position)
         if mine is None or mine == node:
             continue
         ours, theirs = _elements(mine), _elements(node)
@@ -72,12 +72,12 @@ def sources_of(
     """
     right = np.ones((len(_FUNCTIONS), len(models[0])), bool)
     for graph, model in zip(graphs, models, strict=True):
-        value = _elements(_node(graph, place))[place[2]]
+        value = _elements(_node(graph, *place[:2]))[place[2]]
         table = _table(model)
         with np.errstate(over="ignore"):  # a size may be too large for half precision
             right &= (table if np.issubdtype(value.dtype, np.integer) else table.astype(value.dtype)) == value
-    found = [(int(index), int(function)) for index, function in np.argwhere(right.T)]
-    return tuple(found if known is None else [source for source in known if source in set(found)])
+    tried = np.argwhere(right.T).tolist() if known is None else known
+    return tuple((index, function) for index, function in tried if right[function, index])
 
 
 def agree(constants: Constants, model: Quantities) -> bool:
@@ -98,10 +98,10 @@ def with_values(graph: tf.compat.v1.GraphDef, constants: Constants, values: Sequ
 
     changed = tf.compat.v1.GraphDef()
     changed.CopyFrom(graph)
-    for place, value in zip(constants, values, strict=True):
-        node = _node(changed, place)
+    for (function, position, element), value in zip(constants, values, strict=True):
+        node = _node(changed, function, position)
         elements = _elements(node)
-        elements[place[2]] = value
+        elements[element] = value
         _put(node, elements)
     return changed
 
@@ -120,9 +120,8 @@ def _nodes(graph: tf.compat.v1.GraphDef) -> Iterator[tuple[tuple[int, int], Any]
             yield (index, position), node
 
 
-def _node(graph: tf.compat.v1.GraphDef, place: Place) -> Any:
-    """Return the node of a place; None when the graph has none there."""
-    function, position, _ = place
+def _node(graph: tf.compat.v1.GraphDef, function: int, position: int) -> Any:
+    """Return the node at this position of an inner function, or of the graph for -1; None when there is none."""
     if function >= len(graph.library.function):
         return None
     nodes = graph.node if function < 0 else graph.library.function[function].node_def

@@ -255,11 +255,6 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], cap
     _console.print(shown)
 
 
-def cores() -> int:
-    """Return how many cores this process and its children may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def machine() -> str:
     """Return what the figures were taken on, and how busy it was already."""
     model = "unknown processor"

@@ -21,23 +21,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from search.comparison.verdict import compare
 from search.handover.confirmation import Race, finalists
 from tests.benchmarks.quality import parts, tasks
 from tests.benchmarks.quality.parts import Curve, Params
 from tests.benchmarks.quality.searches import LEADING
 from tests.benchmarks.timing import HERE, PYTHON, Size, machine, note, table
-from tests.comparison.test_verdict import classifier
+from tests.comparison.test_verdict import of_equal_models
 
 _RESULTS = HERE / "results" / "trust.md"
 _CHOOSING = ("digits", "breast_cancer", "diabetes")
 _HELD_BACK = ("hitters", "attrition", "penguins", "odd_digits")
 _SHARES = (0.1, 0.2, 0.5)
 _EPOCHS = ("last", "best")
-_PAIRS = 200
 
 
 @dataclass(frozen=True)
@@ -237,21 +234,10 @@ def _value(curve: Curve, epoch: str) -> float:
 def _promotion_table() -> tuple[str, list[str], list[list[str]]]:
     """Let the gate compare equal models of made scores on the same rows."""
     rows = []
-    for metric, direction, count in (
-        ("loss", "minimize", 40),
-        ("loss", "minimize", 150),
-        ("accuracy", "maximize", 120),
-    ):
-        better = []
-        for seed in range(_PAIRS):
-            rng = np.random.default_rng([seed, count])
-            y = rng.integers(0, 2, count)
-            one, other = (classifier(y, rng, metric=metric, direction=direction) for _ in range(2))
-            better.append(compare(one, other, seed=seed).better)
-        rows.append(
-            [f"{metric}, {count} rows", str(_PAIRS), *(str(better.count(each)) for each in (True, False, None))]
-        )
-    return f"the gate: {_PAIRS} pairs of equal models", ["", "pairs", "promoted", "worse", "undecided"], rows
+    for metric, count in (("loss", 40), ("loss", 150), ("accuracy", 120)):
+        better = of_equal_models(metric, count)
+        rows.append([f"{metric}, {count} rows", *(str(better.count(each)) for each in (True, False, None))])
+    return "the gate: 200 pairs of equal models", ["", "promoted", "worse", "undecided"], rows
 
 
 def _with_error(gains: Sequence[float]) -> str:

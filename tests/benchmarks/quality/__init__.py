@@ -16,9 +16,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from search.workers.local import cores
 from tests.benchmarks.quality import parts, tasks
 from tests.benchmarks.quality.regret import Regrets, of_task
-from tests.benchmarks.timing import HERE, Size, cores, machine, median, note, table
+from tests.benchmarks.timing import HERE, Size, machine, median, note, table
 
 _RESULTS = HERE / "results" / "quality.md"
 QUICK = ("diabetes", "breast_cancer", "oj", "digits")

@@ -14,7 +14,7 @@ from search.figures import markdown_table, number, plural
 from search.study import attributes
 from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
-from search.tracking.names import legal
+from search.tracking.entries import legal
 from search.training.result import TrialResult
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 HOMES: dict[str, set[str]] = {
     "mlflow": {
         "tracking.agreement",
+        "tracking.entries",
         "tracking.evaluated",
         "tracking.history",
         "tracking.logged_model",

@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.study import attributes, ranking, space
 from search.study.spool import Spool
 from search.studyfile.schema import Definition
-from search.tracking import registry
-from search.tracking.runs import STATUS, TRIAL, SearchRun, logged_models, model_of_run, objectives, shown_params
+from search.tracking import entries, registry
+from search.tracking.runs import STATUS, TRIAL, SearchRun, logged_models, model_of_run, objectives
 
 _DEFAULT_BEGAN = "1970-01-01T00:00:00+00:00"
 _PAUSE = 0.2  # seconds between two looks at whether another search has logged its model
@@ -67,7 +67,7 @@ def differences_of_trial(definition: Definition, trial: FrozenTrial, runs: list[
         return
     if run.info.status != STATUS[trial.state]:
         yield f"{name} is {trial.state.name}, its run is {run.info.status}"
-    params = {key: str(value) for key, value in shown_params(trial).items()}
+    params = {key: str(value) for key, value in entries.renamed(trial.params).items()}
     if run.data.params != params:
         yield f"{name} has other parameters in its run"
     shown = [run.data.metrics.get(each) for each in objectives(definition)]

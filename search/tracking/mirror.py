@@ -287,12 +287,13 @@ class Mirror:
         text = attributes.outcome_of(trial)
         result = None if text is None else TrialResult.from_text(text)
         kept = self._spool.model(trial.number).exists()
-        if result is not None:
-            run.log_result(shown.run_id, result, shown.epochs if shown.certain else 0, kept=kept)
+        logged = shown.epochs if shown.certain else 0
+        if result is not None and kept:
+            run.log_result(shown.run_id, result, logged)
         self._log_model(trial, shown, result)  # after the epochs: a logged model copies the metrics of its step
         if result is not None and kept:
             run.log_kept(shown.run_id, result, shown.model_id, again=not shown.certain)
-        run.finish_trial(shown.run_id, self._study, trial)
+        run.finish_trial(shown.run_id, self._study, trial, None if kept else result, logged)
         self._spool.forget_model(trial.number)
         shown.done = True
 

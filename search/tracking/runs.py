@@ -23,7 +23,7 @@ import mlflow
 import optuna
 import optuna_integration
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
@@ -31,8 +31,8 @@ from search.errors import redact
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
-from search.tracking import origin
-from search.tracking.names import distinct, legal
+from search.tracking import entries, origin
+from search.tracking.entries import distinct, legal, milliseconds
 from search.tracking.pages import curves, descriptions, experiment, pictures, views
 from search.training.result import Epoch, TrialResult
 
@@ -40,10 +40,7 @@ OBJECTIVE = "objective"
 TRIAL, SEARCH_ID = "trial", "search_id"  # tags by which a run is found again
 CONFIRMS = "confirms"  # of a training under a new seed: the number of its trial
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
-_BATCH = 1000  # metrics in one request: MLflow's limit
-_PARAMS = 100  # parameters in one request, likewise
 _ASKED = ("n_trials", "timeout", "sampler", "pruner", "seed", "workers")  # settings that a description names
-_LONGEST = 5000  # characters of a tag
 
 # Deprecated in optuna-integration 4.9, removed in 6.0; asked for, so used and pinned below 6.
 warnings.filterwarnings("ignore", message=".*MLflowCallback.*", category=FutureWarning)
@@ -133,7 +130,7 @@ class SearchRun:
             import getpass
 
             tags["mlflow.user"] = getpass.getuser()
-        run = self._client.create_run(self.experiment_id, _milliseconds(self._began.timestamp()), tags, self._title)
+        run = self._client.create_run(self.experiment_id, milliseconds(self._began.timestamp()), tags, self._title)
         run_id = str(run.info.run_id)
         params = [Param(key, redact(value)) for key, value in self._described.items()]
         self._client.log_batch(run_id, params=params)
@@ -172,65 +169,76 @@ class SearchRun:
         return str(found[0].info.run_id) if found else ""
 
     def create_trial(self, trial: FrozenTrial) -> str:
-        """Create the run of a trial, with its parameters, and return it."""
+        """Create the run of a trial, with the parameters of one that still runs, and return it."""
         began = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
         tags = {**self._tags, "mlflow.parentRunId": self.run_id, TRIAL: str(trial.number)}
-        run = self._client.create_run(self.experiment_id, _milliseconds(began), tags, descriptions.trial_name(trial))
+        run = self._client.create_run(self.experiment_id, milliseconds(began), tags, descriptions.trial_name(trial))
         run_id = str(run.info.run_id)
-        self._log_params(run_id, trial)
+        if not trial.state.is_finished():
+            entries.log(self._client, run_id, params=entries.renamed(trial.params))
         if self._dataset is not None:
             self._client.log_inputs(run_id, datasets=[self._dataset])
         return run_id
-
-    def _log_params(self, run_id: str, trial: FrozenTrial) -> None:
-        params = [Param(name, str(value)) for name, value in shown_params(trial).items()]
-        for start in range(0, len(params), _PARAMS):
-            self._client.log_batch(run_id, params=params[start : start + _PARAMS])
 
     def show_confirmed(self, run_id: str, number: int, confirmed: Confirmed) -> None:
         """Show what a trial's configuration reached under new seeds: on its run, and each training as a run under it.
 
         Trainings that are shown already are left as they are.
         """
-        now = _milliseconds(time.time())
+        now = milliseconds(time.time())
         numbers = {"mean": confirmed.mean, "std": confirmed.std, "seeds": float(len(confirmed.values))}
         shown = [Metric(f"confirmed_{name}", value, now, 0) for name, value in numbers.items() if value is not None]
-        self._log(run_id, shown)
+        entries.log(self._client, run_id, shown)
         query = f"tags.`mlflow.parentRunId` = '{run_id}' AND tags.{CONFIRMS} = '{number}'"
-        known = {run.data.tags.get("seed") for run in _pages(self._client, self.experiment_id, query)}
+        known = {run.data.tags.get("seed") for run in entries.runs(self._client, self.experiment_id, query)}
         for index, (seed, metrics) in enumerate(zip(confirmed.seeds, confirmed.metrics, strict=True), 1):
             if str(seed) in known:
                 continue
             tags = {**self._tags, "mlflow.parentRunId": run_id, CONFIRMS: str(number), "seed": str(seed)}
             run = self._client.create_run(self.experiment_id, now, tags, f"trial-{number:05d} · seed {index}")
             own = str(run.info.run_id)
-            self._log(own, [Metric(name, value, now, 0) for name, value in metrics.items()])
+            entries.log(self._client, own, [Metric(name, value, now, 0) for name, value in metrics.items()])
             self._client.set_terminated(own, "FINISHED")
 
     def log_epochs(self, run_id: str, epochs: Sequence[Epoch]) -> None:
         """Log these epochs' metrics."""
-        self._log(run_id, _metrics(epochs))
+        entries.log(self._client, run_id, _metrics(epochs))
 
-    def finish_trial(self, run_id: str, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Give a trial's run its value, parameters and tags through `MLflowCallback`, and its status last."""
-        _callback(self._definition, trial)(study, _with_run(trial, run_id))
+    def finish_trial(
+        self, run_id: str, study: optuna.Study, trial: FrozenTrial, result: TrialResult | None = None, logged: int = 0
+    ) -> None:
+        """Give a trial's run its value, parameters and tags through `MLflowCallback`, and its status last.
+
+        Args:
+            run_id: The trial's run.
+            study: Its study.
+            trial: The trial.
+            result: What its worker returned, where that is not logged yet.
+            logged: How many of the result's epochs are logged already.
+        """
+        also = ((), {}) if result is None else self._log_files(run_id, result, logged, kept=False)
+        _Callback(self._definition, trial, *also)(study, _with_run(trial, run_id))
         renamed = {shown: name for name, shown in distinct(trial.params).items() if shown != name}
         if renamed:
             self._client.set_tag(run_id, origin.PARAMETER_NAMES, json.dumps(renamed))
-        ended = _milliseconds(trial.datetime_complete.timestamp()) if trial.datetime_complete else None
-        self._client.set_terminated(run_id, STATUS[trial.state], end_time=ended)
+        self._client.set_terminated(run_id, STATUS[trial.state], end_time=_ended(trial))
 
-    def log_result(self, run_id: str, result: TrialResult, logged: int = 0, *, kept: bool = False) -> None:
-        """Log what a trial's worker returned: epochs after the first `logged`, metrics, tags, how it was trained.
+    def log_result(self, run_id: str, result: TrialResult, logged: int = 0) -> None:
+        """Log what the worker of a trial whose model is kept returned, but for its metrics, which `log_kept` logs.
 
         Args:
             run_id: The trial's run.
             result: What the worker returned.
             logged: How many epochs are logged already.
-            kept: Whether the trial's model is kept; then a picture shows how it errs, and `log_kept` logs its metrics.
         """
+        entries.log(self._client, run_id, *self._log_files(run_id, result, logged, kept=True))
+
+    def _log_files(
+        self, run_id: str, result: TrialResult, logged: int, *, kept: bool
+    ) -> tuple[list[Metric], dict[str, str]]:
+        """Log how a trial was trained, with a picture of how a kept model errs; return what else there is to log."""
         drawn = self._drawn(result, kept)
-        now = _milliseconds(result.epochs[-1].time if result.epochs else time.time())
+        now = milliseconds(result.epochs[-1].time if result.epochs else time.time())
         tags = {
             "mlflow.note.content": descriptions.of_trial(result, run_id, list(drawn)),
             "seed": str(result.seed),
@@ -243,7 +251,6 @@ class SearchRun:
         metrics = [] if kept else self._kept_metrics(result)
         if result.fate == "complete":
             metrics.append(Metric(views.TRIAL, float(result.number), now, 0))
-        self._log(run_id, [*_metrics(result.epochs[logged:]), *metrics], tags)
         texts = {"model_summary.txt": result.summary, "traceback.txt": redact(result.traceback), "log.txt": result.log}
         if result.training:
             texts["training.json"] = json.dumps(result.training, indent=2, default=str)
@@ -255,16 +262,18 @@ class SearchRun:
                 Path(folder, name).write_bytes(picture)
             if any(Path(folder).iterdir()):
                 self._client.log_artifacts(run_id, folder)
+        return [*_metrics(result.epochs[logged:]), *metrics], tags
 
     def log_kept(self, run_id: str, result: TrialResult, model_id: str, *, again: bool = False) -> None:
         """Log a kept model's metrics, `again` those that MLflow lacks: it refuses one it has without its data set."""
         known = self._client.get_logged_model(model_id).metrics if again and model_id else ()
         there = {(each.key, each.timestamp, each.step) for each in known or ()}
         metrics = self._kept_metrics(result, model_id)
-        self._log(run_id, [each for each in metrics if (legal(each.key), each.timestamp, each.step) not in there])
+        new = [each for each in metrics if (legal(each.key), each.timestamp, each.step) not in there]
+        entries.log(self._client, run_id, new)
 
     def _kept_metrics(self, result: TrialResult, model_id: str | None = None) -> list[Metric]:
-        now = _milliseconds(result.epochs[-1].time if result.epochs else time.time())
+        now = milliseconds(result.epochs[-1].time if result.epochs else time.time())
         about = (model_id, self._facts.get("name"), self._facts.get("digest")) if model_id else ()
         return [Metric(name, value, now, result.step, *about) for name, value in result.metrics.items()]
 
@@ -277,17 +286,10 @@ class SearchRun:
             drawn[descriptions.LOOKS] = pictures.of_trial(result) if kept else b""
         return {name: picture for name, picture in drawn.items() if picture}
 
-    def _log(self, run_id: str, metrics: Sequence[Metric], tags: Mapping[str, str] | None = None) -> None:
-        """Log metrics and tags in one request, or in one for every 1000 metrics."""
-        written = [RunTag(legal(name), redact(value)[:_LONGEST]) for name, value in (tags or {}).items() if value]
-        metrics = [_legal(each) for each in metrics]
-        for start in range(0, max(1, len(metrics)), _BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH], tags=written if start == 0 else ())
-
     def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Write the search's outcome and end its run as `FINISHED`, `FAILED` or `KILLED`."""
-        now = _milliseconds(time.time())
-        self._log(self.run_id, [Metric(name, value, now, 0) for name, value in metrics.items()], tags)
+        now = milliseconds(time.time())
+        entries.log(self._client, self.run_id, [Metric(name, value, now, 0) for name, value in metrics.items()], tags)
         self._client.set_terminated(self.run_id, status)
 
     def artifacts(self, folder: Path) -> None:
@@ -320,7 +322,7 @@ class SearchRun:
             pictures=shown,
         )
         curve = [
-            Metric("best_so_far", value, _milliseconds(ended), number)
+            Metric("best_so_far", value, milliseconds(ended), number)
             for number, value, ended in descriptions.best_so_far(self._definition, trials)
         ]
         objective = objectives(self._definition)
@@ -328,7 +330,8 @@ class SearchRun:
         with suppress(MlflowException):
             search = self._markdown(self._title, self.run_id)
             experiment.describe(self._client, self.experiment_id, self._definition, self._name, known, search)
-        self._log(self.run_id, curve if len(self._definition.metrics) == 1 else [], {"mlflow.note.content": text})
+        shown_curve = curve if len(self._definition.metrics) == 1 else []
+        entries.log(self._client, self.run_id, shown_curve, {"mlflow.note.content": text})
 
     def _link(self, trial: FrozenTrial) -> str:
         """Return a trial's number as Markdown that opens its run."""
@@ -344,7 +347,7 @@ class SearchRun:
 
     def trial_runs(self) -> Iterator[Run]:
         """Yield every run nested under the search's."""
-        yield from _pages(self._client, self.experiment_id, f"tags.`mlflow.parentRunId` = '{self.run_id}'")
+        yield from entries.runs(self._client, self.experiment_id, f"tags.`mlflow.parentRunId` = '{self.run_id}'")
 
     def is_known(self) -> bool:
         """Return whether MLflow has the study's experiment and this search's run; writes nothing."""
@@ -360,12 +363,6 @@ def objectives(definition: Definition) -> list[str]:
     """Return the metrics of a run that hold its trial's values."""
     several = len(definition.metrics) > 1
     return [legal(f"{OBJECTIVE}_{metric}") for metric in definition.metrics] if several else [OBJECTIVE]
-
-
-def shown_params(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial's parameters by the names that they have in MLflow."""
-    names = distinct(trial.params)
-    return {names[name]: value for name, value in trial.params.items()}
 
 
 def model_of_run(run_id: str) -> str:
@@ -387,16 +384,6 @@ def logged_models(experiments: Iterable[str], numbers: Mapping[str, int]) -> dic
     return {numbers[run_id]: model_id for run_id, model_id in ready if run_id in numbers}
 
 
-def _pages(client: MlflowClient, experiment: str, query: str) -> Iterator[Run]:
-    token = None
-    while True:
-        page = client.search_runs([experiment], query, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
 def _with_run(trial: FrozenTrial, run_id: str) -> FrozenTrial:
     """Return a copy of a trial that names its run, where `MLflowCallback` looks for it.
 
@@ -405,7 +392,7 @@ def _with_run(trial: FrozenTrial, run_id: str) -> FrozenTrial:
     import copy
 
     shown = copy.copy(trial)
-    shown.params = shown_params(trial)
+    shown.params = entries.renamed(trial.params)
     shown.system_attrs = {**trial.system_attrs, attributes.RUN_ID: run_id}
     if trial.state != TrialState.COMPLETE:
         shown.values = None
@@ -413,37 +400,45 @@ def _with_run(trial: FrozenTrial, run_id: str) -> FrozenTrial:
 
 
 class _Callback(optuna_integration.MLflowCallback):  # type: ignore[misc]  # it has no types
-    """MLflowCallback without the tags that nobody reads: distributions, direction, times, the number once more.
+    """MLflowCallback for one trial, which logs all in one request, and what else there is to log with it.
 
-    It has no public way to leave them out; a test fails when its method is called otherwise.
+    Without the tags that nobody reads: distributions, direction, times, the number once more. There is no public way
+    to either; a test fails when its methods are called otherwise.
     """
 
+    def __init__(
+        self,
+        definition: Definition,
+        trial: FrozenTrial,
+        metrics: Iterable[Metric] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        named = {"run_name": descriptions.trial_name(trial)}
+        super().__init__(metric_name=objectives(definition), create_experiment=False, mlflow_kwargs=named)
+        self._metrics, self._tags = metrics, tags or {}
+
+    def _log_metrics(self, values: list[float] | None) -> None:
+        pass
+
+    def _log_params(self, params: dict[str, Any]) -> None:
+        pass
+
     def _set_tags(self, trial: FrozenTrial, study: optuna.Study) -> None:  # noqa: ARG002 - as the method it replaces
-        attrs = {legal(str(name)): str(value)[:_LONGEST] for name, value in trial.user_attrs.items()}
-        mlflow.set_tags({"state": trial.state.name, **attrs})
-
-
-def _callback(definition: Definition, trial: FrozenTrial) -> _Callback:
-    """Return a callback for one trial; it has a lock, so each trial has its own."""
-    return _Callback(
-        metric_name=objectives(definition),
-        create_experiment=False,
-        mlflow_kwargs={"run_name": descriptions.trial_name(trial)},
-    )
+        """Log all: it is called last."""
+        ended = _ended(trial) or milliseconds(time.time())  # the same when it is logged again
+        named = zip(self._metric_name, trial.values or (), strict=False)  # a pruned trial has no values
+        metrics = [*(Metric(name, value, ended, 0) for name, value in named), *self._metrics]
+        tags = {"state": trial.state.name, **trial.user_attrs, **self._tags}
+        entries.log(MlflowClient(), trial.system_attrs[attributes.RUN_ID], metrics, tags, trial.params)
 
 
 def _metrics(epochs: Sequence[Epoch]) -> list[Metric]:
     return [
-        Metric(name, value, _milliseconds(epoch.time), epoch.step)
+        Metric(name, value, milliseconds(epoch.time), epoch.step)
         for epoch in epochs
         for name, value in epoch.logs.items()
     ]
 
 
-def _legal(metric: Metric) -> Metric:
-    about = (metric.model_id, metric.dataset_name, metric.dataset_digest)
-    return Metric(legal(metric.key), metric.value, metric.timestamp, metric.step, *about)
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000)
+def _ended(trial: FrozenTrial) -> int | None:
+    return milliseconds(trial.datetime_complete.timestamp()) if trial.datetime_complete else None

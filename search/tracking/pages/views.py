@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import redact
 from search.studyfile.schema import Definition
-from search.tracking.names import distinct, legal
+from search.tracking.entries import distinct, legal
 
 KEY = "search"  # names the view in the address
 TRIAL = "trial"  # the metric of a complete trial that holds its number: a chart has metrics on its axes

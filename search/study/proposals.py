@@ -27,9 +27,10 @@ from search.studyfile.schema import Definition
 
 _PROPOSALS = 10  # proposals that are not new before an unseen configuration is drawn instead
 _DRAWS = 1000  # random draws from a space too large to be listed, before it counts as exhausted
-# TPE's time grows with the trials that it learns from. At most so many of the copy's are kept, when it has twice as
-# many: the best, of which TPE takes 25 for its good ones, and of the others a random choice.
-_KEPT, _KEPT_BEST = 500, 50
+# TPE's time grows with the trials that it learns from, running ones too. At most so many of the copy's are kept, when
+# it has twice as many: the best, of which TPE takes 25 for its good ones, of the other finished ones a random choice,
+# and of the running ones the newest.
+_KEPT, _KEPT_BEST, _KEPT_RUNNING = 200, 50, 100
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Sampling:
         self._known: set[int] = set()
         self._settled = 0  # so many trials, from the first on, are known: most of a long study
         self._open = False  # whether builders suggest more, so that a `[space]` alone is no configuration
-        self._pending: dict[int, optuna.Trial] = {}  # by number in the study
+        self._pending: dict[int, optuna.Trial | None] = {}  # by number in the study; None where the copy has it no more
         self._unseen: list[dict[str, Any]] | None = None
 
     def _begin_copy(self, sampler: BaseSampler | None, pruner: BasePruner | None) -> None:
@@ -117,7 +118,7 @@ class Sampling:
                 self._copy.add_trial(_with_constraints(trial))
             else:
                 self._finish(ours, trial)
-        if self._thins and len(self._copy.get_trials(deepcopy=False)) > 2 * _KEPT:
+        if self._thins and len(self._copy.get_trials(deepcopy=False)) > 2 * (_KEPT + _KEPT_RUNNING):
             self._thin_out()
 
     def forget(self, number: int) -> None:
@@ -202,7 +203,9 @@ class Sampling:
         trials = self._copy.get_trials(deepcopy=False)
         if any(trial.constraints for trial in trials):
             return
-        pending = {trial.number: number for number, trial in self._pending.items()}
+        running = [number for number, trial in self._pending.items() if trial is not None]
+        self._pending.update(dict.fromkeys(running[:-_KEPT_RUNNING]))
+        pending = {trial.number: number for number, trial in self._pending.items() if trial is not None}
         waiting = {trial.number for trial in trials if trial.state == TrialState.WAITING}
         kept = self._worth_keeping(trials) | pending.keys() | waiting
         self._begin_copy(self._copy.sampler, self._copy.pruner)

@@ -220,13 +220,14 @@ def test_a_long_study_is_thinned_out_for_tpe(monkeypatch: pytest.MonkeyPatch) ->
     """Asking would take longer with every trial, or lose the best trials, the running ones, or try one twice."""
     monkeypatch.setattr(proposals, "_KEPT", 20)
     monkeypatch.setattr(proposals, "_KEPT_BEST", 5)
+    monkeypatch.setattr(proposals, "_KEPT_RUNNING", 3)
     run = Run(definition(CONTINUOUS))
     first, number = run.ask() or pytest.fail("nothing to try")
     for value in range(100):
         _, other = run.ask() or pytest.fail("nothing to try")
         run.tell(other, TrialState.COMPLETE, float(abs(value - 50)))
     known = run.sampling._copy.get_trials(deepcopy=False)
-    assert len(known) <= 2 * 20 + 1
+    assert len(known) <= 2 * (20 + 3) + 1
     values = sorted(trial.values[0] for trial in known if trial.state == TrialState.COMPLETE)
     assert values[:5] == [0.0, 1.0, 1.0, 2.0, 2.0]
     run.tell(number, TrialState.COMPLETE, -1.0)
@@ -234,6 +235,26 @@ def test_a_long_study_is_thinned_out_for_tpe(monkeypatch: pytest.MonkeyPatch) ->
     known = run.sampling._copy.get_trials(deepcopy=False)
     assert [trial.values[0] for trial in known if trial.params == first.params] == [-1.0]
     assert all(trial.state != TrialState.RUNNING for trial in known[:-1])
+    assert len({tuple(trial.params.items()) for trial in run.study.trials}) == len(run.study.trials)
+
+
+def test_of_many_running_trials_tpe_sees_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 500 workers asking would take longest, or what they try be lost or tried twice."""
+    monkeypatch.setattr(proposals, "_KEPT", 20)
+    monkeypatch.setattr(proposals, "_KEPT_BEST", 5)
+    monkeypatch.setattr(proposals, "_KEPT_RUNNING", 5)
+    run = Run(definition(CONTINUOUS))
+    begun = [run.ask() or pytest.fail("nothing to try") for _ in range(60)]
+    known = run.sampling._copy.get_trials(deepcopy=False)
+    assert len(known) <= 2 * (20 + 5) + 1
+    assert known[-1].params == begun[-1][0].params, "the newest is there"
+    assert begun[0][0].params not in [trial.params for trial in known], "the oldest is not"
+    run.tell(0, TrialState.FAIL)
+    for value, (_, number) in enumerate(begun[1:]):
+        run.tell(number, TrialState.COMPLETE, float(value))
+    run.ask()
+    best = min(trial.values[0] for trial in run.sampling._copy.get_trials(deepcopy=False) if trial.values)
+    assert best == 0.0, "what the copy gave up is learned from when it ends"
     assert len({tuple(trial.params.items()) for trial in run.study.trials}) == len(run.study.trials)
 
 

@@ -1,4 +1,4 @@
-"""A 20-trial search, whole process, against what a person would run instead (25 minutes; `--quick` 6).
+"""Searches of 20 and 200 trials, whole process, against what a person would run instead (35 minutes; `--quick` 6).
 
 Every row trains the study `blobs` from an empty folder: same space, same budget, same first
 configurations. Only ours and the two that say so track; only ours registers a model. `--pruner
@@ -9,6 +9,7 @@ trains depends on what its sampler proposes, so they are shown beside the second
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,7 +60,8 @@ def rival(script: str, n_trials: int, *options: str) -> Search:
     return Search(done.seconds, int(done.json["epochs"]))
 
 
-_OURS = "search.run"
+_OURS, _LIKE = "search.run", "search.run --pruner none"
+_COLUMNS = ["", "seconds", "epochs trained", f"÷ {_OURS}", f"÷ {_LIKE}"]
 _PLAIN, _PLAIN_PRUNED = "plain Optuna + fit on NumPy, untracked", "… with the median pruner"
 _SLOW = {  # what it is, the packages that it needs, its script
     "KerasTuner, untracked": (["keras_tuner"], "tuner.py"),
@@ -70,29 +72,49 @@ _SLOW = {  # what it is, the packages that it needs, its script
 
 def main(size: Size) -> None:
     """Measure and print."""
-    n_trials = size.of(20, 4)
+    _against_all(size, size.of(20, 4))
+    _against_plain(size, size.of(200, 10))
+
+
+def _against_plain(size: Size, n_trials: int) -> None:
+    found = alternate(
+        size.of(min(size.repeats, 2), 1),
+        {
+            _OURS: partial(ours, n_trials),
+            _LIKE: partial(ours, n_trials, "--pruner", "none"),
+            _PLAIN: partial(rival, "plain.py", n_trials),
+        },
+    )
+    table(f"search: {n_trials} trials of blobs, whole process", _COLUMNS, _rows(found))
+
+
+def _rows(results: Mapping[str, Sequence[Search]]) -> list[list[str]]:
+    base, like = (median([each.seconds for each in results[name]]) for name in (_OURS, _LIKE))
+    rows = []
+    for name, found in results.items():
+        times = [each.seconds for each in found]
+        epochs = f"{median([each.epochs for each in found]):.0f}"
+        rows.append([name, spread(times), epochs, ratio(median(times), base), ratio(median(times), like)])
+    return rows
+
+
+def _against_all(size: Size, n_trials: int) -> None:
     fast = {
         _OURS: partial(ours, n_trials),
         _PLAIN: partial(rival, "plain.py", n_trials),
-        "search.run --pruner none": partial(ours, n_trials, "--pruner", "none"),
+        _LIKE: partial(ours, n_trials, "--pruner", "none"),
         _PLAIN_PRUNED: partial(rival, "plain.py", n_trials, "--prune"),
         "search.run --workers 1": partial(ours, n_trials, "--workers", "1"),
     }
     results = alternate(size.of(size.repeats, 1), fast)
     installed = {name: script for name, (needs, script) in _SLOW.items() if all(map(importlib.util.find_spec, needs))}
     results |= alternate(1, {name: partial(rival, script, n_trials) for name, script in installed.items()})
-    base = median([each.seconds for each in results[_OURS]])
-    like = median([each.seconds for each in results["search.run --pruner none"]])
-    rows = []
-    for name, found in results.items():
-        times = [each.seconds for each in found]
-        epochs = f"{median([each.epochs for each in found]):.0f}"
-        rows.append([name, spread(times), epochs, ratio(median(times), base), ratio(median(times), like)])
+    rows = _rows(results)
     missing = "not installed: pip install -e '.[benchmarks]'"
     rows += [[name, missing, "", "", ""] for name in _SLOW if name not in installed]
     table(
         f"search: {n_trials} trials of blobs, whole process",
-        ["", "seconds", "epochs trained", "÷ search.run", "÷ search.run --pruner none"],
+        _COLUMNS,
         rows,
         "Medians; the range of several runs in brackets. Higher ratios: the other takes that many times longer.",
     )

@@ -2,7 +2,7 @@
 
     SPANS=FILE python spans.py N_TRIALS
 
-Worker processes import this file again as their main module, which is how their part is seen too.
+Worker processes find `instrumented/sitecustomize.py`, which is how their part is seen too.
 """
 
 from __future__ import annotations
@@ -100,12 +100,16 @@ def _time_session(session: Any) -> None:
     time_calls(optimize.Search, "_end", "record how a trial ended")
 
 
-def _time_worker() -> None:
+def time_workers() -> None:
+    """Time what a worker does, from when its module is imported."""
+    sys.meta_path.insert(0, _WhenImported("search.workers.worker", _time_worker))
+
+
+def _time_worker(worker: Any) -> None:
     import optuna
 
     from search.graphs import reuse
     from search.training import fit, model, training
-    from search.workers import worker
 
     for name in ("check", "train", "_forget_model"):
         time_calls(worker, name, f"worker.{name}")
@@ -147,6 +151,8 @@ def main() -> None:
 
     write("commands", time.time(), time.time())
     time_calls(run, "start_forkserver", "start_forkserver")
+    beside = str(Path(__file__).parent / "instrumented")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (beside, os.environ.get("PYTHONPATH", ""))))
     sys.argv = ["search.run", "--n-trials", sys.argv[1], "--quiet"]
     try:
         run.main()
@@ -156,5 +162,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-elif __name__ == "__mp_main__":
-    _time_worker()

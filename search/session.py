@@ -25,6 +25,7 @@ from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
 from search.studyfile.references import from_outside
 from search.studyfile.settings import Settings, described
+from search.tracking.pages import pictures
 from search.tracking.pages.dataset import dataset_of
 from search.workers import local as workers
 from search.workers import worker
@@ -64,6 +65,8 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
         job = pool.reach(worker.Job(settings.located()))
         checked = in_background(pool.check, job)
         publish = _open_store(settings, stack)
+        if not settings.offline and not checked.done():
+            pictures.prepare()
         tried = checked.result()
         data = tried.data
         for line in (data.facts, *(f"warning: {each}" for each in data.doubts)):

@@ -119,8 +119,8 @@ def searched(plan: Plan, task: str, tool: str, seed: int) -> list[Tried]:
     if not kept.is_file():
         note(f"  {task}: {tool}, seed {seed}")
         find = _ours if tool == OURS else _rivals
-        _write(kept, [vars(each) for each in find(plan, task, tool, seed)])
-    return [Tried(**each) for each in _read(kept) if each["seconds"] <= plan.seconds]
+        write(kept, [vars(each) for each in find(plan, task, tool, seed)])
+    return [Tried(**each) for each in read(kept) if each["seconds"] <= plan.seconds]
 
 
 def _ours(plan: Plan, task: str, _: str, seed: int) -> list[Tried]:
@@ -221,7 +221,7 @@ def arrays(plan: Plan, task: str) -> Path:
 
 def _curves(plan: Plan, task: str, kept: Path, wanted: list[tuple[Params, int]]) -> list[Curve]:
     """Return these trainings, in this order; those that the file does not have are done now."""
-    known = {(key(each["params"]), each["seed"]): Curve(**each) for each in _read(kept)}
+    known = {(key(each["params"]), each["seed"]): Curve(**each) for each in read(kept)}
     missing = [each for each in wanted if (key(each[0]), each[1]) not in known]
     if missing:
         note(f"  {task}: {len(missing)} trainings")
@@ -232,7 +232,7 @@ def _curves(plan: Plan, task: str, kept: Path, wanted: list[tuple[Params, int]])
             subprocess.run(
                 command, env=environment, input=lines, stdout=file, stderr=subprocess.DEVNULL, text=True, check=True
             )
-        known = {(key(each["params"]), each["seed"]): Curve(**each) for each in _read(kept)}
+        known = {(key(each["params"]), each["seed"]): Curve(**each) for each in read(kept)}
     return [known[key(params), seed] for params, seed in wanted]
 
 
@@ -245,13 +245,15 @@ def _random(count: int) -> tuple[Params, ...]:
     return tuple(dict(study.ask(space).params) for _ in range(count))
 
 
-def _write(file: Path, lines: list[dict[str, Any]]) -> None:
+def write(file: Path, lines: list[dict[str, Any]]) -> None:
+    """Write lines of JSON, all or none."""
     whole = file.with_suffix(".part")
     whole.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     whole.replace(file)
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
+def read(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of JSON of a file; none where there is no file."""
     if not file.is_file():
         return []
     lines = file.read_text(encoding="utf-8").splitlines()

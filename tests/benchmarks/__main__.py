@@ -13,6 +13,7 @@ NAMES = (
     "search",
     "profile",
     "overhead",
+    "paths",
     "workers",
     "storage",
     "scaling",

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from search.studyfile.presets import PRESETS
 from search.studyfile.schema import Definition
 
 FILE = "study.schema.json"  # beside the studies, whose first line names it
@@ -22,6 +23,7 @@ def json_schema() -> dict[str, Any]:
     for kind in callbacks["anyOf"]:
         if kind.get("type") == "array":  # a callback without arguments may be its name alone
             kind["items"] = {"anyOf": [{"type": "string"}, kind["items"]]}
+    schema["properties"]["space"]["properties"] = {"preset": {"type": "string", "enum": [*PRESETS]}}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from search.errors import StudyFileError, UsageError, did_you_mean
-from search.studyfile import messages
+from search.studyfile import messages, presets
 from search.studyfile.checks import check_together
 from search.studyfile.schema import Definition, is_file
 
@@ -78,7 +78,7 @@ def parse_definition(content: Mapping[str, Any], path: Path, text: str = "") -> 
         if reserved in content:
             raise messages.unknown_key(str(path), reserved)
     try:
-        definition = Definition.model_validate({**content, "path": path, "text": text})
+        definition = Definition.model_validate({**presets.expanded(content, str(path)), "path": path, "text": text})
     except ValidationError as error:
         raise messages.explain(error, str(path)) from None
     check_together(definition)

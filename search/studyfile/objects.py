@@ -206,12 +206,15 @@ def provided(name: str, key: str) -> Any:
 
 
 def space_of(space: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return a definition's `[space]` for Optuna's distributions, or for tables as in a study file.
+    """Return a definition's `[space]` for Optuna's distributions, tables as in a study file, or `preset="mlp"`.
 
     Raises:
         StudyFileError: A parameter is neither.
     """
-    return {name: each if isinstance(each, Mapping) else _parameter(name, each, where) for name, each in space.items()}
+    as_they_are = (Mapping, str)  # a text names a preset
+    return {
+        name: each if isinstance(each, as_they_are) else _parameter(name, each, where) for name, each in space.items()
+    }
 
 
 def _parameter(name: str, each: Any, where: str) -> dict[str, Any]:

@@ -340,7 +340,7 @@ class Definition(Table):
         metric: One Keras log name or trial metric, or several for a multi-objective study.
         direction: `minimize` or `maximize`, one for each metric.
         description: What the study asks, in a sentence; MLflow's pages show it.
-        space: The hyperparameters by name.
+        space: The hyperparameters by name; `preset = "mlp"` adds what is worth searching for the built-in model.
         enqueue: Configurations to try first; what is left out is sampled.
         own_metrics: The table `metrics`: metrics of the user's own, by name.
         path: Where the file stands; paths in it are relative to its folder.

@@ -1,4 +1,4 @@
-"""What the defaults of pruner and `keep_epoch` rest on: replayed over recorded curves (30 minutes; `--quick` 10).
+"""What the pruner, `keep_epoch` and the preset rest on: replayed over recorded curves (30 minutes; `--quick` 10).
 
 The curves are those of the random configurations of the benchmark `quality`, of which it keeps the parts.
 """
@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner
+from pydantic import TypeAdapter
 
 from search.study.samplers import make_pruner
+from search.study.space import distribution
 from search.studyfile.load import parse_definition
+from search.studyfile.parameters import Parameter
+from search.studyfile.presets import PRESETS
 from tests.benchmarks import quality
 from tests.benchmarks.quality import parts, tasks
 from tests.benchmarks.quality.parts import Curve, Plan
@@ -28,13 +33,19 @@ _KEEP_TASKS = ("digits", "breast_cancer", "diabetes", "oj", "attrition")
 _SPLITS = 5
 _SEARCH = 20  # trials in a search that is drawn from the random configurations
 _EPOCHS = ("last", "best")
+_DRAWS = 2000
+_FEW = 5
+_PARAMETER: TypeAdapter[Any] = TypeAdapter(Parameter)
 
 
 def main(size: Size) -> None:
-    """Print both tables."""
+    """Print the tables."""
     plan = quality.plan_of(size)
+    names = [name for name in tasks.TASKS if not size.quick or name in quality.QUICK]
     _keep_table(replace(plan, random=size.of(40, 12)))
-    replay_pruners(plan, [name for name in tasks.TASKS if not size.quick or name in quality.QUICK])
+    replay_pruners(plan, names)
+    replay_kept(plan, names)
+    replay_preset(plan, names)
 
 
 def replay_pruners(plan: Plan, names: Sequence[str]) -> None:
@@ -83,6 +94,64 @@ def _kept_losses(plan: Plan, task: str) -> tuple[tuple[float, float], tuple[floa
     )
     every = [statistics.median(curve.kept(epoch) for curve in curves) for epoch in _EPOCHS]
     return (every[0], every[1]), (last, best)
+
+
+def replay_kept(plan: Plan, names: Sequence[str]) -> None:
+    """Print the test loss of what searches drawn from a task's random configurations choose and keep."""
+    rows = []
+    for name in names:
+        curves = parts.random_curves(plan, name)
+        drawn = random.Random(0)
+        found: dict[str, list[float]] = {"last": [], "best": [], "both": []}
+        for _ in range(_DRAWS):
+            some = drawn.sample(curves, min(_SEARCH, len(curves)))
+            last = min(some, key=lambda curve: curve.validation[-1])
+            best = min(some, key=lambda curve: curve.validation[curve.best])
+            found["last"].append(last.kept("last"))
+            found["best"].append(best.kept("best"))
+            found["both"].append(last.kept("best"))
+        rows.append([_named(name), *(f"{statistics.mean(values):.4f}" for values in found.values())])
+    table(
+        f"keep_epoch: mean test loss of the winner of {_SEARCH} random configurations, {_DRAWS} draws",
+        ["", "value and weights of the last epoch", "of the best epoch", "value of the last, weights of the best"],
+        rows,
+    )
+
+
+def _named(task: str) -> str:
+    return task + (", held back" if tasks.TASKS[task].held_back else "")
+
+
+# What is worth searching
+
+
+def replay_preset(plan: Plan, names: Sequence[str]) -> None:
+    """Print how good the best of a few configurations is, drawn from the whole space and from the preset."""
+    preset = {name: distribution(_PARAMETER.validate_python(each)) for name, each in PRESETS["mlp"].items()}
+    rows = []
+    for name in names:
+        curves = parts.random_curves(plan, name)
+        lowest, usual = min(c.validation[-1] for c in curves), statistics.median(c.validation[-1] for c in curves)
+        inside = [curve for curve in curves if all(_holds(preset[key], value) for key, value in curve.params.items())]
+        regrets = []
+        for several in (curves, inside):
+            drawn = random.Random(0)
+            best = [min(c.validation[-1] for c in drawn.sample(several, _FEW)) for _ in range(_DRAWS)]
+            regrets.append((statistics.mean(best) - lowest) / (usual - lowest))
+        rows.append([_named(name), str(len(inside)), *(f"{each:.3f}" for each in regrets)])
+    table(
+        f"preset: regret of the best of {_FEW} random configurations, {_DRAWS} draws",
+        ["", f"of {plan.random} inside the preset", "whole space", "preset"],
+        rows,
+        "Regret of the validation loss: 0 the best of all, 1 the median.",
+    )
+
+
+def _holds(known: BaseDistribution, value: Any) -> bool:
+    if isinstance(known, CategoricalDistribution):
+        return value in known.choices
+    assert isinstance(known, IntDistribution | FloatDistribution)
+    return bool(known.low <= value <= known.high)
 
 
 # Which trials are given up

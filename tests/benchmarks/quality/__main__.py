@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=100, help="random configurations for the reference of a task")
     parser.add_argument("--judges", type=int, default=3, help="seeds under which a configuration is judged")
     parser.add_argument("--pruners", action="store_true", help="replay pruners over the random configurations instead")
+    parser.add_argument("--choices", action="store_true", help="replay keep_epoch and the preset over them instead")
     parser.add_argument("--samplers", action="store_true", help="compare samplers by trials instead")
     parser.add_argument("--keep", action="store_true", help="write the tables to results/quality.md")
     asked = parser.parse_args()
@@ -38,6 +39,9 @@ def main() -> None:
     print(machine())
     if asked.pruners:
         defaults.replay_pruners(plan, asked.tasks)
+    elif asked.choices:
+        defaults.replay_kept(plan, asked.tasks)
+        defaults.replay_preset(plan, asked.tasks)
     elif asked.samplers:
         samplers.compare(plan, asked.tasks)
     else:

@@ -1,7 +1,7 @@
 """Python objects in the place of what a study file names: functions, classes, arrays.
 
-A definition refers to them as `object:<name>`. They travel to the workers by cloudpickle, large
-arrays as files that every worker of the machine maps.
+A definition refers to them as `object:<name>`. They travel to the workers by cloudpickle with each trial; large data
+lie in files, from which a worker that loads the data reads them, arrays by mapping them into its memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import pickle
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from search.errors import ModelError, StudyFileError, did_you_mean
 
 PREFIX = "object"
-_LARGE = 1_000_000  # bytes of an array from which on it travels as a file
+_LARGE = 1_000_000  # bytes of an array, a frame or another value of the data from which on it lies in a file
+_shipped: list[Path] = []  # where such files are on a machine that they were shipped to
 _provided: dict[str, Any] = {}  # of this process
 _registered: dict[str, Any] = {}  # likewise: what the user's program registered with Keras
 
@@ -37,7 +38,7 @@ class Objects:
 
     Attributes:
         named: The objects by the name that stands behind `object:`.
-        folder: Where large arrays are kept until the study is forgotten.
+        folder: Where large data are kept until the study is forgotten.
     """
 
     named: dict[str, Any] = field(default_factory=dict)
@@ -69,12 +70,28 @@ class Objects:
             return tuple(self._mapped(each) for each in value)
         if isinstance(value, list) and any(isinstance(each, np.ndarray | list | tuple) for each in value):
             return [self._mapped(each) for each in value]
-        if isinstance(value, np.ndarray) and value.nbytes >= _LARGE and value.dtype != object:
-            self.folder = self.folder or tempfile.TemporaryDirectory(prefix="search-arrays-")
-            path = Path(self.folder.name) / f"{len(list(Path(self.folder.name).iterdir()))}.npy"
-            np.save(path, value)
-            return _File(str(path))
-        return value
+        return self._in_a_file(value)
+
+    def _in_a_file(self, value: Any) -> Any:
+        """Return what stands for a large value, or the value."""
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            return self._kept(".npy", lambda path: np.save(path, value)) if value.nbytes >= _LARGE else value
+        if type(value).__module__ == "__main__":  # its class is also that of what builds the model
+            return value
+        try:
+            pickled = cloudpickle.dumps(value)
+        except Exception:  # whatever an object's pickling raises; `pickled` says which object it is
+            return value
+        return self._pickle_of(pickled) if len(pickled) >= _LARGE else value
+
+    def _pickle_of(self, pickled: bytes) -> _File:
+        return self._kept(".pickle", lambda path: path.write_bytes(pickled))
+
+    def _kept(self, suffix: str, write: Callable[[Path], object]) -> _File:
+        self.folder = self.folder or tempfile.TemporaryDirectory(prefix="search-arrays-")
+        path = Path(self.folder.name) / f"{len(list(Path(self.folder.name).iterdir()))}{suffix}"
+        write(path)
+        return _File(str(path))
 
     def pickled(self) -> bytes:
         """Return the objects as bytes that `provide` takes.
@@ -87,7 +104,8 @@ class Objects:
                 cloudpickle.dumps(value)
             except Exception as error:  # whatever an object's pickling raises
                 raise ModelError(f"{name}: cannot be sent to a worker ({type(error).__name__}: {error})") from None
-        return bytes(cloudpickle.dumps((self.named, _registered_here())))
+        pickled = bytes(cloudpickle.dumps((self.named, _registered_here())))
+        return bytes(cloudpickle.dumps(self._pickle_of(pickled))) if len(pickled) >= _LARGE else pickled
 
     def described(self) -> dict[str, str]:
         """Return the source of each function and class, and a digest of what has no source."""
@@ -96,9 +114,18 @@ class Objects:
 
 @dataclass(frozen=True)
 class _File:
-    """An array that lies in a file."""
+    """A value that lies in a file."""
 
     path: str
+
+    def opened(self) -> Any:
+        """Return the value, an array mapped into memory."""
+        place = Path(self.path)
+        if not place.exists():
+            place = next((folder / place.name for folder in _shipped), place)
+        if place.suffix == ".npy":
+            return np.load(place, mmap_mode="r")
+        return pickle.loads(place.read_bytes())  # noqa: S301 - written by this study's own program
 
 
 @dataclass(frozen=True)
@@ -115,7 +142,7 @@ class _Given:
 
 def _opened(value: Any) -> Any:
     if isinstance(value, _File):
-        return np.load(value.path, mmap_mode="r")
+        return value.opened()
     if isinstance(value, Mapping):
         return {key: _opened(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -138,12 +165,37 @@ def _registered_here() -> dict[str, Any]:
     return {name: each for name, each in known.items() if getattr(each, "__module__", "") == "__main__"}
 
 
-def provide(pickled: bytes) -> None:
-    """Make objects known in this process, in the place of those that were known before."""
+def files_of(pickled: bytes) -> list[Path]:
+    """Return the files in which large data among pickled objects lie."""
+    if not pickled:
+        return []
+    loaded = cloudpickle.loads(pickled)
+    named, _ = loaded.opened() if isinstance(loaded, _File) else loaded
+    given = [each.data for each in named.values() if isinstance(each, _Given)]
+    return [Path(each.path) for each in _files_in([loaded if isinstance(loaded, _File) else None, *given])]
+
+
+def _files_in(value: Any) -> Iterator[_File]:
+    if isinstance(value, _File):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _files_in(each)
+
+
+def provide(pickled: bytes, shipped: Path | None = None) -> None:
+    """Make objects known in this process, in the place of those that were known before.
+
+    Args:
+        pickled: The objects.
+        shipped: Where the files of large data are on a machine that they were shipped to.
+    """
     _provided.clear()
     _registered.clear()
+    _shipped[:] = [shipped] if shipped else []
     if pickled:
-        named, registered = cloudpickle.loads(pickled)
+        loaded = cloudpickle.loads(pickled)
+        named, registered = loaded.opened() if isinstance(loaded, _File) else loaded
         _provided.update(named)
         _registered.update(registered)
     for name, each in _registered.items():

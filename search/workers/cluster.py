@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from distributed import Client, WorkerPlugin
 
 from search.errors import ClusterError, StorageError, one_line
+from search.studyfile import objects
 from search.studyfile.copy import common_layout
 from search.studyfile.schema import Definition
 from search.tracking.origin import files_needed
@@ -190,6 +191,9 @@ class ClusterPool:
             StorageError: The study's storage is a file that workers on other machines do not see.
         """
         files, path = _shipped(job.definition)
+        if self._elsewhere():
+            large = objects.files_of(job.settings.objects)
+            files |= {f"{worker.OBJECTS}/{each.name}": each.read_bytes() for each in large}
         # Of each search alone: a data function may read what no digest of these files knows, and the folder is
         # removed with the search.
         key = f"search-shipped-{job.definition.digest}-{secrets.token_hex(8)}"
@@ -203,9 +207,13 @@ class ClusterPool:
             job, settings=replace(job.settings, definition=definition), shipped=key, threads=threads, guarded=True
         )
 
+    def _elsewhere(self) -> bool:
+        """Return whether workers run on other machines."""
+        return not set(self.client.run(socket.gethostname).values()) <= {socket.gethostname()}
+
     def _see_file(self, storage: str) -> None:
         """Check that workers on other machines see the folder of a file storage, by a mark left in it."""
-        if set(self.client.run(socket.gethostname).values()) <= {socket.gethostname()}:
+        if not self._elsewhere():
             return
         folder = Path(storage.removeprefix("sqlite:///")).absolute().parent
         existing = next(each for each in (folder, *folder.parents) if each.is_dir())

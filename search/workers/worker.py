@@ -47,6 +47,7 @@ from search.workers import sharing
 from search.workers.devices import check_devices, make_virtual, operations_at_once, spread
 
 STOPPED = f"stopped; {RUN_AGAIN}"
+OBJECTS = "objects"  # the folder, among shipped files, of large data that a program gave
 _AGAIN = 7_919  # keeps the seeds of trainings that confirm a trial apart from those of trials
 _LOGGED = 50_000  # characters of a trial's prints that are kept, at the beginning and at the end
 _COLLECT_BYTES = 100_000_000
@@ -355,7 +356,7 @@ def _data(job: Job, *, first: bool = False) -> tuple[Definition, TrialData]:
         if job.threads:
             warm(job.threads)
         _forget_shipped(job.shipped)
-        provide(job.settings.objects)
+        provide(job.settings.objects, shipped_folder(job.shipped) / OBJECTS if job.shipped else None)
         definition = job.definition
         if job.shipped:
             definition = definition.model_copy(update={"path": shipped_folder(job.shipped) / definition.path})

@@ -176,7 +176,7 @@ def _split(
         train=part(chosen.training),
         validation=part(chosen.validation),
         test=test,
-        normalize=bool(together.columns) if settings.normalize is None else settings.normalize,
+        normalize=_normalizes(together, settings),
         name=name,
         # What a data function returns differs from trial to trial; the targets of the held-out rows do not.
         digest=rows.digest_of(test.y) if depends and test.y is not None else together.digest,
@@ -191,6 +191,13 @@ def _split(
     )
 
 
+def _normalizes(together: Rows, settings: DataDefinition) -> bool:
+    """Return whether preprocessing layers scale the numbers."""
+    if settings.normalize == "auto":
+        return bool(together.columns) or (isinstance(together.x, np.ndarray) and together.x.ndim > 1)
+    return bool(together.columns) if settings.normalize is None else settings.normalize
+
+
 _COLUMN_KEYS = ("target", "features", "drop", "group", "time", "folds", "stratify", "normalize", "sample_weight")
 
 
@@ -198,7 +205,7 @@ def _streamed(parts: dict[str, Given], definition: Definition, name: str, *, dep
     """Return the data behind streams, never copied; parts of arrays may stand beside them."""
     settings = definition.data
     for key in _COLUMN_KEYS:
-        if getattr(settings, key):
+        if getattr(settings, key) and (key, getattr(settings, key)) != ("normalize", "auto"):
             raise DataError(f"data.{key}: streams yield batches as they are; leave it out")
     if any(part.streamed and part.y is not None for part in parts.values()):
         raise DataError("data.source: streams beside other values; a stream yields its targets with its inputs")

@@ -181,7 +181,7 @@ def from_arrays(x: Any, y: Any, settings: DataDefinition, weight: Any = None) ->
         raise DataError("data.source: x is empty; give at least one row of one input")
     weight = weights(weight, settings)
     _check_arrays(x, y, weight, ())
-    if settings.normalize and isinstance(x, dict | list):
+    if settings.normalize is True and isinstance(x, dict | list):
         raise DataError("data.normalize: several inputs are not scaled for you; leave normalize out")
     digest = digest_of(x, _squeezed(y), *([] if weight is None else [weight]))
     return Rows(x, y, weight, digest=digest, doubts=doubts_of_arrays(x))

@@ -28,7 +28,7 @@ def expanded(content: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """Return a study file's content with the parameters of the space that it names.
 
     What the file says of a parameter itself counts: in `[space]`, or fixed in `[model]` or `[fit]`. Training takes 30
-    epochs where the file says nothing of them.
+    epochs, and numbers in arrays are scaled as those in tables, where the file says nothing of them.
 
     Args:
         content: The tables of a study file, not checked yet.
@@ -37,8 +37,9 @@ def expanded(content: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     Raises:
         StudyFileError: There is no such space, or the model is not the built-in one of this name.
     """
-    space, model, fit = (content.get(table, {}) for table in ("space", "model", "fit"))
-    if not all(isinstance(table, Mapping) for table in (space, model, fit)) or not isinstance(space.get(_KEY), str):
+    space, model, fit, data = (content.get(table, {}) for table in ("space", "model", "fit", "data"))
+    tables = all(isinstance(table, Mapping) for table in (space, model, fit, data))
+    if not tables or not isinstance(space.get(_KEY), str):
         return content  # no preset, or what the check of the whole file refuses
     name = space[_KEY]
     if name not in PRESETS:
@@ -49,4 +50,5 @@ def expanded(content: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     own = {key: each for key, each in space.items() if key != _KEY}
     missing = {key: each for key, each in PRESETS[name].items() if key not in {*own, *model, *fit}}
     epochs = {} if "epochs" in {*own, *fit} else {"epochs": _EPOCHS}
-    return {**content, "space": {**missing, **own}, "fit": {**fit, **epochs}}
+    scaled = {"normalize": "auto", **data}
+    return {**content, "space": {**missing, **own}, "fit": {**fit, **epochs}, "data": scaled}

@@ -60,7 +60,7 @@ class DataDefinition(Table):
         sample_weight: A column of a table that says how much each row counts.
         folds: Cross-validate over this many folds of the remaining rows.
         normalize: Adapt preprocessing layers on the training part; true for tables and false for
-            arrays when left out.
+            arrays when left out; `auto` scales arrays of one input too, but no streams.
     """
 
     source: str
@@ -77,7 +77,7 @@ class DataDefinition(Table):
     time: str | None = None
     sample_weight: str | None = None
     folds: int | None = Field(default=None, ge=2, le=1000)
-    normalize: bool | None = None
+    normalize: bool | Literal["auto"] | None = None
 
     @field_validator("source")
     @classmethod

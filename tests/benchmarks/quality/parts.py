@@ -37,6 +37,7 @@ _RIVALS = {
 _NEEDED = {"KerasTuner": ("keras_tuner", "tensorboard"), "Ray": ("ray",)}
 _JUDGE = 10_000  # seeds from here on belong to the judge
 _RANDOM = 1_000  # and from here on to the random configurations
+_SEEDS = 20  # how far the seeds of a task's searches are from those of the next
 _PATIENCE = 60.0  # seconds until a search that was asked to end is killed
 
 
@@ -119,8 +120,17 @@ def searched(plan: Plan, task: str, tool: str, seed: int) -> list[Tried]:
     if not kept.is_file():
         note(f"  {task}: {tool}, seed {seed}")
         find = _ours if tool == OURS else _rivals
-        write(kept, [vars(each) for each in find(plan, task, tool, seed)])
+        write(kept, [vars(each) for each in find(plan, task, tool, seed_of(task, seed))])
     return [Tried(**each) for each in read(kept) if each["seconds"] <= plan.seconds]
+
+
+def seed_of(task: str, seed: int) -> int:
+    """Return the seed of a search: another one in each task.
+
+    The space is the same in all: under one seed a sampler's first configurations are, and one lucky draw would count in
+    every task.
+    """
+    return seed + _SEEDS * [*tasks.TASKS].index(task)
 
 
 def _ours(plan: Plan, task: str, _: str, seed: int) -> list[Tried]:

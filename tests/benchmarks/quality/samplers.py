@@ -86,7 +86,7 @@ def _search(plan: Plan, task: str, name: str, seed: int) -> list[Curve]:
     sampler, options = _SAMPLERS[name]
     tables = {**content(parts.arrays(plan, task)), "search": {"sampler": sampler, "sampler_options": options}}
     definition = parse_definition(tables, parts.arrays(plan, task))
-    study = optuna.create_study(sampler=make_sampler(definition, sampler, seed))
+    study = optuna.create_study(sampler=make_sampler(definition, sampler, parts.seed_of(task, seed)))
     found = []
     with _trainer(plan, task) as train:
         for number in range(_TRIALS):

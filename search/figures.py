@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,11 @@ _SPACE = "&ensp;"  # in Markdown
 def number(value: object) -> str:
     """Return a value with five significant digits, or as it is when it is no fraction."""
     return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number as JSON knows it: none for what is not finite."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def duration(seconds: float) -> str:

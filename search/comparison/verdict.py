@@ -11,6 +11,7 @@ import numpy as np
 from search.comparison import bootstrap
 from search.comparison.predictions import Predictions
 from search.comparison.scores import Score, correct, score_of
+from search.figures import finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,12 +57,12 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints: numbers, and null for what is not a finite number."""
-        interval = None if self.interval is None else [_finite(each) for each in self.interval]
+        interval = None if self.interval is None else [finite(each) for each in self.interval]
         return {
             "metric": self.metric,
-            "champion": _finite(self.champion),
-            "challenger": _finite(self.challenger),
-            "difference": _finite(self.difference),
+            "champion": finite(self.champion),
+            "challenger": finite(self.challenger),
+            "difference": finite(self.difference),
             "interval": interval,
             "better": self.better,
         }
@@ -88,10 +89,6 @@ def gain(difference: float) -> str:
     if difference == 0:
         return "no difference"
     return f"{'better' if difference > 0 else 'worse'} by {abs(difference):.4g}"
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def check_same_rows(champion: Predictions, challenger: Predictions) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from search.figures import finite
 from search.register import Best, best_of
 from search.reporting import insight
 from search.study import attributes, ranking
@@ -60,7 +60,7 @@ class Findings:
 
 def _plain(metrics: dict[str, float]) -> dict[str, float | None]:
     """Return metrics as JSON has them: it knows no NaN."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    return {name: finite(value) for name, value in metrics.items()}
 
 
 def findings_of(study: optuna.Study, definition: Definition, top: int) -> Findings:

@@ -15,6 +15,7 @@ from optuna.trial import TrialState, create_trial
 
 from search.data.loading import TrialData
 from search.errors import UsageError
+from search.figures import finite
 from search.study import attributes, space
 from search.studyfile import objects
 from search.studyfile.load import load_definition
@@ -57,12 +58,8 @@ class Reproduction:
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
-        metrics = {name: [_number(each) for each in pair] for name, pair in self.metrics.items()}
+        metrics = {name: [finite(each) for each in pair] for name, pair in self.metrics.items()}
         return {"run_id": self.run_id, "same": self.same, "metrics": metrics, "differs": list(self.differs)}
-
-
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def reproduce(run_id: str) -> Reproduction:

@@ -59,12 +59,12 @@ def test_every_command_and_flag_that_is_shown_exists(module: str, flag: str) -> 
 @pytest.mark.parametrize("guide", [name for name, text in GUIDES.items() if "```toml" in text])
 def test_every_study_file_that_is_shown_is_a_study(guide: str, tmp_path: Path) -> None:
     """The first thing that a person copies would be refused."""
-    (study,) = blocks(GUIDES[guide], "toml")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.csv").write_text("size,price\n1,2\n")
     (tmp_path / "mine.py").write_text(CODE)
-    (tmp_path / "mine.toml").write_text(study)
-    assert load_definition(tmp_path / "mine.toml").name == "mine"
+    for study in blocks(GUIDES[guide], "toml"):
+        (tmp_path / "mine.toml").write_text(study)
+        assert load_definition(tmp_path / "mine.toml").name == "mine"
 
 
 @pytest.mark.parametrize("guide", [name for name, text in GUIDES.items() if "```python" in text])

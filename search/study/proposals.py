@@ -30,7 +30,7 @@ _DRAWS = 1000  # random draws from a space too large to be listed, before it cou
 # TPE's time grows with the trials that it learns from, running ones too. At most so many of the copy's are kept, when
 # it has twice as many: the best, of which TPE takes 25 for its good ones, of the other finished ones a random choice,
 # and of the running ones the newest.
-_KEPT, _KEPT_BEST, _KEPT_RUNNING = 200, 50, 100
+_KEPT, _KEPT_BEST, _KEPT_RUNNING = 300, 50, 200
 
 
 @dataclass(frozen=True)

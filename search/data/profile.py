@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ _BINS = 10
 _FEW = 0.01
 _MOST_FEATURES = 1000  # beyond it (pictures, long sequences) one profile describes the whole input
 _MOST_CATEGORIES = 1000
-_MOST_VALUES = 1_000_000  # of a feature, that quantiles are taken from
+_MOST_ROWS, _MOST_VALUES = 200_000, 1_000_000  # of a feature, that quantiles are taken from
 _LEAST_SHARE = 1e-4  # a bin that is empty counts as this share
 
 
@@ -102,10 +103,14 @@ def _described(values: NDArray[Any]) -> dict[str, Any]:
 
 def _sample(values: NDArray[Any]) -> NDArray[Any]:
     """Return all rows, or a few of them when they hold many values; the same ones each time."""
-    most = max(1, _MOST_VALUES // max(1, int(np.prod(values.shape[1:]))))
-    if len(values) <= most:
-        return values
-    return values[np.sort(np.random.default_rng(0).choice(len(values), most, replace=False))]
+    most = max(1, min(_MOST_ROWS, _MOST_VALUES // max(1, int(np.prod(values.shape[1:])))))
+    return values if len(values) <= most else values[_some_rows(len(values), most)]
+
+
+@lru_cache(maxsize=4)
+def _some_rows(count: int, most: int) -> NDArray[np.intp]:
+    """Return the places of so many rows, in order: those of one column are those of the next."""
+    return np.sort(np.random.default_rng(0).choice(count, most, replace=False))
 
 
 def _binned(numbers: NDArray[Any], edges: NDArray[Any]) -> NDArray[Any]:

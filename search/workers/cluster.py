@@ -191,7 +191,8 @@ class ClusterPool:
             StorageError: The study's storage is a file that workers on other machines do not see.
         """
         files, path = _shipped(job.definition)
-        if self._elsewhere():
+        elsewhere = self._elsewhere()
+        if elsewhere:
             large = objects.files_of(job.settings.objects)
             files |= {f"{worker.OBJECTS}/{each.name}": each.read_bytes() for each in large}
         # Of each search alone: a data function may read what no digest of these files knows, and the folder is
@@ -199,7 +200,7 @@ class ClusterPool:
         key = f"search-shipped-{job.definition.digest}-{secrets.token_hex(8)}"
         self.client.register_plugin(ShippedFiles(key, files), name=key)
         self._plugin = key
-        if "://" not in job.settings.storage or job.settings.storage.startswith("sqlite"):
+        if elsewhere and ("://" not in job.settings.storage or job.settings.storage.startswith("sqlite")):
             self._see_file(job.settings.storage)
         threads = min((details.get("nthreads", 1) for details in self.workers().values()), default=1)
         definition = job.definition.model_copy(update={"path": Path(path)})
@@ -213,8 +214,6 @@ class ClusterPool:
 
     def _see_file(self, storage: str) -> None:
         """Check that workers on other machines see the folder of a file storage, by a mark left in it."""
-        if not self._elsewhere():
-            return
         folder = Path(storage.removeprefix("sqlite:///")).absolute().parent
         existing = next(each for each in (folder, *folder.parents) if each.is_dir())
         with tempfile.NamedTemporaryFile(dir=existing) as mark:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,8 @@ def of_trial(result: TrialResult) -> bytes:
 
 def prepare() -> None:
     """Import what draws, and let it find its fonts: a second of processor time, best spent while nothing trains."""
-    side_by_side([lambda _: None])
+    with suppress(Exception):  # as where a picture is drawn: a page does without
+        side_by_side([lambda _: None])
 
 
 def side_by_side(panels: Sequence[Panel]) -> bytes:

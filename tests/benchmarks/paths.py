@@ -99,18 +99,14 @@ def main(size: Size) -> None:
 
 
 def _measure(case: _Case, epochs: int, repeats: int) -> Mapping[str, Any]:
-    import importlib.util
-
     from search.data.loading import load
     from search.studyfile.load import parse_definition
+    from search.studyfile.references import load_object
     from search.training import fit
 
     file = Path("source.py").absolute()
-    spec = importlib.util.spec_from_file_location("source", file)
-    assert spec is not None
-    assert spec.loader is not None
-    source = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(source)
+    make: Callable[..., keras.Model] = load_object(f"{file}:model", file.parent, "model")
+    source: Callable[[], dict[str, Any]] = load_object(f"{file}:{case.function}", file.parent, "data.source")
     tables = {
         "name": "paths",
         "metric": "val_loss",
@@ -130,7 +126,7 @@ def _measure(case: _Case, epochs: int, repeats: int) -> Mapping[str, Any]:
         fit.fit(model, data, epochs=epochs, batch_size=_BATCH, seed=0, callbacks=callbacks, **settings)
 
     def keras_fit(model: keras.Model, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-        parts = getattr(source, case.function)()
+        parts = source()
         train, validation = parts["train"], parts["validation"]
         settings: dict[str, Any] = {"validation_data": validation, "class_weight": weights, "callbacks": callbacks}
         if isinstance(train, tuple):
@@ -142,7 +138,7 @@ def _measure(case: _Case, epochs: int, repeats: int) -> Mapping[str, Any]:
     for _ in range(repeats):
         for who, way in ways.items():
             clock = _clock(watches=case.watches)
-            way(source.model(jit_compile=case.compiles), [clock])
+            way(make(jit_compile=case.compiles), [clock])
             taken[who] += np.diff(clock.times).tolist()
     return {"path": path[0], **{who: median(times) for who, times in taken.items()}}
 

@@ -229,6 +229,12 @@ def arrays(plan: Plan, task: str) -> Path:
     return file
 
 
+def trainer(plan: Plan, task: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command that trains configurations of a task, and its environment."""
+    command = [PYTHON, "-m", "tests.benchmarks.quality.curves", str(arrays(plan, task))]
+    return command, {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(HERE.parent.parent)}
+
+
 def _curves(plan: Plan, task: str, kept: Path, wanted: list[tuple[Params, int]]) -> list[Curve]:
     """Return these trainings, in this order; those that the file does not have are done now."""
     known = {(key(each["params"]), each["seed"]): Curve(**each) for each in read(kept)}
@@ -236,8 +242,7 @@ def _curves(plan: Plan, task: str, kept: Path, wanted: list[tuple[Params, int]])
     if missing:
         note(f"  {task}: {len(missing)} trainings")
         lines = "".join(json.dumps({"params": params, "seed": seed}) + "\n" for params, seed in missing)
-        command = [PYTHON, "-m", "tests.benchmarks.quality.curves", str(arrays(plan, task))]
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(HERE.parent.parent)}
+        command, environment = trainer(plan, task)
         with kept.open("a") as file:
             subprocess.run(
                 command, env=environment, input=lines, stdout=file, stderr=subprocess.DEVNULL, text=True, check=True

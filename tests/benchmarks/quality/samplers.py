@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -25,7 +24,7 @@ from search.studyfile.load import parse_definition
 from tests.benchmarks.quality import parts
 from tests.benchmarks.quality.parts import Curve, Params, Plan
 from tests.benchmarks.quality.study import content
-from tests.benchmarks.timing import HERE, PYTHON, note, table
+from tests.benchmarks.timing import note, table
 
 _TRIALS, _MOMENTS = 30, (10, 20, 30)
 _RANDOM, _ORDERS = "random", 50
@@ -99,8 +98,7 @@ def _search(plan: Plan, task: str, name: str, seed: int) -> list[Curve]:
 @contextmanager
 def _trainer(plan: Plan, task: str) -> Iterator[Train]:
     """Give what trains a configuration under a seed, in one process for all."""
-    command = [PYTHON, "-m", "tests.benchmarks.quality.curves", str(parts.arrays(plan, task))]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(HERE.parent.parent)}
+    command, environment = parts.trainer(plan, task)
     with subprocess.Popen(
         command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:

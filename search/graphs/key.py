@@ -46,7 +46,7 @@ def key_of(model: keras.Model, spec: Any) -> tuple[str | None, Numbers]:
 
     Args:
         model: Built and compiled.
-        spec: What its training tensors are.
+        spec: What its training and its held-out tensors are.
     """
     if not all(map(_recognised, (model, model.optimizer, *layers_of(model)))):
         return None, ()

@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.graphs import constants as graph_constants
+from search.graphs import shared
 from search.graphs.constants import Constants, Place, Quantities
 from search.graphs.key import key_of, layers_of
 
@@ -72,7 +73,7 @@ class CompiledSteps:
     Attributes:
         train: Trains an epoch; takes the order of its rows, the batch size, and the training
             tensors, and returns the metrics by name.
-        test: Adds a batch (x, y) to the metrics, and returns them by name.
+        test: Adds a batch to the metrics, and returns them by name.
         batch: The specification of such a batch.
         reused: Whether they were traced for an earlier model.
     """
@@ -92,7 +93,7 @@ class _Graph:
         inputs: The names of its inputs: the arguments, then what it captured.
         specs: What the inputs are.
         outputs: The names of its outputs.
-        structure: The outputs as the function returned them.
+        structure: The outputs as the function returned them, each None.
         captured: Each captured input: the index of a model's resource, or a constant tensor.
     """
 
@@ -147,7 +148,8 @@ class _Architecture:
         known: The same; None where models with different ones were seen to have the same graphs but for constants.
         constants: For each graph its constants that come from such quantities, and from which.
         seen: The quantities of the models whose graphs have been compared.
-        functions: The graphs as functions, by the values of their constants; the last used last.
+        functions: The graphs as functions, by the values of their constants that came again; the last used last.
+        met: The values of all constants so far.
     """
 
     key: str
@@ -157,6 +159,7 @@ class _Architecture:
     constants: tuple[Constants, Constants] = ({}, {})
     seen: frozenset[Quantities] = frozenset()
     functions: dict[Any, tuple[Callable[..., Any], Callable[..., Any]]] = field(default_factory=dict)
+    met: set[Any] = field(default_factory=set)
 
     def fits(self, model: Quantities) -> bool:
         """Return whether the graphs are those of a model with these quantities."""
@@ -174,13 +177,15 @@ class _Architecture:
 
     def functions_for(self, model: Quantities) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """Return the training and the test function of a model that fits."""
-        values = [graph_constants.values_of(constants, model) for constants in self.constants]
-        found = self.functions.pop(tuple(values), None)
+        values = tuple(graph_constants.values_of(constants, model) for constants in self.constants)
+        found = self.functions.pop(values, None)
         if found is None:
             parts = zip(self.graphs, self.constants, values, strict=True)
             training, testing = (graph.function(constants, these) for graph, constants, these in parts)
             found = training, testing
-        self.functions[tuple(values)] = found
+        if not any(values) or values in self.met:  # rates that a study draws from a range do not come again
+            self.functions[values] = found
+        self.met.add(values)
         if len(self.functions) > _KEPT_FUNCTIONS:
             del self.functions[next(iter(self.functions))]
         return found
@@ -194,7 +199,9 @@ class _Architecture:
             return None
         pairs = zip(self.known, other.own, strict=True)
         known = tuple(quantity if quantity == theirs else None for quantity, theirs in pairs)
-        return replace(self, known=known, constants=(training, testing), seen=self.seen | other.seen, functions={})
+        return replace(
+            self, known=known, constants=(training, testing), seen=self.seen | other.seen, functions={}, met=set()
+        )
 
     def _widened_constants(self, index: int, other: _Architecture) -> Constants | None:
         """Return what a graph's constants come from, with the other's graph considered too."""
@@ -213,26 +220,29 @@ _numbers = itertools.count()
 _architectures: list[_Architecture] = []  # of this process, which trains one model at a time; the last met last
 
 
-def compiled_steps(model: keras.Model, tensors: Any) -> CompiledSteps:
+def compiled_steps(model: keras.Model, tensors: Any, held_out: Any = None) -> CompiledSteps:
     """Return the model's functions: those of an earlier model of its architecture, or traced now.
 
     Args:
         model: Built and compiled, its optimizer's and metrics' variables created.
-        tensors: The training part, (x, y) or (x, y, sample weights); structure and types matter.
+        tensors: The training part, (x,), (x, y) or (x, y, sample weights); structure and types matter.
+        held_out: The validation part likewise; without one, rows that the test function takes have no weights.
     """
     spec, resources = _spec(tensors), _resources(model)
-    batch = spec[:2]
-    key, numbers = key_of(model, spec)
+    batch = spec[:2] if held_out is None else _spec(held_out)
+    key, numbers = key_of(model, (spec, batch))
     shapes = [tuple(variable.shape) for variable in _variables(model)]
     key = key and f"{key} {[len(shape) for shape in shapes]}"
     quantities = (*numbers, *itertools.chain(*shapes))
-    known = next((each for each in _architectures if each.key == key and each.fits(quantities)), None)
+    known = None if key is None else _known(key, quantities)
     if known is None:
-        train, test = _trace(model, spec)
+        train, test = _trace(model, spec, batch)
         if key is not None:
             training, testing = _graph(train, resources), _graph(test, resources)
             if training is not None and testing is not None:
-                _remember(_Architecture(key, (training, testing), quantities, quantities, seen=frozenset([quantities])))
+                traced = _Architecture(key, (training, testing), quantities, quantities, seen=frozenset([quantities]))
+                shared.publish(key, traced)
+                _remember(traced)
         return _bound(train, test, batch)
     _architectures.remove(known)
     _architectures.append(known)
@@ -241,6 +251,20 @@ def compiled_steps(model: keras.Model, tensors: Any) -> CompiledSteps:
         for function, graph in zip(known.functions_for(quantities), known.graphs, strict=True)
     )
     return replace(_bound(train, test, batch), reused=True)
+
+
+def _known(key: str, model: Quantities) -> _Architecture | None:
+    """Return the graphs of an earlier model, of this process or of another worker; None when none fits."""
+
+    def fitting() -> _Architecture | None:
+        return next((each for each in _architectures if each.key == key and each.fits(model)), None)
+
+    found = fitting()
+    if found is not None:
+        return found
+    for each in shared.published(key):
+        _remember(each)
+    return fitting()
 
 
 def _remember(found: _Architecture) -> None:
@@ -254,7 +278,7 @@ def _remember(found: _Architecture) -> None:
     del _architectures[:-_KEPT]
 
 
-def _trace(model: keras.Model, spec: Any) -> tuple[Any, Any]:
+def _trace(model: keras.Model, spec: Any, batch: Any) -> tuple[Any, Any]:
     """Return the concrete functions that train an epoch and test a batch; they take flat arguments."""
     import keras
     import tensorflow as tf
@@ -280,13 +304,13 @@ def _trace(model: keras.Model, spec: Any) -> tuple[Any, Any]:
         return logs
 
     def test(*flat: tf.Tensor) -> dict[str, Any]:
-        logs: dict[str, Any] = test_step(keras.tree.pack_sequence_as(spec[:2], list(flat)))
+        logs: dict[str, Any] = test_step(keras.tree.pack_sequence_as(batch, list(flat)))
         return logs
 
     order, batch_size = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)
     return (
         tf.function(train, autograph=False).get_concrete_function(order, batch_size, *keras.tree.flatten(spec)),
-        tf.function(test, autograph=False).get_concrete_function(*keras.tree.flatten(spec[:2])),
+        tf.function(test, autograph=False).get_concrete_function(*keras.tree.flatten(batch)),
     )
 
 
@@ -349,7 +373,7 @@ def _graph(function: Any, resources: Sequence[tf.Tensor]) -> _Graph | None:
         tuple(f"input_{index}:0" for index in range(len(inputs))),
         tuple(tf.TensorSpec(each.shape, each.dtype) for each in inputs),
         tuple(each.name for each in function.graph.outputs),
-        function.structured_outputs,
+        tf.nest.map_structure(lambda _: None, function.structured_outputs),
         captured,
     )
 

@@ -26,7 +26,9 @@ from search.data import mapped, streams
 from search.data.dataset import Data, Part
 from search.data.preprocessing import leaves, take
 from search.graphs import reuse as graph_reuse
+from search.training import whole_epochs
 from search.training.epochs import numbers
+from search.training.whole_epochs import HeldOut
 
 if TYPE_CHECKING:
     import keras
@@ -160,10 +162,9 @@ def fit(
     tensors = _tensors(train, _weights_of_rows(data, class_weight))
     _create_variables(model, _first_row(tensors))
     settings["shuffle"] = False  # the rows come shuffled; Keras would warn that it cannot
-    if validation is not None:
-        settings["validation_data"], settings["validation_steps"] = _in_order(model, validation)
     if path == WHOLE_EPOCHS:
-        compiled = graph_reuse.compiled_steps(model, tensors)
+        held_out = None if validation is None else _held_out(model, validation)
+        compiled = graph_reuse.compiled_steps(model, tensors, None if held_out is None else held_out.tensors)
         on_path(REUSED if compiled.reused else path)
         orders: list[Iterator[NDArray[np.int32]]] = []
 
@@ -172,9 +173,11 @@ def fit(
                 orders.append(_orders(_rows(train), seed, shuffle, first_epoch()))
             return compiled.train(next(orders[0]), batch_size, tensors)
 
-        _fit_whole_epochs(model, compiled, train_epoch, settings)
+        whole_epochs.fit_whole_epochs(model, compiled, train_epoch, held_out, settings)
     else:
         on_path(path)
+        if validation is not None:
+            settings["validation_data"], settings["validation_steps"] = _in_order(model, validation)
         steps = -(-_rows(train) // batch_size)
         batches = _batches(tensors, lambda: _orders(_rows(train), seed, shuffle, first_epoch()), batch_size)
         model.fit(batches, steps_per_epoch=steps, **settings)
@@ -253,39 +256,6 @@ def as_tensors(x: Any) -> Any:
     import tensorflow as tf
 
     return keras.tree.map_structure(tf.convert_to_tensor, x)
-
-
-def _fit_whole_epochs(
-    model: keras.Model,
-    compiled: graph_reuse.CompiledSteps,
-    train_epoch: Callable[[], dict[str, Any]],
-    settings: dict[str, Any],
-) -> None:
-    """Fit with a training function that runs all the batches of an epoch."""
-    import tensorflow as tf
-
-    def test(iterator: Any) -> dict[str, Any]:
-        if _same_spec(iterator.element_spec, compiled.batch):
-            return compiled.test(next(iterator))
-        model.make_test_function(force=True)  # a callback of the user's evaluates other data
-        logs: dict[str, Any] = model.test_function(iterator)
-        return logs
-
-    model.train_function, model.test_function = lambda _: train_epoch(), test
-    try:
-        model.fit(tf.data.Dataset.from_tensors(0).repeat(), steps_per_epoch=1, **settings)
-    finally:
-        model.train_function = None  # should the user call fit again
-
-
-def _same_spec(one: Any, other: Any) -> bool:
-    import keras
-
-    with suppress(ValueError, TypeError):  # another structure
-        keras.tree.assert_same_structure(one, other)
-        pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
-        return all(mine.dtype == theirs.dtype and theirs.is_compatible_with(mine) for mine, theirs in pairs)
-    return False
 
 
 def _orders(rows: int, seed: int, shuffle: bool = True, first: int = 0) -> Iterator[NDArray[np.int32]]:
@@ -398,10 +368,14 @@ def _in_order(model: keras.Model, part: Part) -> tuple[tf.data.Dataset, int]:
     """
     import tensorflow as tf
 
+    held_out = _held_out(model, part)
+    dataset = tf.data.Dataset.from_tensor_slices(held_out.tensors).batch(held_out.batch_size).repeat()
+    return _plain_pipeline(dataset), -(-held_out.rows // held_out.batch_size)
+
+
+def _held_out(model: keras.Model, part: Part) -> HeldOut:
     rows = _rows(part)
-    size = _shared_out(rows, held_out_rows(model, part))
-    dataset = tf.data.Dataset.from_tensor_slices(_tensors(part)).batch(size).repeat()
-    return _plain_pipeline(dataset), -(-rows // size)
+    return HeldOut(_tensors(part), rows, _shared_out(rows, held_out_rows(model, part)))
 
 
 def held_out_rows(model: keras.Model, part: Part) -> int:

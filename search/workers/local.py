@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _PRELOAD = "search.workers.preload"
 _LONGEST_FOLDER = 70  # bytes of a path; that of a socket in it has 107 at most
-_GROWTH = 1.25  # a worker grown to this multiple of its size after its first trial is replaced
 _WORKER_BYTES = 1.5e9  # what a worker with TensorFlow and a small study takes, generously
+_GROWTH = 1.25  # a worker that takes more, and this multiple of its size after its first trial, is replaced
 _SIGKILL = -9
 _PR_SET_PDEATHSIG = 1
 _naming = threading.Lock()  # of the main module, which is one for all threads
@@ -157,9 +157,9 @@ class LocalSlot:
         """Return None: the future of a process that died says so itself."""
 
     def trained(self, memory: int) -> None:
-        """Replace the process when it has grown too large; the next one is ready in 0.1 s."""
+        """Replace the process when it has grown too large; the next one is ready in 0.1 s, but has no traced graphs."""
         self._first_memory = self._first_memory or memory
-        if memory > _GROWTH * self._first_memory:
+        if memory > max(_WORKER_BYTES, _GROWTH * self._first_memory):
             self.stop()
             self._first_memory = 0
 

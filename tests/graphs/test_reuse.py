@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from keras import layers
 from search.data.dataset import Data, Part
 from search.data.loading import load
 from search.graphs import reuse as graphs
+from search.graphs import shared
 from search.training import fit as feed
 from tests.studyfiles import definition
 
@@ -180,6 +182,51 @@ def test_numbers_that_a_graph_holds_are_put_in_their_places(monkeypatch: pytest.
     assert [each.path == feed.REUSED for each in found.values()] == [False, False, True, False, True]
     for numbers in (tried[2], tried[4]):
         assert found[numbers].same(traced_alone(monkeypatch, rates, numbers, data)), numbers
+
+
+def test_functions_of_rates_that_do_not_come_again_are_not_kept() -> None:
+    """A worker of a study with rates drawn from a range would grow by two megabytes a trial."""
+    data = made()
+    for numbers in ((0.1, 0.2), (0.3, 0.4), (0.25, 0.15), (0.35, 0.45), (0.25, 0.15), (0.25, 0.15)):
+        Fit(fresh(rates, numbers), data, epochs=1)
+    (found,) = graphs._architectures
+    assert len(found.functions) == 1, "of the rates that came again"
+
+
+@pytest.fixture
+def other_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Share graphs through a folder, and return a function that makes this process as another worker is at first."""
+
+    def become() -> None:
+        monkeypatch.setattr(graphs, "_architectures", [])
+        shared._shared.known.clear()
+
+    shared.use(tmp_path / "graphs")
+    yield become
+    shared.use(None)
+
+
+def test_workers_share_graphs(monkeypatch: pytest.MonkeyPatch, other_worker: Callable[[], None]) -> None:
+    """Each of 16 workers would trace every architecture, or train otherwise than one that traced it itself."""
+    data = made()
+    for numbers in ((0.1, 0.2), (0.3, 0.4)):
+        assert Fit(fresh(rates, numbers), data).path == feed.WHOLE_EPOCHS
+        other_worker()
+    found = Fit(fresh(rates, (0.25, 0.15)), data)
+    assert found.path == feed.REUSED
+    shared.use(None)
+    assert found.same(traced_alone(monkeypatch, rates, (0.25, 0.15), data))
+
+
+def test_a_folder_that_cannot_be_used_leaves_each_worker_its_own_graphs(tmp_path: Path) -> None:
+    """A full disk would end trials."""
+    (tmp_path / "file").write_text("")
+    shared.use(tmp_path / "file" / "graphs")
+    try:
+        paths = [Fit(fresh(dense, 4), made(), epochs=1).path for _ in range(2)]
+    finally:
+        shared.use(None)
+    assert paths == [feed.WHOLE_EPOCHS, feed.REUSED]
 
 
 def test_a_constant_that_may_come_from_two_numbers_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -333,7 +333,7 @@ def test_a_grown_worker_is_replaced(tiny: Tiny, run_search: Searcher) -> None:
     """If this fails, memory grows with every trial until the night's search dies."""
     code = (
         "from search.training.model import mlp\n\nHELD = []\n\n\ndef build(trial, data):\n"
-        "    HELD.append(bytearray(80_000_000))\n    return mlp(trial, data)\n"
+        "    HELD.append(bytearray(250_000_000))\n    return mlp(trial, data)\n"
     )
     started = time.monotonic()
     outcome = run_search(tiny("grows", "grows.py:build", code), n_trials=12, pruner="none")

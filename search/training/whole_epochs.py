@@ -1,0 +1,148 @@
+"""Keras's `fit` where one graph call trains a whole epoch and another tests a batch of held-out rows.
+
+The epochs, their callbacks and what these are told are Keras's own. Between the graph calls of a small
+model Keras computes longer than in them: it resets each metric by several operations, computes the
+metrics a second time, and makes an iterator for each validation. Here a metric is reset by one
+operation, the graphs' own metrics are taken, and the held-out rows are tensors that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from search.graphs.reuse import CompiledSteps
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows to measure a model on after each epoch.
+
+    Attributes:
+        tensors: Packed as Keras's steps are given them: (x,), (x, y) or (x, y, weights of the rows).
+        rows: How many there are.
+        batch_size: How many of them go through the model at once.
+    """
+
+    tensors: Any
+    rows: int
+    batch_size: int
+
+    def batches(self) -> Iterator[Any]:
+        """Yield the rows in order."""
+        import keras
+
+        if self.batch_size >= self.rows:
+            yield self.tensors
+            return
+        for first in range(0, self.rows, self.batch_size):
+            rows = slice(first, first + self.batch_size)
+            yield keras.tree.map_structure(lambda tensor, rows=rows: tensor[rows], self.tensors)
+
+
+def fit_whole_epochs(
+    model: keras.Model,
+    compiled: CompiledSteps,
+    train_epoch: Callable[[], dict[str, Any]],
+    held_out: HeldOut | None,
+    settings: Mapping[str, Any],
+) -> None:
+    """Fit a model.
+
+    Args:
+        model: Compiled, its metrics' variables created. Its test function stays the compiled one.
+        compiled: Its functions.
+        train_epoch: Trains all the batches of an epoch, and returns the metrics by name.
+        held_out: The validation part.
+        settings: More arguments of Keras's `fit`.
+    """
+    import tensorflow as tf
+
+    def test(iterator: Any) -> dict[str, Any]:
+        if _same_spec(iterator.element_spec, compiled.batch):
+            return compiled.test(next(iterator))
+        model.make_test_function(force=True)  # a callback of the user's evaluates other data
+        logs: dict[str, Any] = model.test_function(iterator)
+        return logs
+
+    endless = tf.data.Dataset.from_tensors(0).repeat()  # Keras asks for data, and `train_epoch` has its own
+    held: dict[str, Any] = {} if held_out is None else {"validation_data": endless, "validation_steps": 1}
+    model.train_function, model.test_function = lambda _: train_epoch(), test
+    with ExitStack() as replaced:
+        replaced.callback(setattr, model, "train_function", None)  # should the user call fit again
+        if _all_metrics_are_kerass(model):
+            replaced.enter_context(_replaced(model, "reset_metrics", _resets(model)))
+            replaced.enter_context(_replaced(model, "_get_metrics_result_or_logs", lambda logs: logs))
+        if held_out is not None:
+            replaced.enter_context(_replaced(model, "evaluate", _evaluates(model, compiled, held_out)))
+        model.fit(endless, steps_per_epoch=1, **held, **settings)
+
+
+@contextmanager
+def _replaced(model: keras.Model, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """Replace a method of one model for a while."""
+    setattr(model, name, method)
+    try:
+        yield
+    finally:
+        delattr(model, name)
+
+
+def _all_metrics_are_kerass(model: keras.Model) -> bool:
+    """Return whether the values of all metrics are in their variables alone: one of the user's may keep others."""
+    several = [each for metric in model.metrics for each in (metric, *getattr(metric, "metrics", ()))]
+    return all(type(each).__module__.startswith("keras.") for each in several)
+
+
+def _resets(model: keras.Model) -> Callable[[], None]:
+    """Return a function that resets the metrics."""
+    import tensorflow as tf
+
+    model.reset_metrics()
+    values = [each.value for each in model.metrics_variables]
+    state = [(value.handle, value.read_value()) for value in values]
+
+    def reset_metrics() -> None:
+        for handle, value in state:
+            tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+
+    return reset_metrics
+
+
+def _evaluates(model: keras.Model, compiled: CompiledSteps, held_out: HeldOut) -> Callable[..., Any]:
+    """Return the method `evaluate` of a model that measures the held-out rows when `fit` asks for the validation."""
+
+    def evaluate(*args: Any, _use_cached_eval_dataset: bool = False, **settings: Any) -> Any:
+        if not _use_cached_eval_dataset:  # a callback of the user's evaluates
+            return type(model).evaluate(model, *args, **settings)
+        callbacks = settings["callbacks"]
+        model.stop_evaluating = False
+        callbacks.on_test_begin()
+        model.reset_metrics()
+        logs: dict[str, Any] = {}
+        for step, batch in enumerate(held_out.batches()):
+            callbacks.on_test_batch_begin(step)
+            logs = compiled.test(batch)
+            callbacks.on_test_batch_end(step, logs)
+            if model.stop_evaluating:
+                break
+        logs = dict(model._get_metrics_result_or_logs(logs))  # noqa: SLF001 - as Keras's own `evaluate` does
+        callbacks.on_test_end(logs)
+        return logs
+
+    return evaluate
+
+
+def _same_spec(one: Any, other: Any) -> bool:
+    import keras
+
+    with suppress(ValueError, TypeError):  # another structure
+        keras.tree.assert_same_structure(one, other)
+        pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
+        return all(mine.dtype == theirs.dtype and theirs.is_compatible_with(mine) for mine, theirs in pairs)
+    return False

@@ -50,6 +50,7 @@ HOMES: dict[str, set[str]] = {
         "graphs.constants",
         "graphs.reuse",
         "training.fit",
+        "training.whole_epochs",
         "tracking.serving",
         "workers.devices",
         "workers.preload",

@@ -118,7 +118,7 @@ class Sampling:
                 self._copy.add_trial(_with_constraints(trial))
             else:
                 self._finish(ours, trial)
-        if self._thins and len(self._copy.get_trials(deepcopy=False)) > 2 * (_KEPT + _KEPT_RUNNING):
+        if self._thins and self._learned_from() > 2 * (_KEPT + _KEPT_RUNNING):
             self._thin_out()
 
     def forget(self, number: int) -> None:
@@ -218,6 +218,10 @@ class Sampling:
             added = self._add(again)
             if trial.number in pending:
                 self._pending[pending[trial.number]] = added
+
+    def _learned_from(self) -> int:
+        """Return how many trials of the copy the sampler looks at: all but those that wait for their turn."""
+        return sum(trial.state != TrialState.WAITING for trial in self._copy.get_trials(deepcopy=False))
 
     def _worth_keeping(self, trials: list[FrozenTrial]) -> set[int]:
         """Return the numbers of the best finished trials, and of some of the others."""

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from search.comparison.plot import draw
 from search.comparison.verdict import Slice, Verdict
 from search.errors import printable, redact
+from search.tracking.entries import milliseconds
 from search.tracking.registry import Version
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def log(version: Version, promotion: Any) -> str:
         figures = {} if verdict is None else verdict.as_json()
         low, high = figures.pop("interval", None) or (None, None)
         figures |= {"interval_low": low, "interval_high": high}
-        now = int(time.time() * 1000)
+        now = milliseconds(time.time())
         metrics = [
             Metric(name, value, now, 0)
             for name, value in figures.items()

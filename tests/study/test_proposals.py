@@ -258,6 +258,21 @@ def test_of_many_running_trials_tpe_sees_the_newest(monkeypatch: pytest.MonkeyPa
     assert len({tuple(trial.params.items()) for trial in run.study.trials}) == len(run.study.trials)
 
 
+def test_many_waiting_configurations_have_no_copy_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a thousand `[[enqueue]]` tables each ask would copy them all."""
+    monkeypatch.setattr(proposals, "_KEPT", 5)
+    monkeypatch.setattr(proposals, "_KEPT_RUNNING", 5)
+    run = Run(definition(CONTINUOUS))
+    run.sampling.enqueue([{"epochs": epochs, "learning_rate": 0.01} for epochs in range(1, 41)])
+    made: list[None] = []
+    monkeypatch.setattr(run.sampling, "_begin_copy", lambda *_: made.append(None))
+    for value in range(15):
+        proposal, number = run.ask() or pytest.fail("nothing to try")
+        assert proposal.params["epochs"] == value + 1
+        run.tell(number, TrialState.COMPLETE, float(value))
+    assert not made
+
+
 @pytest.mark.parametrize("sampler", ["cmaes", "nsga2"])
 def test_samplers_that_count_their_trials_keep_all(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """CMA-ES and NSGA-II would lose a generation."""

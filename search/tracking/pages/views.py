@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import redact
 from search.studyfile.schema import Definition
-from search.tracking.entries import distinct, legal
+from search.tracking.entries import distinct, legal, milliseconds
 
 KEY = "search"  # names the view in the address
 TRIAL = "trial"  # the metric of a complete trial that holds its number: a chart has metrics on its axes
@@ -68,7 +68,7 @@ def save(
         trials: The study's trials, for the parameters that its builder suggests; where they are not known, a view
             that is there already and has the study file's parameters is left as it is.
     """
-    now = int(time.time() * 1000)
+    now = milliseconds(time.time())
     with suppress(Exception):  # whatever MLflow's store raises: a view is not worth a search
         if trials is None and _is_there(client.get_experiment(experiment_id).tags.get(_TAG, ""), definition):
             return

@@ -18,6 +18,8 @@ from search.graphs.reuse import CompiledSteps
 if TYPE_CHECKING:
     import keras
 
+_OF_METRICS = ("compute_metrics", "get_metrics_result", "reset_metrics")  # methods of a model
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -75,11 +77,11 @@ def fit_whole_epochs(
     model.train_function, model.test_function = lambda _: train_epoch(), test
     with ExitStack() as replaced:
         replaced.callback(setattr, model, "train_function", None)  # should the user call fit again
-        if _all_metrics_are_kerass(model):
-            replaced.enter_context(_replaced(model, "reset_metrics", _resets(model)))
+        if _measures_as_keras_does(model):
+            replaced.enter_context(_replaced(model, "reset_metrics", _fast_reset(model)))
             replaced.enter_context(_replaced(model, "_get_metrics_result_or_logs", lambda logs: logs))
         if held_out is not None:
-            replaced.enter_context(_replaced(model, "evaluate", _evaluates(model, compiled, held_out)))
+            replaced.enter_context(_replaced(model, "evaluate", _fast_evaluate(model, compiled, held_out)))
         model.fit(endless, steps_per_epoch=1, **held, **settings)
 
 
@@ -93,13 +95,18 @@ def _replaced(model: keras.Model, name: str, method: Callable[..., Any]) -> Iter
         delattr(model, name)
 
 
-def _all_metrics_are_kerass(model: keras.Model) -> bool:
-    """Return whether the values of all metrics are in their variables alone: one of the user's may keep others."""
+def _measures_as_keras_does(model: keras.Model) -> bool:
+    """Return whether the values of all metrics are in their variables alone: code of the user's may keep others."""
+    import keras
+
+    methods = ((getattr(model, name), getattr(keras.Model, name)) for name in _OF_METRICS)
     several = [each for metric in model.metrics for each in (metric, *getattr(metric, "metrics", ()))]
-    return all(type(each).__module__.startswith("keras.") for each in several)
+    return all(getattr(mine, "__func__", mine) is kerass for mine, kerass in methods) and all(
+        type(each).__module__.startswith("keras.") for each in several
+    )
 
 
-def _resets(model: keras.Model) -> Callable[[], None]:
+def _fast_reset(model: keras.Model) -> Callable[[], None]:
     """Return a function that resets the metrics."""
     import tensorflow as tf
 
@@ -114,7 +121,7 @@ def _resets(model: keras.Model) -> Callable[[], None]:
     return reset_metrics
 
 
-def _evaluates(model: keras.Model, compiled: CompiledSteps, held_out: HeldOut) -> Callable[..., Any]:
+def _fast_evaluate(model: keras.Model, compiled: CompiledSteps, held_out: HeldOut) -> Callable[..., Any]:
     """Return the method `evaluate` of a model that measures the held-out rows when `fit` asks for the validation."""
 
     def evaluate(*args: Any, _use_cached_eval_dataset: bool = False, **settings: Any) -> Any:

@@ -125,6 +125,43 @@ def by_xla() -> keras.Model:
     return compiled([keras.layers.Dense(8, activation="relu"), keras.layers.Dropout(0.4)], jit_compile=True)
 
 
+class CountedInPython(keras.metrics.Mean):
+    """A metric whose value is in no variable of its own, but in an attribute that `result` reads."""
+
+    def __init__(self, name: str = "resets", **kwargs: Any) -> None:
+        self.resets = 0
+        super().__init__(name=name, **kwargs)
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        super().update_state(y_pred)
+
+    def reset_state(self) -> None:
+        self.resets += 1
+        super().reset_state()
+
+    def result(self) -> Any:
+        return super().result() * 0 + self.resets
+
+
+@keras.saving.register_keras_serializable("tests")
+class LastBatchMetrics(keras.Sequential):
+    """A model that tells the share of positive rows of the last batch under the name of a metric of all batches."""
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        told = super().compute_metrics(x, y, y_pred, sample_weight)
+        return {**told, "accuracy": keras.ops.mean(keras.ops.cast(y_pred > 0.5, "float32"))}
+
+
+def counted_in_python() -> keras.Model:
+    return compiled([keras.layers.Dense(4)], metrics=[CountedInPython()])
+
+
+def last_batch_metrics() -> keras.Model:
+    model = LastBatchMetrics([keras.Input((3,)), keras.layers.Dense(1, activation="sigmoid")])
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
 class Trained:
     """What came of feeding a fresh model."""
 
@@ -149,6 +186,8 @@ class Trained:
         (dense, weighted, {}),
         (dense, weighted, {"class_weight": {0: 1.0, 1: 3.0}}),
         (own_metric, binary, {}),
+        (counted_in_python, binary, {}),
+        (last_batch_metrics, binary, {}),
         (several_heads, several, {}),
         (decayed, binary, {"batch_size": 7}),
         (dense, binary, {"batch_size": 1000}),
@@ -161,6 +200,8 @@ class Trained:
         "weighted rows",
         "weighted rows and classes",
         "own metric",
+        "own metric that counts in Python",
+        "own metrics of a model",
         "several heads",
         "decay and EMA",
         "one batch",

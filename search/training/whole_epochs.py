@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from search.graphs.reuse import CompiledSteps
@@ -72,16 +73,20 @@ def fit_whole_epochs(
         logs: dict[str, Any] = model.test_function(iterator)
         return logs
 
-    endless = tf.data.Dataset.from_tensors(0).repeat()  # Keras asks for data, and `train_epoch` has its own
+    # Keras asks for data, which `train_epoch` and `evaluate` have already.
+    endless = tf.data.Dataset.from_tensors(0).repeat()
     held: dict[str, Any] = {} if held_out is None else {"validation_data": endless, "validation_steps": 1}
     model.train_function, model.test_function = lambda _: train_epoch(), test
     with ExitStack() as replaced:
         replaced.callback(setattr, model, "train_function", None)  # should the user call fit again
+        results: Callable[[dict[str, Any]], dict[str, Any]] = partial(_results, model)
         if _measures_as_keras_does(model):
+            results = dict
             replaced.enter_context(_replaced(model, "reset_metrics", _fast_reset(model)))
-            replaced.enter_context(_replaced(model, "_get_metrics_result_or_logs", lambda logs: logs))
+            replaced.enter_context(_replaced(model, "_get_metrics_result_or_logs", results))
         if held_out is not None:
-            replaced.enter_context(_replaced(model, "evaluate", _fast_evaluate(model, compiled, held_out)))
+            evaluate = _fast_evaluate(model, compiled, held_out, endless, results)
+            replaced.enter_context(_replaced(model, "evaluate", evaluate))
         model.fit(endless, steps_per_epoch=1, **held, **settings)
 
 
@@ -121,12 +126,24 @@ def _fast_reset(model: keras.Model) -> Callable[[], None]:
     return reset_metrics
 
 
-def _fast_evaluate(model: keras.Model, compiled: CompiledSteps, held_out: HeldOut) -> Callable[..., Any]:
-    """Return the method `evaluate` of a model that measures the held-out rows when `fit` asks for the validation."""
+def _results(model: keras.Model, logs: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics as Keras tells them: its own where a step gave the same names."""
+    measured: dict[str, Any] = model.get_metrics_result()
+    return measured if measured.keys() == logs.keys() else logs
 
-    def evaluate(*args: Any, _use_cached_eval_dataset: bool = False, **settings: Any) -> Any:
-        if not _use_cached_eval_dataset:  # a callback of the user's evaluates
-            return type(model).evaluate(model, *args, **settings)
+
+def _fast_evaluate(
+    model: keras.Model,
+    compiled: CompiledSteps,
+    held_out: HeldOut,
+    sign: Any,
+    results: Callable[[dict[str, Any]], dict[str, Any]],
+) -> Callable[..., Any]:
+    """Return the method `evaluate` of a model that measures the held-out rows when it is given `sign` as its data."""
+
+    def evaluate(x: Any = None, *args: Any, **settings: Any) -> Any:
+        if x is not sign:  # a callback of the user's evaluates
+            return type(model).evaluate(model, x, *args, **settings)
         callbacks = settings["callbacks"]
         model.stop_evaluating = False
         callbacks.on_test_begin()
@@ -138,7 +155,7 @@ def _fast_evaluate(model: keras.Model, compiled: CompiledSteps, held_out: HeldOu
             callbacks.on_test_batch_end(step, logs)
             if model.stop_evaluating:
                 break
-        logs = dict(model._get_metrics_result_or_logs(logs))  # noqa: SLF001 - as Keras's own `evaluate` does
+        logs = results(logs)
         callbacks.on_test_end(logs)
         return logs
 

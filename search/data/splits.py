@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +60,7 @@ def split(
     Raises:
         DataError: A part would be empty, or a class too small to be in each.
     """
+    rows = replace(rows, x=np.arange(len(rows)), y=None, weight=None)  # what is taken of them here is not copied
     independent = rows.group is None and rows.time is None
     everything, drawn = np.arange(len(rows)), len(given) == 1
     classes = labels if independent else None

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from search.data.profile import SHIFTED, Comparison, _described, features
+from search.data.profile import SHIFTED, Comparison, _described
 
 
 def compared(trained: np.ndarray, rows: np.ndarray, chunks: int = 1) -> dict[str, object]:
     """Return what is told of each feature."""
-    columns = {name: _described(values) for name, values in features(trained)}
-    comparison = Comparison({"rows": len(trained), "columns": columns})
+    comparison = Comparison({"rows": len(trained), "columns": _described(trained)})
     for chunk in np.array_split(rows, chunks):
         comparison.add(chunk)
     return {each.column: each for each in comparison.outside()}
@@ -53,3 +52,27 @@ def test_gaps_ranges_and_categories_are_counted_by_rows() -> None:
     bright = pictures.copy()
     bright[0, 0, 0] = 255
     assert compared(pictures, bright)["x"].beyond == 1 / 20
+
+
+def test_statistics_of_many_rows_are_those_of_each_column_by_itself() -> None:
+    """Rows are read in blocks and columns in groups; a wrong border would shift a column's range."""
+    random = np.random.default_rng(3)
+    rows = random.normal(size=(210_000, 120)).astype("float32")
+    rows[0, 5], rows[-1, 7], rows[3, 9] = 50, -50, np.nan
+    rows[:, 11] = np.nan
+    together = _described(rows)
+    for column in (0, 5, 7, 9, 11, 99, 100, 119):
+        alone = _described(rows[:, column])["x"]
+        assert together[f"x[{column}]"] == alone
+        there = rows[:, column][~np.isnan(rows[:, column])]
+        assert alone["min"] == (float(there.min()) if len(there) else None)
+        assert alone["max"] == (float(there.max()) if len(there) else None)
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 1), (40, 3, 4, 2)])
+def test_an_input_that_is_no_matrix_is_one_feature(shape: tuple[int, ...]) -> None:
+    """A picture has no columns to describe; its numbers are told together."""
+    values = np.random.default_rng(4).normal(size=shape)
+    found = _described({"picture": values})
+    assert list(found) == ["picture"]
+    assert (found["picture"]["min"], found["picture"]["max"]) == (values.min(), values.max())

@@ -18,7 +18,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.budget import Budget, Counts, OnProgress, Progress, Retry
+from search.budget import Budget, OnProgress, Progress, Retry
 from search.errors import Interrupted, SearchError
 from search.figures import duration
 from search.resume import finish_running, record_heartbeat, trials_of
@@ -37,6 +37,7 @@ from search.workers.local import reason_of
 from search.workers.silence import Silence
 
 _POLL_SECONDS = 0.5
+_QUIET_SECONDS = 0.05  # without a trial that ended, before MLflow is written to: with many slots the next one waits
 _RUN_SECONDS = 10.0  # how long a trial whose code may log to MLflow waits for its run
 _LIVE_SECONDS = 2.0  # how often a running trial's epochs are passed on
 _STOP_SECONDS = 5.0  # how long running trials may take to reach their next epoch after Ctrl-C
@@ -142,11 +143,6 @@ class Search:
         self._silence = Silence()
         self._needs_run = has_user_code(self._definition)  # which may log to its MLflow run
 
-    @property
-    def counts(self) -> Counts:
-        """How many of this search's trials ended how."""
-        return self._budget.counts
-
     def enqueue(self, configurations: Sequence[dict[str, Any]]) -> None:
         """Try these configurations first."""
         self._sampling.enqueue([dict(each) for each in configurations])
@@ -177,7 +173,6 @@ class Search:
                 while self._running and not self._signal:
                     self._collect(_POLL_SECONDS)
                     self._fill()
-                    self._mirror.let_pass(busy=False)
                 if self._signal:
                     self._interrupt()
                 self._finish_unbegun()
@@ -263,7 +258,11 @@ class Search:
 
     def _collect(self, seconds: float) -> None:
         """Wait for trials to end, record those that did, and look after the others."""
-        wait([each.future for each in self._running], timeout=seconds, return_when="FIRST_COMPLETED")
+        futures = [each.future for each in self._running]
+        quiet = min(seconds, _QUIET_SECONDS)
+        if not wait(futures, timeout=quiet, return_when="FIRST_COMPLETED").done:
+            self._mirror.let_pass(busy=False)
+            wait(futures, timeout=seconds - quiet, return_when="FIRST_COMPLETED")
         self._mirror.let_pass(busy=not self._needs_run)  # a trial that needs its run waits for the mirror
         self._on_heartbeat()
         for running in list(self._running):
@@ -412,7 +411,7 @@ class Search:
 
     def _progress(self, number: int, state: str, trial: FrozenTrial | None = None, reason: str = "") -> Progress:
         """Return where the search stands now that this became of a trial."""
-        done, best, timeout = self.counts.own_ends, self._stopping.best, self._settings.timeout
+        done, best, timeout = self._budget.counts.own_ends, self._stopping.best, self._settings.timeout
         left = self._elapsed() / done * (self._settings.n_trials - done) if done else None
         if left is not None and timeout is not None:
             left = min(left, max(0.0, timeout - self._elapsed()))
@@ -427,7 +426,7 @@ class Search:
             total=self._settings.n_trials,
             seconds_left=left,
             reason=reason,
-            counts=self.counts,
+            counts=self._budget.counts,
         )
 
 

@@ -5,6 +5,9 @@ one search, and the rest beside them. The others map these files instead of load
 what user code writes into an array stays with the process that wrote it (copy on write). Rows in double
 precision lie there in single precision too, as Keras takes them.
 
+A search whose data come from a file that another search of this machine has loaded links to that one's files,
+and so begins at once; each file goes with the last search that has it.
+
 Every worker loads by itself, as before, data of less than 16 MB, streams, objects that are no plain arrays,
 data that depend on the trial, and what a function returns that leaves something behind in the user's modules,
 in its own object or in the environment: a builder may need that.
@@ -13,11 +16,14 @@ in its own object or in the environment: a builder may need that.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import pickle
 import shutil
 import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +40,7 @@ from search.studyfile.schema import Definition
 _PREFIX, _LOCK = "search-data-", ".search-lock"  # of a folder, and of the file by which one of ours is known
 _LARGE = 16_000_000  # bytes of a study's data from which on they are shared; smaller ones load as fast
 _FILE = 1_000_000  # bytes of an array from which on it has a file of its own
+_KEY = "key"  # the file that tells which data lie beside it
 
 
 class SharedFolder:
@@ -96,17 +103,62 @@ def trial_data(definition: Definition, folder: str, *, first: bool) -> TrialData
         return TrialData(definition, same=_read(place) if folder else None)
     own = definition.data.kind == "python"
     before = footprint(sources.function_of(definition)) if own else None
-    loaded = TrialData(definition)
+    stamp = _stamp(definition)
+    with ThreadPoolExecutor(1) as beside:
+        key = beside.submit(_key, definition)  # while the data are loaded
+        if stamp and (linked := _link(place, key)) is not None:
+            return TrialData(definition, same=linked)
+        loaded = TrialData(definition)
     if loaded.same is None or not _shareable(loaded.same):
         return loaded
     if before is not None and not footprint(sources.function_of(definition)).unchanged(before):
         return loaded
     try:
-        _write(place, loaded.same)
+        _write(place, loaded.same, key.result() if stamp and stamp == _stamp(definition) else "")
     except Exception:  # the disk is full, or what a data function returned cannot be pickled
         shutil.rmtree(_partial(place), ignore_errors=True)
         return loaded
     return TrialData(definition, same=_read(place) or loaded.same)
+
+
+def _stamp(definition: Definition) -> tuple[int, ...]:
+    """Return what changes when the file that the data come from is written; empty where they come from no one file."""
+    file = sources.path_of(definition)
+    if definition.data.kind in ("sklearn", "python") or not file.is_file() or file.stat().st_size < _FILE:
+        return ()
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _key(definition: Definition) -> str:
+    """Return what is the same for files of one content that are loaded alike; empty without such a file."""
+    if not _stamp(definition):
+        return ""
+    file = sources.path_of(definition)
+    how = definition.data.model_dump_json(exclude={"source"})
+    read = f"{file.stem} {definition.data.kind} {definition.model.build == 'mlp'} {how} {_versions()}"
+    with file.open("rb") as opened:
+        content = hashlib.file_digest(opened, "sha256").hexdigest()
+    return hashlib.sha256(f"{read} {content}".encode()).hexdigest()
+
+
+def _versions() -> str:
+    """Return the versions of what reads and splits data."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("search", "numpy", "pandas", "scikit-learn"))
+
+
+def _link(place: Path, key: Future[str]) -> Data | None:
+    """Return the same data of another search, whose files become this one's too; None where there is none."""
+    for other in place.parent.parent.glob(f"{_PREFIX}*/{place.name}"):
+        with suppress(Exception):  # that search has just ended, or another version wrote its files
+            if other.lstat().st_uid != os.getuid() or (other / _KEY).read_text() != key.result():
+                continue
+            partial = _partial(place)
+            shutil.copytree(other, partial, copy_function=os.link)
+            partial.rename(place)
+            return _read(place)
+    shutil.rmtree(_partial(place), ignore_errors=True)
+    return None
 
 
 def _shareable(data: Data) -> bool:
@@ -158,9 +210,11 @@ def _partial(place: Path) -> Path:
     return place.with_name("partial")
 
 
-def _write(place: Path, data: Data) -> None:
+def _write(place: Path, data: Data, key: str) -> None:
     partial = _partial(place)
     partial.mkdir()
+    if key:
+        (partial / _KEY).write_text(key)
     with (partial / "data.pickle").open("wb") as file:
         _Pickler(file, partial).dump(data)
     partial.rename(place)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _MANY = 100  # trials from which importing SciPy is worth while
+_OPTUNAS = {name: vars(_truncnorm)[name] for name in ("_log_ndtr", "_ndtr")}
 
 
 def quicken(sampler: optuna.samplers.TPESampler) -> None:
@@ -43,9 +44,8 @@ def _scipy() -> Iterator[None]:
     from scipy import special
 
     functions = vars(_truncnorm)
-    theirs = {name: functions[name] for name in ("_log_ndtr", "_ndtr")}
     functions.update(_log_ndtr=special.log_ndtr, _ndtr=special.ndtr)
     try:
         yield
     finally:
-        functions.update(theirs)
+        functions.update(_OPTUNAS)

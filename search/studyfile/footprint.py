@@ -44,7 +44,7 @@ class Footprint:
 
 def footprint(function: Callable[..., Any]) -> Footprint:
     """Return what the user's code holds now, the function included."""
-    imported = [each for name, each in list(sys.modules.items()) if name != "__main__"]
+    imported = [each for name, each in sys.modules.copy().items() if name != "__main__"]
     modules = [vars(each) for each in imported if _of_the_user(getattr(each, "__file__", None))]
     objects: dict[int, Any] = {}
     alive: list[Any] = []

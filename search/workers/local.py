@@ -196,12 +196,19 @@ class LocalPool:
         shares = f" and {gpu_share * gpus_each:g} GPU{'s' * (gpus_each > 1)}" if gpus else ""
         each = f"{threads} thread{'s' if threads > 1 else ''}{shares} each"
         self._shared = SharedFolder() if count > 1 else None
+        self._loading: subprocess.Popen[bytes] | None = None
+        self._closed = False
         self.description = f"{count} worker{'s' if count > 1 else ''} ({why}), {each}"
 
     def check(self, job: worker.Job) -> DryRun:
         """Check the study in one slot; creates nothing."""
-        from search.workers import worker
+        from search.workers import early, worker
 
+        self._loading = early.begin(job.definition, job.shared)
+        if self._loading is not None:
+            self._loading.wait()  # while the server imports the framework
+        if self._closed:
+            raise ModelError("the search was stopped while its data were loaded")
         try:
             return self.slots[0].submit(worker.check, job).result()
         except ProcessExpired as error:
@@ -215,8 +222,12 @@ class LocalPool:
 
     def close(self) -> None:
         """End every worker."""
+        self._closed = True
         for slot in self.slots:
             slot.stop()
+        if self._loading is not None:
+            self._loading.kill()
+            self._loading.wait()
         if self._shared is not None:
             self._shared.close()
 

@@ -93,20 +93,21 @@ def trial_data(definition: Definition, folder: str, *, first: bool) -> TrialData
     Args:
         definition: The study file.
         folder: The search's folder; empty where workers share none.
-        first: Whether this process loads before all others, and writes the files.
+        first: Whether this process loads before all others, and writes the files unless they are there.
 
     Raises:
         DataError: They cannot be loaded.
     """
     place = Path(folder, "data")
-    if not folder or not first:
-        return TrialData(definition, same=_read(place) if folder else None)
+    same = _read(place) if folder else None
+    if not folder or not first or same is not None:
+        return TrialData(definition, same=same)
     own = definition.data.kind == "python"
     before = footprint(sources.function_of(definition)) if own else None
     stamp = _stamp(definition)
     with ThreadPoolExecutor(1) as beside:
-        key = beside.submit(_key, definition)  # while the data are loaded
-        if stamp and (linked := _link(place, key)) is not None:
+        key = beside.submit(_key, definition) if stamp else None  # while the data are loaded
+        if key is not None and (linked := _link(place, key)) is not None:
             return TrialData(definition, same=linked)
         loaded = TrialData(definition)
     if loaded.same is None or not _shareable(loaded.same):
@@ -114,7 +115,7 @@ def trial_data(definition: Definition, folder: str, *, first: bool) -> TrialData
     if before is not None and not footprint(sources.function_of(definition)).unchanged(before):
         return loaded
     try:
-        _write(place, loaded.same, key.result() if stamp and stamp == _stamp(definition) else "")
+        _write(place, loaded.same, key.result() if key is not None and stamp == _stamp(definition) else "")
     except Exception:  # the disk is full, or what a data function returned cannot be pickled
         shutil.rmtree(_partial(place), ignore_errors=True)
         return loaded
@@ -131,9 +132,7 @@ def _stamp(definition: Definition) -> tuple[int, ...]:
 
 
 def _key(definition: Definition) -> str:
-    """Return what is the same for files of one content that are loaded alike; empty without such a file."""
-    if not _stamp(definition):
-        return ""
+    """Return what is the same for files of one content that are loaded alike."""
     file = sources.path_of(definition)
     how = definition.data.model_dump_json(exclude={"source"})
     read = f"{file.stem} {definition.data.kind} {definition.model.build == 'mlp'} {how} {_versions()}"

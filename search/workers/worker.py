@@ -371,7 +371,7 @@ def _data(job: Job, *, first: bool = False) -> tuple[Definition, TrialData]:
 def _forget_shipped(key: str) -> None:
     """Forget the user's modules of an earlier search: this one's files may have the same names."""
     others = str(Path(tempfile.gettempdir()) / "search-shipped-")
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         file = str(getattr(module, "__file__", None) or "")
         if file.startswith(others) and key not in file:
             del sys.modules[name]

@@ -1,7 +1,5 @@
 """Loads a study's large file while the framework is imported: in a process of its own, which needs no framework.
 
-    python -c "from search.workers.early import main; main()"
-
 It is told by standard input what to load, writes the files that workers map, and ends with the search. Whatever goes
 wrong here the first worker meets again, and says.
 """
@@ -22,6 +20,14 @@ if TYPE_CHECKING:
     from search.studyfile.schema import Definition
 
 _FILES = ("csv", "parquet", "npz")  # kinds of sources that are read without code of the user's
+_CODE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import search  # this very one, wherever it lies
+del sys.path[0]
+from search.workers.early import main
+main()
+"""
 _LARGE = 32_000_000  # bytes of a file from which on a process of its own is worth while
 
 
@@ -42,15 +48,12 @@ def begin(definition: Definition, folder: str) -> subprocess.Popen[bytes] | None
     with suppress(OSError):
         if path_of(definition).stat().st_size < _LARGE:
             return None
-        package = str(Path(__file__).parents[2])
-        paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         # -P: no module of the user's that lies in the working directory hides one that is imported here
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from search.workers.early import main; main()"],
+        process = subprocess.Popen(  # noqa: S603 - our own code
+            [sys.executable, "-P", "-c", _CODE, str(Path(__file__).parents[2])],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": paths},
         )
         _tell(process, (definition, folder))
         return process

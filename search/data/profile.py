@@ -23,7 +23,7 @@ _FEW = 0.01
 _MOST_FEATURES = 1000  # beyond it (pictures, long sequences) one profile describes the whole input
 _MOST_CATEGORIES = 1000
 _MOST_ROWS, _MOST_VALUES = 200_000, 1_000_000  # of a feature, that quantiles are taken from
-_BLOCK, _MOST_TOGETHER = 1_000_000, 20_000_000  # values that are looked at, and copied, together
+_BLOCK, _COLUMNS = 1_000_000, 100  # values that are looked at, and columns that are copied, together
 _LEAST_SHARE = 1e-4  # a bin that is empty counts as this share
 
 
@@ -106,10 +106,9 @@ def _of_array(names: str | tuple[str, ...], array: NDArray[Any]) -> dict[str, An
 
 def _columns(matrix: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Yield the sampled rows of each column, read from memory several columns at a time."""
-    at = slice(None) if len(matrix) <= _MOST_ROWS else _some_rows(len(matrix), _MOST_ROWS)
-    step = max(1, _MOST_TOGETHER // _MOST_ROWS)
-    for start in range(0, matrix.shape[1], step):
-        yield from np.ascontiguousarray(matrix[at, start : start + step].T)
+    at = _some_rows(len(matrix), _MOST_ROWS)
+    for start in range(0, matrix.shape[1], _COLUMNS):
+        yield from np.ascontiguousarray(matrix[at, start : start + _COLUMNS].T)
 
 
 def _of_texts(values: NDArray[Any]) -> dict[str, Any]:
@@ -150,13 +149,13 @@ def _extremes(matrix: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 def _sample(values: NDArray[Any]) -> NDArray[Any]:
     """Return all rows, or a few of them when they hold many values; the same ones each time."""
     most = max(1, min(_MOST_ROWS, _MOST_VALUES // max(1, int(np.prod(values.shape[1:])))))
-    return values if len(values) <= most else values[_some_rows(len(values), most)]
+    return values[_some_rows(len(values), most)]
 
 
 @lru_cache(maxsize=4)
-def _some_rows(count: int, most: int) -> NDArray[np.intp]:
-    """Return the places of so many rows, in order: those of one column are those of the next."""
-    return np.sort(np.random.default_rng(0).choice(count, most, replace=False))
+def _some_rows(count: int, most: int) -> NDArray[np.intp] | slice:
+    """Return the places of at most so many rows, in order: those of one column are those of the next."""
+    return slice(None) if count <= most else np.sort(np.random.default_rng(0).choice(count, most, replace=False))
 
 
 def _binned(numbers: NDArray[Any], edges: NDArray[Any]) -> NDArray[Any]:

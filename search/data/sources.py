@@ -76,7 +76,7 @@ def _read_sklearn(definition: Definition) -> Any:
 def _read_csv(definition: Definition) -> Any:
     import pandas as pd
 
-    return _call(pd.read_csv, definition.data.options, path_of(definition))
+    return _call(pd.read_csv, definition.data.options, _path(definition))
 
 
 def _read_parquet(definition: Definition) -> Any:
@@ -84,7 +84,7 @@ def _read_parquet(definition: Definition) -> Any:
 
     if importlib.util.find_spec("pyarrow") is None:
         raise DataError("data.source: parquet needs pyarrow; pip install 'search[parquet]'")
-    return _call(pd.read_parquet, definition.data.options, path_of(definition))
+    return _call(pd.read_parquet, definition.data.options, _path(definition))
 
 
 def _read_npz(definition: Definition) -> Any:
@@ -93,7 +93,7 @@ def _read_npz(definition: Definition) -> Any:
         if option not in ("x", "y"):
             raise DataError(f"data.options: no option '{option}'; an npz file takes x and y, the arrays' names")
     names = {"x": "x", "y": "y", **options}
-    with np.load(path_of(definition)) as arrays:
+    with np.load(_path(definition)) as arrays:
         if not options and {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
             return (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
         for name in names.values():
@@ -243,9 +243,8 @@ _READERS: dict[str, Callable[[Definition], Any]] = {
 }
 
 
-def path_of(definition: Definition) -> Path:
-    """Return the file that a study reads, for sources that are files."""
-    return definition.folder / definition.data.source.partition(":")[2]
+def _path(definition: Definition) -> Path:
+    return cast("Path", definition.data_file)  # its readers are those of files
 
 
 def _call(function: Callable[..., Any], options: dict[str, Any], *args: Any) -> Any:

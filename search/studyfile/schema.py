@@ -397,6 +397,11 @@ class Definition(Table):
         return found
 
     @property
+    def data_file(self) -> Path | None:
+        """The file that the data lie in; None where code gives them."""
+        return self.folder / self.data.source.partition(":")[2] if self.data.kind in _FILES else None
+
+    @property
     def folder(self) -> Path:
         """The folder that relative paths in the file start from."""
         return self.path.parent

@@ -261,8 +261,8 @@ def _shipped(definition: Definition) -> tuple[dict[str, bytes], str]:
     wanted = files_needed(definition)
     for file in user_files(definition):
         wanted |= set(file.parent.glob("*.py"))  # a file may import its neighbours
-    if definition.data.kind in ("csv", "parquet", "npz"):
-        wanted.add(definition.folder / definition.data.source.partition(":")[2])
+    if definition.data_file is not None:
+        wanted.add(definition.data_file)
     files, study_file = common_layout(wanted, definition.path)
     everything = {**files, study_file: definition.path}
     return {name: path.read_bytes() for name, path in everything.items()}, study_file

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from search.studyfile.schema import Definition
 
-_FILES = ("csv", "parquet", "npz")  # kinds of sources that are read without code of the user's
 _CODE = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -41,12 +40,10 @@ def begin(definition: Definition, folder: str) -> subprocess.Popen[bytes] | None
     Returns:
         The process, which ends when the data are there; None where the first worker loads them as soon.
     """
-    from search.data.sources import path_of
-
-    if not folder or definition.data.kind not in _FILES:
+    if not folder or definition.data_file is None:
         return None
     with suppress(OSError):
-        if path_of(definition).stat().st_size < _LARGE:
+        if definition.data_file.stat().st_size < _LARGE:
             return None
         # -P: no module of the user's that lies in the working directory hides one that is imported here
         process = subprocess.Popen(  # noqa: S603 - our own code

@@ -104,9 +104,10 @@ def trial_data(definition: Definition, folder: str, *, first: bool) -> TrialData
         return TrialData(definition, same=same)
     own = definition.data.kind == "python"
     before = footprint(sources.function_of(definition)) if own else None
-    stamp = _stamp(definition)
+    file = definition.data_file
+    stamp = _stamp(file)
     with ThreadPoolExecutor(1) as beside:
-        key = beside.submit(_key, definition) if stamp else None  # while the data are loaded
+        key = beside.submit(_key, definition, file) if file is not None and stamp else None  # while the data are loaded
         if key is not None and (linked := _link(place, key)) is not None:
             return TrialData(definition, same=linked)
         loaded = TrialData(definition)
@@ -115,25 +116,23 @@ def trial_data(definition: Definition, folder: str, *, first: bool) -> TrialData
     if before is not None and not footprint(sources.function_of(definition)).unchanged(before):
         return loaded
     try:
-        _write(place, loaded.same, key.result() if key is not None and stamp == _stamp(definition) else "")
+        _write(place, loaded.same, key.result() if key is not None and stamp == _stamp(file) else "")
     except Exception:  # the disk is full, or what a data function returned cannot be pickled
         shutil.rmtree(_partial(place), ignore_errors=True)
         return loaded
     return TrialData(definition, same=_read(place) or loaded.same)
 
 
-def _stamp(definition: Definition) -> tuple[int, ...]:
-    """Return what changes when the file that the data come from is written; empty where they come from no one file."""
-    file = sources.path_of(definition)
-    if definition.data.kind in ("sklearn", "python") or not file.is_file() or file.stat().st_size < _FILE:
+def _stamp(file: Path | None) -> tuple[int, ...]:
+    """Return what changes when a file is written; empty where there is none, or a small one."""
+    if file is None or not file.is_file():
         return ()
     found = file.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    return (found.st_size, found.st_mtime_ns, found.st_ino) if found.st_size >= _FILE else ()
 
 
-def _key(definition: Definition) -> str:
+def _key(definition: Definition, file: Path) -> str:
     """Return what is the same for files of one content that are loaded alike."""
-    file = sources.path_of(definition)
     how = definition.data.model_dump_json(exclude={"source"})
     read = f"{file.stem} {definition.data.kind} {definition.model.build == 'mlp'} {how} {_versions()}"
     with file.open("rb") as opened:

@@ -63,7 +63,7 @@ HOMES: dict[str, set[str]] = {
     "matplotlib": {"comparison.plot", "reporting.plots", "tracking.pages.pictures"},
     "plotly": {"reporting.interactive"},
     "sklearn": {"comparison.scores", "data.sources", "data.splits", "workers.preload"},
-    "scipy": {"comparison.bootstrap", "study.parzen"},
+    "scipy": {"comparison.bootstrap"},
     "cloudpickle": {"studyfile.objects"},
     "pandas": {
         "comparison.fresh",

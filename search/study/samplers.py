@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from search.errors import StudyFileError, UsageError, did_you_mean, one_line
-from search.study import parzen, space
+from search.study import space
 from search.study.brackets import HyperbandPruner
 from search.studyfile.parameters import CategoricalParameter, written
 from search.studyfile.schema import Definition
@@ -79,10 +79,7 @@ def make_sampler(definition: Definition, name: str, seed: int, finished: Sequenc
     options = {**_DEFAULTS.get(name, {}), **options, "seed": (seed + len(finished)) % 2**32}
     if name == "grid":
         options["search_space"] = space.grid(definition)
-    sampler = _made(definition, "search.sampler_options", lambda: _SAMPLERS[name](**options))
-    if isinstance(sampler, optuna.samplers.TPESampler):
-        parzen.quicken(sampler)
-    return sampler
+    return _made(definition, "search.sampler_options", lambda: _SAMPLERS[name](**options))
 
 
 def make_pruner(definition: Definition, name: str) -> BasePruner:

@@ -27,9 +27,9 @@ from mlflow.models.utils import _save_example
 from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.utils.environment import _mlflow_conda_env, _PythonEnv
 
+from search import serving
 from search.comparison.predictions import FILE as PREDICTIONS
 from search.data.summary import ANSWERS, DataSummary
-from search.tracking import serving
 from search.tracking.user_code import UserCode, pinned
 
 PREDICTIONS_DIGEST = "test_predictions.sha256"
@@ -39,7 +39,9 @@ _REQUIREMENTS = ("keras", "numpy", "pandas")
 # What Keras does with TensorFlow on every backend.
 _TENSORFLOW_LAYERS = ("TextVectorization", "StringLookup", "IntegerLookup", "Hashing", "HashedCrossing")
 # Another release's loader has another name: models of both may be loaded in one process.
-_LOADER = f"search_serving_{hashlib.sha256(Path(serving.__file__).read_bytes()).hexdigest()[:12]}"
+_SERVING = sorted(Path(serving.__file__).parent.glob("*.py"))
+_DIGEST = hashlib.sha256(b"".join(file.read_bytes() for file in _SERVING)).hexdigest()
+_LOADER = f"search_serving_{_DIGEST[:12]}"
 
 
 def log(
@@ -119,8 +121,9 @@ def save_model(
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "model.keras").write_bytes(archive)
     (folder / "data" / "keras_module.txt").write_text("keras")
-    (folder / "code").mkdir()
-    shutil.copyfile(serving.__file__, folder / "code" / f"{_LOADER}.py")
+    (folder / "code" / _LOADER).mkdir(parents=True)
+    for file in _SERVING:
+        shutil.copyfile(file, folder / "code" / _LOADER / file.name)
     code.copy_to(folder / serving.CODE)
     (folder / DESCRIPTION).write_text(json.dumps(_described(data, code.modules), default=_plain))
     (folder / REFERENCE).write_text(json.dumps(data.profile, default=_plain))

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from search.serving import OBJECTS
 from search.studyfile import objects
 from search.studyfile.schema import Definition
-from search.tracking.serving import OBJECTS
 
 
 @dataclass

@@ -23,9 +23,9 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
+from search import serving
 from search.data import files
 from search.errors import DataError, RegistryError, did_you_mean, one_line
-from search.tracking import serving
 from search.tracking.logged_model import DESCRIPTION, REFERENCE
 from search.tracking.registry import CHALLENGER, CHAMPION, all_versions
 

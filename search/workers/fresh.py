@@ -5,7 +5,7 @@ The process is forked from the server that has the framework imported already, a
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import sys
 import tempfile
@@ -86,8 +86,8 @@ def check_loads(definition: Definition, tried: DryRun) -> None:
     """
     if not tried.archive:
         return
+    from search.serving import CODE
     from search.tracking import logged_model
-    from search.tracking.serving import CODE
     from search.tracking.user_code import model_code
 
     where = maker(definition)
@@ -138,13 +138,12 @@ def _first(values: Any) -> str:
 
 def _loader(folder: Path) -> ModuleType:
     """Import the version's own loader from its folder of code."""
-    file = next((folder / "code").glob("search_serving_*.py"))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None  # noqa: S101 - for the type checker: it is a Python file
-    assert spec.loader is not None  # noqa: S101
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    found = next((folder / "code").glob("search_serving_*"))  # a package; of an earlier release a file
+    sys.path.insert(0, str(folder / "code"))
+    try:
+        return importlib.import_module(found.stem)
+    finally:
+        sys.path.remove(str(folder / "code"))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from search import serving
 from search.data.loading import load
 from search.data.preprocessing import (
     CATEGORICAL,
@@ -24,7 +25,6 @@ from search.data.preprocessing import (
     to_arrays,
 )
 from search.errors import DataError
-from search.tracking import serving
 from tests.studyfiles import definition
 
 # Keras 3.15 reads TensorFlow's variables in a way that NumPy 2.4 is going to refuse.
@@ -107,11 +107,11 @@ def test_serving_turns_raw_columns_into_the_same_arrays() -> None:
     predictor = serving.Predictor(None, described(columns, frame))
     shuffled = frame[frame.columns[::-1]]
     for rows in (frame, shuffled, frame.head(1), frame.astype("object"), frame.iloc[5:6]):
-        served, trained = predictor._table(rows), to_arrays(rows, columns)
+        served, trained = predictor.arrays(rows), to_arrays(rows, columns)
         assert np.array_equal(served[NUMERIC], trained[NUMERIC], equal_nan=True)
         assert served[CATEGORICAL].astype(str).tolist() == trained[CATEGORICAL].astype(str).tolist()
     numbers = frame[["age", "income"]]
-    alone = serving.Predictor(None, described(columns_of(numbers), numbers))._table(numbers)
+    alone = serving.Predictor(None, described(columns_of(numbers), numbers)).arrays(numbers)
     assert np.array_equal(alone, to_arrays(numbers, columns_of(numbers)), equal_nan=True)
 
 

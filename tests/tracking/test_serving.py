@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from search import serving
 from search.data.preprocessing import Column, to_arrays
 from search.data.summary import DataSummary, TensorSpec
-from search.tracking import logged_model, serving
+from search.tracking import logged_model
 from search.tracking.user_code import collect
 
 # Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.

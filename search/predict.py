@@ -72,7 +72,7 @@ def predict_command(
         line = f"{located.uri} is exported to {output} ({export})."
     else:
         assert input_file is not None  # noqa: S101 - for the type checker: the files were checked
-        with files.whole(output, "--output") as place:
+        with files.output(output, "--output") as place:
             rows, columns, outside = _predict(loaded, input_file, place, chunk, quiet=as_json)
         told |= {"input": str(input_file), "output": str(output), "rows": rows, "columns": columns}
         told["outside"] = [_as_json(each) for each in outside]

@@ -82,7 +82,7 @@ HOMES: dict[str, set[str]] = {
 
 # Each room imports only from rooms that stand before it.
 ROOMS = (
-    {"errors", "figures", "serving"},
+    {"errors", "figures", "serving", "system"},
     {"studyfile"},
     {"data", "study"},
     {"comparison", "graphs"},

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from search.data import profile
-from search.data.files import whole
+from search.data.files import output
 from search.errors import DataError, RegistryError
 from search.predict import predict_command
 from search.tracking import versions
@@ -190,11 +190,11 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_text("before")
 
     def write() -> None:
-        with whole(tmp_path / "out.csv", "--output") as place:
+        with output(tmp_path / "out.csv", "--output") as place:
             place.write_text("half")
             raise OSError("full")
 
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(DataError, match=r"--output: .*out.csv cannot be written .*full"):
         write()
     assert (tmp_path / "out.csv").read_text() == "before"
     assert len(list(tmp_path.iterdir())) == 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from search.errors import DataError, did_you_mean, one_line
+from search.system.whole import whole
 
 SUFFIXES = (".csv", ".parquet", ".npz")
 _SAMPLE = 100  # rows that tell how a CSV file is written
@@ -139,22 +138,19 @@ def _pyarrow() -> Any:
 
 
 @contextmanager
-def whole(path: Path, option: str) -> Iterator[Path]:
-    """Yield a name beside `path` to write to; it takes the place of `path` when the block ends well.
+def output(path: Path, option: str) -> Iterator[Path]:
+    """Yield a name to write an option's file to; it takes the place of `path` when the block ends well.
 
     Raises:
-        DataError: The folder is not there or cannot be written to.
+        DataError: `path` cannot be written.
     """
     if path.is_dir():
         raise DataError(f"{option}: {path} is a folder; name a file")
     try:
-        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-")
+        with whole(path) as made:
+            yield made
     except OSError as error:
         raise DataError(f"{option}: {path} cannot be written ({one_line(error)})") from None
-    with folder as name:
-        made = Path(name) / path.name
-        yield made
-        os.replace(made, path)
 
 
 class Output:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from search.system import whole
 
 _SUFFIX = ".graphs"
 
@@ -47,14 +48,9 @@ def publish(key: str, graphs: Any) -> None:
     if _shared.folder is None:
         return
     with suppress(OSError, pickle.PicklingError, TypeError):  # TypeError: a part that cannot be pickled
-        content = pickle.dumps(graphs)
-        _shared.folder.mkdir(exist_ok=True)
-        number, part = tempfile.mkstemp(prefix=_prefix(key), suffix=".part", dir=_shared.folder)
-        with os.fdopen(number, "wb") as file:
-            file.write(content)
-        whole = Path(part).with_suffix(_SUFFIX)
-        _shared.known.add(whole.name)
-        Path(part).replace(whole)  # whole or not at all
+        file = _shared.folder / f"{_prefix(key)}{uuid.uuid4().hex}{_SUFFIX}"
+        _shared.known.add(file.name)
+        whole.write(file, pickle.dumps(graphs))
 
 
 def published(key: str) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from optuna.storages.journal import JournalFileSymlinkLock
 
 from search.errors import StorageError
+from search.system.whole import whole
 
 _TAIL = 1_000_000  # bytes at the end that are checked
 _RECORD = b'{"op_code"'  # how each record begins
@@ -81,27 +82,19 @@ def check(path: Path, on_message: Callable[[str], None] = lambda _: None) -> Non
     lock.acquire()
     try:
         start, tail = _tail_of(path)
-        whole = _repaired(tail, path, start)
-        if whole == tail:
+        repaired = _repaired(tail, path, start)
+        if repaired == tail:
             return
         copy = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-        _copy(path, copy)
+        with whole(copy) as made:
+            shutil.copyfile(path, made)
         with path.open("r+b") as file:
             file.seek(start)
-            file.write(whole)
+            file.write(repaired)
             file.truncate()
     finally:
         lock.release()
     on_message(f"{path} ended in half a record; it is cut back to its last whole one (a copy is {copy.name})")
-
-
-def _copy(path: Path, copy: Path) -> None:
-    """Copy a file whole or not at all."""
-    try:
-        shutil.copyfile(path, copy)
-    except OSError:
-        copy.unlink(missing_ok=True)
-        raise
 
 
 def _wait_until_begun(path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search.studyfile.settings import Settings
+from search.system import whole
 
 
 class Spool:
@@ -48,12 +49,12 @@ class Spool:
     ) -> None:
         """Keep a trial's model; first what it gave for test rows and example, and what is known of its own data."""
         if answers is not None:
-            self._write(self.answers(number), answers)
+            whole.write(self.answers(number), answers)
         if predictions is not None:
-            self._write(self.predictions(number), predictions)
+            whole.write(self.predictions(number), predictions)
         if data is not None:
-            self._write(self._data(f"trial-{number}"), pickle.dumps(data))
-        self._write(self.model(number), archive)
+            whole.write(self._data(f"trial-{number}"), pickle.dumps(data))
+        whole.write(self.model(number), archive)
 
     def forget_model(self, number: int) -> None:
         """Remove a trial's model."""
@@ -68,7 +69,7 @@ class Spool:
 
     def put_data(self, search_id: str, data: Any) -> None:
         """Keep what a search knows of its data; it is needed to log models later."""
-        self._write(self._data(search_id), pickle.dumps(data))
+        whole.write(self._data(search_id), pickle.dumps(data))
 
     def data(self, search_id: str) -> Any:
         """Return what `put_data` kept; None when it is gone."""
@@ -93,17 +94,6 @@ class Spool:
 
     def _data(self, search_id: str) -> Path:
         return self.folder / f"{search_id}.data"
-
-    def _write(self, path: Path, content: bytes) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            partial.write_bytes(content)
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            error.filename = error.filename or str(path)  # writing does not name it
-            raise
 
 
 class SearchLock:

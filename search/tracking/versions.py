@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from mlflow.models import Model
 from search import serving
 from search.data import files
 from search.errors import DataError, RegistryError, did_you_mean, one_line
+from search.system.whole import whole
 from search.tracking.logged_model import DESCRIPTION, REFERENCE
 from search.tracking.registry import CHALLENGER, CHAMPION, all_versions
 
@@ -271,8 +271,7 @@ def export(loaded: Loaded, place: Path, kind: str) -> None:
         raise DataError(f"--output: the folder {place} is not empty; name another")
     if not place.parent.is_dir():
         raise DataError(f"--output: no folder {place.parent}")
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as folder:
-        made = Path(folder) / "made"
+    with whole(place) as made:
         try:
             loaded.pyfunc.predict(loaded.pyfunc.input_example)  # Keras exports what was called once
             model = loaded.pyfunc.get_raw_model()
@@ -285,7 +284,6 @@ def export(loaded: Loaded, place: Path, kind: str) -> None:
             raise
         except Exception as error:  # Keras and the converter raise whatever stops them
             raise DataError(f"--export {kind}: the model cannot be exported ({one_line(error)})") from error
-        os.replace(made, place)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,9 @@
 
 Keras's own `BackupAndRestore` saves and loads the model, its optimizer and the epoch. Beside that stand the
 states of random layers, what the other callbacks have counted (early stopping's best epoch and weights, a
-plateau's patience), and the logs so far. A state is written beside the last one and then takes its place, so
-that a kill while writing loses one epoch. Going on gives the same losses to the last bit where the order of the
-rows is drawn from the trial's seed; plain `fit` on arrays draws it anew.
+plateau's patience), and the logs so far. A kill while a state is written loses one epoch. Going on gives the
+same losses to the last bit where the order of the rows is drawn from the trial's seed; plain `fit` on arrays
+draws it anew.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import pickle
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from search.errors import one_line
+from search.system.whole import whole
 from search.training.epochs import Epochs
 
 if TYPE_CHECKING:
     import keras
 
 AUTO_SECONDS = 3.0  # `auto` saves once an epoch takes longer
-_LAST, _NEXT, _OLD = "last", "next", "old"
 _STATE = "state.pickle"
 _PLAIN = (bool, int, float, str, np.ndarray, np.generic, type(None))
 
@@ -77,7 +77,7 @@ def checkpointing(
         began = 0.0
 
         def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's own
-            found = next((folder / each for each in (_LAST, _OLD) if (folder / each / _STATE).is_file()), None)
+            found = _newest(folder)
             if found is None:
                 return
             try:
@@ -99,24 +99,32 @@ def checkpointing(
             try:
                 self.save(epoch)
             except Exception as error:  # a full disk, as h5py and Keras tell it
-                shutil.rmtree(folder / _NEXT, ignore_errors=True)
                 sys.stderr.write(f"the checkpoint of epoch {epoch + 1} is not kept: {one_line(error)}\n")
 
         def save(self, epoch: int) -> None:
-            shutil.rmtree(folder / _NEXT, ignore_errors=True)
-            (folder / _NEXT).mkdir(parents=True)
-            backup(folder / _NEXT, self.model).on_epoch_end(epoch)
-            (folder / _NEXT / _STATE).write_bytes(pickle.dumps(_state(self.model, epochs, others)))
-            _take_place(folder)
+            with _next(folder, epoch) as made:
+                backup(made, self.model).on_epoch_end(epoch)
+                (made / _STATE).write_bytes(pickle.dumps(_state(self.model, epochs, others)))
 
     return Checkpoint()
 
 
-def _take_place(folder: Path) -> None:
-    shutil.rmtree(folder / _OLD, ignore_errors=True)
-    if (folder / _LAST).exists():
-        (folder / _LAST).rename(folder / _OLD)
-    (folder / _NEXT).rename(folder / _LAST)
+@contextmanager
+def _next(folder: Path, epoch: int) -> Iterator[Path]:
+    """Yield a folder for the state of an epoch, which takes the place of the last one's when the block ends well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = _newest(folder)
+    with whole(folder / f"{epoch:09d}") as made:
+        made.mkdir()
+        yield made
+    if before is not None:
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _newest(folder: Path) -> Path | None:
+    """Return the newest state in a folder: the last epoch's, or `last` or `old`, as earlier versions named it."""
+    found = [state.parent for state in folder.glob(f"*/{_STATE}")]
+    return max(found, key=lambda each: (each.name != "old", each.name), default=None)
 
 
 def _random_states(model: keras.Model) -> list[keras.Variable]:

@@ -26,6 +26,7 @@ from search.errors import ClusterError, StorageError, one_line
 from search.studyfile import objects
 from search.studyfile.copy import common_layout
 from search.studyfile.schema import Definition
+from search.system import whole
 from search.tracking.origin import files_needed
 from search.training.dry_run import DryRun
 from search.training.model import user_files
@@ -245,11 +246,7 @@ class ShippedFiles(WorkerPlugin):  # type: ignore[misc]
         """Write the files."""
         folder = shipped_folder(self._key)
         for name, content in self._files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.{os.getpid()}")
-            partial.write_bytes(content)
-            partial.replace(path)  # whole or not at all: workers of one machine share the folder
+            whole.write(folder / name, content)  # workers of one machine share the folder
 
     def teardown(self, worker: Any) -> None:  # noqa: ARG002 - dask's interface
         """Remove the files."""

@@ -99,8 +99,9 @@ def test_early_stopping_and_schedules_go_on_too(tmp_path: Path, schedule: str) -
 def test_a_state_half_written_is_not_used(tmp_path: Path) -> None:
     """A kill while saving would end the trial for good."""
     study = Study(study_of(tmp_path, WATCHES, model=DROPS, fit={"epochs": 8, "checkpoint": True}))
-    (tmp_path / "checkpoints" / "only" / "next").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "only" / "next" / "latest.weights.h5").write_bytes(b"half")
+    half = tmp_path / "checkpoints" / "only" / ".000000003-abc" / "000000003"
+    half.mkdir(parents=True)
+    (half / "latest.weights.h5").write_bytes(b"half")
     assert study.run(tmp_path / "checkpoints").fate == "complete"
 
 
@@ -109,7 +110,8 @@ def test_a_damaged_state_costs_the_epochs_and_a_full_disk_nothing(tmp_path: Path
     study = Study(study_of(tmp_path, WATCHES, model=DROPS, fit={"epochs": 4, "checkpoint": True}))
     folder = tmp_path / "checkpoints"
     assert study.run(folder, stopped_after=3).fate == "died"
-    (folder / "only" / "last" / "state.pickle").write_bytes(b"")
+    (state,) = (folder / "only").glob("*/state.pickle")
+    state.write_bytes(b"")
     damaged = study.run(folder)
     assert (damaged.fate, damaged.reason[:28]) == ("died", "its checkpoint is damaged (E")
     assert not (folder / "only").exists()

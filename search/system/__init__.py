@@ -1,0 +1,1 @@
+"""The machine: files, locks and processes, and what differs between systems."""

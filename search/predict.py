@@ -89,10 +89,8 @@ def _check_files(input_file: Path | None, output: Path) -> None:
 
     if input_file is None:
         raise UsageError("--input: missing; name the file with the rows to predict")
-    files.check_suffix(input_file, "--input")
     files.check_suffix(output, "--output")
-    if not input_file.is_file():
-        raise DataError(f"--input: no file {input_file}")
+    files.check(input_file, "--input")
     if not output.parent.is_dir():
         raise DataError(f"--output: no folder {output.parent}")
 
@@ -106,7 +104,7 @@ def _predict(
 
     comparison, written, rows, names = Comparison(loaded.profile), files.Output(place), 0, list[str]()
     with _bar(quiet) as show:
-        for chunk in files.read(input_file, size, loaded.texts):
+        for chunk in files.read(input_file, size, loaded.form):
             predicted = _predicted(loaded, chunk, comparison, input_file)
             written.add(predicted, loaded.classes)
             names = list(predicted)

@@ -419,7 +419,7 @@ def test_slices_that_nothing_tells_are_told_in_a_line(add: Add) -> None:
         ({"slices": "regoin"}, "--slices regoin: no such column; the predictions have region.*did you mean 'region'"),
         ({"max_loss": float("nan")}, "--max-loss nan: give a number"),
         ({"max_loss": 0.1, "min_gain": 0.1}, "--min-gain with --max-loss"),
-        ({"data": Path("nowhere.csv")}, "--data nowhere.csv: no such file"),
+        ({"data": Path("nowhere.csv")}, "--data: no file nowhere.csv"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(add: Add, given: dict[str, Any], message: str) -> None:

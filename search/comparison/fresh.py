@@ -11,9 +11,9 @@ import numpy as np
 
 from search.comparison.outputs import row_losses, sliced
 from search.comparison.predictions import ONLY, About, Predictions
-from search.data import targets
-from search.data.files import SUFFIXES, csv_form
-from search.errors import DataError, did_you_mean, one_line
+from search.data import files, targets
+from search.data.files import Form
+from search.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,24 +39,18 @@ class FreshRows:
     name: str
 
 
-def read(path: Path, about: About) -> FreshRows:
+def read(path: Path, about: About, form: Form) -> FreshRows:
     """Read rows with targets from a CSV, Parquet or NPZ file.
 
     Args:
         path: The file; an NPZ file has arrays x and y, or y and the model's inputs by name.
         about: What the versions predict: the target's columns and classes.
+        form: How it is written.
 
     Raises:
         DataError: The file cannot be read or has no such columns.
     """
-    if not path.is_file():
-        raise DataError(f"--data {path}: no such file")
-    try:
-        rows = _arrays(path, about) if path.suffix.lower() == ".npz" else _table(path, about)
-    except DataError:
-        raise
-    except Exception as error:  # whatever pandas and NumPy raise for a damaged file
-        raise DataError(f"--data {path}: cannot be read ({one_line(error)}); give a CSV, Parquet or NPZ file") from None
+    rows = _arrays(path, about, form) if path.suffix.lower() == ".npz" else _table(path, about, form)
     if len(rows.target) == 0:
         raise DataError(f"--data {path}: it has no rows")
     if rows.target.dtype.kind == "f" and not np.isfinite(rows.target).all():
@@ -64,13 +58,9 @@ def read(path: Path, about: About) -> FreshRows:
     return rows
 
 
-def _table(path: Path, about: About) -> FreshRows:
-    import pandas as pd
-
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"--data {path}: give a CSV, Parquet or NPZ file")
-    csv = path.suffix.lower() == ".csv"
-    frame = (pd.read_csv(path, **csv_form(path)) if csv else pd.read_parquet(path)).rename(columns=str)
+def _table(path: Path, about: About, form: Form) -> FreshRows:
+    wanted = (*form.wanted, *about.target)
+    frame = files.table(path, replace(form, wanted=wanted), "--data").rename(columns=str)
     if not about.target:
         raise DataError(f"--data {path}: the study's data are arrays; give an NPZ file with arrays x and y")
     known = list(frame.columns)
@@ -94,9 +84,8 @@ def _values(column: pd.Series[Any]) -> NDArray[Any]:
     return np.asarray(column.astype(str).to_numpy(dtype=str))
 
 
-def _arrays(path: Path, about: About) -> FreshRows:
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in file}
+def _arrays(path: Path, about: About, form: Form) -> FreshRows:
+    arrays = files.arrays(path, form)
     y = arrays.pop("y", None)
     if y is None or not arrays:
         have = ", ".join([*arrays, *([] if y is None else ["y"])]) or "none"

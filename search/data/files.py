@@ -1,20 +1,53 @@
-"""Rows in files: read chunk by chunk from CSV, Parquet and NPZ, and written whole or not at all."""
+"""Rows in files: CSV, Parquet and NPZ, read alike by a study, `search.predict` and `promote --data`; written whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from search.errors import DataError, did_you_mean, one_line
 from search.system.whole import whole
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
 SUFFIXES = (".csv", ".parquet", ".npz")
+_SEPARATORS = (",", ";", "\t", "|")
+_ALL = 2**31 - 1  # rows of a chunk
 _SAMPLE = 100  # rows that tell how a CSV file is written
+_BYTES = 1_000_000  # of a file, that tell its encoding
+# Options of a study's file that say which rows and columns the study takes, or hold secrets: other files have others.
+_OF_THE_STUDY = ("nrows", "chunksize", "iterator", "usecols", "index_col", "skipfooter", "storage_options")
+_ENCODINGS = ("cp1252", "cp1250", "cp1251", "cp932", "gb18030", "latin-1")
+_OF_HEADERS = ("encoding", "encoding_errors", "quotechar", "quoting", "skiprows", "header", "comment", "compression")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a file is written.
+
+    Attributes:
+        kind: `csv`, `parquet` or `npz`: of which files the options are; empty for none.
+        options: The study's `[data] options`.
+        texts: Columns of a CSV that are text whatever they hold: leading zeros stay.
+        wanted: Columns that it must have, by which its separator is recognised.
+    """
+
+    kind: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()
+
+    def options_of(self, kind: str) -> dict[str, Any]:
+        """Return the options of files of a kind."""
+        return dict(self.options) if kind == self.kind else {}
 
 
 @dataclass(frozen=True)
@@ -30,6 +63,26 @@ class Chunk:
     done: float
 
 
+def travelling(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a study's file that other files for its model are read with too."""
+    kept = {}
+    for name, value in options.items():
+        with suppress(TypeError, ValueError):  # what only Python knows
+            kept |= {} if name in _OF_THE_STUDY else {name: json.loads(json.dumps(value))}
+    return kept
+
+
+def check(path: Path, option: str) -> None:
+    """Refuse a file that is not there, or of a kind that is not read here.
+
+    Raises:
+        DataError: Says which.
+    """
+    check_suffix(path, option)
+    if not path.is_file():
+        raise DataError(f"{option}: no file {path}")
+
+
 def check_suffix(path: Path, option: str) -> None:
     """Refuse a file of a kind that is neither read nor written here.
 
@@ -41,62 +94,136 @@ def check_suffix(path: Path, option: str) -> None:
         raise DataError(f"{option}: {path}: use {', '.join(SUFFIXES)}{did_you_mean(suffix, SUFFIXES)}")
 
 
-def read(path: Path, size: int, texts: tuple[str, ...] = ()) -> Iterator[Chunk]:
+def read(path: Path, size: int, form: Form, option: str = "--input") -> Iterator[Chunk]:
     """Yield the rows of a file in chunks.
 
     Args:
         path: A CSV, Parquet or NPZ file.
         size: Rows of a chunk.
-        texts: Columns of a CSV to read as text whatever they hold: chunk by chunk nothing else is certain.
+        form: How it is written.
+        option: What named it.
 
     Raises:
         DataError: The file is not there, cannot be read, or has no rows.
     """
-    if not path.is_file():
-        raise DataError(f"--input: no file {path}")
-    chunks, any_rows = _READERS[path.suffix.lower()](path, size, texts), False
-    while True:
-        try:
-            chunk = next(chunks, None)
-        except DataError:
-            raise
-        except Exception as error:  # whatever the file's library raises
-            raise DataError(f"--input: {path} cannot be read ({one_line(error)})") from error
-        if chunk is None:
-            break
-        any_rows = True
-        yield chunk
+    any_rows = False
+    with _telling(path, form, option):
+        for chunk in _READERS[path.suffix.lower()](path, size, form):
+            any_rows = True
+            yield chunk
     if not any_rows:
-        raise DataError(f"--input: {path} has no rows")
+        raise DataError(f"{option}: {path} has no rows")
 
 
-def _read_csv(path: Path, size: int, texts: tuple[str, ...]) -> Iterator[Chunk]:
+def table(path: Path, form: Form, option: str) -> pd.DataFrame:
+    """Return all rows of a CSV or Parquet file.
+
+    Raises:
+        DataError: As `read`.
+    """
     import pandas as pd
 
-    total, form = max(1, path.stat().st_size), csv_form(path)
-    header = pd.read_csv(path, nrows=0, **form)
-    kinds: Any = {name: str for name in texts if name in header.columns}
+    with _telling(path, form, option):
+        if path.suffix.lower() == ".parquet":
+            _pyarrow()
+            return pd.read_parquet(path)
+        found: pd.DataFrame = next(_read_csv(path, _ALL, form)).rows
+        return found
+
+
+def arrays(path: Path, form: Form) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an NPZ file, those that the study names `x` and `y` under these names."""
+    names = {str(given): name for name, given in form.options_of("npz").items()}
+    with np.load(path) as file:
+        return {names.get(name, name): file[name] for name in file}
+
+
+@contextmanager
+def _telling(path: Path, form: Form, option: str) -> Iterator[None]:
+    """Tell in one line why a file cannot be read."""
+    check(path, option)
+    try:
+        yield
+    except DataError:
+        raise
+    except UnicodeDecodeError as error:
+        found = encoding_of(path, form)
+        mended = f"; it can be read in {found}: save it in {error.encoding}" if found else ""
+        raise DataError(f"{option}: {path} is not written in {error.encoding}{mended}") from None
+    except StopIteration:
+        raise DataError(f"{option}: {path} has no rows") from None
+    except Exception as error:  # whatever the file's library raises
+        raise DataError(f"{option}: {path} cannot be read ({one_line(error)})") from error
+
+
+def _read_csv(path: Path, size: int, form: Form) -> Iterator[Chunk]:
+    import pandas as pd
+
+    options = csv_options(path, form)
+    header = _header(path, options)
+    dates = [name for name in as_list(options.pop("parse_dates", ())) if name in header]
+    kinds = options.pop("dtype", {})
+    if isinstance(kinds, Mapping):
+        kinds = {**dict.fromkeys(set(form.texts) & set(header) - set(dates), str), **kinds}
+    total = max(1, path.stat().st_size)
     with path.open("rb") as file:
-        for frame in pd.read_csv(file, chunksize=size, dtype=kinds, **form):
+        for frame in pd.read_csv(file, chunksize=size, dtype=kinds, parse_dates=dates, **options):
             if len(frame):
                 yield Chunk(frame, file.tell() / total)
 
 
-def csv_form(path: Path) -> dict[str, Any]:
-    """Return how pandas reads a CSV file of one column by commas, but of several by semicolons or tabs."""
+def csv_options(path: Path, form: Form) -> dict[str, Any]:
+    """Return pandas' options for a CSV file; detect `;`, tab or `|` when commas do not give the columns."""
     import pandas as pd
 
-    header = pd.read_csv(path, nrows=0)
-    first = str(header.columns[0]) if len(header.columns) == 1 else ""
-    separator = next((each for each in ";\t" if each in first), None)
-    if separator is None:
-        return {}
-    cells = pd.read_csv(path, sep=separator, nrows=_SAMPLE, dtype=str).stack()
-    comma = separator == ";" and cells.astype(str).str.fullmatch(r"-?\d*,\d+").any()
-    return {"sep": separator, **({"decimal": ","} if comma else {})}
+    options = form.options_of("csv")
+    given = options.get("sep", options.get("delimiter"))
+    if "names" in options:
+        return options
+    headers = {each: _header(path, {**options, "sep": each}) for each in dict.fromkeys((given or ",", *_SEPARATORS))}
+    fitting = [each for each, names in headers.items() if form.wanted and set(form.wanted) <= set(names)]
+    several = [each for each, names in headers.items() if len(names) > 1]
+    separator = (fitting or several or [given or ","])[0]
+    if separator in (given, ",") and (given is None or separator == given):
+        return options
+    for name in ("sep", "delimiter", *(("decimal", "thousands") if given else ())):  # a file written in another way
+        options.pop(name, None)
+    options["sep"] = separator
+    if "decimal" not in options and options.get("thousands") != ",":
+        plain = {name: each for name, each in options.items() if name in _OF_HEADERS}
+        cells = pd.read_csv(path, sep=separator, nrows=_SAMPLE, dtype=str, **plain).stack()
+        if cells.astype(str).str.fullmatch(r"-?[\d.]*,\d+").any():
+            options["decimal"] = ","
+    return options
 
 
-def _read_parquet(path: Path, size: int, _: tuple[str, ...]) -> Iterator[Chunk]:
+def _header(path: Path, options: Mapping[str, Any]) -> list[str]:
+    import pandas as pd
+
+    known = {name: each for name, each in options.items() if name in (*_OF_HEADERS, "sep", "names")}
+    engine = {} if len(known.get("sep") or ",") == 1 else {"engine": "python"}
+    return list(map(str, pd.read_csv(path, nrows=0 if known.get("header", 0) is not None else 1, **known, **engine)))
+
+
+def encoding_of(path: Path, form: Form) -> str:
+    """Return an encoding in which a CSV file can be read and has its columns; an empty text where none is known."""
+    with path.open("rb") as file:
+        content = file.read(_BYTES)
+    for name in ("utf-16",) if b"\0" in content else _ENCODINGS:
+        with suppress(UnicodeError):
+            content.decode(name)
+            tried = replace(form, kind="csv", options={**form.options_of("csv"), "encoding": name})
+            if set(form.wanted) <= set(_header(path, csv_options(path, tried))):
+                return name
+    return ""
+
+
+def as_list(value: Any) -> list[str]:
+    """Return columns that an option of pandas names as a list; none for true and false."""
+    return [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
+
+
+def _read_parquet(path: Path, size: int, _: Form) -> Iterator[Chunk]:
     parquet = _pyarrow()
     file, read_rows = parquet.ParquetFile(path), 0
     for batch in file.iter_batches(batch_size=size):
@@ -105,17 +232,15 @@ def _read_parquet(path: Path, size: int, _: tuple[str, ...]) -> Iterator[Chunk]:
             yield Chunk(batch.to_pandas(), read_rows / max(1, file.metadata.num_rows))
 
 
-def _read_npz(path: Path, size: int, _: tuple[str, ...]) -> Iterator[Chunk]:
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in file}
-    lengths = {len(each) if each.ndim else -1 for each in arrays.values()}
-    count = max(lengths, default=0)
+def _read_npz(path: Path, size: int, form: Form) -> Iterator[Chunk]:
+    known = arrays(path, form)
+    count = max((len(each) if each.ndim else -1 for each in known.values()), default=0)
     for start in range(0, count, size):
-        rows = {name: each[start : start + size] for name, each in arrays.items() if each.ndim and len(each) == count}
+        rows = {name: each[start : start + size] for name, each in known.items() if each.ndim and len(each) == count}
         yield Chunk(rows, min(1.0, (start + size) / count))
 
 
-_READERS: Mapping[str, Callable[[Path, int, tuple[str, ...]], Iterator[Chunk]]] = {
+_READERS: Mapping[str, Callable[[Path, int, Form], Iterator[Chunk]]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
     ".npz": _read_npz,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import optuna
 
+from search.data import files
 from search.errors import DataError, ModelError, UsageError, did_you_mean, one_line
 from search.studyfile.references import load_object
 from search.studyfile.schema import Definition
@@ -76,7 +78,17 @@ def _read_sklearn(definition: Definition) -> Any:
 def _read_csv(definition: Definition) -> Any:
     import pandas as pd
 
-    return _call(pd.read_csv, definition.data.options, _path(definition))
+    path, settings = _path(definition), definition.data
+    _check_call(pd.read_csv, settings.options, path)
+    form = files.Form(
+        settings.kind, settings.options, wanted=(*settings.targets, *(settings.features or ()), *settings.drop)
+    )
+    try:
+        return pd.read_csv(path, **files.csv_options(path, form))
+    except UnicodeDecodeError as error:
+        found = files.encoding_of(path, form)
+        mended = f"use options = {{ encoding = {json.dumps(found)} }}" if found else "save it in UTF-8"
+        raise DataError(f"data.source: {settings.source} is not written in {error.encoding}; {mended}") from None
 
 
 def _read_parquet(definition: Definition) -> Any:
@@ -249,6 +261,11 @@ def _path(definition: Definition) -> Path:
 
 def _call(function: Callable[..., Any], options: dict[str, Any], *args: Any) -> Any:
     """Call with the study file's options, once they are known to fit the signature."""
+    _check_call(function, options, *args)
+    return function(*args, **options)
+
+
+def _check_call(function: Callable[..., Any], options: dict[str, Any], *args: Any) -> None:
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -259,4 +276,3 @@ def _call(function: Callable[..., Any], options: dict[str, Any], *args: Any) -> 
         known = list(signature.parameters)
         hints = "".join(did_you_mean(option, known) for option in options if option not in known)
         raise DataError(f"data.options: {function.__name__}: {error}{hints}") from None
-    return function(*args, **options)

@@ -11,8 +11,9 @@ import numpy as np
 
 from search.comparison import fresh
 from search.comparison.predictions import Predictions
+from search.data import files
 from search.errors import RegistryError, UsageError, one_line
-from search.tracking import registry
+from search.tracking import registry, versions
 from search.tracking.registry import Version
 from search.tracking.versions import import_keras
 from search.training.training import median_ms
@@ -30,6 +31,7 @@ def predictions(version: Version, path: Path) -> Predictions:
     Raises:
         UsageError: The file cannot be read, has no target, or does not suit the model.
     """
+    files.check(path, "--data")
     kept = registry.predictions_of(version)
     if kept is None:
         raise RegistryError(
@@ -37,10 +39,10 @@ def predictions(version: Version, path: Path) -> Predictions:
         )
     if len(kept.targets) > 1:
         raise UsageError(f"--data: {version.uri} has {len(kept.targets)} outputs; a file compares models with one")
-    rows = fresh.read(path, kept.about)
-    import_keras()
+    loaded = versions.load(versions.Located(version.uri))
+    rows = fresh.read(path, kept.about, loaded.form)
     try:
-        outputs = mlflow.pyfunc.load_model(version.uri).predict(rows.inputs)
+        outputs = loaded.pyfunc.predict(rows.inputs)
     except Exception as error:  # the model says which column is missing or wrong
         raise UsageError(f"--data {path}: {version.uri} cannot predict its rows ({one_line(error)})") from None
     return fresh.predictions(rows, np.asarray(outputs), kept)

@@ -184,6 +184,7 @@ def _described(data: DataSummary, modules: Sequence[str]) -> dict[str, Any]:
         "backend": data.backend,
         "columns": data.columns,
         "optional": data.optional,
+        "reading": data.reading,
         "modules": modules,
         "task": data.task,
         "classes": data.classes,

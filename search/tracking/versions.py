@@ -132,6 +132,13 @@ class Loaded:
         return tuple(name for name, kind in self.described.get("columns", ()) if kind != "string")
 
     @property
+    def form(self) -> files.Form:
+        """How files for it are written."""
+        optional = self.described.get("optional", ())
+        wanted = tuple(name for name in (*self.numeric, *self.texts) if name not in optional)
+        return files.Form(**self.described.get("reading", {}), texts=self.texts, wanted=wanted)
+
+    @property
     def _outputs(self) -> list[dict[str, Any]]:
         return list(self.described.get("outputs", []))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.comparison.outputs import gives_logits, named
-from search.data import streams
+from search.data import files, streams
 from search.data.dataset import Data
 from search.data.facts import facts
 from search.data.preprocessing import CATEGORICAL, MISSING, NUMERIC, Column, leaves
@@ -71,6 +71,7 @@ def describe(
         backend=keras.backend.backend(),
         profile=profile_of(data),
         optional=_incomplete(data),
+        reading={"kind": definition.data.kind, "options": files.travelling(definition.data.options)},
         facts=facts(data),
         doubts=data.doubts,
         cut=data.cut,

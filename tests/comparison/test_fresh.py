@@ -25,11 +25,11 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     ROWS.to_csv(tmp_path / "tabs.CSV", index=False, sep="\t", encoding="utf-8-sig")
     ROWS.to_parquet(tmp_path / "rows.parquet")
     for name in ("plain.csv", "semicolon.csv", "tabs.CSV", "rows.parquet"):
-        read = fresh.read(tmp_path / name, known)
+        read = fresh.read(tmp_path / name, known, files.Form())
         assert read.target.tolist() == [1, 0, 1], name
         assert read.inputs["größe"].tolist()[:2] == [1.5, 2.5], name
         assert set(read.slices) == {"größe", "stadt", "ja"}
-        chunk = next(files.read(tmp_path / name, 10, ("stadt",)))
+        chunk = next(files.read(tmp_path / name, 10, files.Form(texts=("stadt",))))
         assert chunk.rows["größe"].tolist()[:2] == [1.5, 2.5], name
         assert chunk.rows["stadt"].tolist() == ["Köln", "10", "Bern"]
 
@@ -45,11 +45,11 @@ def test_what_cannot_be_compared_on_is_told_in_a_line(tmp_path: Path) -> None:
     np.savez(tmp_path / "longer.npz", x=np.zeros(3), y=np.zeros(2))
     for name, message in {
         "gap.csv": "the target has values that are missing",
-        "none.csv": "it has no rows",
+        "none.csv": "has no rows",
         "empty.csv": "cannot be read",
         "x.npz": "no array 'y'",
         "longer.npz": "array 'x' has 3 rows, y has 2",
-        "x.txt": "no such file",
+        "x.txt": "use .csv, .parquet, .npz",
     }.items():
         with pytest.raises(DataError, match=message):
-            fresh.read(tmp_path / name, known)
+            fresh.read(tmp_path / name, known, files.Form())

@@ -65,7 +65,7 @@ class Chunk:
 
 def travelling(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a study's file that other files for its model are read with too."""
-    kept = {}
+    kept: dict[str, Any] = {}
     for name, value in options.items():
         with suppress(TypeError, ValueError):  # what only Python knows
             kept |= {} if name in _OF_THE_STUDY else {name: json.loads(json.dumps(value))}
@@ -161,8 +161,8 @@ def _read_csv(path: Path, size: int, form: Form) -> Iterator[Chunk]:
 
     options = csv_options(path, form)
     header = _header(path, options)
-    dates = [name for name in as_list(options.pop("parse_dates", ())) if name in header]
-    kinds = options.pop("dtype", {})
+    dates: Any = [name for name in as_list(options.pop("parse_dates", ())) if name in header]
+    kinds: Any = options.pop("dtype", {})
     if isinstance(kinds, Mapping):
         kinds = {**dict.fromkeys(set(form.texts) & set(header) - set(dates), str), **kinds}
     total = max(1, path.stat().st_size)

@@ -161,13 +161,14 @@ def _read_csv(path: Path, size: int, form: Form) -> Iterator[Chunk]:
 
     options = csv_options(path, form)
     header = _header(path, options)
-    dates: Any = [name for name in as_list(options.pop("parse_dates", ())) if name in header]
+    dates = [name for name in as_list(options.pop("parse_dates", ())) if name in header]
     kinds: Any = options.pop("dtype", {})
     if isinstance(kinds, Mapping):
         kinds = {**dict.fromkeys(set(form.texts) & set(header) - set(dates), str), **kinds}
+    options |= {"chunksize": size, "dtype": kinds, "parse_dates": dates}
     total = max(1, path.stat().st_size)
     with path.open("rb") as file:
-        for frame in pd.read_csv(file, chunksize=size, dtype=kinds, parse_dates=dates, **options):
+        for frame in pd.read_csv(file, **options):
             if len(frame):
                 yield Chunk(frame, file.tell() / total)
 
@@ -200,9 +201,10 @@ def csv_options(path: Path, form: Form) -> dict[str, Any]:
 def _header(path: Path, options: Mapping[str, Any]) -> list[str]:
     import pandas as pd
 
-    known = {name: each for name, each in options.items() if name in (*_OF_HEADERS, "sep", "names")}
-    engine = {} if len(known.get("sep") or ",") == 1 else {"engine": "python"}
-    return list(map(str, pd.read_csv(path, nrows=0 if known.get("header", 0) is not None else 1, **known, **engine)))
+    known: dict[str, Any] = {name: options[name] for name in (*_OF_HEADERS, "sep", "names") if name in options}
+    known |= {"nrows": 0 if known.get("header", 0) is not None else 1}
+    known |= {} if len(known.get("sep") or ",") == 1 else {"engine": "python"}
+    return list(map(str, pd.read_csv(path, **known)))
 
 
 def encoding_of(path: Path, form: Form) -> str:

@@ -18,10 +18,12 @@ import pytest
 
 from search.budget import Progress
 from search.outcome import Outcome
+from search.reporting import plots
 from search.session import search
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
 from search.studyfile.settings import resolve
+from tests import warm
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Searcher = Callable[..., Outcome]
@@ -58,6 +60,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep the frameworks' start-up noise out of every process the tests start."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the server that commands were forked from."""
+    warm.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches in this process draw no plots, 1 s each, but for tests that are marked `draws`."""
+    if request.node.get_closest_marker("draws") is None:
+        monkeypatch.setattr(plots, "DRAWINGS", ())
 
 
 @pytest.fixture(scope="session")
@@ -110,19 +124,30 @@ def run_search(folder: Path) -> Searcher:
     return run
 
 
+def begin(module: str, *args: str, cold: bool = False, **options: Any) -> subprocess.Popen[str]:
+    """Start `python -m MODULE ARGS` as a person would; the options are those of `subprocess.Popen`.
+
+    Args:
+        cold: Start an interpreter of its own, 4 to 10 s until it trains. Needed where the folder holds a module that
+            is imported already, or the environment something that imports read; otherwise the process is forked from
+            `warm`'s server.
+    """
+    kind = subprocess.Popen[str] if cold or not warm.POSSIBLE else warm.Forked
+    return kind([sys.executable, "-m", module, *args], text=True, **options)
+
+
 def command(
-    module: str, *args: str, cwd: Path, env: Mapping[str, str] | None = None, limit: float = 240
+    module: str, *args: str, cwd: Path, env: Mapping[str, str] | None = None, limit: float = 240, cold: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m MODULE ARGS` as a person would, and return what it printed."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *args],
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=limit,
-        check=False,
-    )
+    """Run `python -m MODULE ARGS` as a person would, and return what it printed; see `begin` for `cold`."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with begin(module, *args, cold=cold, cwd=cwd, env={**os.environ, **(env or {})}, **streams) as process:
+        try:
+            printed, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, printed, errors)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_a_search_on_another_backend(backend: str, tmp_path: Path) -> None:
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     environment = {"KERAS_BACKEND": backend}
-    done = command("search.run", "--n-trials", "4", "--json", "--quiet", cwd=tmp_path, env=environment)
+    done = command("search.run", "--n-trials", "4", "--json", "--quiet", cwd=tmp_path, env=environment, cold=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["n_trials"] == {"complete": 4, "pruned": 0, "failed": 0}
@@ -75,7 +75,7 @@ def test_a_backend_that_cannot_be_used_is_told_at_once(backend: str, said: str, 
     """The person would see the traceback of every worker's import."""
     if said.endswith("pip install torch") and importlib.util.find_spec(backend) is not None:
         pytest.skip(f"{backend} is installed")
-    done = command("search.run", "--quiet", cwd=tmp_path, env={"KERAS_BACKEND": backend})
+    done = command("search.run", "--quiet", cwd=tmp_path, env={"KERAS_BACKEND": backend}, cold=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert said in done.stderr
@@ -85,7 +85,8 @@ def test_a_backend_that_cannot_be_used_is_told_at_once(backend: str, said: str, 
 def test_keras_own_file_may_name_the_backend(tmp_path: Path) -> None:
     """A person whose `keras.json` names a backend that is gone would see a traceback."""
     (tmp_path / "keras.json").write_text('{"backend": "theano"}', encoding="utf-8")
-    done = command("search.run", "--quiet", cwd=tmp_path, env={"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": ""})
+    named = {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": ""}
+    done = command("search.run", "--quiet", cwd=tmp_path, env=named, cold=True)
     assert done.returncode == 2
     assert "keras.json: 'theano' is not a backend that trains" in done.stderr
     assert len(done.stderr.splitlines()) == 1

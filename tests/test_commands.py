@@ -146,7 +146,7 @@ HIDING = ["raise ImportError('my own file')", "import keras\nmodel = keras.Seque
 def test_a_file_that_hides_a_package_is_named(code: str, tmp_path: Path) -> None:
     """If this fails, a file called keras.py costs a traceback from each worker, and no word about the file."""
     (tmp_path / "keras.py").write_text(code)
-    done = command("search.run", "--quiet", cwd=tmp_path)
+    done = command("search.run", "--quiet", cwd=tmp_path, cold=True)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert "a worker cannot start: " in line
@@ -175,7 +175,7 @@ def test_a_name_that_the_locale_cannot_show_is_told(name: str, argument: str, tm
     """A person whose locale is C would get an error of urllib's, in the middle of a search."""
     (tmp_path / name).mkdir()
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = command("search.report", argument, cwd=tmp_path / name, env=ascii_only)
+    done = command("search.report", argument, cwd=tmp_path / name, env=ascii_only, cold=True)
     assert done.returncode == 2, done.stderr
     assert "is not in the encoding of this locale (ascii); set PYTHONUTF8=1" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -185,7 +185,8 @@ def test_a_terminal_that_cannot_show_a_name_gets_its_code(tmp_path: Path) -> Non
     """If this fails, a command does its work, and then ends by an error because of one letter."""
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "a.toml").write_text(TINY.format(name="a", build="mlp"))
-    done = command("search.new", "größe", "--from", "a", cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    done = command("search.new", "größe", "--from", "a", cwd=tmp_path, env=ascii_only, cold=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "studies/gr\\xf6\\xdfe.toml\n"
     assert (tmp_path / "studies" / "größe.toml").exists()

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from optuna.trial import TrialState
 
 from search.study.storage import open_storage
 from search.studyfile.schema import Definition
+from tests.conftest import begin as started
 from tests.conftest import command, run_json
 
 Tiny = Callable[..., Definition]
@@ -25,13 +25,13 @@ ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 def begin(folder: Path, *args: str, terminal: bool = True) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "search.run", *args],
+    return started(
+        "search.run",
+        *args,
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**os.environ, "FORCE_COLOR": "1"} if terminal else None,
-        text=True,
         start_new_session=True,
     )
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import pytest
 
 from search.studyfile.copy import copy_study
 from search.studyfile.load import load_definition, shipped_studies
-from tests.conftest import command
+from tests.conftest import command, run_json
 from tests.serving import served
 
 # Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.
@@ -23,12 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 def run(study: str, folder: Path) -> dict[str, Any]:
     """Run three trials of a study in a folder, and return the command's JSON."""
-    command = [sys.executable, "-m", "search.run", study, "--n-trials", "3", "--json"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    outcome: dict[str, Any] = json.loads(done.stdout)
-    return outcome
+    return run_json(study, "--n-trials", "3", cwd=folder)
 
 
 def load(outcome: dict[str, Any], folder: Path, flavour: str) -> Any:

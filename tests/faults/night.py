@@ -26,7 +26,7 @@ import optuna
 from optuna.trial import TrialState
 
 from search.study.storage import open_storage
-from tests.conftest import TINY, command
+from tests.conftest import TINY, begin, command
 from tests.faults.kills import children
 from tests.faults.mlflow_server import MlflowServer, mlflow_server
 
@@ -62,7 +62,7 @@ class Night:
     storage: str
     server: MlflowServer
     n_trials: int
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[str] | None = None
     resumed: int = 0
     rows: list[str] = field(default_factory=list)
     told: int = 0  # lines of its output that an earlier row looked at
@@ -80,8 +80,12 @@ class Night:
         self.resumed += resume
         asked = ["--resume"] if resume else ["--n-trials", str(self.n_trials)]
         with self._output.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "search.run", *self._arguments, "--workers", "2", *asked],
+            self.process = begin(
+                "search.run",
+                *self._arguments,
+                "--workers",
+                "2",
+                *asked,
                 cwd=self.folder,
                 stdout=output,
                 stderr=output,

@@ -23,6 +23,8 @@ from search.tracking.pages import fates
 from search.training.result import Epoch, TrialResult
 from tests.conftest import Searcher, command
 
+pytestmark = pytest.mark.draws
+
 STUDY = """
 name = "found"
 metric = "val_loss"

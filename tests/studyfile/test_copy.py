@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from search.errors import StudyFileError, UsageError
 from search.studyfile.copy import copy_study
 from search.studyfile.load import find_study, load_definition, shipped_studies
+from tests.conftest import command
 
 FILES = {
     "blobs": [],
@@ -92,14 +91,9 @@ def test_a_local_data_file_of_a_function_comes_along(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     """If this fails, `python -m search.new` prints a traceback, or does not say what it wrote."""
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "search.new", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    first = run("mine", "--from", "digits")
+    first = command("search.new", "mine", "--from", "digits", cwd=tmp_path)
     assert (first.returncode, first.stdout.split()) == (0, ["studies/mine.toml", "studies/digits.py"])
-    again = run("mine", "--from", "digits")
+    again = command("search.new", "mine", "--from", "digits", cwd=tmp_path)
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr == "error: studies/mine.toml exists already; give the new study another name\n"
 

@@ -47,6 +47,7 @@ def build(trial, data):
 """
 
 
+@pytest.mark.draws
 def test_a_search_tells_in_words_what_became_of_it(tiny: Tiny, run_search: Searcher) -> None:
     """A person would read a page of numbers, and take every pruned trial for a failed one."""
     enqueued = "".join(f"\n[[enqueue]]\nwidth = {width}\n" for width in (4, 5, 6, 7))

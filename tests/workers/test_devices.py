@@ -72,7 +72,7 @@ def test_a_trial_on_two_devices(study: Path) -> None:
     """The model would be trained on one device alone, or its loss be NaN where a device gets no row."""
     arguments = ("mirrored.toml", "--n-trials", "1", "--workers", "1", "--json")
     devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "CUDA_VISIBLE_DEVICES": ""}
-    done = command("search.run", *arguments, cwd=study, env=devices)
+    done = command("search.run", *arguments, cwd=study, env=devices, cold=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["best"]["metrics"]["devices"] == 2.0

@@ -146,7 +146,6 @@ def _as_json(outside: Outside) -> dict[str, Any]:
         "categories": list(outside.categories),
         "missing": outside.missing,
         "missing_in_training": outside.was_missing,
-        "stability_index": outside.stability,
         "told": list(outside.told),
     }
 

@@ -13,7 +13,7 @@ import numpy as np
 from search.comparison.predictions import ONLY, About, Predictions
 from search.data import streams
 from search.data.dataset import Data
-from search.data.preprocessing import CATEGORICAL, NUMERIC, Column
+from search.data.preprocessing import Column, raw
 from search.studyfile.schema import Definition
 
 if TYPE_CHECKING:
@@ -204,12 +204,8 @@ def slices(x: Any, columns: Sequence[Column]) -> dict[str, NDArray[Any]]:
 
     A column of more than 50 different numbers is cut at its quartiles.
     """
-    numbers = [column.name for column in columns if column.numeric]
-    texts = [column.name for column in columns if not column.numeric]
-    arrays = x if isinstance(x, dict) else {NUMERIC: x}
-    named = [(name, arrays[NUMERIC][:, at]) for at, name in enumerate(numbers)]
-    named += [(name, np.asarray(arrays[CATEGORICAL][:, at], dtype=str)) for at, name in enumerate(texts)]
-    cut = {name: sliced(values) for name, values in named[:_MOST_COLUMNS]}
+    named = itertools.islice(raw(x, columns) if columns else (), _MOST_COLUMNS)
+    cut = {each.name: sliced(values if each.numeric else np.asarray(values, dtype=str)) for each, values in named}
     return {name: values for name, values in cut.items() if values is not None}
 
 

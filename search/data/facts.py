@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.data import streams
-from search.data.preprocessing import MISSING, NUMERIC, Column, leaves
-from search.data.targets import numbers_as_text
+from search.data.preprocessing import MISSING, Column, leaves, left_out, numbers, raw, spelt, told_apart
+from search.data.targets import Targets, numbers_as_text
 from search.figures import plural
 
 if TYPE_CHECKING:
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from search.data.dataset import Data, Part
+    from search.data.splits import Parts
 
 _LOOKED_AT = 20_000  # rows of a table
 _FEWEST = 20  # rows in which a value that never repeats says something
 _NEARLY = 0.95  # share of different values from which a column looks like an id
+_MOST_FEATURES = 1000  # of an array, that are looked at
 _SHOWN = 5  # classes, or columns with gaps, that are listed
 _CORRELATED = 0.999999
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
@@ -74,13 +76,8 @@ def _shares(data: Data) -> str:
 def _missing(data: Data) -> str:
     if not data.columns:
         return ""
-    arrays = data.x if isinstance(data.x, dict) else {NUMERIC: data.x}
-    shares: dict[str, float] = {}
-    for kind, values in arrays.items():
-        names = [column.name for column in data.columns if column.numeric == (kind == NUMERIC)]
-        gaps = np.isnan(values) if kind == NUMERIC else values == MISSING
-        shares |= dict(zip(names, gaps.mean(axis=0).tolist(), strict=True))
-    some = sorted(((share, name) for name, share in shares.items() if share), reverse=True)
+    gaps = ((c.name, np.isnan(v) if c.numeric else np.asarray(v == MISSING)) for c, v in raw(data.x, data.columns))
+    some = sorted(((float(gap.mean()), name) for name, gap in gaps if gap.any()), reverse=True)
     if not some:
         return "no missing values"
     listed = ", ".join(f"{name} {share:.1%}" for share, name in some[:_SHOWN])
@@ -120,9 +117,46 @@ def doubts(frame: pd.DataFrame, columns: Sequence[Column], y: Any) -> tuple[str,
         if not about and target is not None and len(known) >= max(_FEWEST, len(values) / 2):
             with np.errstate(all="ignore"):
                 about = _giveaway(column.name, known, target[values.notna().to_numpy()])
+        if not about and column.numeric:
+            about = _merging(numbers(values) - column.center)
         if about:
             found.append(f"column '{column.name}' {about}")
     return tuple(found)
+
+
+def _merging(values: NDArray[Any]) -> str:
+    """Return what to say of numbers that single precision does not tell apart; nothing of others."""
+    many, few = told_apart(values)
+    if few == many:
+        return ""
+    return f"has {many} different values, of which single precision tells {few} apart; subtract a fixed value from them"
+
+
+def merging(x: Any) -> tuple[str, ...]:
+    """Return which numbers in arrays single precision does not tell apart."""
+    found = []
+    for leaf in leaves(x):
+        some = leaf[:: max(1, len(leaf) // _LOOKED_AT)]
+        some = some.reshape(len(some), -1)
+        if leaf.dtype.kind in "fiu" and leaf.dtype.itemsize > 2 and some.shape[1] <= _MOST_FEATURES:
+            told = [(at, _merging(some[:, at])) for at in range(some.shape[1])]
+            found += [f"x[:, {at}] {about} in the data function, or return a data frame" for at, about in told if about]
+    return tuple(found[:_SHOWN])
+
+
+def of_targets(goal: Targets, given: Any, chosen: Parts) -> Iterator[str]:
+    """Yield what in the targets looks wrong for learning or measuring."""
+    if goal.task == "multilabel" and np.ndim(goal.y) == 2:
+        for name, rows in (("validation", chosen.validation), ("test", chosen.test)):
+            one = [str(goal.classes[at]) for at in np.flatnonzero(np.ptp(goal.y[rows].astype(int), axis=0) == 0)]
+            if one:
+                listed = ", ".join(one[:_SHOWN]) + (", …" if len(one) > _SHOWN else "")
+                yield f"label {listed} has one value in the {name} part, where AUC and the like are NaN; give more rows"
+    if goal.task == "regression" and isinstance(given, np.ndarray) and given.dtype.kind in "fiu" and given.size:
+        columns = given.reshape(len(given), -1)[:, :_MOST_FEATURES]
+        about = next(filter(None, (_merging(each) for each in columns.T)), "")
+        if about:
+            yield f"the target {about}"
 
 
 def doubts_of_arrays(x: Any) -> tuple[str, ...]:
@@ -145,19 +179,19 @@ def _is_whole(y: NDArray[Any]) -> bool:
 
 
 def _of_column(column: Column, known: pd.Series[Any]) -> Iterator[str]:
-    drop = f"drop = [{json.dumps(column.name, ensure_ascii=False)}] in [data]"
+    drop = left_out(column.name).removeprefix("use ")
     many = len(known) >= _FEWEST
     whole = column.kind == "long" or (column.kind == "double" and _is_whole_number(known))
     different = known.nunique() / max(1, len(known)) if column.kind == "string" or whole else 0.0
     if column.name.startswith(_INDEX):
         yield f"has no name: it looks like the index of a saved table; use options = {{ index_col = 0 }}, or {drop}"
     if column.kind == "string":
-        numbers, mended = numbers_as_text(known.tolist())
+        numbers = numbers_as_text(known.tolist())
         if numbers:
-            yield f"holds {numbers}, and each would be a category; {mended}"
+            yield f"holds {numbers}; each would be a category"
         if many and _are_dates(known):
             yield (
-                f"holds dates as text, such as '{known.iloc[0]}', and each would be a category; use "
+                f"holds dates, such as '{spelt(known.iloc[0])}', and each would be a category; use "
                 f"time = {json.dumps(column.name, ensure_ascii=False)} to split by it, or {drop}"
             )
         if many and different > _NEARLY:
@@ -198,7 +232,7 @@ def _read_as_dates(texts: pd.Series[str], form: str) -> bool:
 
 def _giveaway(name: str, values: pd.Series[Any], y: NDArray[Any]) -> str:
     """Return what to say of a column that alone predicts the target; nothing for others."""
-    drop = f"use drop = [{json.dumps(name, ensure_ascii=False)}] in [data] if it is not known when predicting"
+    drop = f"{left_out(name)} if it is not known when predicting"
     numbers = values.to_numpy() if values.dtype.kind in "fiub" else None
     targets, index = np.unique(y.astype(str) if y.dtype == object else y, return_inverse=True)
     if numbers is not None and y.dtype.kind in "fiu" and len(targets) > 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 from search.data import sources, splits, streams, targets
 from search.data import table as rows
 from search.data.dataset import Data, Part
+from search.data.facts import merging, of_targets
 from search.data.given import ALL, TEST, TRAIN, VALIDATION, Given, is_table, parts_of, rows_of
 from search.data.table import Rows
 from search.data.targets import AnyTask
 from search.errors import DataError
+from search.studyfile.objects import PREFIX
 from search.studyfile.schema import DataDefinition, Definition
 
 if TYPE_CHECKING:
@@ -80,6 +83,25 @@ def load(definition: Definition, trial: Any = None, fold_seed: int | None = None
     Raises:
         DataError: They cannot be read, have no such column, or hold nothing to learn.
     """
+    try:
+        data = _load(definition, trial, fold_seed)
+    except DataError as error:
+        raise DataError(_told(definition, str(error))) from error
+    return replace(data, doubts=tuple(_told(definition, each) for each in data.doubts))
+
+
+def _told(definition: Definition, text: str) -> str:
+    """Return a sentence in the words of whoever gave the data: a study file's, or Python's."""
+    if not definition.data.source.startswith(f"{PREFIX}:"):
+        return text
+    keys = "|".join(DataDefinition.model_fields)
+    text = (
+        text.replace(f"data.source: {PREFIX}:data", "data").replace(f"{PREFIX}:data", "data").replace(" in [data]", "")
+    )
+    return re.sub(r"\b(\w+) = (?=[[{\"\dtf])", r"\1=", re.sub(rf"\bdata\.({keys})\b", r"\1", text))
+
+
+def _load(definition: Definition, trial: Any, fold_seed: int | None) -> Data:
     settings = definition.data
     loaded = sources.read(definition, trial)
     name = settings.source.rpartition(":")[2] if settings.kind in ("sklearn", "python") else Path(settings.source).stem
@@ -89,6 +111,8 @@ def load(definition: Definition, trial: Any = None, fold_seed: int | None = None
     together = _joined_rows(list(parts.values()), settings)
     if definition.model.build == "mlp" and not together.columns and together.doubts:
         raise DataError(f"data: {together.doubts[0]}")
+    if not together.columns:
+        together = replace(together, doubts=(*together.doubts, *merging(together.x)))
     lengths = {part: rows_of(each.x if each.y is None else each.y) for part, each in parts.items()}
     if settings.kind == "python" and isinstance(loaded, tuple | list) and set(parts) == {TRAIN, TEST}:
         together = replace(together, doubts=(*together.doubts, _SECOND))
@@ -158,7 +182,7 @@ def _split(
 ) -> Data:
     settings = definition.data
     goal = targets.read(together.y, settings, encode=definition.model.build == "mlp")
-    if settings.stratify and goal.task not in ("binary", "multiclass"):
+    if settings.stratify and goal.labels is None:
         raise DataError(f"data.stratify: keeps the shares of classes, and the task is {goal.task}; leave it out")
     labels = goal.labels if settings.stratify is not False else None
     chosen = splits.split(together, lengths, settings, labels, steady=depends, fold_seed=fold_seed)
@@ -180,15 +204,24 @@ def _split(
         name=name,
         # What a data function returns differs from trial to trial; the targets of the held-out rows do not.
         digest=rows.digest_of(test.y) if depends and test.y is not None else together.digest,
-        cut="" if depends or len(lengths) == 1 else ", ".join(f"{count} {part}" for part, count in lengths.items()),
+        cut="" if depends else _cut_as(lengths, together, labels),
         encoded=goal.encoded,
         given=tuple(lengths),
-        doubts=together.doubts,
+        doubts=(*together.doubts, *of_targets(goal, together.y, chosen)),
         folds=chosen.folds,
         rest=part(chosen.rest) if chosen.folds else None,
         test_rows=chosen.test,
         test_group=None if whole.group is None else whole.group[chosen.test],
     )
+
+
+def _cut_as(lengths: Mapping[str, int], together: Rows, labels: NDArray[Any] | None) -> str:
+    """Return how rows were cut where releases differ in it, or which parts were given."""
+    if len(lengths) > 1:
+        return ", ".join(f"{count} {part}" for part, count in lengths.items())
+    if together.time is not None and len(np.unique(together.time)) < len(together):
+        return "one, cut between two times"
+    return "one, cut by labels" if labels is not None and labels.ndim == 2 and together.group is None else ""
 
 
 def _normalizes(together: Rows, settings: DataDefinition) -> bool:

@@ -5,12 +5,14 @@ Everything here is fitted on the training part alone. Keras is imported only whe
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import optree
 
 from search.errors import DataError
 
@@ -26,16 +28,22 @@ _UNKNOWN = "[UNK]"  # Keras's word for a text that training did not see
 _VOCABULARY = 1000  # texts of a column that get a place of their own; rarer ones share the unknown's
 _NONE = "[none]"  # the vocabulary of a column whose texts are all missing
 _CHUNK = 65_536  # rows
-_DATES = ("datetime64", "datetime", "date", "timedelta64", "timedelta", "time", "period")
+_LOOKED_AT = 20_000  # rows that tell whether values merge
 _NUMBERS = ("floating", "mixed-integer-float", "decimal", "empty")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table, as the user sends it."""
+    """One column of a table, as the user sends it.
+
+    Attributes:
+        center: What is subtracted in double precision before the cast to single precision; 0 where that tells the
+            column's values apart.
+    """
 
     name: str
     kind: ColumnKind
+    center: float = 0.0
 
     @property
     def numeric(self) -> bool:
@@ -43,34 +51,76 @@ class Column:
         return self.kind != "string"
 
 
-def columns_of(frame: pd.DataFrame) -> tuple[Column, ...]:
+def columns_of(frame: pd.DataFrame, *, centered: bool = True) -> tuple[Column, ...]:
     """Return the columns of a table with their kinds.
+
+    Args:
+        frame: The table.
+        centered: Whether columns may be centred, as they are normalised later.
 
     Raises:
         DataError: A column holds neither numbers, truth values nor text.
     """
-    return tuple(Column(str(name), _kind(frame[name])) for name in frame.columns)
+    found = (Column(str(name), _kind(frame[name])) for name in frame.columns)
+    return tuple(
+        replace(each, center=_center(numbers(frame[each.name]))) if centered and each.numeric else each
+        for each in found
+    )
+
+
+def _center(values: NDArray[Any]) -> float:
+    """Return the mean where single precision tells more values apart after it was subtracted, else 0.
+
+    It is rounded to a power of two below the deviation: whole numbers stay whole.
+    """
+    many, few = told_apart(values)
+    if few == many:
+        return 0.0
+    step = 2.0 ** np.floor(np.log2(np.nanstd(values)))
+    center = float(np.round(np.nanmean(values) / step) * step)
+    return center if told_apart(values - center)[1] > few else 0.0
+
+
+def told_apart(values: NDArray[Any]) -> tuple[int, int]:
+    """Return how many different numbers some rows hold, and how many of them single precision tells apart.
+
+    Up to 1 in 100 that merge are chance, in columns of many different fractions.
+    """
+    some = values[:: max(1, len(values) // _LOOKED_AT)]
+    known = np.unique(some[np.isfinite(some)])
+    with np.errstate(over="ignore"):
+        few = len(np.unique(known.astype("float32")))
+    return len(known), len(known) if few > 0.99 * len(known) else few
 
 
 def _kind(values: pd.Series[Any]) -> ColumnKind:
     from pandas.api import types
 
+    inferred = types.infer_dtype(values, skipna=True)
+    refused = {"timedelta64": "durations", "timedelta": "durations", "complex": "complex", "bytes": "bytes"}
+    if inferred in refused or types.is_timedelta64_dtype(values):
+        what = refused.get(inferred, "durations")
+        raise DataError(f"data: column '{values.name}' holds {what}, which cannot be learned; {left_out(values.name)}")
+    some = values if inferred == "mixed" else values.dropna().iloc[:1]
+    held = next((each for each in some if not _is_scalar(each)), None)
+    if held is not None:
+        raise DataError(
+            f"data: column '{values.name}' holds {type(held).__name__}; give each value a column, or "
+            f"{left_out(values.name)}"
+        )
     if isinstance(values.dtype, types.CategoricalDtype):
         return "string"
-    inferred = types.infer_dtype(values, skipna=True)
-    if inferred in _DATES or types.is_datetime64_any_dtype(values) or types.is_timedelta64_dtype(values):
-        raise DataError(f"data: column '{values.name}' holds dates; name it in data.drop or data.time")
-    if inferred in ("complex", "bytes"):
-        raise DataError(f"data: column '{values.name}' holds {inferred}, which cannot be learned; name it in data.drop")
-    held = next((each for each in values if not _is_scalar(each)), None) if inferred == "mixed" else None
-    if held is not None:
-        kind = type(held).__name__
-        raise DataError(f"data: column '{values.name}' holds {kind}; give each value a column, or name it in data.drop")
-    if inferred == "boolean":
+    if inferred == "boolean" or types.is_bool_dtype(values):
         return "boolean"
     if inferred == "integer" or types.is_integer_dtype(values):
         return "double" if values.isna().any() else "long"  # MLflow's whole numbers have no missing value
-    return "double" if inferred in _NUMBERS or types.is_float_dtype(values) else "string"
+    numeric = types.is_float_dtype(values) or types.is_numeric_dtype(values)
+    return "double" if inferred in _NUMBERS or numeric else "string"
+
+
+def left_out(column: Any) -> str:
+    """Return the words that leave a column out."""
+    return f"use drop = [{json.dumps(str(column), ensure_ascii=False)}] in [data]"
 
 
 def _is_scalar(value: Any) -> bool:
@@ -84,56 +134,53 @@ def to_arrays(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, NDArr
         Numbers of shape (rows, numeric columns), float32, missing as NaN; with text columns a
         dictionary of that and texts of shape (rows, text columns), missing as an empty text.
     """
-    numbers = [c.name for c in columns if c.numeric]
+    known = [c for c in columns if c.numeric]
     texts = [c.name for c in columns if not c.numeric]
-    numeric = np.empty((len(frame), len(numbers)), "float32")
-    for index, name in enumerate(numbers):
-        values = frame[name] if frame[name].dtype != object else frame[name].where(frame[name].notna(), np.nan)
+    numeric = np.empty((len(frame), len(known)), "float32")
+    for index, column in enumerate(known):
         with np.errstate(over="ignore"):  # too large a number becomes infinite, which is told with its column
-            numeric[:, index] = values.to_numpy(dtype="float64", na_value=np.nan)
+            numeric[:, index] = numbers(frame[column.name]) - column.center
     if not texts:
         return numeric
-    categorical = frame[texts].astype("object").where(frame[texts].notna(), MISSING).map(_text)
+    categorical = frame[texts].astype("object").where(frame[texts].notna(), MISSING).map(spelt)
     arrays = {CATEGORICAL: categorical.to_numpy(dtype=object)}
-    return {NUMERIC: numeric, **arrays} if numbers else arrays
+    return {NUMERIC: numeric, **arrays} if known else arrays
 
 
-def _text(value: Any) -> str:
-    """Return how a category is spelt: a whole number alike, whether or not a gap made pandas keep it as 1.0."""
-    return str(int(value)) if isinstance(value, float | np.floating) and value == value // 1 else str(value)
+def numbers(values: pd.Series[Any]) -> NDArray[Any]:
+    """Return a column of numbers in double precision, missing ones as NaN."""
+    values = values if values.dtype != object else values.where(values.notna(), np.nan)
+    return np.asarray(values.to_numpy(dtype="float64", na_value=np.nan))
+
+
+def raw(x: Any, columns: Sequence[Column]) -> Iterator[tuple[Column, NDArray[Any]]]:
+    """Yield the columns of a table with their values as they were sent, from the arrays that the model takes."""
+    arrays = x if isinstance(x, dict) else {NUMERIC: x}
+    values = {each: iter(array.T) for each, array in arrays.items()}
+    for column in columns:
+        taken = next(values[NUMERIC if column.numeric else CATEGORICAL])
+        yield column, taken.astype("float64") + column.center if column.center else taken
+
+
+def spelt(value: Any) -> str:
+    """Return how a category is spelt: 1.0, of a column with gaps, as 1, and a date as in a file."""
+    whole = isinstance(value, float | np.floating) and value == value // 1
+    return str(int(value)) if whole else str(value).removesuffix(" 00:00:00")
 
 
 def take(x: Any, rows: Any) -> Any:
     """Return these rows of an array or of each array of a dictionary or list; None stays None."""
-    if x is None:
-        return None
-    if isinstance(x, dict):
-        return {name: take(each, rows) for name, each in x.items()}
-    if isinstance(x, list | tuple):
-        return type(x)(take(each, rows) for each in x)
-    return x[rows]
+    return optree.tree_map(lambda each: each[rows], x)
 
 
 def joined(x: Any, more: Any) -> Any:
     """Return the rows of an array, or of each array of a dictionary or list, followed by those of another."""
-    if x is None:
-        return None
-    if isinstance(x, dict):
-        return {name: joined(each, more[name]) for name, each in x.items()}
-    if isinstance(x, list | tuple):
-        return type(x)(map(joined, x, more))
-    return np.concatenate([x, more])
+    return optree.tree_map(lambda *both: np.concatenate(both), x, more)
 
 
 def leaves(x: Any) -> list[Any]:
-    """Return the arrays in `x`, in a fixed order; none in None."""
-    if x is None:
-        return []
-    if isinstance(x, dict):
-        return [leaf for name in sorted(x) for leaf in leaves(x[name])]
-    if isinstance(x, list | tuple):
-        return [leaf for each in x for leaf in leaves(each)]
-    return [x]
+    """Return the arrays in `x`, those of a dictionary by their names' order; none in None."""
+    return list(optree.tree_leaves(x))
 
 
 @dataclass(frozen=True)
@@ -164,7 +211,7 @@ def fit_preparation(x: Any, *, table: bool, normalize: bool) -> Preparation:
     if not isinstance(numbers, np.ndarray) or not np.issubdtype(numbers.dtype, np.number):
         return Preparation(table, vocabularies=vocabularies)
     incomplete = tuple(int(i) for i in np.flatnonzero(np.isnan(numbers).any(axis=0))) if table else ()
-    mean, variance = _moments(numbers) if normalize else (None, None)
+    mean, variance = moments(numbers) if normalize else (None, None)
     return Preparation(table, mean, variance, incomplete, vocabularies)
 
 
@@ -175,7 +222,7 @@ def _vocabulary(texts: NDArray[Any]) -> tuple[str, ...]:
     return tuple(sorted(known[:_VOCABULARY])) or (_NONE,)
 
 
-def _moments(numbers: NDArray[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def moments(numbers: NDArray[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and variance of each column, those of a column without values or spread as 0 and 1."""
     columns = numbers.reshape(-1, numbers.shape[-1])
     known = ~np.isnan(columns)

@@ -84,10 +84,13 @@ def _read_csv(definition: Definition) -> Any:
         settings.kind, settings.options, wanted=(*settings.targets, *(settings.features or ()), *settings.drop)
     )
     try:
-        return pd.read_csv(path, **files.csv_options(path, form))
+        chosen = {"sep", "delimiter"} & set(settings.options)
+        return pd.read_csv(path, **(settings.options if chosen else files.csv_options(path, form)))
     except UnicodeDecodeError as error:
         found = files.encoding_of(path, form)
-        mended = f"use options = {{ encoding = {json.dumps(found)} }}" if found else "save it in UTF-8"
+        if not found:
+            raise
+        mended = f"use options = {{ encoding = {json.dumps(found)} }}"
         raise DataError(f"data.source: {settings.source} is not written in {error.encoding}; {mended}") from None
 
 

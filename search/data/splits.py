@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ def split(
         given: How many rows each part has that came as a part of its own, by its name; one `all` for
             rows that came together.
         settings: How to split.
-        labels: The class of each row, to keep the classes' shares in each part; else None.
+        labels: The class of each row, or a column of 0 and 1 for each label, whose shares each part keeps; else None.
         steady: Whether the numbers of rows differ from trial to trial: a row is then known by its place
             before the last one, and stays in its part.
         fold_seed: Seed of the folds alone; None for the study's.
@@ -64,6 +65,7 @@ def split(
     independent = rows.group is None and rows.time is None
     everything, drawn = np.arange(len(rows)), len(given) == 1
     classes = labels if independent else None
+    steady = steady and independent
     if steady and drawn:
         rest, test = _drawn_alike(everything, settings.test_size, settings.seed, "test_size")
     elif TEST in given:
@@ -134,19 +136,47 @@ def cut(rows: Rows, share: float, settings: DataDefinition, classes: NDArray[Any
         )
     if rows.time is not None:
         order = np.argsort(rows.time, kind="stable")
-        return order[: count - round(count * share)], order[count - round(count * share) :]
+        at = _between_times(rows.time[order], count - round(count * share))
+        if not 0 < at < count:
+            raise DataError(f"data.time: one value of '{settings.time}' is in too many rows to cut at {key} = {share}")
+        return order[:at], order[at:]
     if rows.group is not None:
         return _cut_groups(rows.group, share, settings)
     from sklearn.model_selection import train_test_split
 
     try:
         first, second = train_test_split(
-            np.arange(count), test_size=share, random_state=settings.seed, stratify=classes
+            np.arange(count), test_size=share, random_state=settings.seed, stratify=_strata(classes, 2, share)
         )
     except ValueError as error:
         why = one_line(error).partition(" Classes with too few members")[0]
         raise DataError(f"data.{key}: {why}; use more rows, or stratify = false") from None
     return first, second
+
+
+def _between_times(times: NDArray[Any], at: int) -> int:
+    """Return the place nearest to `at` where a new value begins; the ends when there is none."""
+    begins = np.flatnonzero(np.diff(times)) + 1
+    return int(begins[np.abs(begins - at).argmin()]) if len(begins) else 0
+
+
+def _strata(classes: NDArray[Any] | None, least: int, share: float = 0.5) -> NDArray[Any] | None:
+    """Return by what rows are stratified: their classes, or of several labels the rarest that a row has.
+
+    Args:
+        classes: A class for each row, of shape (rows,), or a column of 0 and 1 for each label.
+        least: How many rows each stratum of labels has; smaller ones join the largest.
+        share: Of the rows on the smaller side, which has a row of each stratum.
+    """
+    if classes is None or classes.ndim == 1:
+        return classes
+    strata = np.full(len(classes), -1)
+    for label in np.argsort(-classes.sum(axis=0), kind="stable"):
+        strata[classes[:, label] == 1] = label
+    values, counts = np.unique(strata, return_counts=True)
+    strata[np.isin(strata, values[counts < least])] = values[counts.argmax()]
+    few = len(np.unique(strata)) > len(classes) * min(share, 1 - share)
+    return None if few else strata
 
 
 def cut_last(count: int, share: float) -> Split:
@@ -195,12 +225,16 @@ def _folds(rows: Rows, settings: DataDefinition, classes: NDArray[Any] | None, *
     count, row_numbers = settings.folds or 2, np.zeros(len(rows))
     if rows.time is not None:
         order = np.argsort(rows.time, kind="stable")
-        for training, validation in ms.TimeSeriesSplit(count).split(order):
-            yield order[training], order[validation]
+        cuts = [int(validation[0]) for _, validation in ms.TimeSeriesSplit(count).split(order)]
+        cuts = [*(_between_times(rows.time[order], at) for at in cuts), len(order)]
+        if sorted({0, *cuts}) != [0, *cuts]:
+            raise ValueError(f"'{settings.time}' has too few values for {count} folds")
+        for at, end in itertools.pairwise(cuts):
+            yield order[:at], order[at:end]
     elif rows.group is not None:
         drawn = {"shuffle": True, "random_state": settings.seed} if redrawn else {}
         yield from ms.GroupKFold(count, **drawn).split(row_numbers, groups=rows.group)
-    elif classes is not None:
+    elif (classes := _strata(classes, count, 1 / count)) is not None:
         if np.unique(classes, return_counts=True)[1].min() < count:
             raise ValueError(f"a class has fewer rows than {count} folds")
         splitter = ms.StratifiedKFold(count, shuffle=True, random_state=settings.seed)

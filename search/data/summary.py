@@ -41,6 +41,7 @@ class DataSummary:
         profile: Statistics of the training data, see `profile.profile_of`; empty for streams.
         cut: Of which parts the source gave the data, as `Data.cut` tells it.
         optional: Columns that may be missing when predicting: values of theirs were missing in training.
+        centers: What is subtracted of columns in double precision, by name.
         reading: Options of the study's file that other files for the model are read with too.
     """
 
@@ -59,6 +60,7 @@ class DataSummary:
     seconds: float
     backend: str = "tensorflow"
     optional: tuple[str, ...] = ()
+    centers: dict[str, float] = field(default_factory=dict)
     reading: dict[str, Any] = field(default_factory=dict)
     profile: dict[str, Any] = field(default_factory=dict, repr=False)
     facts: str = ""

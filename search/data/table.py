@@ -93,7 +93,7 @@ def from_table(
     wanted = list(settings.features or [name for name in frame.columns if name not in aside])
     if not wanted:
         raise DataError("data.features: no column is left to learn from; drop fewer")
-    columns = features.columns_of(frame[wanted])
+    columns = features.columns_of(frame[wanted], centered=settings.normalize is not False)
     if y is None and settings.target is not None:
         y = targets.plain(frame[settings.target if isinstance(settings.target, str) else list(settings.targets)])
     target = targets.as_array(y)
@@ -103,6 +103,8 @@ def from_table(
     x = features.to_arrays(frame[wanted], columns)
     group = _group(frame[settings.group]) if settings.group else None
     time = _time(frame[settings.time], settings.time) if settings.time else None
+    if group is not None and time is not None:  # a group is as new as its newest row
+        time = _newest(group, time)
     _check_arrays(x, target, weight, columns)
     digest = digest_of(_hashed(frame[wanted]), _squeezed(target), group, time, weight)
     return Rows(x, target, weight, columns, group, time, digest, doubts(frame[wanted], columns, _squeezed(target)))
@@ -140,25 +142,34 @@ def _check_columns(frame: pd.DataFrame, settings: DataDefinition, *, beside: boo
 
 
 def _group(values: pd.Series[Any]) -> NDArray[Any]:
-    if values.isna().any():
-        raise DataError(f"data.group: '{values.name}' is missing in {values.isna().sum()} rows; fill or drop them")
+    _check_known(values, "group")
     return np.asarray(values.astype(str).to_numpy(dtype=object).astype(str))
+
+
+def _check_known(values: pd.Series[Any], key: str) -> None:
+    if values.isna().any():
+        raise DataError(f"data.{key}: '{values.name}' is missing in {values.isna().sum()} rows; fill or drop them")
 
 
 def _time(values: pd.Series[Any], name: str) -> NDArray[Any]:
     import pandas as pd
 
-    if values.isna().any():
-        raise DataError(f"data.time: '{name}' is missing in {values.isna().sum()} rows; fill or drop them")
+    _check_known(values, "time")
     if not pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_datetime64_any_dtype(values):
         try:
-            values = pd.to_datetime(values, format="ISO8601", utc=True)
+            values = pd.to_datetime(values.astype(str), format="ISO8601", utc=True)
         except (ValueError, TypeError):
             raise DataError(
                 f"data.time: '{name}' holds {str(values.iloc[0])!r}, which is neither a number nor a date such as "
                 f'2024-12-31; for csv say options = {{ parse_dates = ["{name}"], date_format = "%d/%m/%Y" }}'
             ) from None
     return np.asarray(values.rank(method="dense").to_numpy(dtype="float64"))
+
+
+def _newest(group: NDArray[Any], time: NDArray[Any]) -> NDArray[Any]:
+    import pandas as pd
+
+    return np.asarray(pd.Series(time).groupby(group).transform("max").to_numpy())
 
 
 def from_arrays(x: Any, y: Any, settings: DataDefinition, weight: Any = None) -> Rows:
@@ -265,12 +276,12 @@ def _check_arrays(x: Any, y: Any, weight: Any, columns: Sequence[Column]) -> Non
         raise DataError(
             "data.source: sample_weight is given for several targets, and they are others; give a weight for each row"
         )
-    rows = [len(each) for nested in (x, y, weight) for each in features.leaves(nested)]
-    lengths = sorted(set(rows))
-    if len(lengths) != 1:
-        what = "x and y" if weight is None else "x, y and sample_weight"
+    named = {"x": x, "y": y, "sample_weight": weight}
+    rows = {name: dict.fromkeys(map(len, features.leaves(nested))) for name, nested in named.items()}
+    if len({count for counts in rows.values() for count in counts}) != 1:
+        told = ", ".join(f"{name} has {' and '.join(map(str, each))}" for name, each in rows.items() if each)
         hint = '; give parts without targets by name: {"train": x, "test": x_test}' if _alike(x, y) else ""
-        raise DataError(f"data: {what} have different numbers of rows ({', '.join(map(str, lengths))}){hint}")
+        raise DataError(f"data: different numbers of rows: {told}{hint}")
     for leaf in features.leaves(x):
         if 0 in leaf.shape[1:]:
             raise DataError("data: the rows of x are empty; give at least one value in each")

@@ -21,17 +21,14 @@ _FEW = 20  # so many whole numbers are classes; more are classes only when they 
 _MANY = 1000  # more different numbers than this are no classes
 _OFTEN = 20  # rows that each of more than a few classes has, on average
 _DATES = ("date", "datetime", "time", "timedelta", "period")
-_COMMA = re.compile(r"[-+]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?")
-_THOUSANDS = re.compile(r"[-+]?\d{1,3}((,\d{3})+(\.\d+)?|(\.\d+)?)")
-_GROUPED = re.compile(r"[-+]?(\d{1,3}([ \u00a0\u202f'’]\d{3})+|\d{1,3})([.,]\d+)?")
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_AMOUNT = r"[-+]?(\d{1,3}([.,]\d{3})+|\d+)([.,]\d+)?"
-_MARKED = re.compile(  # such as "$ 3.50", "EUR 3", "(12 %)", "~5 kg", "3 m²", "12kg", "80 km/h", "< 5"
-    r"[-+(~≈<>≤≥±]?=?\s*([$€£¥₹]\s*|[A-Z]{3}\s+)?"
-    rf"{_AMOUNT}\s*([%‰$€£¥₹]|°\w?|(?P<unit>(?<=\s)[^\W\d]{{1,4}}|[^\W\d]{{2,4}})[²³]?(/[^\W\d]{{1,3}}[²³]?)?)?\s*\)?"
+# One amount, such as `1.234,5`, `$ 3.50`, `EUR 3`, `12 %`, `3 m²`, `12kg`, `< 5`; no code, date or address.
+_AMOUNT = re.compile(
+    r"[^\w.]*([A-Z]{3}\s)?[-+]?(\d{1,3}(?P<mark>[., '\u00a0\u202f])\d{3}((?P=mark)\d{3})*|\d*)([.,]\d+)?([eE][-+]?\d+)?"
+    r"(\s?[^\w\s.,:/-]\D{0,3}|(?P<unit>\s[^\W\d]\D{0,4}|[^\W\d]{2}\D{0,3}))?"
 )
-_OPTION = "for csv say options = {{ {} }}"
-_STRIP = "strip it in a data function, and give numbers"
+_MENDED = (
+    "give numbers: for csv say in options how they are written, such as options = {{ {} }}, or strip what is no number"
+)
 
 # Besides the tasks that a study file may state: several targets, or none at all.
 AnyTask = Task | Literal["several", "none"]
@@ -45,7 +42,8 @@ class Targets:
         task: What kind of learning it is.
         classes: The labels behind the class indices 0, 1, …; empty where there are no classes.
         y: The targets as the model gets them.
-        labels: The class index of each row, by which rows are split; None where there are no classes.
+        labels: The class index of each row, or a column of 0 and 1 for each label, by which rows are split; None where
+            there are neither.
         encoded: Whether `y` holds class indices in place of the labels that were given.
     """
 
@@ -84,7 +82,7 @@ def read(given: Any, settings: DataDefinition, *, encode: bool) -> Targets:
         return _as_given(given, y, settings)
     task, classes = task_of(y, settings)
     made = encoded(y, task, classes)
-    by_class = task in ("binary", "multiclass") and made.ndim == 1
+    by_class = task == "multilabel" or (task in ("binary", "multiclass") and made.ndim == 1)
     return Targets(task, classes, made, made if by_class else None, encoded=True)
 
 
@@ -108,7 +106,8 @@ def _as_given(given: NDArray[Any], y: NDArray[Any], settings: DataDefinition) ->
     task = settings.task or infer(y)
     kept = given if isinstance(given, np.ndarray) and given.dtype.kind != "O" else y.reshape(np.shape(given))
     if task in ("regression", "multilabel") or y.ndim > 2:
-        return Targets(task, tuple(range(y.shape[1])) if task == "multilabel" and y.ndim == 2 else (), kept, None)
+        labelled = task == "multilabel" and y.ndim == 2
+        return Targets(task, tuple(range(y.shape[1])) if labelled else (), kept, y if labelled else None)
     classes = _classes(y, task, _column(settings)) if settings.task != "binary" or y.ndim > 1 else _two_classes(y)
     labels = index_of(y, classes)
     if task == "multiclass" and y.ndim == 1 and classes[0] >= 0 and classes[-1] <= _MANY:
@@ -121,65 +120,29 @@ def _different(y: NDArray[Any]) -> int:
 
 
 def _check_numbers_as_text(y: NDArray[Any], column: str) -> None:
-    about, mended = numbers_as_text(y.tolist())
+    about = numbers_as_text(y.tolist())
     if about:
-        raise DataError(f"data.target: the target{column} holds {about}; {mended}")
+        raise DataError(f"data.target: the target{column} holds {about}")
 
 
-def numbers_as_text(values: Iterable[Any]) -> tuple[str, str]:
-    """Return what kind of numbers texts hold, such as `1.234,5` or `12 %`, and what mends it; two empty texts if none.
+def numbers_as_text(values: Iterable[Any]) -> str:
+    """Return what to say of texts that hold numbers, such as `1.234,5` or `12 %`; nothing of others.
 
     A few texts such as `5 %` and `10 %` may be classes, so but for commas there are more of them.
     """
     texts = [str(each).strip() for each in itertools.islice((v for v in values if isinstance(v, str) and v), 1000)]
-    left_out = _marks_of_gaps(texts)
-    texts = [each for each in texts if each not in left_out]
-    gaps = f", na_values = {json.dumps(left_out)}" if left_out else ""
-    comma = next((each for each in texts if "," in each), "")
-    if len(texts) > 1 and comma and all(map(_THOUSANDS.fullmatch, texts)):
-        return f"numbers with commas between thousands such as '{comma}'", _OPTION.format(f'thousands = ","{gaps}')
-    if len(texts) > 1 and comma and all(map(_COMMA.fullmatch, texts)):
-        told = f"numbers with a decimal comma such as '{comma}'"
-        return told, _OPTION.format(f'decimal = ",", thousands = "."{gaps}')
-    if len(set(texts)) <= _FEW:
-        return "", ""
-    return _grouped(texts, gaps) or _many_numbers(texts, left_out)
-
-
-def _marks_of_gaps(texts: list[str]) -> list[str]:
-    """Return the few texts without a digit that stand in some rows between numbers, such as `-` and `n/a`."""
-    others = [each for each in texts if not any(map(str.isdigit, each))]
-    kinds = sorted(set(others))
-    return kinds if len(kinds) <= 3 and 5 * len(others) <= len(texts) else []
-
-
-def _grouped(texts: list[str], gaps: str) -> tuple[str, str] | None:
-    """Return what to say of numbers with spaces or apostrophes between thousands; None for others."""
-    if not all(map(_GROUPED.fullmatch, texts)):
-        return None
-    between = {each for text in texts for each in text if each not in "+-.,0123456789"}
-    if len(between) != 1:
-        return None
-    sign = next(iter(between))
-    shown = next(each for each in texts if sign in each)
-    decimal = 'decimal = ",", ' if any("," in each for each in texts) else ""
-    if not sign.isascii():  # pandas takes no other one
-        return f"numbers with spaces or signs between thousands such as '{shown}'", _STRIP
-    told = f"numbers with {json.dumps(sign)} between thousands such as '{shown}'"
-    return told, _OPTION.format(f"{decimal}thousands = {json.dumps(sign)}{gaps}")
-
-
-def _many_numbers(texts: list[str], left_out: list[str]) -> tuple[str, str]:
-    others = [each for each in texts if not _NUMBER.fullmatch(each)]
-    if not others and left_out:
-        return f"numbers, and '{left_out[0]}' in some rows", _OPTION.format(f"na_values = {json.dumps(left_out)}")
-    if not others:
-        return f"numbers as texts such as '{texts[0]}'", "give them as numbers"
-    marked = [_MARKED.fullmatch(each) for each in texts]
-    units = {each["unit"] for each in marked if each and each["unit"]}
-    if all(marked) and len(units) <= 3:  # rather than 1st, 2nd, 3rd, 4th …
-        return f"numbers with a unit or a sign such as '{others[0]}'", _STRIP
-    return "", ""
+    bare = [each for each in texts if not any(map(str.isdigit, each))]
+    gaps = sorted(set(bare)) if 5 * len(bare) <= len(texts) and len(set(bare)) <= 3 else []
+    texts = [each for each in texts if each not in gaps]
+    amounts = [_AMOUNT.fullmatch(each) for each in texts]
+    with_commas = len(texts) > 1 and not set("".join(texts)) - set("0123456789.,+-") and "," in "".join(texts)
+    if not texts or not all(amounts) or (len(set(texts)) <= _FEW and not with_commas):
+        return ""
+    if len({each["unit"] for each in amounts if each}) > 3:  # 1st, 2nd, 3rd, 4th …
+        return ""
+    example = next((each for each in texts if not each.isdecimal()), texts[0])
+    options = f"na_values = {json.dumps(gaps)}" if gaps else 'decimal = ",", thousands = "."'
+    return f"numbers as texts, such as '{example}'; {_MENDED.format(options)}"
 
 
 def _two_classes(y: NDArray[Any]) -> tuple[Any, ...]:

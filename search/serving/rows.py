@@ -40,7 +40,8 @@ class Rows:
         numeric = np.full((len(frame), len(numbers)), np.nan, "float32")
         for index, name in enumerate(numbers):
             if name in frame:
-                numeric[:, index] = _numbers(frame[name], dict(self._columns)[name])
+                center = self._described.get("centers", {}).get(name, 0.0)
+                numeric[:, index] = _numbers(frame[name], dict(self._columns)[name], center)
         if not texts:
             return numeric
         categorical = np.full((len(frame), len(texts)), MISSING, object)
@@ -104,8 +105,9 @@ def _frame(given: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Return how a category is spelt: a whole number alike, whether or not a gap made pandas keep it as 1.0."""
-    return str(int(value)) if isinstance(value, float | np.floating) and value == value // 1 else str(value)
+    """Return how a category is spelt: 1.0, of a column with gaps, as 1, and a date as in a file."""
+    whole = isinstance(value, float | np.floating) and value == value // 1
+    return str(int(value)) if whole else str(value).removesuffix(" 00:00:00")
 
 
 def _rows(frame: Any) -> Any:
@@ -115,8 +117,8 @@ def _rows(frame: Any) -> Any:
     return frame
 
 
-def _numbers(values: Any, kind: str) -> Any:
-    """Return a column as float32; what is no number is refused with the column's name."""
+def _numbers(values: Any, kind: str, center: float) -> Any:
+    """Return a column as float32, less its center; what is no number is refused with the column's name."""
     import pandas as pd
 
     if isinstance(values.dtype, pd.CategoricalDtype):
@@ -134,7 +136,7 @@ def _numbers(values: Any, kind: str) -> Any:
         wrong = next((each for each in values if not _is_number(each)), None)
         raise ValueError(f"column '{values.name}' holds {wrong!r}; the model was trained with {word} there") from None
     with np.errstate(over="ignore"):
-        single = numbers.astype("float32")
+        single = (numbers - center).astype("float32")
     beyond = np.isinf(single) if kind != "boolean" else ~np.isnan(numbers) & (numbers != 0) & (numbers != 1)
     if beyond.any():
         word = "finite numbers" if kind != "boolean" else word

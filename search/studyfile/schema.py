@@ -56,7 +56,8 @@ class DataDefinition(Table):
         stratify: Keep the classes' shares in every part; true for classes when left out, but for
             splits by group or time.
         group: A column whose equal values stay in one part.
-        time: A column to sort by: the newest rows are the test part, the next validation.
+        time: A column to sort by: the newest rows are the test part, the next validation; rows of one value stay
+            together, and with `group` a group, which is as new as its newest row.
         sample_weight: A column of a table that says how much each row counts.
         folds: Cross-validate over this many folds of the remaining rows.
         normalize: Adapt preprocessing layers on the training part; true for tables and false for
@@ -91,8 +92,6 @@ class DataDefinition(Table):
 
     @model_validator(mode="after")
     def _one_kind_of_split(self) -> Self:
-        if self.group and self.time:
-            raise ValueError("group and time together; split by one of the two")
         if self.stratify and (self.group or self.time):
             raise ValueError("stratify with group or time; leave stratify out")
         return self

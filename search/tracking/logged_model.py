@@ -185,6 +185,7 @@ def _described(data: DataSummary, modules: Sequence[str]) -> dict[str, Any]:
         "columns": data.columns,
         "optional": data.optional,
         "reading": data.reading,
+        "centers": data.centers,
         "modules": modules,
         "task": data.task,
         "classes": data.classes,

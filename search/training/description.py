@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from search.comparison.outputs import gives_logits, named
 from search.data import files, streams
 from search.data.dataset import Data
 from search.data.facts import facts
-from search.data.preprocessing import CATEGORICAL, MISSING, NUMERIC, Column, leaves
+from search.data.preprocessing import MISSING, leaves, raw
 from search.data.profile import profile_of
 from search.data.summary import Answers, DataSummary, TensorSpec
 from search.errors import ModelError
@@ -71,6 +71,7 @@ def describe(
         backend=keras.backend.backend(),
         profile=profile_of(data),
         optional=_incomplete(data),
+        centers={column.name: column.center for column in data.columns if column.center},
         reading={"kind": definition.data.kind, "options": files.travelling(definition.data.options)},
         facts=facts(data),
         doubts=data.doubts,
@@ -192,32 +193,18 @@ def _left_open(shape: tuple[int, ...], known: tuple[int | None, ...] | None) -> 
 
 def _incomplete(data: Data) -> tuple[str, ...]:
     """Return the columns of which the training part has missing values."""
-    if not data.columns:
-        return ()
-    arrays = data.x if isinstance(data.x, dict) else {NUMERIC: data.x}
-    gaps = {
-        **_gaps([each for each in data.columns if each.numeric], arrays.get(NUMERIC), np.isnan),
-        **_gaps([each for each in data.columns if not each.numeric], arrays.get(CATEGORICAL), lambda x: x == MISSING),
-    }
-    return tuple(column.name for column in data.columns if gaps[column.name])
-
-
-def _gaps(columns: list[Column], array: Any, is_missing: Callable[[Any], Any]) -> dict[str, bool]:
-    return {each.name: bool(is_missing(array[:, index]).any()) for index, each in enumerate(columns)}
+    named = raw(data.x, data.columns) if data.columns else ()
+    return tuple(
+        column.name
+        for column, values in named
+        if (np.isnan(values) if column.numeric else np.asarray(values == MISSING)).any()
+    )
 
 
 def _raw_example(data: Data) -> Any:
     """Return a few rows as the user sends them."""
-    x = data.example()
-    if not data.columns:
-        return x
-    arrays = x if isinstance(x, dict) else {NUMERIC: x}
-    numbers = iter(arrays[NUMERIC].T if NUMERIC in arrays else ())
-    texts = iter(arrays[CATEGORICAL].T if CATEGORICAL in arrays else ())
-    return {
-        column.name: [_raw_value(value, column.kind) for value in next(numbers if column.numeric else texts)]
-        for column in data.columns
-    }
+    named = raw(data.example(), data.columns)
+    return {column.name: [_raw_value(each, column.kind) for each in values] for column, values in named}
 
 
 def _raw_value(value: Any, kind: str) -> Any:

@@ -161,9 +161,12 @@ def test_what_cannot_be_learned_is_told(tmp_path: Path, changes: dict[str, Any],
 
 def test_dates_are_no_numbers(tmp_path: Path) -> None:
     """A date would be learned as a text with a place for each day."""
-    _table().assign(when=pd.Timestamp("2024-01-01")).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"column 'when' holds dates; name it in data.drop or data.time"):
-        _load(tmp_path, {"source": "parquet:t.parquet", "target": "bought"})
+    frame = _table().dropna().assign(when=pd.date_range("2024-01-01", periods=len(_table().dropna())))
+    frame.to_parquet(tmp_path / "t.parquet")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    for source in ("parquet:t.parquet", "csv:t.csv"):
+        data = _load(tmp_path, {"source": source, "target": "bought"})
+        assert "column 'when' holds dates, such as '2024-01-01', and each would be a category" in " ".join(data.doubts)
 
 
 def test_a_file_that_is_no_table_is_told(tmp_path: Path) -> None:
@@ -237,6 +240,72 @@ def test_the_newest_rows_are_the_test_part(tmp_path: Path, kind: str) -> None:
         fold = folded.fold(index)
         assert fold.validation is not None
         assert fold.train.x.max() < fold.validation.x.min()
+
+
+def _days(folder: Path, **changes: Any) -> Data:
+    """Return the data of 60 days with four rows each, and three clinics that come one after the other."""
+    rows = 240
+    frame = pd.DataFrame({"day": np.repeat(np.arange(60), 4), "y": np.arange(rows) % 2})
+    frame["clinic"] = frame["day"] // 5
+    frame.loc[frame["day"] == 2, "clinic"] = 11  # one that is seen again at the end
+    frame.sample(frac=1, random_state=0).to_csv(folder / "t.csv", index=False)
+    return _load(
+        folder, {"source": "csv:t.csv", "target": "y", "time": "day", "features": ["day", "clinic"], **changes}
+    )
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.33])
+def test_one_day_is_in_one_part(tmp_path: Path, share: float) -> None:
+    """The rows of a day would be in training and validation, another day's in rest and test."""
+    data = _days(tmp_path, test_size=share, validation_size=share)
+    assert data.validation is not None
+    assert data.train.x[:, 0].max() < data.validation.x[:, 0].min()
+    assert data.validation.x[:, 0].max() < data.test.x[:, 0].min()
+    assert abs(len(data.test) / 240 - share) <= 2 / 240
+    folded = _days(tmp_path, folds=7)
+    for index in range(7):
+        fold = folded.fold(index)
+        assert fold.validation is not None
+        assert fold.train.x[:, 0].max() < fold.validation.x[:, 0].min()
+    assert data.cut == "one, cut between two times"
+
+
+def test_a_group_stays_together_in_time(tmp_path: Path) -> None:
+    """A clinic's patients would be in training and test, or the newest clinics be trained on."""
+    data = _days(tmp_path, group="clinic")
+    assert data.validation is not None
+    clinics = [set(part.x[:, 1].astype(int)) for part in (data.train, data.validation, data.test)]
+    assert sum(map(len, clinics)) == len(set.union(*clinics)) == 12
+    assert clinics[2] == set(range(min(clinics[2]), 12)), "the newest, with the early rows of one that is seen again"
+
+
+def test_a_time_without_a_place_to_cut_is_told(tmp_path: Path) -> None:
+    """A part would be empty, or one day in both."""
+    pd.DataFrame({"day": [1, 1, 1, 1], "x": range(4), "y": [0, 1, 0, 1]}).to_csv(tmp_path / "t.csv", index=False)
+    changes = {"source": "csv:t.csv", "target": "y", "time": "day"}
+    with pytest.raises(DataError, match=r"data.time: one value of 'day' is in too many rows to cut at test_size = 0.2"):
+        _load(tmp_path, changes)
+    with pytest.raises(DataError, match=r"data.folds: .*'day' has too few values for 70 folds"):
+        _days(tmp_path, folds=70)
+
+
+def test_a_rare_label_is_in_every_part(tmp_path: Path) -> None:
+    """A metric would be NaN: the rare label has one value in the validation part."""
+    draw = np.random.default_rng(0)
+    y = (draw.random((300, 4)) < [0.5, 0.3, 0.1, 0.04]).astype(int)
+    frame = pd.DataFrame(y, columns=list("abcd")).assign(x=draw.random(300))
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    changes = {"source": "csv:t.csv", "target": list("abcd"), "validation_size": 0.2}
+    for seed in range(5):
+        data = _load(tmp_path, {**changes, "seed": seed})
+        for part in (data.train, data.validation, data.test):
+            assert part is not None
+            assert (np.ptp(part.y, axis=0) == 1).all()
+    folded = _load(tmp_path, {**changes, "folds": 5})
+    assert all((np.ptp(folded.fold(index).validation.y, axis=0) == 1).all() for index in range(5))  # type: ignore[union-attr]
+    frame.assign(d=[1] + [0] * 299).to_csv(tmp_path / "t.csv", index=False)
+    told = " ".join(_load(tmp_path, changes).doubts)
+    assert "label d has one value in the validation part, where AUC and the like are NaN" in told
 
 
 def test_folds_cover_the_rest_and_never_the_test_part(tmp_path: Path) -> None:
@@ -462,7 +531,7 @@ def test_a_function_may_return_tables(functions: Path, name: str, rows: tuple[in
         ("masked_weights", {}, "sample_weight has missing, infinite or negative values"),
         ("objects", {}, "data: x cannot be read as an array"),
         ("no_target", {}, "there are no targets, but the built-in 'mlp' learns one; return"),
-        ("shapes", {}, r"data: x and y have different numbers of rows \(50, 60\)"),
+        ("shapes", {}, r"data: different numbers of rows: x has 60, y has 50"),
         ("pair_shapes", {}, "the given parts have different shapes"),
         ("loaders", {}, "Loader is an iterable that Keras does not take; make it a keras.utils.PyDataset"),
         ("named_loaders", {}, "Loader is an iterable that Keras does not take"),

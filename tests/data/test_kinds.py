@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,7 +161,7 @@ def test_parts_have_names(folder: Path) -> None:
     [
         ("tags", r"data.target: the targets are lists of different lengths; .*MultiLabelBinarizer"),
         ("levels", r"the columns have several levels, such as \(one, a\); give each one name"),
-        ("two_arrays", r"different numbers of rows \(20, 40\); give parts without targets by name"),
+        ("two_arrays", r"different numbers of rows: x has 40, y has 20; give parts without targets by name"),
     ],
 )
 def test_what_cannot_be_learned_is_one_line(folder: Path, name: str, message: str) -> None:
@@ -245,9 +246,9 @@ def test_columns_that_look_wrong_are_told_with_their_mend(tmp_path: Path) -> Non
     assert "index_col = 0" in told["Unnamed: 0"]
     assert 'looks like an id; use drop = ["customer"]' in told["customer"]
     assert 'use time = "ordered" to split by it, or drop' in told["ordered"]
-    assert """'1.000,50', and each would be a category; for csv say options = { decimal = ",", """ in told["price"]
+    assert """'1.000,50'; give numbers: for csv say in options how they are written""" in told["price"]
     assert "alone predicts the target" in told["paid"]
-    with pytest.raises(DataError, match=r"data.target: the target 'price' holds numbers with a decimal comma such as"):
+    with pytest.raises(DataError, match=r"data.target: the target 'price' holds numbers as texts, such as"):
         load(definition({**changes, "data.target": "price"}, folder=tmp_path))
 
 
@@ -268,42 +269,42 @@ def test_dates_ids_and_copies_of_the_target_are_told_in_any_form(tmp_path: Path)
     changes = {"data.source": "csv:t.csv", "data.options": {}, "data.target": "price"}
     told = {each.split("'")[1]: each for each in load(definition(changes, folder=tmp_path)).doubts}
     assert set(told) == {*forms, "number", "day", "copy", "logarithm"}
-    assert all("holds dates as text" in told[form] for form in forms)
+    assert all("holds dates, such as" in told[form] for form in forms)
     assert "looks like an id" in told["number"]
     assert "holds days as whole numbers" in told["day"]
     assert "correlation of ranks 1.000000" in told["logarithm"]
 
 
 @pytest.mark.parametrize(
-    ("texts", "about", "mended"),
+    ("texts", "example"),
     [
-        (["1,234", "12", "3,456.7"], "commas between thousands such as '1,234'", 'thousands = ","'),
-        (["1.234,5", "3,1"], "a decimal comma such as '1.234,5'", 'decimal = ",", thousands = "."'),
-        ([f"{i}.5%" for i in range(30)], "a unit or a sign such as '0.5%'", "strip it"),
-        ([f"$1,{i:03d}.50" for i in range(30)], "a unit or a sign such as '$1,000.50'", "strip it"),
-        ([f"{i} kg" for i in range(30)], "a unit or a sign such as '0 kg'", "strip it"),
-        ([*map(str, range(30)), "?", "-"], "numbers, and '-' in some rows", 'na_values = ["-", "?"]'),
-        ([str(i) for i in range(30)], "numbers as texts such as '0'", "give them as numbers"),
-        (["5%", "10%"] * 20, "", ""),
-        ([f"C{i:05d}" for i in range(30)], "", ""),
-        ([f"192.168.0.{i}" for i in range(30)], "", ""),
-        ([f"2024-01-{i:02d}" for i in range(1, 30)], "", ""),
-        ([f"{i}a" for i in range(30)], "", ""),
-        ([f"{i} 000,50" for i in range(1, 30)], "'1 000,50'", 'decimal = ",", thousands = " "'),
-        ([f"{i}\u202f000" for i in range(1, 30)], "'1\u202f000'", "strip it"),
-        ([f"{i}'000.50" for i in range(1, 30)], """'1'000.50'""", """thousands = "'\""""),
-        ([*(f"{i},5" for i in range(9)), "-"], "decimal comma such as '0,5'", 'thousands = ".", na_values = ["-"]'),
-        ([f"EUR {i}.50" for i in range(30)], "such as 'EUR 0.50'", "strip it"),
-        ([f"{i}kg" for i in range(30)], "such as '0kg'", "strip it"),
-        ([f"{i} km/h" for i in range(30)], "such as '0 km/h'", "strip it"),
-        ([f"< {i}" for i in range(30)], "such as '< 0'", "strip it"),
-        ([f"{i}{['st', 'nd', 'rd', 'th'][min(i, 3)]}" for i in range(30)], "", ""),
-        ([f"+49 30 {i:06d}" for i in range(30)], "", ""),
+        (["1,234", "12", "3,456.7"], "1,234"),
+        (["1.234,5", "3,1"], "1.234,5"),
+        ([f"{i}.5%" for i in range(30)], "0.5%"),
+        ([f"$1,{i:03d}.50" for i in range(30)], "$1,000.50"),
+        ([f"{i} kg" for i in range(30)], "0 kg"),
+        ([*map(str, range(30)), "?", "-"], '0\'; .*na_values = ["-", "?"]'),
+        ([str(i) for i in range(30)], "0"),
+        (["5%", "10%"] * 20, ""),
+        ([f"C{i:05d}" for i in range(30)], ""),
+        ([f"192.168.0.{i}" for i in range(30)], ""),
+        ([f"2024-01-{i:02d}" for i in range(1, 30)], ""),
+        ([f"{i}:30" for i in range(1, 30)], ""),
+        ([f"{i}a" for i in range(30)], ""),
+        ([f"{i} 000,50" for i in range(1, 30)], "1 000,50"),
+        ([f"{i}\u202f000" for i in range(1, 30)], "1\u202f000"),
+        ([f"{i}'000.50" for i in range(1, 30)], "1'000.50"),
+        ([*(f"{i},5" for i in range(9)), "-"], "0,5"),
+        ([f"EUR {i}.50" for i in range(30)], "EUR 0.50"),
+        ([f"{i}kg" for i in range(30)], "0kg"),
+        ([f"{i} km/h" for i in range(30)], "0 km/h"),
+        ([f"< {i}" for i in range(30)], "< 0"),
+        ([f"{i}{['st', 'nd', 'rd', 'th'][min(i, 3)]}" for i in range(30)], ""),
+        ([f"+49 30 {i:06d}" for i in range(30)], ""),
     ],
 )
-def test_numbers_written_as_texts_are_told_from_texts(texts: list[str], about: str, mended: str) -> None:
-    """Prices and shares would be learned as categories, or the advice for them spoil the numbers."""
+def test_numbers_written_as_texts_are_told_from_texts(texts: list[str], example: str) -> None:
+    """Prices and shares would be learned as categories."""
     found = numbers_as_text(texts)
-    assert found[0].endswith(about)
-    assert mended in found[1]
-    assert bool(found[0]) == bool(about)
+    pattern = re.escape(f"such as '{example}").replace(r"\.\*", ".*")
+    assert re.search(pattern, found) if example else found == ""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 
 from search import serving
+from search.data import table
 from search.data.loading import load
 from search.data.preprocessing import (
     CATEGORICAL,
@@ -25,6 +29,7 @@ from search.data.preprocessing import (
     to_arrays,
 )
 from search.errors import DataError
+from search.serving.rows import Rows
 from tests.studyfiles import definition
 
 # Keras 3.15 reads TensorFlow's variables in a way that NumPy 2.4 is going to refuse.
@@ -269,14 +274,54 @@ def test_the_kind_of_a_column(values: Any, kind: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (pd.Series([pd.Timestamp("2024-01-01")], dtype="object"), "column 'c' holds dates"),
-        (pd.to_datetime(["2024-01-01"]), "column 'c' holds dates"),
-        (pd.to_timedelta(["1h"]), "column 'c' holds dates"),
+        (pd.to_timedelta(["1h"]), "column 'c' holds durations"),
+        (pd.array([b"x"], dtype=pd.ArrowDtype(pa.binary())), "column 'c' holds bytes"),
+        (pd.array([[1]], dtype=pd.ArrowDtype(pa.list_(pa.int64()))), "column 'c' holds list"),
         ([1 + 2j], "column 'c' holds complex"),
         ([b"x"], "column 'c' holds bytes"),
     ],
 )
 def test_columns_that_cannot_be_learned_are_told(values: Any, message: str) -> None:
-    """A date would become a text with a place for each day."""
-    with pytest.raises(DataError, match=message):
+    """A traceback of NumPy's would name no column."""
+    with pytest.raises(DataError, match=rf'{message}.*drop = \["c"\]'):
         columns_of(pd.DataFrame({"c": values}))
+
+
+DAYS = ["2024-01-01", "2024-01-02", None, "2024-01-01"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pd.to_datetime(DAYS), DAYS),
+        ([each and datetime.date.fromisoformat(each) for each in DAYS], DAYS),
+        (pd.Categorical(pd.to_datetime(DAYS)), DAYS),
+        (pd.array(pd.to_datetime(DAYS), dtype=pd.ArrowDtype(pa.timestamp("us"))), DAYS),
+        (pd.array(["a", None, "b", "a"], dtype="string"), ["a", None, "b", "a"]),
+        (pd.array(["a", None, "b", "a"], dtype=pd.ArrowDtype(pa.string())), ["a", None, "b", "a"]),
+        (pa.array(["a", None, "b", "a"]).dictionary_encode().to_pandas(), ["a", None, "b", "a"]),
+        (pd.Categorical([1.0, 2.0, None, 1.0]), ["1", "2", None, "1"]),
+        (pd.array([1, 2, None, 1], dtype=pd.ArrowDtype(pa.int64())), "double"),
+        (pd.array([1, 2, 3, 1], dtype=pd.ArrowDtype(pa.int8())), "long"),
+        (pd.array([1.5, 2, None, 1], dtype=pd.ArrowDtype(pa.float32())), "double"),
+        (pd.array([1.5, 2, None, 1], dtype="Float64"), "double"),
+        (pd.array([True, None, False, True], dtype=pd.ArrowDtype(pa.bool_())), "boolean"),
+        (pd.array([Decimal("1.5"), None, Decimal(2), Decimal(1)], dtype=pd.ArrowDtype(pa.decimal128(9, 2))), "double"),
+        (pd.arrays.SparseArray([0.0, np.nan, 1.5, 0.0]), "double"),
+        (pd.arrays.SparseArray([0, 0, 1, 2]), "long"),
+        (pd.arrays.SparseArray([True, False, False, True]), "boolean"),
+    ],
+)
+def test_the_frames_of_pandas_and_pyarrow_are_taken_as_they_are(values: Any, kind: Any) -> None:
+    """A program's frame would be refused, or one served be other categories than the one trained on."""
+    frame = pd.DataFrame({"c": values, "y": [0, 1, 0, 1]})
+    read = table.from_table(frame, definition({"data.target": "y", "data.options": None}).data)
+    (column,) = read.columns
+    served = Rows({"columns": [("c", column.kind)], "optional": ["c"]}).arrays(frame)
+    if isinstance(kind, str):
+        assert column.kind == kind
+        assert np.array_equal(read.x, served, equal_nan=True)
+    else:
+        assert column.kind == "string"
+        assert read.x[CATEGORICAL][:, 0].tolist() == [each or "" for each in kind]
+        assert served[CATEGORICAL][:, 0].tolist() == [each or "" for each in kind]

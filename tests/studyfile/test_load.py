@@ -90,7 +90,6 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"data.validation_size": 0}, "data.validation_size: 0; use a number above 0"),
     ({"data.folds": 1}, "data.folds: 1; use a whole number of at least 2"),
     ({"data.task": "binry"}, "data.task: 'binry'; .*did you mean 'binary'"),
-    ({"data.group": "a", "data.time": "b"}, "data: group and time together; split by one of the two"),
     ({"data.stratify": True, "data.time": "b"}, "data: stratify with group or time; leave stratify out"),
     ({"data.target": "y", "data.features": ["y"]}, "data.features: names the target 'y'"),
     ({"data.target": "y", "data.group": "y"}, "data.group: is the target"),

@@ -1,30 +1,24 @@
-"""What is done and what is left: the budget, configurations to try again, counts, and what is told of all that."""
+"""What is done and what is left: the budget, counts, and what a person is told of all that."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.errors import SearchError
 from search.study import attributes
+from search.study.listener import Listener
+
+if TYPE_CHECKING:
+    from search.training.result import TrialResult
 
 MOST_DEATHS = 3  # so many trials in a row, and two for each worker, may die with their workers
+GRACE_SECONDS = 60.0  # what running trials are given when the time is up
 RUN_AGAIN = "--resume runs it again"  # ends the reason of a trial that was stopped with its search
-
-
-@dataclass(frozen=True)
-class Retry:
-    """A configuration to try again.
-
-    Attributes:
-        params: The parameters.
-        left: How often it may be tried again after this time.
-    """
-
-    params: dict[str, Any]
-    left: int
 
 
 @dataclass(frozen=True)
@@ -68,59 +62,60 @@ def count(trials: list[FrozenTrial]) -> Counts:
     )
 
 
-@dataclass
-class Budget:
-    """How many trials a search may still begin.
+class Budget(Listener):
+    """How much a search may still do.
 
     Attributes:
         total: Trials that come to their own end.
-        retries: How often the configuration of a trial that died with its worker is tried again.
+        timeout: Seconds after which no trial begins; None when there is no limit.
+        counts: How many trials ended how.
     """
 
-    total: int
-    retries: int
-    remaining: int = field(init=False)
-    waiting: list[Retry] = field(default_factory=list)
-    counts: Counts = field(default_factory=Counts)
-    deaths_in_a_row: int = 0
+    def __init__(self, total: int, timeout: float | None = None) -> None:
+        self.total, self.timeout, self.counts = total, timeout, Counts()
+        self._started = time.monotonic()
+        self._deaths: list[str] = []  # reasons of the last trials, while each died with its worker
 
-    def __post_init__(self) -> None:
-        self.remaining = self.total
+    def left(self, running: int) -> int:
+        """Return how many trials may begin while so many run."""
+        return self.total - self.counts.own_ends - running
 
-    def try_first(self, configurations: list[dict[str, Any]]) -> None:
-        """Begin these first: an interrupted search had begun them already."""
-        self.waiting += [Retry(params, self.retries) for params in configurations]
+    def elapsed(self) -> float:
+        """Return the seconds since the search began."""
+        return time.monotonic() - self._started
 
-    def begin(self) -> Retry | None:
-        """Spend one trial of the budget; returns the configuration that it must try, if any."""
-        self.remaining -= 1
-        return self.waiting.pop(0) if self.waiting else None
+    def time_is_up(self, grace: float = 0.0) -> bool:
+        """Return whether the time was up so many seconds ago."""
+        return self.timeout is not None and self.elapsed() >= self.timeout + grace
 
-    def give_back(self, retry: Retry | None) -> None:
-        """Take back what `begin` spent: no trial began."""
-        self.remaining += 1
-        if retry is not None:
-            self.waiting.insert(0, retry)
+    def seconds_left(self) -> float | None:
+        """Return an estimate of the time until the budget is spent; None before a trial has ended."""
+        done = self.counts.own_ends
+        if not done:
+            return None
+        left = self.elapsed() / done * (self.total - done)
+        return left if self.timeout is None else min(left, max(0.0, self.timeout - self.elapsed()))
 
-    def ended(self, trial: FrozenTrial, *, died: bool) -> None:
-        """Count a trial; one that died with its worker is not charged, and is tried again while it may be."""
-        before = self.counts
+    def on_end(self, trial: FrozenTrial, result: TrialResult) -> None:
+        """Count a trial; one that died with its worker is not charged."""
+        died, before = result.fate == "died", self.counts
         self.counts = Counts(
             complete=before.complete + (trial.state == TrialState.COMPLETE),
             pruned=before.pruned + (trial.state == TrialState.PRUNED),
             failed=before.failed + (trial.state == TrialState.FAIL),
             died=before.died + died,
         )
-        self.deaths_in_a_row = self.deaths_in_a_row + 1 if died else 0
-        if died:
-            self.remaining += 1
-            left = int(trial.system_attrs.get(attributes.RETRIES, 0))
-            if left > 0:
-                self.waiting.append(Retry(dict(trial.params), left - 1))
+        self._deaths = [*self._deaths, result.reason] if died else []
 
-    def hopeless(self, slots: int) -> bool:
-        """Return whether so many trials died in a row that no worker can be expected to live."""
-        return self.deaths_in_a_row > MOST_DEATHS + 2 * slots
+    def check_workers(self, slots: int) -> None:
+        """See that workers can be expected to live.
+
+        Raises:
+            SearchError: Too many trials in a row died with their workers.
+        """
+        if len(self._deaths) > MOST_DEATHS + 2 * slots:
+            deaths = f"{len(self._deaths)} trials in a row died with their workers"
+            raise SearchError(f"{deaths} (the last: {self._deaths[-1]})")
 
 
 class Stage(str):

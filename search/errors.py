@@ -234,6 +234,7 @@ class Interrupted(SearchError):
         signal: What interrupted it; the exit status is 128 more.
 
     Attributes:
+        signal: Likewise.
         outcome: What the search came to until then, a `search.session.Outcome`; None when no trial completed.
     """
 
@@ -241,7 +242,7 @@ class Interrupted(SearchError):
 
     def __init__(self, message: str, signal: int = 2) -> None:
         super().__init__(message)
-        self.exit_status = 128 + signal
+        self.signal, self.exit_status = signal, 128 + signal
 
 
 class TrialFailed(Exception):

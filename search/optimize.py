@@ -1,35 +1,37 @@
-"""The search: ask, run, tell, until the budget is spent or there is a reason to stop. The one place that decides.
+"""The search: ask, run, tell, notify, until the budget is spent or there is a reason to stop.
 
-One thread does it all. A trial that fails is recorded and the search goes on; any other error ends
-it. What became of a trial is written to the study first; `search.tracking.mirror` makes MLflow show
-it, in its own time.
+One thread does it all, and this is the one place that decides. A trial that fails is recorded and the
+search goes on; any other error ends it. What became of a trial is written to the study first; then
+listeners are notified: the sampler, the budget, the reasons to stop, MLflow's mirror, the terminal.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.budget import Budget, OnProgress, Progress, Retry
-from search.errors import Interrupted, SearchError
+from search.budget import GRACE_SECONDS, Budget, OnProgress, Progress
+from search.context import Context
+from search.errors import Interrupted
 from search.figures import duration
 from search.resume import finish_running, record_heartbeat, trials_of
-from search.stopping import GRACE_SECONDS, INTERRUPTED, Stopping, signals
+from search.stopping import INTERRUPTED, Stopping, signals
 from search.study import attributes, ranking, samplers, space
-from search.study.proposals import Proposal, Sampling
-from search.study.spool import Spool
+from search.study.listener import Listener
+from search.study.proposals import Sampling, Suggestion
 from search.study.storage import HEARTBEAT_SECONDS
 from search.studyfile.settings import Settings, arguments_of
 from search.training.model import has_user_code
-from search.training.result import TrialResult, live_epochs
+from search.training.result import Epoch, Fate, TrialResult, live_epochs
 from search.training.trial import seed_of
 from search.workers import worker
 from search.workers.base import Slot
@@ -37,127 +39,61 @@ from search.workers.local import reason_of
 from search.workers.silence import Silence
 
 _POLL_SECONDS = 0.5
-_QUIET_SECONDS = 0.05  # without a trial that ended, before MLflow is written to: with many slots the next one waits
 _RUN_SECONDS = 10.0  # how long a trial whose code may log to MLflow waits for its run
-_LIVE_SECONDS = 2.0  # how often a running trial's epochs are passed on
+_LOOK_SECONDS = 2.0  # how often the study is asked for a running trial's epochs
 _STOP_SECONDS = 5.0  # how long running trials may take to reach their next epoch after Ctrl-C
-
-
-class Mirror(Protocol):
-    """What makes MLflow show the trials; see `search.tracking.mirror`."""
-
-    def begin(self, number: int, *, wait: float = 0.0) -> str:
-        """Show that a trial runs; returns its run if that is there within `wait` seconds, else an empty text."""
-
-    def update(self, number: int) -> None:
-        """Show what the study says of a trial now."""
-
-    def let_pass(self, busy: bool) -> None:
-        """Begin no writing while the search itself is `busy`."""
-
-
-class NoMirror:
-    """Shows nothing: MLflow is not asked while the search runs."""
-
-    def begin(self, number: int, *, wait: float = 0.0) -> str:  # noqa: ARG002 - as `Mirror`
-        """Return no run."""
-        return ""
-
-    def update(self, number: int) -> None:
-        """Do nothing."""
-
-    def let_pass(self, busy: bool) -> None:
-        """Do nothing."""
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """A trial that is RUNNING in the study; `retries` is how often its configuration may be tried again."""
-
-    trial: optuna.Trial
-    trial_id: int
-    retries: int
 
 
 @dataclass
 class _Running:
-    """A trial in a slot."""
+    """A trial in a slot; `retries` is how often its configuration may be tried again."""
 
     slot: Slot
     trial: optuna.Trial
     trial_id: int
     retries: int
-    began: float
     future: Future[TrialResult]
-    last_heartbeat: float = 0.0  # when its last heartbeat was written
-    passed_on: float = 0.0  # when its epochs were last passed on
-    epochs: int = 0  # how many were
+    began: float
+    looked: float  # when the study was last asked for its epochs
+    last_heartbeat: float = 0.0
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
 
 
 class Search:
     """One search of a study.
 
     Args:
-        settings: What to do.
-        study: The study, created.
-        storage: Its storage.
-        search_id: The search, as the study knows it.
-        job: What workers are told.
-        mirror: Makes MLflow show the trials.
-        spool: Where models wait for MLflow.
-        on_progress: Called at each trial's beginning and end; it must not raise.
-        on_heartbeat: Called every few seconds, to show that the search lives.
+        context: The search, begun.
+        first: What to train before all else: what an interrupted search had begun and not ended.
+        enqueued: Configurations to try before the sampler's own.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        study: optuna.Study,
-        storage: BaseStorage,
-        search_id: str,
-        job: worker.Job,
-        mirror: Mirror,
-        spool: Spool,
-        on_progress: OnProgress,
-        on_heartbeat: Callable[[], None] = lambda: None,
+        self, context: Context, first: Iterable[Suggestion] = (), enqueued: Iterable[dict[str, Any]] = ()
     ) -> None:
-        self._settings, self._study, self._storage = settings, study, storage
-        self._search_id, self._job, self._mirror, self._spool = search_id, job, mirror, spool
-        self._on_progress, self._on_heartbeat = on_progress, on_heartbeat
-        self._definition = settings.definition
-        self._study_id = storage.get_study_id_from_name(study.study_name)
-        self._started = time.monotonic()
+        settings, study, definition = context.settings, context.study, context.definition
+        self._context, self._settings, self._definition = context, settings, definition
+        self._study, self._storage, self._mirror = study, context.storage, context.mirror
         self._free: list[Slot] = []
         self._running: list[_Running] = []
-        self._going_on: list[_Begun] = []  # trials to submit again
         self._signal = 0
-        self.stopped = ""
         trials = attributes.comparable_trials(study)
-        finished = [each for each in trials if each.state in ranking.FINISHED]
-        sampler = None
-        if settings.sampler != "grid":
-            sampler = samplers.make_sampler(self._definition, settings.sampler, settings.seed, finished)
-        self._sampling = Sampling(self._definition, sampler, settings.seed, study.pruner)
-        self._budget = Budget(settings.n_trials, self._definition.search.retries)
-        self._stopping = Stopping(self._definition, study, trials)
-        self._silence = Silence()
-        self._needs_run = has_user_code(self._definition)  # which may log to its MLflow run
+        self._budget = Budget(settings.n_trials, settings.timeout)
+        self._stopping = Stopping(definition, study, trials)
+        self._sampling = _sampling(settings, study, trials)
+        self._sampling.enqueue(enqueued)
+        for suggestion in first:
+            self._sampling.put_first(suggestion)
+        told = _Told(settings, self._budget, self._stopping, context.on_progress)
+        self._listeners: list[Listener] = [self._sampling, self._budget, self._stopping, self._mirror, told]
 
-    def enqueue(self, configurations: Sequence[dict[str, Any]]) -> None:
-        """Try these configurations first."""
-        self._sampling.enqueue([dict(each) for each in configurations])
-
-    def retry(self, configurations: Sequence[dict[str, Any]]) -> None:
-        """Try these first, as an interrupted search had begun them already."""
-        self._budget.try_first([dict(each) for each in configurations])
-
-    def go_on(self, trials: Sequence[FrozenTrial]) -> None:
-        """Let RUNNING trials of an interrupted search go on from their checkpoints."""
-        for each in trials:
-            trial_id = attributes.id_of(self._storage, self._study, each.number)
-            retries = int(each.system_attrs.get(attributes.RETRIES, 0))
-            self._going_on.append(_Begun(optuna.trial.Trial(self._study, trial_id), trial_id, retries))
-            self._budget.remaining -= 1
+    @property
+    def stopped(self) -> str:
+        """Why the search ended before its budget was spent; empty when it did not."""
+        return self._stopping.reason
 
     def optimize(self, slots: Sequence[Slot]) -> None:
         """Run trials in these slots until the budget is spent or a reason to stop is met.
@@ -168,110 +104,90 @@ class Search:
         """
         self._free = list(slots)
         try:
-            with signals(self._ask_to_stop):
-                self._fill()
-                while self._running and not self._signal:
-                    self._collect(_POLL_SECONDS)
-                    self._fill()
+            with signals(self._note_signal):
+                while self._fill():
+                    self._tell_ended(_POLL_SECONDS)
                 if self._signal:
                     self._interrupt()
-                self._finish_unbegun()
+                self._fail_unbegun()
         except BaseException as error:
             self._abandon(error)
             raise
-        finally:
-            self._mirror.let_pass(busy=False)
         if self._signal:
             raise self._interrupted(self._signal)
 
-    def _interrupted(self, number: int) -> Interrupted:
-        """Return the error that ends the search, with the command that goes on."""
-        command = f"python -m search.run {arguments_of(self._settings)} --resume"
-        return Interrupted(f"interrupted; everything finished so far is kept; go on with: {command}", number)
-
-    def _ask_to_stop(self, number: int) -> None:
-        """Take note of a signal; the loop sees it within half a second. A second one ends everything at once."""
-        if self._signal:
-            raise self._interrupted(number)
-        self._signal = number
-
-    def _fill(self) -> None:
-        """Begin a trial in each free slot, while there is one to begin."""
+    def _fill(self) -> bool:
+        """Begin a trial in each free slot, while there is one to begin; return whether trials run on."""
         for slot in list(self._free):
-            if not slot.ready() and self._running:
-                continue
-            begun = self._going_on.pop(0) if self._going_on and not self._signal else self._begin()
-            if begun is None:
-                return
-            self._free.remove(slot)
-            self._submit(slot, begun)
+            if slot.ready() or not self._running:
+                suggestion = self._ask()
+                if suggestion is None:
+                    break
+                self._run(slot, suggestion)
+        return bool(self._running) and not self._signal
 
-    def _begin(self) -> _Begun | None:
-        """Return a new trial; None when there is a reason to begin none."""
-        if self.stopped or self._signal or self._budget.remaining <= 0:
+    def _ask(self) -> Suggestion | None:
+        """Return what to train next; None when there is nothing, or a reason to begin no more."""
+        if self._signal:
             return None
-        if self._settings.timeout is not None and self._elapsed() >= self._settings.timeout:
-            self.stopped = f"the time of {self._settings.timeout:g} s is up"
-            return None
-        retry = self._budget.begin()
-        proposal = self._propose(retry)
-        if proposal is None:
-            self._budget.give_back(retry)
-            if not self._running:  # a running one may fail, and its configuration be free again
-                self.stopped = "every configuration of the space has been tried"
-            return None
-        retries = retry.left if retry else self._definition.search.retries
-        return self._ask(proposal, retries)
+        new = not self.stopped and self._budget.left(len(self._running)) > 0
+        if new and self._budget.time_is_up():
+            self._stopping.stop(f"the time of {self._settings.timeout:g} s is up")
+            new = False
+        suggestion = self._sampling.ask(lambda: attributes.comparable_trials(self._study), new=new)
+        if suggestion is None and new and not self._running:  # a running one may fail, and what it tries be free again
+            self._stopping.stop("every configuration of the space has been tried")
+        return suggestion
 
-    def _propose(self, retry: Retry | None) -> Proposal | None:
-        self._sampling.learn(attributes.comparable_trials(self._study))
-        return self._sampling.repeat(retry.params) if retry is not None else self._sampling.propose()
+    def _run(self, slot: Slot, suggestion: Suggestion) -> None:
+        """Give a suggestion to a worker, as a running trial of the study."""
+        trial_id = self._create(suggestion) if suggestion.number is None else self._go_on(suggestion.number)
+        trial, now = optuna.trial.Trial(self._study, trial_id), time.monotonic()
+        if suggestion.number is None:
+            self._sampling.began(suggestion, trial.number)
+        running = _Running(slot, trial, trial_id, suggestion.retries, Future(), now, now)
+        self._free.remove(slot)
+        self._running.append(running)  # from here on an error tells the study that the trial failed
+        for each in self._listeners:
+            each.on_begin(trial.number)
+        # Only a trial whose code may log to its MLflow run waits for it.
+        run_id = self._mirror.await_run(trial.number, _RUN_SECONDS) if has_user_code(self._definition) else ""
+        running.future = slot.submit(worker.train, self._context.job, trial.number, run_id)
 
-    def _ask(self, proposal: Proposal, retries: int) -> _Begun:
-        """Write a proposal to the storage, whole, as a running trial."""
+    def _create(self, suggestion: Suggestion) -> int:
+        """Write a suggestion to the storage, whole, as a running trial."""
         known = space.distributions(self._definition)
         template = create_trial(
             state=TrialState.RUNNING,
-            params=proposal.params,
-            distributions={name: known[name] for name in proposal.params},
+            params=suggestion.params,
+            distributions={name: known[name] for name in suggestion.params},
             system_attrs={
-                **proposal.attributes,
-                **({attributes.FIXED: proposal.fixed} if proposal.fixed else {}),
-                attributes.SEARCH_RUN: self._search_id,
-                attributes.RETRIES: retries,
+                **suggestion.attributes,
+                **({attributes.FIXED: suggestion.fixed} if suggestion.fixed else {}),
+                attributes.SEARCH_RUN: self._context.search_id,
+                attributes.RETRIES: suggestion.retries,
             },
         )
-        trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
-        trial = optuna.trial.Trial(self._study, trial_id)
-        self._sampling.began(proposal, trial.number)
-        return _Begun(trial, trial_id, retries)
+        study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        return self._storage.create_new_trial(study_id, template_trial=template)
 
-    def _submit(self, slot: Slot, begun: _Begun) -> None:
-        number = begun.trial.number
-        run_id = self._mirror.begin(number, wait=_RUN_SECONDS if self._needs_run else 0.0)
-        now = time.monotonic()
-        running = _Running(slot, begun.trial, begun.trial_id, begun.retries, now, Future(), passed_on=now)
-        self._running.append(running)  # from here on an error tells the study that the trial failed
-        self._silence.look(number, 0)
-        running.future = slot.submit(worker.train, self._job, number, run_id)
-        self._tell_progress(number, "began")
+    def _go_on(self, number: int) -> int:
+        """Let a worker take a trial that another one had begun."""
+        trial_id = attributes.id_of(self._storage, self._study, number)
+        with suppress(UpdateFinishedTrialError):  # somebody else ended it in between, which its end will show
+            self._storage.set_trial_system_attr(trial_id, attributes.BEGUN, "")
+        return trial_id
 
-    def _collect(self, seconds: float) -> None:
-        """Wait for trials to end, record those that did, and look after the others."""
-        futures = [each.future for each in self._running]
-        quiet = min(seconds, _QUIET_SECONDS)
-        if not wait(futures, timeout=quiet, return_when="FIRST_COMPLETED").done:
-            self._mirror.let_pass(busy=False)
-            wait(futures, timeout=seconds - quiet, return_when="FIRST_COMPLETED")
-        self._mirror.let_pass(busy=not self._needs_run)  # a trial that needs its run waits for the mirror
-        self._on_heartbeat()
+    def _tell_ended(self, seconds: float) -> None:
+        """Wait for trials to end, tell the study of those that did, and look after the others."""
+        wait([each.future for each in self._running], timeout=seconds, return_when="FIRST_COMPLETED")
+        self._context.claim.record_heartbeat()
         for running in list(self._running):
             if running.future.done():
-                result = self._result(running)
-                if not self._submit_again(running, result):
-                    self._end(running, result)
-            else:
-                self._look_after(running)
+                self._tell(running, self._result(running))
+            elif why := self._look_after(running):
+                running.slot.stop()
+                self._tell(running, self._without_result(running, *why))
 
     def _result(self, running: _Running) -> TrialResult:
         try:
@@ -279,163 +195,187 @@ class Search:
         except (Exception, CancelledError) as error:
             return self._without_result(running, "died", reason_of(error))
 
-    def _submit_again(self, running: _Running, result: TrialResult) -> bool:
-        """Let a trial go on from its checkpoint when its worker died; returns whether it does."""
-        if result.fate != "died" or not worker.goes_on(self._job, result.number):
-            return False
-        if not self._signal and running.retries <= 0:
-            return False
-        self._running.remove(running)
-        self._free.append(running.slot)
-        self._silence.forget(running.trial.number)
-        if not self._signal:  # else it waits for --resume
-            self._storage.set_trial_system_attr(running.trial_id, attributes.BEGUN, "")
-            self._going_on.append(_Begun(running.trial, running.trial_id, running.retries - 1))
-        return True
-
-    def _without_result(self, running: _Running, fate: Any, reason: str) -> TrialResult:
+    def _without_result(self, running: _Running, fate: Fate, reason: str) -> TrialResult:
         """Return what is known of a trial whose worker returned nothing: its fate, and the epochs it passed on."""
-        number = running.trial.number
         epochs = live_epochs(self._storage.get_trial(running.trial_id))
-        seed = seed_of(self._settings.seed, number)
-        return TrialResult(number, fate, seed, reason=reason, epochs=tuple(epochs))
+        seed = seed_of(self._settings.seed, running.number)
+        return TrialResult(running.number, fate, seed, reason=reason, epochs=tuple(epochs))
 
-    def _look_after(self, running: _Running) -> None:
-        """Keep a running trial's heartbeat, pass its epochs on, and give it up when it is lost or out of time."""
-        now = time.monotonic()
+    def _look_after(self, running: _Running) -> tuple[Fate, str] | None:
+        """Keep a running trial's heartbeat and tell of its epochs; return how and why to end it, if it must end."""
+        now, limit = time.monotonic(), self._settings.trial_timeout
         if now - running.last_heartbeat >= HEARTBEAT_SECONDS:
             running.last_heartbeat = now
             record_heartbeat(self._storage, running.trial_id)
-        if now - running.passed_on >= max(_LIVE_SECONDS, 0.05 * len(self._running)):
-            running.passed_on = now
-            self._pass_on(running)
-        limit = self._settings.trial_timeout
+        if now - running.looked >= max(_LOOK_SECONDS, 0.05 * len(self._running)):
+            running.looked = now
+            trial = self._storage.get_trial(running.trial_id)
+            if trial.state.is_finished():
+                return "failed", "somebody else ended it"
+            epochs = live_epochs(trial)
+            for each in self._listeners:
+                each.on_epochs(trial, epochs)
         if (lost := running.slot.lost()) is not None:
-            self._give_up(running, "died", f"its worker died: {lost}")
-        elif limit is not None and now - running.began > limit:
-            self._give_up(running, "failed", f"it took longer than trial_timeout = {limit:g} s")
-        elif self._out_of_time():
-            self._give_up(running, "pruned", "the time was up")
+            return "died", f"its worker died: {lost}"
+        if limit is not None and now - running.began > limit:
+            return "failed", f"it took longer than trial_timeout = {limit:g} s"
+        if self._budget.time_is_up(min(GRACE_SECONDS, self._settings.timeout or 0.0)):
+            return "pruned", "the time was up"
+        return None
 
-    def _give_up(self, running: _Running, fate: str, reason: str) -> None:
-        running.slot.stop()
-        self._silence.forget(running.trial.number)
-        self._end(running, self._without_result(running, fate, reason))
-
-    def _out_of_time(self) -> bool:
-        timeout = self._settings.timeout
-        return timeout is not None and self._elapsed() > timeout + min(GRACE_SECONDS, timeout)
-
-    def _end(self, running: _Running, result: TrialResult) -> None:
-        """Write what became of a trial to the study, then let MLflow show it."""
-        number, values = result.number, result.values
-        if result.model is not None and ranking.worth_keeping(self._definition, self._study, values, number):
-            self._spool.put_model(number, result.model, result.predictions, result.data, result.answers)
-        died = result.fate == "died"
-        frozen = record(self._storage, self._study, running.trial, running.trial_id, result)
+    def _tell(self, running: _Running, result: TrialResult) -> None:
+        """Write what became of a trial to the study, then notify; one that can go on from a checkpoint is put first."""
+        goes_on = result.fate == "died" and self._goes_on(running)
+        if not goes_on:
+            trial, result = self._record(running, result)
         self._running.remove(running)
         self._free.append(running.slot)
-        self._silence.ended(number)
-        self._mirror.update(result.number)
-        if frozen.state == TrialState.FAIL:
-            self._sampling.forget(result.number)
-        self._budget.ended(frozen, died=died)
-        if not died:
-            self.stopped = self.stopped or self._stopping.reason(frozen)
-        self._tell_progress(result.number, "stopped" if died else result.fate, frozen, result.reason)
+        if goes_on:
+            self._sampling.put_first(Suggestion(dict(running.trial.params), running.retries - 1, running.number))
+            return
+        for each in self._listeners:
+            each.on_end(trial, result)
         if result.memory:
             running.slot.trained(result.memory)
-        if self._budget.hopeless(len(self._free) + len(self._running)):
-            raise SearchError(
-                f"{self._budget.deaths_in_a_row} trials in a row died with their workers (the last: {result.reason})"
-            )
+        self._budget.check_workers(len(self._free) + len(self._running))
+
+    def _goes_on(self, running: _Running) -> bool:
+        """Return whether a trial whose worker died goes on from its checkpoint; after Ctrl-C by --resume."""
+        able = running.retries > 0 or bool(self._signal)
+        return able and worker.goes_on(self._context.job, running.number)
+
+    def _record(self, running: _Running, result: TrialResult) -> tuple[FrozenTrial, TrialResult]:
+        """Write what became of a trial; return it as the study has it, with what became of it after all."""
+        number, spool = running.number, self._context.spool
+        if result.model is not None and ranking.worth_keeping(self._definition, self._study, result.values, number):
+            spool.put_model(number, result.model, result.predictions, result.data, result.answers)
+        with suppress(UpdateFinishedTrialError):
+            record(self._storage, self._study, running.trial, running.trial_id, result)
+        trial = self._storage.get_trial(running.trial_id)
+        if trial.state == result.state and attributes.outcome_of(trial) is not None:
+            return trial, result
+        spool.forget_model(number)
+        fates: dict[TrialState, Fate] = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
+        fate, values = fates.get(trial.state, "failed"), tuple(trial.values or ())
+        return trial, replace(result, fate=fate, values=values, reason="somebody else ended it in the study's storage")
+
+    def _note_signal(self, number: int) -> None:
+        """Take note of a signal; the loop sees it within half a second. A second one ends everything at once."""
+        if self._signal:
+            raise self._interrupted(number)
+        self._signal = number
+
+    def _interrupted(self, number: int) -> Interrupted:
+        """Return the error that ends the search, with the command that goes on."""
+        command = f"python -m search.run {arguments_of(self._settings)} --resume"
+        return Interrupted(f"interrupted; everything finished so far is kept; go on with: {command}", number)
 
     def _interrupt(self) -> None:
         """Ask running trials to stop at their next epoch, and stop those that do not."""
-        self.stopped = INTERRUPTED
-        stop_file = self._spool.stop_file(self._search_id)
+        self._stopping.reason = INTERRUPTED
+        stop_file = self._context.spool.stop_file(self._context.search_id)
         with suppress(OSError):
             stop_file.parent.mkdir(parents=True, exist_ok=True)
             stop_file.touch()
         deadline = time.monotonic() + _STOP_SECONDS
         while self._running and time.monotonic() < deadline:
-            self._collect(0.1)
+            self._tell_ended(0.1)
         for running in list(self._running):
             running.slot.stop()
-            result = self._without_result(running, "died", worker.STOPPED)
-            if not self._submit_again(running, result):
-                self._end(running, result)
+            self._tell(running, self._without_result(running, "died", worker.STOPPED))
         stop_file.unlink(missing_ok=True)
 
     def _abandon(self, error: BaseException) -> None:
         """Tell the study, if it can be told, that running trials failed; their configurations may be tried again."""
-        self.stopped = self.stopped or (INTERRUPTED if isinstance(error, Interrupted) else type(error).__name__)
+        self._stopping.stop(INTERRUPTED if isinstance(error, Interrupted) else type(error).__name__)
         for running in self._running:
             with suppress(Exception):
                 running.slot.stop()
-            with suppress(Exception):
-                result = self._without_result(running, "died", worker.STOPPED)
-                record(self._storage, self._study, running.trial, running.trial_id, result)
-                self._mirror.update(running.trial.number)
         with suppress(Exception):
-            self._finish_unbegun()
+            self._fail_unbegun()
 
-    def _finish_unbegun(self) -> None:
-        """Tell the study that trials failed which it has and no worker was given: a database was away in between."""
-        for trial in trials_of(self._study, self._search_id):
-            if trial.state == TrialState.RUNNING and not worker.goes_on(self._job, trial.number):
+    def _fail_unbegun(self) -> None:
+        """Fail trials that were stored but never handed to a worker, or whose worker's result could not be stored."""
+        for trial in trials_of(self._study, self._context.search_id):
+            if trial.state == TrialState.RUNNING and not worker.goes_on(self._context.job, trial.number):
                 finish_running(self._study, self._storage, trial)
                 self._mirror.update(trial.number)
 
-    def _elapsed(self) -> float:
-        return time.monotonic() - self._started
 
-    def _pass_on(self, running: _Running) -> None:
-        """Show a running trial's new epochs in MLflow, and tell how far it is, or that it was silent for long."""
-        trial = self._storage.get_trial(running.trial_id)
-        epochs = live_epochs(trial)
-        if len(epochs) != running.epochs:
-            running.epochs = len(epochs)
-            self._mirror.update(trial.number)
+class _Told(Listener):
+    """Tells a person what happens to each trial, and where the search stands.
+
+    Args:
+        settings: The search's settings.
+        budget: Its budget, which was told before.
+        stopping: Knows its best trial, likewise.
+        on_progress: Tells it.
+    """
+
+    def __init__(self, settings: Settings, budget: Budget, stopping: Stopping, on_progress: OnProgress) -> None:
+        self._settings, self._budget, self._stopping, self._on_progress = settings, budget, stopping, on_progress
+        self._silence = Silence()
+
+    def on_begin(self, number: int) -> None:
+        """Tell that a trial began."""
+        self._silence.forget(number)
+        self._silence.look(number, 0)
+        self._on_progress(self._progress(number, "began"))
+
+    def on_epochs(self, trial: FrozenTrial, epochs: Sequence[Epoch]) -> None:
+        """Tell how far a trial is, or that it was silent for long."""
+        definition = self._settings.definition
         if epochs:
-            planned = trial.params.get("epochs", self._definition.fit.epochs)
-            value = epochs[-1].logs.get(self._definition.metrics[0])
+            planned = trial.params.get("epochs", definition.fit.epochs)
+            value = epochs[-1].logs.get(definition.metrics[0])
             told = self._progress(trial.number, "training")
             self._on_progress(replace(told, epoch=epochs[-1].step + 1, epochs=planned, value=value))
         if silent := self._silence.look(trial.number, len(epochs)):
             way = "" if self._settings.trial_timeout else "; --trial-timeout ends trials that hang"
-            self._tell_progress(trial.number, "silent", reason=f"has reported nothing for {duration(silent)}{way}")
+            reason = f"has reported nothing for {duration(silent)}{way}"
+            self._on_progress(replace(self._progress(trial.number, "silent"), reason=reason))
 
-    def _tell_progress(self, number: int, state: str, trial: FrozenTrial | None = None, reason: str = "") -> None:
-        self._on_progress(self._progress(number, state, trial, reason))
+    def on_end(self, trial: FrozenTrial, result: TrialResult) -> None:
+        """Tell what became of a trial."""
+        if result.worker:
+            self._silence.ended(trial.number)
+        else:  # it was given up: its silence says nothing of what is usual
+            self._silence.forget(trial.number)
+        told = self._progress(trial.number, "stopped" if result.fate == "died" else result.fate)
+        value = trial.values[0] if trial.state == TrialState.COMPLETE else None
+        self._on_progress(replace(told, value=value, reason=result.reason))
 
-    def _progress(self, number: int, state: str, trial: FrozenTrial | None = None, reason: str = "") -> Progress:
+    def _progress(self, number: int, state: str) -> Progress:
         """Return where the search stands now that this became of a trial."""
-        done, best, timeout = self._budget.counts.own_ends, self._stopping.best, self._settings.timeout
-        left = self._elapsed() / done * (self._settings.n_trials - done) if done else None
-        if left is not None and timeout is not None:
-            left = min(left, max(0.0, timeout - self._elapsed()))
-        value = trial.values[0] if trial is not None and trial.state == TrialState.COMPLETE else None
+        budget, best = self._budget, self._stopping.best
         return Progress(
             number=number,
             state=state,
-            value=value,
+            value=None,
             best_number=best.number if best else None,
             best_value=best.values[0] if best else None,
-            done=done,
-            total=self._settings.n_trials,
-            seconds_left=left,
-            reason=reason,
-            counts=self._budget.counts,
+            done=budget.counts.own_ends,
+            total=budget.total,
+            seconds_left=budget.seconds_left(),
+            counts=budget.counts,
         )
 
 
-def record(
-    storage: BaseStorage, study: optuna.Study, trial: optuna.Trial, trial_id: int, result: TrialResult
-) -> FrozenTrial:
-    """Write a trial's outcome to the study, then its state, and return the trial as the study has it.
+def _sampling(settings: Settings, study: optuna.Study, trials: Sequence[FrozenTrial]) -> Sampling:
+    finished = [each for each in trials if each.state in ranking.FINISHED]
+    sampler = None
+    if settings.sampler != "grid":
+        sampler = samplers.make_sampler(settings.definition, settings.sampler, settings.seed, finished)
+    return Sampling(settings.definition, sampler, settings.seed, study.pruner)
+
+
+def record(storage: BaseStorage, study: optuna.Study, trial: optuna.Trial, trial_id: int, result: TrialResult) -> None:
+    """Write a trial's outcome to the study, then its state.
 
     A crash between the two leaves an outcome from which `search.resume` finishes.
+
+    Raises:
+        UpdateFinishedTrialError: Somebody else ended it.
     """
     attributes.set_outcome(storage, trial_id, result.as_text())
     if result.recorded:
@@ -444,5 +384,4 @@ def record(
         storage.set_trial_system_attr(trial_id, attributes.FAILED_ITSELF, True)
     if result.violations:
         storage.set_trial_user_attr(trial_id, attributes.CONSTRAINTS, list(result.violations))
-    study.tell(trial, result.objectives, state=result.state)
-    return storage.get_trial(trial_id)
+    study.tell(trial, result.objectives, state=result.state, skip_if_finished=True)

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.budget import RUN_AGAIN, failed_itself
 from search.errors import UsageError
 from search.study import attributes, ranking, space
+from search.study.proposals import Suggestion
 from search.study.spool import SearchLock, Spool
 from search.training.result import TrialResult
 
@@ -212,18 +213,24 @@ class Unfinished:
 
     Attributes:
         left: What is left of its budget.
-        begun: The configurations that it had begun and not ended.
-        running: The trials that go on from a checkpoint.
+        first: What it had begun and not ended: trials that go on from a checkpoint, configurations to try again.
     """
 
     claim: Claim
     left: int
-    begun: list[dict[str, Any]]
-    running: list[FrozenTrial]
+    first: list[Suggestion]
 
 
-def claim_interrupted(study: optuna.Study, spool: Spool, sleep: Callable[[float], None] = time.sleep) -> Unfinished:
+def claim_interrupted(
+    study: optuna.Study, spool: Spool, retries: int, sleep: Callable[[float], None] = time.sleep
+) -> Unfinished:
     """Claim the newest interrupted search, so that no other process continues it too.
+
+    Args:
+        study: The study.
+        spool: Its waiting files.
+        retries: How often a configuration that it had begun may be tried again.
+        sleep: Waits.
 
     Raises:
         UsageError: There is none, or another process claimed it first.
@@ -247,7 +254,7 @@ def claim_interrupted(study: optuna.Study, spool: Spool, sleep: Callable[[float]
         )
         sleep(_CLAIM_SECONDS)  # machines that share a database and no files: the last to write has it
         if attributes.searches_of(study)[record.search_id]["owner"] == owner:
-            return _unfinished(study, claim)
+            return _unfinished(study, claim, retries)
         lock.release()
     raise UsageError(f"study '{study.study_name}': another process has just resumed its interrupted search")
 
@@ -259,14 +266,15 @@ def _what_instead(records: list[SearchRecord]) -> str:
     return "leave out --resume to run more"
 
 
-def _unfinished(study: optuna.Study, claim: Claim) -> Unfinished:
+def _unfinished(study: optuna.Study, claim: Claim, retries: int) -> Unfinished:
     trials = trials_of(study, claim.record.search_id)
     ended = [trial for trial in trials if trial.state in ranking.FINISHED or failed_itself(trial)]
-    tried = {space.configuration(trial.params) for trial in ended}
-    begun: dict[str, dict[str, Any]] = {}
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    first: dict[str, Suggestion] = {}
     for trial in trials:
-        configuration = space.configuration(trial.params)
-        if trial not in (*ended, *running) and configuration not in tried:
-            begun[configuration] = trial.params
-    return Unfinished(claim, max(0, claim.record.n_trials - len(ended)), list(begun.values()), running)
+        if trial not in ended:
+            goes_on = trial.number if trial.state == TrialState.RUNNING else None
+            left = int(trial.system_attrs.get(attributes.RETRIES, 0)) if goes_on is not None else retries
+            first[space.configuration(trial.params)] = Suggestion(trial.params, left, goes_on)
+    tried = {space.configuration(trial.params) for trial in ended}
+    owed = [each for configuration, each in first.items() if each.number is not None or configuration not in tried]
+    return Unfinished(claim, max(0, claim.record.n_trials - len(ended)), owed)

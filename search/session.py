@@ -14,13 +14,15 @@ from optuna.storages import BaseStorage
 
 from search import resume
 from search.budget import OnProgress, Stage
+from search.context import Context, NoMirror, OnMessage
 from search.data.summary import DataSummary
 from search.errors import ClusterError, Interrupted, StorageError, one_line
-from search.finish import HURRY, INTERRUPTED, Begun, OnMessage, finish
-from search.optimize import NoMirror, Search
+from search.finish import HURRY, INTERRUPTED, finish
+from search.optimize import Search
 from search.outcome import Outcome
 from search.stopping import check_terminator
 from search.study import attributes, create, samplers
+from search.study.proposals import Suggestion
 from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
 from search.studyfile.references import from_outside
@@ -33,7 +35,6 @@ from search.workers.base import Pool, in_background
 from search.workers.fresh import check_loads
 
 if TYPE_CHECKING:
-    from search.tracking.mirror import Mirror
     from search.tracking.runs import SearchRun
 
 
@@ -75,9 +76,9 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
         storage = _storage(settings, on_message)
         publish()
         with storage_errors(settings.storage):
-            session = _Session(settings, storage, pool, job, data, on_message, stack)
-            interrupted = session.train(on_progress)
-            outcome = finish(session.begun(), session.stopped, started, in_a_hurry=interrupted is not None)
+            context, searching = _begin(settings, started, storage, pool, job, data, on_progress, on_message, stack)
+            interrupted = _train(context, searching)
+            outcome = finish(context, searching.stopped, interrupted)
         if interrupted is not None:
             interrupted.outcome = outcome
             raise interrupted
@@ -121,166 +122,141 @@ def _storage(settings: Settings, on_message: OnMessage) -> BaseStorage:
     return open_storage(settings.storage, on_message=on_message)
 
 
-class _Session:
-    """One search, once everything was checked: claimed and trained."""
+def _begin(
+    settings: Settings,
+    started: float,
+    storage: BaseStorage,
+    pool: Pool,
+    job: worker.Job,
+    data: DataSummary,
+    on_progress: OnProgress,
+    on_message: OnMessage,
+    stack: ExitStack,
+) -> tuple[Context, Search]:
+    """Create or continue the study, claim the search, and open its run in MLflow."""
+    definition = settings.definition
+    pruner = samplers.make_pruner(definition, settings.pruner)
+    sampler = optuna.samplers.RandomSampler()  # never asked: Sampling asks the study's own
+    study = create.create(definition, settings.study_name, storage, sampler, pruner)
+    create.check_data(study, settings, data)
+    spool = Spool(settings)
+    recovered = resume.recover_killed_searches(study, storage, spool, lambda number: worker.goes_on(job, number))
+    enqueued = create.first_configurations(definition, study, new=not study.get_trials(deepcopy=False))
+    first: list[Suggestion] = []
+    if settings.resume:
+        unfinished = resume.claim_interrupted(study, spool, definition.search.retries)
+        claim, first = unfinished.claim, unfinished.first
+        settings = replace(settings, n_trials=unfinished.left)
+    else:
+        asked = described(settings, len(pool.slots))
+        facts = {"described": asked, "dataset": dataset_of(data), "registers": settings.register}
+        claim = resume.begin(study, spool, settings.n_trials, **facts)
+    stack.callback(claim.release)
+    search_id = claim.record.search_id
+    spool.put_data(search_id, data)
+    job = replace(job, stop_file=str(spool.stop_file(search_id).absolute()))
+    context = Context(
+        settings,
+        started,
+        study,
+        storage,
+        claim,
+        spool,
+        pool,
+        job,
+        data,
+        NoMirror(),
+        None,
+        "",
+        "",
+        on_progress,
+        on_message,
+    )
+    if settings.offline:
+        context = replace(context, mirror=NoMirror(context.trials))
+    else:
+        context = _with_mlflow(context, recovered)
+    return context, Search(context, first, enqueued)
 
-    def __init__(
-        self,
-        settings: Settings,
-        storage: BaseStorage,
-        pool: Pool,
-        job: worker.Job,
-        data: DataSummary,
-        on_message: OnMessage,
-        stack: ExitStack,
-    ) -> None:
-        self._definition, self._storage, self._pool, self._data = settings.definition, storage, pool, data
-        self._on_message = on_message
-        pruner = samplers.make_pruner(self._definition, settings.pruner)
-        sampler = optuna.samplers.RandomSampler()  # never asked: Sampling asks the study's own
-        self._study = create.create(self._definition, settings.study_name, storage, sampler, pruner)
-        create.check_data(self._study, settings, data)
-        self._spool = Spool(settings)
-        self._recovered = resume.recover_killed_searches(
-            self._study, storage, self._spool, lambda number: worker.goes_on(job, number)
-        )
-        self._has_trials = bool(self._study.get_trials(deepcopy=False))
-        self._unfinished = resume.claim_interrupted(self._study, self._spool) if settings.resume else None
-        if self._unfinished is not None:
-            self._claim = self._unfinished.claim
-            settings = replace(settings, n_trials=self._unfinished.left)
-        else:
-            self._claim = self._begin(settings)
-        stack.callback(self._claim.release)
-        self._settings = settings
-        self._spool.put_data(self._claim.record.search_id, data)
-        self._run, self._mirror = self._open_mirror()
-        self._url, self._serve = self._announce_page()
-        stop_file = str(self._spool.stop_file(self._claim.record.search_id).absolute())
-        self._job = replace(job, environment=self._environment(), stop_file=stop_file)
-        self.stopped = ""  # why it ended before its budget was spent
 
-    def _begin(self, settings: Settings) -> resume.Claim:
-        asked = described(settings, len(self._pool.slots))
-        facts = {"described": asked, "dataset": dataset_of(self._data), "registers": settings.register}
-        return resume.begin(self._study, self._spool, settings.n_trials, **facts)
+def _with_mlflow(context: Context, recovered: set[str]) -> Context:
+    """Return the search with its run in MLflow, its trials shown from now on, and those that earlier ones left."""
+    from search.tracking import mirror, store
+    from search.tracking.agreement import search_runs
 
-    def _open_mirror(self) -> tuple[SearchRun | None, Mirror | None]:
-        """Open this search's run, and begin to show its trials, and those that earlier searches left."""
-        if self._settings.offline:
-            return None, None
-        from search.tracking import mirror, store
-        from search.tracking.agreement import search_runs
+    settings, study = context.settings, context.study
+    searches = search_runs(context.definition, study)
+    run = searches[context.search_id]
+    with store.store_errors(store.uri()):
+        run.open()
+        run.running()
+        if len(searches) == 1 and not settings.resume and run.has_earlier():
+            context.on_message(
+                f"MLflow shows earlier searches of '{study.study_name}' that this study does not have; "
+                f"a new study begins in {settings.storage}"
+            )
+    fresh = "" if settings.resume else context.search_id
+    shown = mirror.Mirror(
+        study, context.storage, context.definition, searches, context.spool, context.on_message, fresh
+    )
+    for number in _left_behind(context, searches, recovered):
+        shown.update(number)
+    # What lets the user's own code reach MLflow from a worker.
+    environment = {"MLFLOW_TRACKING_URI": store.absolute_uri(), "MLFLOW_EXPERIMENT_ID": run.experiment_id}
+    url, serve = _announce_page(context, run)
+    job = replace(context.job, environment=environment)
+    return replace(context, run=run, mirror=shown, job=job, url=url, serve=serve)
 
-        search_id = self._claim.record.search_id
-        searches = search_runs(self._definition, self._study)
-        run = searches[search_id]
-        with store.store_errors(store.uri()):
-            run.open()
-            run.running()
-            if len(searches) == 1 and self._unfinished is None and run.has_earlier():
-                self._on_message(
-                    f"MLflow shows earlier searches of '{self._study.study_name}' that this study does not have; "
-                    f"a new study begins in {self._settings.storage}"
-                )
-        fresh = "" if self._unfinished else search_id
-        shown = mirror.Mirror(
-            self._study, self._storage, self._definition, searches, self._spool, self._on_message, fresh
-        )
-        for number in self._left_behind(searches):
-            shown.update(number)
-        return run, shown
 
-    def _announce_page(self) -> tuple[str, str]:
-        """Say where the search can be watched; returns the page's address and the command that serves it."""
-        if self._run is None:
-            return "", ""
-        from search.tracking import store
-        from search.tracking.pages import descriptions, views
+def _announce_page(context: Context, run: SearchRun) -> tuple[str, str]:
+    """Say where the search can be watched; returns the page's address and the command that serves it."""
+    from search.tracking import store
+    from search.tracking.pages import descriptions, views
 
-        page = views.page_of(store.uri(), self._run.experiment_id, self._run.run_id)
-        about = descriptions.of_experiment(self._definition, self._study.study_name)
-        files = f"The trials' pages, models, plots and files are in MLflow: {page.url}"
-        attributes.set_note(self._storage, self._study.study_name, f"{about}\n\n{files}")
-        served = f" (served by: {page.serve})" if page.serve else ""
-        self._on_message(f"watch it at {page.url}{served}")
-        return page.url, page.serve
+    page, name = views.page_of(store.uri(), run.experiment_id, run.run_id), context.study.study_name
+    about = descriptions.of_experiment(context.definition, name)
+    files = f"The trials' pages, models, plots and files are in MLflow: {page.url}"
+    attributes.set_note(context.storage, name, f"{about}\n\n{files}")
+    served = f" (served by: {page.serve})" if page.serve else ""
+    context.on_message(f"watch it at {page.url}{served}")
+    return page.url, page.serve
 
-    def _left_behind(self, searches: Mapping[str, SearchRun]) -> list[int]:
-        """Return the trials of earlier searches that MLflow does not show as the study has them."""
-        from search.tracking import agreement
 
-        # A search may have begun, and even ended, since `searches` was read.
-        records = [each for each in resume.search_records(self._study) if each.search_id in searches]
-        over = {each.search_id: searches[each.search_id] for each in records if each.state != "running"}
-        if self._unfinished is not None:
-            over[self._claim.record.search_id] = searches[self._claim.record.search_id]
-        if over and not any(run.is_known() for run in over.values()):
-            self._on_message("MLflow shows nothing of this study's earlier searches; they are written again")
-        else:
-            unsettled = {each.search_id for each in records if each.state != "finished"} | self._recovered
-            over = {search_id: run for search_id, run in over.items() if search_id in unsettled}
-        return agreement.due(self._definition, self._study, over, self._spool.waiting())
+def _left_behind(context: Context, searches: Mapping[str, SearchRun], recovered: set[str]) -> list[int]:
+    """Return the trials of earlier searches that MLflow does not show as the study has them."""
+    from search.tracking import agreement
 
-    def _environment(self) -> dict[str, str]:
-        """Return what lets the user's own code reach MLflow from a worker."""
-        if self._run is None:
-            return {}
-        from search.tracking import store
+    # A search may have begun, and even ended, since `searches` was read.
+    records = [each for each in resume.search_records(context.study) if each.search_id in searches]
+    over = {each.search_id: searches[each.search_id] for each in records if each.state != "running"}
+    if context.settings.resume:
+        over[context.search_id] = searches[context.search_id]
+    if over and not any(run.is_known() for run in over.values()):
+        context.on_message("MLflow shows nothing of this study's earlier searches; they are written again")
+    else:
+        unsettled = {each.search_id for each in records if each.state != "finished"} | recovered
+        over = {search_id: run for search_id, run in over.items() if search_id in unsettled}
+    return agreement.due(context.definition, context.study, over, context.spool.waiting())
 
-        return {"MLFLOW_TRACKING_URI": store.absolute_uri(), "MLFLOW_EXPERIMENT_ID": self._run.experiment_id}
 
-    def begun(self) -> Begun:
-        """Return what the end of the search needs to know."""
-        return Begun(
-            self._settings,
-            self._study,
-            self._claim,
-            self._spool,
-            self._pool,
-            self._job,
-            self._data,
-            self._run,
-            self._mirror,
-            self._url,
-            self._serve,
-            self._on_message,
-        )
+def _train(context: Context, searching: Search) -> Interrupted | None:
+    """Run the trials; returns the interruption when Ctrl-C ended them early."""
+    try:
+        searching.optimize(context.pool.slots)
+    except Interrupted as error:
+        return error
+    except BaseException as error:
+        _fail(context, error)
+        raise
+    return None
 
-    def train(self, on_progress: OnProgress) -> Interrupted | None:
-        """Run the trials; returns the interruption when Ctrl-C ended them early."""
-        searching = Search(
-            self._settings,
-            self._study,
-            self._storage,
-            self._claim.record.search_id,
-            self._job,
-            self._mirror or NoMirror(),
-            self._spool,
-            on_progress,
-            self._claim.record_heartbeat,
-        )
-        if self._unfinished is not None:
-            searching.go_on(self._unfinished.running)
-            searching.retry(self._unfinished.begun)
-        searching.enqueue(create.first_configurations(self._definition, self._study, new=not self._has_trials))
-        try:
-            searching.optimize(self._pool.slots)
-        except Interrupted as error:
-            return error
-        except BaseException as error:
-            self._fail(error)
-            raise
-        finally:
-            self.stopped = searching.stopped
-        return None
 
-    def _fail(self, error: BaseException) -> None:
-        """Note, as far as possible, that the search ended by an error."""
+def _fail(context: Context, error: BaseException) -> None:
+    """Note, as far as possible, that the search ended by an error."""
+    with suppress(Exception):
+        context.claim.ended(INTERRUPTED, one_line(error))
+    if context.run is not None:
+        context.mirror.drain(HURRY)
         with suppress(Exception):
-            self._claim.ended(INTERRUPTED, one_line(error))
-        if self._mirror is not None and self._run is not None:
-            self._mirror.drain(HURRY)
-            with suppress(Exception):
-                self._run.end("FAILED", {}, {"reason": str(error)})
-            self._mirror.close()
+            context.run.end("FAILED", {}, {"reason": str(error)})
+    context.mirror.close()

@@ -7,17 +7,21 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import UsageError
 from search.study.attributes import comparable_trials
+from search.study.listener import Listener
 from search.study.ranking import best_trials, feasible, leads
 from search.studyfile.schema import Definition
 
+if TYPE_CHECKING:
+    from search.training.result import TrialResult
+
 INTERRUPTED = "interrupted"
-GRACE_SECONDS = 60.0  # what running trials are given when the time is up
 _ENOUGH = 20  # complete trials before Optuna's terminator is asked
 
 
@@ -31,11 +35,12 @@ def check_terminator(definition: Definition) -> None:
         raise UsageError("search.terminator needs torch; pip install 'search[gp]', or leave terminator out")
 
 
-class Stopping:
+class Stopping(Listener):
     """Looks at each trial that ended, and says when the search should end.
 
     Attributes:
         best: The best trial so far.
+        reason: Why the search ends before its budget is spent; empty while it goes on.
     """
 
     def __init__(self, definition: Definition, study: optuna.Study, trials: list[FrozenTrial]) -> None:
@@ -43,15 +48,22 @@ class Stopping:
         self.best = next(iter(best_trials(definition, trials)), None)
         self._complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
         self._since_best = 0
+        self.reason = ""
 
-    def reason(self, trial: FrozenTrial) -> str:
-        """Take note of a trial that came to its own end; return why to end the search, empty to go on."""
+    def stop(self, reason: str) -> None:
+        """End the search for this reason, where there is none yet."""
+        self.reason = self.reason or reason
+
+    def on_end(self, trial: FrozenTrial, result: TrialResult) -> None:
+        """Take note of a trial that came to its own end, and see whether the search goes on."""
+        if result.fate == "died":
+            return
         self._complete += trial.state == TrialState.COMPLETE
         if trial.state == TrialState.COMPLETE and feasible(trial) and self._leads(trial):
             self.best, self._since_best = trial, 0
         else:
             self._since_best += 1
-        return self._patience() or self._target() or self._terminator(trial)
+        self.stop(self._patience() or self._target() or self._terminator(trial))
 
     def _leads(self, trial: FrozenTrial) -> bool:
         if self.best is None:

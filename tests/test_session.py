@@ -13,17 +13,14 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from search import session
 from search.budget import Progress
 from search.errors import NoTrialCompleted, StorageError
-from search.optimize import NoMirror
 from search.session import search
 from search.study import attributes
 from search.study.storage import open_storage
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
 from search.studyfile.settings import resolve
-from tests.benchmarks.probes.slots import WaitingPool, WaitingSlot
 from tests.conftest import Searcher
 
 Tiny = Callable[..., Definition]
@@ -364,27 +361,3 @@ def test_a_study_whose_journal_is_gone_is_said_to_begin_anew(tiny: Tiny, run_sea
     search(settings, lambda _: None, said.append)
     anew = "MLflow shows earlier searches of 'gone' that this study does not have; a new study begins in "
     assert [each for each in said if each.startswith(anew) and each.endswith("gone.journal")]
-
-
-class Now:
-    """A timer for which no time passes."""
-
-    def after(self, _: float, call: Callable[[], None]) -> None:
-        call()
-
-
-@pytest.mark.parametrize("seconds", [0.0, 0.3])
-def test_mlflow_is_written_to_while_no_trial_has_ended(
-    seconds: float, tiny: Tiny, run_search: Searcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If this fails, slots wait for MLflow before they get their next trial, or MLflow waits for the search's end."""
-    pool, moments = WaitingPool(2, seconds), []
-    if not seconds:
-        pool.slots = [WaitingSlot(Now(), 0.0) for _ in range(2)]
-    monkeypatch.setattr(session, "_pool", lambda _: pool)
-    monkeypatch.setattr(NoMirror, "let_pass", lambda _, busy: moments.append(busy))
-    run_search(tiny("quiet"), workers=2, n_trials=6, offline=True, register=False)
-    *while_it_ran, at_the_end = moments
-    assert while_it_ran
-    assert not at_the_end
-    assert any(not busy for busy in while_it_ran) == bool(seconds)

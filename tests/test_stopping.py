@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.errors import UsageError
 from search.stopping import Stopping, check_terminator, signals
 from search.study.attributes import CONSTRAINTS
+from search.training.result import TrialResult
 from tests.studyfiles import definition
 
 
@@ -23,10 +24,17 @@ def ended(number: int, value: float | None, beyond: float = 0.0) -> FrozenTrial:
     return trial
 
 
+def told(stopping: Stopping, trial: FrozenTrial) -> str:
+    """Return what is said after a trial, whatever was said before."""
+    stopping.reason = ""
+    stopping.on_end(trial, TrialResult(trial.number, "complete", 0))
+    return stopping.reason
+
+
 def reasons(search: dict[str, Any], values: list[float | None], earlier: list[FrozenTrial] | None = None) -> list[str]:
     """Return what is said after each trial."""
     stopping = Stopping(definition({"search": search}), optuna.create_study(), earlier or [])
-    return [stopping.reason(ended(number, value)) for number, value in enumerate(values, 10)]
+    return [told(stopping, ended(number, value)) for number, value in enumerate(values, 10)]
 
 
 def test_nothing_ends_a_search_that_names_no_reason() -> None:
@@ -36,17 +44,17 @@ def test_nothing_ends_a_search_that_names_no_reason() -> None:
 
 def test_patience_counts_trials_without_a_better_one() -> None:
     """A search would go on for hours after its last progress, or end in the middle of it."""
-    told = reasons({"patience": 2}, [0.5, 0.9, 0.4, None, 0.4, 0.1])
-    assert told[:4] == ["", "", "", ""]
-    assert told[4] == "no better trial among the last 2"
-    assert told[5] == "", "a better trial begins to count anew"
+    said = reasons({"patience": 2}, [0.5, 0.9, 0.4, None, 0.4, 0.1])
+    assert said[:4] == ["", "", "", ""]
+    assert said[4] == "no better trial among the last 2"
+    assert said[5] == "", "a better trial begins to count anew"
 
 
 def test_a_trial_beyond_a_constraint_is_no_progress() -> None:
     """A model that may not be used would keep the search going."""
     stopping = Stopping(definition({"search": {"patience": 1}}), optuna.create_study(), [])
-    assert stopping.reason(ended(0, 0.5)) == ""
-    assert stopping.reason(ended(1, 0.1, beyond=3.0)) == "no better trial among the last 1"
+    assert told(stopping, ended(0, 0.5)) == ""
+    assert told(stopping, ended(1, 0.1, beyond=3.0)) == "no better trial among the last 1"
     assert stopping.best is not None
     assert stopping.best.number == 0
 
@@ -72,12 +80,12 @@ def test_the_terminator_needs_torch_and_says_so() -> None:
 def test_a_search_under_nohup_outlives_its_terminal() -> None:
     """A night's search would end when its terminal is closed, although it was told not to."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    told: list[int] = []
+    got: list[int] = []
     try:
-        with signals(told.append):
+        with signals(got.append):
             signal.raise_signal(signal.SIGHUP)
             signal.raise_signal(signal.SIGTERM)
-        assert told == [signal.SIGTERM]
+        assert got == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -1,4 +1,4 @@
-"""Which configuration to try next: never one that the study has finished, pruned or is running.
+"""Which configuration to train next: never one that the study has finished, pruned or is running.
 
 The sampler works on a copy of the study in memory. So asking costs the same whatever storage the
 study is kept in, a proposal that is not new leaves no trace, and a trial reaches the storage in one
@@ -11,8 +11,9 @@ import copy
 import heapq
 import random
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner
@@ -21,9 +22,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study import space
-from search.study.attributes import BRACKET, FAILED_ITSELF, FIXED, constraints_of
+from search.study.attributes import BRACKET, FAILED_ITSELF, FIXED, RETRIES, constraints_of
+from search.study.listener import Listener
 from search.study.ranking import FINISHED
 from search.studyfile.schema import Definition
+
+if TYPE_CHECKING:
+    from search.training.result import TrialResult
 
 _PROPOSALS = 10  # proposals that are not new before an unseen configuration is drawn instead
 _DRAWS = 1000  # random draws from a space too large to be listed, before it counts as exhausted
@@ -34,26 +39,30 @@ _KEPT, _KEPT_BEST, _KEPT_RUNNING = 300, 50, 200
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """A configuration to try.
+class Suggestion:
+    """A configuration to train: as a new trial, or as a trial of the study that goes on from its checkpoint.
 
     Attributes:
-        params: A value for each parameter of the space.
+        params: A value for each parameter of the space; of one to try again also those that its builder suggested.
+        retries: How often it may be tried again when its worker dies.
+        number: The study's trial that goes on; None for a new one.
         fixed: Values that a builder's own suggestions must take.
         attributes: What the sampler noted on its trial.
-        trial: The sampler's own trial, in its copy of the study.
+        copied: The sampler's own trial, in its copy of the study; None for one that goes on.
     """
 
     params: dict[str, Any]
-    fixed: dict[str, Any]
-    attributes: dict[str, Any]
-    trial: optuna.Trial
+    retries: int
+    number: int | None = None
+    fixed: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    copied: optuna.Trial | None = None
 
 
-class Sampling:
-    """Asks the sampler, and keeps its copy of the study up to date.
+class Sampling(Listener):
+    """Says what to train next: what is to be done first, then what the sampler proposes.
 
-    Not thread-safe: one caller at a time.
+    It keeps the sampler's copy of the study up to date. Not thread-safe: one caller at a time.
 
     Args:
         definition: The study file.
@@ -65,7 +74,8 @@ class Sampling:
     def __init__(
         self, definition: Definition, sampler: BaseSampler | None, seed: int, pruner: BasePruner | None = None
     ) -> None:
-        self._space = space.distributions(definition)
+        self._space, self._retries = space.distributions(definition), definition.search.retries
+        self._first: list[Suggestion] = []
         self._grid = sampler is None
         self._random = random.Random(seed)
         self._directions = list(definition.directions)
@@ -88,10 +98,31 @@ class Sampling:
         )
         self._study_id = self._storage.get_study_id_from_name(self._copy.study_name)
 
-    def enqueue(self, configurations: list[dict[str, Any]]) -> None:
-        """Try these first; parameters that they leave out are sampled."""
+    def enqueue(self, configurations: Iterable[dict[str, Any]]) -> None:
+        """Try these before the sampler's own; parameters that they leave out are sampled."""
         for configuration in configurations:
-            self._copy.enqueue_trial(configuration)
+            self._copy.enqueue_trial(dict(configuration))
+
+    def put_first(self, suggestion: Suggestion) -> None:
+        """Let this be trained before all others: trials that go on come first, then configurations to try again."""
+        self._first = sorted([*self._first, suggestion], key=lambda each: each.number is None)
+
+    def ask(self, trials: Callable[[], list[FrozenTrial]], *, new: bool = True) -> Suggestion | None:
+        """Return what to train next; None when there is nothing.
+
+        Args:
+            trials: Returns the trials of the study, for `learn`.
+            new: Whether a new trial may begin; else only one that goes on.
+        """
+        if self._first and self._first[0].number is not None:
+            return self._first.pop(0)
+        if not new:
+            return None
+        self.learn(trials())
+        if not self._first:
+            return self.propose()
+        again = self._first.pop(0)
+        return replace(self.repeat(again.params), retries=again.retries)
 
     def learn(self, trials: list[FrozenTrial]) -> None:
         """Take note of all trials of the study: of each finished one once, of running ones as they are now.
@@ -121,14 +152,22 @@ class Sampling:
         if self._thins and self._learned_from() > 2 * (_KEPT + _KEPT_RUNNING):
             self._thin_out()
 
-    def forget(self, number: int) -> None:
-        """Take note that the trial of this number failed: its configuration may be tried again."""
-        failed = self._pending.pop(number, None)
-        if failed is not None:
-            self._copy.tell(failed, state=TrialState.FAIL)
-        self._running.pop(number, None)
+    def on_end(self, trial: FrozenTrial, result: TrialResult) -> None:
+        """Let the configuration of a trial that failed be tried again: soon where its worker died, as often as it may.
 
-    def propose(self) -> Proposal | None:
+        Of the others `learn` takes note.
+        """
+        if trial.state != TrialState.FAIL:
+            return
+        copied = self._pending.pop(trial.number, None)
+        if copied is not None:
+            self._copy.tell(copied, state=TrialState.FAIL)
+        self._running.pop(trial.number, None)
+        left = int(trial.system_attrs.get(RETRIES, 0))
+        if result.fate == "died" and left > 0:
+            self.put_first(Suggestion(dict(trial.params), left - 1))
+
+    def propose(self) -> Suggestion | None:
         """Return a configuration that is new, or None when the space has none left.
 
         A configuration that failed by its own error comes again only when no other is left. Once a
@@ -142,13 +181,13 @@ class Sampling:
                 break
             trial = self._copy.ask(self._space)
             if self._new(trial.params) and (queued or not self._failures[self._configuration(trial.params)]):
-                return self._proposal(trial)
+                return self._suggestion(trial)
             self._copy.tell(trial, state=TrialState.FAIL)
             refused += not queued
         unseen = self._draw_unseen()
         return None if unseen is None else self.repeat(unseen)
 
-    def repeat(self, params: dict[str, Any]) -> Proposal:
+    def repeat(self, params: dict[str, Any]) -> Suggestion:
         """Return this configuration, whether or not it is new."""
         inside = {name: value for name, value in params.items() if name in self._space}
         template = create_trial(
@@ -157,19 +196,19 @@ class Sampling:
             distributions={name: self._space[name] for name in inside},
             system_attrs={FIXED: params} if params.keys() - inside.keys() else {},
         )
-        return self._proposal(self._add(template))
+        return self._suggestion(self._add(template))
 
-    def began(self, proposal: Proposal, number: int) -> None:
-        """Take note that the proposal became the study's trial of this number."""
-        self._pending[number] = proposal.trial
-        self._running[number] = self._configuration(proposal.params)
+    def began(self, suggestion: Suggestion, number: int) -> None:
+        """Take note that the suggestion became the study's trial of this number."""
+        self._pending[number] = suggestion.copied
+        self._running[number] = self._configuration(suggestion.params)
 
-    def _proposal(self, trial: optuna.Trial) -> Proposal:
+    def _suggestion(self, trial: optuna.Trial) -> Suggestion:
         attributes = dict(self._copy.get_trials(deepcopy=False)[trial.number].system_attrs)
         fixed = attributes.pop(FIXED, {})
         if isinstance(self._copy.pruner, HyperbandPruner):
             attributes[BRACKET] = trial.number
-        return Proposal(dict(trial.params), fixed, attributes, trial)
+        return Suggestion(dict(trial.params), self._retries, None, fixed, attributes, trial)
 
     def _configuration(self, params: dict[str, Any]) -> space.Configuration:
         return space.configuration({name: params[name] for name in self._space if name in params})

@@ -10,10 +10,11 @@ from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
 from search.study import proposals, space
-from search.study.attributes import CONSTRAINTS
-from search.study.proposals import Proposal, Sampling
+from search.study.attributes import CONSTRAINTS, RETRIES
+from search.study.proposals import Sampling, Suggestion
 from search.study.samplers import make_sampler
 from search.studyfile.schema import Definition
+from search.training.result import Fate, TrialResult
 from tests.studyfiles import definition
 
 CONTINUOUS = {
@@ -33,9 +34,8 @@ class Run:
         made = None if sampler == "grid" else make_sampler(wanted, sampler, seed)
         self.sampling = Sampling(wanted, made, seed)
 
-    def ask(self) -> tuple[Proposal, int] | None:
-        self.sampling.learn(self.study.get_trials(deepcopy=False))
-        proposal = self.sampling.propose()
+    def ask(self) -> tuple[Suggestion, int] | None:
+        proposal = self.sampling.ask(lambda: self.study.get_trials(deepcopy=False))
         if proposal is None:
             return None
         known = space.distributions(self.wanted)
@@ -43,20 +43,19 @@ class Run:
             state=TrialState.RUNNING,
             params=proposal.params,
             distributions={name: known[name] for name in proposal.params},
-            system_attrs=proposal.attributes,
+            system_attrs={**proposal.attributes, RETRIES: proposal.retries},
         )
         self.study.add_trial(trial)
         number = len(self.study.trials) - 1
         self.sampling.began(proposal, number)
         return proposal, number
 
-    def tell(self, number: int, state: TrialState = TrialState.COMPLETE, *values: float) -> None:
+    def tell(self, number: int, state: TrialState = TrialState.COMPLETE, *values: float, fate: Fate = "failed") -> None:
         trial = self.study.trials[number]
         score = values or tuple(float(sum(map(hash, map(str, trial.params))) % 97) for _ in self.wanted.directions)
         storage = self.study._storage
         storage.set_trial_state_values(trial._trial_id, state, score if state == TrialState.COMPLETE else None)
-        if state == TrialState.FAIL:
-            self.sampling.forget(number)
+        self.sampling.on_end(self.study.trials[number], TrialResult(number, fate, 0))
 
     def search(self, n_trials: int) -> list[dict[str, Any]]:
         tried = []
@@ -105,6 +104,31 @@ def test_a_failed_configuration_may_come_again(sampler: str) -> None:
     assert again is not None
     assert again[0].params == failed[0].params
     assert run.ask() is None
+
+
+def test_a_configuration_whose_worker_died_is_tried_again_as_often_as_it_may_be() -> None:
+    """One configuration that kills its worker would be tried for ever, or a crash of a machine lose one."""
+    run = Run(definition({"search.retries": 1}))
+    first, number = run.ask() or pytest.fail("nothing to try")
+    run.tell(number, TrialState.FAIL, fate="died")
+    second, number = run.ask() or pytest.fail("nothing to try")
+    assert (second.params, second.retries) == (first.params, 0)
+    run.tell(number, TrialState.FAIL, fate="died")
+    third, _ = run.ask() or pytest.fail("nothing to try")
+    assert third.params != first.params
+
+
+def test_what_was_begun_comes_first() -> None:
+    """After a kill hours of training would wait behind new trials, or the budget's last trial not go on."""
+    run = Run(definition())
+    run.sampling.put_first(Suggestion({"epochs": 2, "batch_size": 16, "dropout": 0.25}, 1))
+    run.sampling.put_first(Suggestion({"epochs": 3}, 1, number=7))
+    going_on = run.sampling.ask(list, new=False)
+    assert going_on is not None
+    assert going_on.number == 7
+    assert run.sampling.ask(list, new=False) is None, "no new trial may begin"
+    again, _ = run.ask() or pytest.fail("nothing to try")
+    assert again.params == {"epochs": 2, "batch_size": 16, "dropout": 0.25}
 
 
 def test_what_another_process_runs_is_not_proposed_until_it_failed() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from search.session import search
 from search.studyfile.schema import Definition
 from search.studyfile.settings import resolve
 from search.syncing import sync
-from search.tracking import mirror
 from search.tracking.runs import SearchRun
 
 
@@ -42,33 +40,3 @@ def test_a_trial_that_was_half_shown_is_shown_once(
     best = next(model for model in models if model.tags["trial"] == str(outcome.best.number))
     measured = {metric.key for metric in best.metrics or ()}
     assert {"val_loss", "test_loss", "parameters"} <= measured
-
-
-def test_the_search_goes_first_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many slots would wait for their trials while MLflow is written to, or MLflow for the end of a busy search."""
-    shown: list[int] = []
-
-    class Noting(mirror.Mirror):
-        def _show(self, number: int) -> bool:
-            shown.append(number)
-            return True
-
-    def soon(expected: list[int]) -> bool:
-        until = time.monotonic() + 20
-        while shown != expected and time.monotonic() < until:
-            time.sleep(0.01)
-        return shown == expected
-
-    unused: Any = None
-    noting = Noting(unused, unused, unused, {}, unused)
-    noting.let_pass(busy=True)
-    noting.update(1)
-    time.sleep(0.2)
-    assert not shown
-    noting.let_pass(busy=False)
-    assert soon([1])
-    monkeypatch.setattr(mirror, "_LONGEST_YIELD", 0.1)
-    noting.let_pass(busy=True)
-    noting.update(2)
-    assert soon([1, 2])
-    noting.close()

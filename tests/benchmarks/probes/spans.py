@@ -94,10 +94,10 @@ def _time_session(session: Any) -> None:
     time_calls(session.workers.LocalPool, "check", "check")
     time_calls(session.workers.LocalPool, "close", "close")
     time_calls(optimize.Search, "optimize", "optimize")
-    time_calls(optimize.Search, "_propose", "ask the sampler")
-    time_calls(optimize.Search, "_ask", "write the proposal")
-    time_calls(optimize.Search, "_submit", "submit to a slot")
-    time_calls(optimize.Search, "_end", "record how a trial ended")
+    time_calls(optimize.Search, "_ask", "ask the sampler")
+    time_calls(optimize.Search, "_create", "write the suggestion")
+    time_calls(optimize.Search, "_run", "submit to a slot")
+    time_calls(optimize.Search, "_tell", "record how a trial ended")
 
 
 def time_workers() -> None:

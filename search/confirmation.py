@@ -8,23 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial
 
+from search.context import Context
 from search.errors import Interrupted, SearchError, one_line
 from search.stopping import signals
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed
-from search.study.spool import Spool
-from search.studyfile.schema import Definition
 from search.training.result import TrialResult
 from search.workers import worker
 from search.workers.base import Slot
-
-if TYPE_CHECKING:
-    from search.tracking.mirror import Mirror
 
 _FEWEST, _MOST = 2, 5  # finalists
 _MOST_SEEDS = 10  # trainings of one finalist
@@ -98,30 +93,18 @@ def seconds_of(trial: FrozenTrial) -> float:
     return trial.duration.total_seconds() if trial.duration is not None else 0.0
 
 
-def confirm(
-    definition: Definition,
-    study: optuna.Study,
-    job: worker.Job,
-    slots: Sequence[Slot],
-    budget: float,
-    *,
-    stopped: Callable[[], bool] = lambda: False,
-    on_message: Callable[[str], None] = lambda _: None,
-) -> Mapping[int, Confirmed]:
-    """Train the leading trials again, in parallel, and keep what they reach with the study.
+def confirm(context: Context, budget: float, stopped: Callable[[], bool] = lambda: False) -> Mapping[int, Confirmed]:
+    """Train the leading trials again, in parallel, and keep what they reach with the study, which has one metric.
 
     Args:
-        definition: The study file; it has one metric.
-        study: The study.
-        job: What workers need.
-        slots: Where to train.
+        context: The search.
         budget: Seconds of training to spend; every finalist is trained once, whatever it costs.
         stopped: Asked again and again; once true, nothing more is trained.
-        on_message: Called with a line for the person.
 
     Returns:
         What each finalist reached, by the number of its trial; empty when there are fewer than two.
     """
+    definition, study, on_message = context.definition, context.study, context.on_message
     ranked = ranking.best_trials(definition, attributes.comparable_trials(study))
     leading = finalists(ranked, budget)
     if not leading:
@@ -132,7 +115,7 @@ def confirm(
     found: dict[int, Confirmed] = {trial.number: Confirmed() for trial in leading}
     while wanted := race.next_round():
         seed_index = max(len(each.values) for each in found.values())
-        results = _train(job, slots, wanted, seed_index, stopped)
+        results = _train(context.job, context.pool.slots, wanted, seed_index, stopped)
         if len(results) < len(wanted):
             break  # stopped: a round that is not whole would compare unlike numbers of trainings
         for number, result in results.items():
@@ -186,51 +169,27 @@ class Confirmation:
     """Trains a search's leading trials again, and sees that the one that leads then has a model.
 
     Args:
-        definition: The study file.
-        study: The study.
-        job: What workers need.
-        trials: The search's trials, whose time is the measure of the budget.
-        spool: Where models wait.
-        mirror: Shows trials in MLflow; None when MLflow is left alone.
-        on_message: Called with a line for the person.
+        context: The search, whose trials have ended; their time is the measure of the budget.
     """
 
-    def __init__(
-        self,
-        definition: Definition,
-        study: optuna.Study,
-        job: worker.Job,
-        trials: Sequence[FrozenTrial],
-        spool: Spool,
-        mirror: Mirror | None,
-        on_message: Callable[[str], None],
-    ) -> None:
-        self._definition, self._study, self._job, self._trials = definition, study, job, trials
-        self._spool, self._mirror, self._on_message = spool, mirror, on_message
-        self._signal = 0
+    def __init__(self, context: Context) -> None:
+        self._context, self._signal = context, 0
 
-    def run(self, share: float, slots: Sequence[Slot]) -> int:
-        """Train again for this share of the search's training time; returns the signal that ended it early, or 0.
+    def run(self) -> int:
+        """Train again for the share of the search's training time; returns the signal that ended it early, or 0.
 
         Raises:
             SearchError: The trial that leads after all cannot be trained once more.
         """
-        budget = share * sum(map(seconds_of, self._trials))
-        if budget <= 0 or len(self._definition.metrics) > 1:
+        context = self._context
+        budget = context.settings.confirm * sum(map(seconds_of, context.trials()))
+        if budget <= 0 or len(context.definition.metrics) > 1:
             return 0
         with signals(self._halt):
-            confirm(
-                self._definition,
-                self._study,
-                self._job,
-                slots,
-                budget,
-                stopped=self._halted,
-                on_message=self._on_message,
-            )
-            leading = ranking.leading_trials(self._definition, self._study)
+            confirm(context, budget, self._halted)
+            leading = ranking.leading_trials(context.definition, context.study)
             if leading and not self._signal:
-                self._have_model(leading[0], slots[0])
+                self._have_model(leading[0])
         return self._signal
 
     def _halted(self) -> bool:
@@ -241,21 +200,24 @@ class Confirmation:
             raise Interrupted("interrupted; everything finished so far is kept", number)
         self._signal = number
 
-    def _have_model(self, trial: FrozenTrial, slot: Slot) -> None:
+    def _have_model(self, trial: FrozenTrial) -> None:
         """Train the trial that leads after all once more, under its own seed, where its model was not kept."""
-        if trial.number in self._spool.waiting() or self._is_logged(trial):
+        context = self._context
+        if trial.number in context.spool.waiting() or self._is_logged(trial):
             return
-        result = slot.submit(worker.train_same, self._job, trial.number).result()
+        result = context.pool.slots[0].submit(worker.train_same, context.job, trial.number).result()
         if result.model is None:
             raise SearchError(f"trial {trial.number} failed when it was trained once more: {result.reason}")
-        self._spool.put_model(trial.number, result.model, result.predictions, result.data, result.answers)
+        context.spool.put_model(trial.number, result.model, result.predictions, result.data, result.answers)
 
     def _is_logged(self, trial: FrozenTrial) -> bool:
-        if self._mirror is None:
+        context = self._context
+        if context.run is None:
             return False
         from search.tracking import agreement
 
-        self._mirror.drain(_PATIENCE)
+        context.mirror.drain(_PATIENCE)
         with suppress(Exception):  # MLflow is away: the model is made once more
-            return bool(self._mirror.model_id(trial.number) or agreement.model_of(self._definition, self._study, trial))
+            logged = agreement.model_of(context.definition, context.study, trial)
+            return bool(context.mirror.model_id(trial.number) or logged)
         return False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.errors import SearchError, UsageError
 from search.figures import html_table
-from search.outcome import Outcome
+from search.handover.outcome import Outcome
 from search.register import Best
 from search.studyfile.load import find_study, load_definition, parse_definition
 from search.studyfile.objects import Objects, as_text, provide, space_of

@@ -113,7 +113,7 @@ def run_command(
         raise UsageError("--resume with --n-trials; --resume finishes an interrupted search; leave one of the two out")
     if cluster is None:
         start_forkserver()  # first of all: it imports the framework while we import the rest
-    from search.outcome import Outcome
+    from search.handover.outcome import Outcome
     from search.session import search
     from search.terminal import Display
 

@@ -17,9 +17,9 @@ from search.budget import OnProgress, Stage
 from search.context import Context, NoMirror, OnMessage
 from search.data.summary import DataSummary
 from search.errors import ClusterError, Interrupted, StorageError, one_line
-from search.finish import HURRY, INTERRUPTED, finish
+from search.handover.finish import HURRY, INTERRUPTED, finish
+from search.handover.outcome import Outcome
 from search.optimize import Search
-from search.outcome import Outcome
 from search.stopping import check_terminator
 from search.study import attributes, create, samplers
 from search.study.proposals import Suggestion

@@ -22,7 +22,7 @@ from search.studyfile.schema import Definition
 
 if TYPE_CHECKING:
     from search.budget import Progress
-    from search.outcome import Outcome
+    from search.handover.outcome import Outcome
     from search.register import Best
     from search.reporting.findings import Findings
     from search.reporting.overview import StudyOverview

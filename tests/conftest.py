@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from search.budget import Progress
-from search.outcome import Outcome
+from search.handover.outcome import Outcome
 from search.reporting import plots
 from search.session import search
 from search.studyfile.load import load_definition

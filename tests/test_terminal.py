@@ -10,7 +10,7 @@ import pytest
 
 from search.budget import Counts, Progress, Stage
 from search.data.summary import DataSummary
-from search.outcome import Outcome
+from search.handover.outcome import Outcome
 from search.register import Best
 from search.stopping import INTERRUPTED
 from search.studyfile.load import load_definition

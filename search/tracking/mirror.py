@@ -24,8 +24,8 @@ from search.study import attributes
 from search.study.listener import Listener
 from search.study.spool import Spool
 from search.studyfile.schema import Definition
+from search.system.outbox import NotSent, Outbox
 from search.tracking import logged_model, store
-from search.tracking.outbox import NotSent, Outbox
 from search.tracking.runs import SearchRun, model_of_run
 from search.tracking.user_code import model_code
 from search.training.result import Epoch, TrialResult, live_epochs

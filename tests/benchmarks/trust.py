@@ -23,7 +23,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.confirmation import Race, finalists
+from search.handover.confirmation import Race, finalists
 from tests.benchmarks.quality import parts, tasks
 from tests.benchmarks.quality.parts import Curve, Params
 from tests.benchmarks.quality.searches import LEADING

@@ -11,7 +11,7 @@ import pytest
 from search import finish
 from search.budget import Progress
 from search.errors import TrackingError
-from search.outcome import Outcome
+from search.handover.outcome import Outcome
 from search.session import search
 from search.studyfile.load import load_definition
 from search.studyfile.settings import Settings, resolve

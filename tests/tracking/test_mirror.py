@@ -10,7 +10,7 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
-from search import finish
+from search.handover import finish
 from search.session import search
 from search.studyfile.schema import Definition
 from search.studyfile.settings import resolve

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from search.tracking import outbox
-from search.tracking.outbox import NotSent, Outbox
+from search.system import outbox
+from search.system.outbox import NotSent, Outbox
 
 
 def soon(true: Callable[[], bool]) -> bool:

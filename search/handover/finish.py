@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial
 
 from search.budget import Stage, count
-from search.confirmation import Confirmation
 from search.context import Context
 from search.errors import Interrupted, NoTrialCompleted, RegistryError, SearchError, TrackingError, one_line, printable
-from search.outcome import Outcome
+from search.handover.confirmation import Confirmation
+from search.handover.outcome import Outcome
 from search.register import best_of, check_usable, register_best
 from search.reporting import plots
 from search.study import attributes, ranking

@@ -11,8 +11,8 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from search.confirmation import Race, finalists
 from search.data.loading import TrialData
+from search.handover.confirmation import Race, finalists
 from search.register import Best, luck
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed

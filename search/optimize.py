@@ -24,7 +24,7 @@ from search.context import Context
 from search.errors import Interrupted
 from search.figures import duration
 from search.resume import finish_running, record_heartbeat, trials_of
-from search.stopping import INTERRUPTED, Stopping, signals
+from search.stopping import INTERRUPTED, Interruption, Stopping, signals
 from search.study import attributes, ranking, samplers, space
 from search.study.listener import Listener
 from search.study.proposals import Sampling, Suggestion
@@ -79,7 +79,8 @@ class Search:
         self._study, self._storage, self._mirror = study, context.storage, context.mirror
         self._free: list[Slot] = []
         self._running: list[_Running] = []
-        self._signal = 0
+        command = f"python -m search.run {arguments_of(settings)} --resume"
+        self._interruption = Interruption(f"interrupted; everything finished so far is kept; go on with: {command}")
         trials = attributes.comparable_trials(study)
         self._budget = Budget(settings.n_trials, settings.timeout)
         self._stopping = Stopping(definition, study, trials)
@@ -104,17 +105,17 @@ class Search:
         """
         self._free = list(slots)
         try:
-            with signals(self._note_signal):
+            with signals(self._interruption.note):
                 while self._fill():
                     self._tell_ended(_POLL_SECONDS)
-                if self._signal:
+                if self._interruption.signal:
                     self._interrupt()
                 self._fail_unbegun()
         except BaseException as error:
             self._abandon(error)
             raise
-        if self._signal:
-            raise self._interrupted(self._signal)
+        if self._interruption.signal:
+            raise self._interruption.error()
 
     def _fill(self) -> bool:
         """Begin a trial in each free slot, while there is one to begin; return whether trials run on."""
@@ -124,11 +125,11 @@ class Search:
                 if suggestion is None:
                     break
                 self._run(slot, suggestion)
-        return bool(self._running) and not self._signal
+        return bool(self._running) and not self._interruption.signal
 
     def _ask(self) -> Suggestion | None:
         """Return what to train next; None when there is nothing, or a reason to begin no more."""
-        if self._signal:
+        if self._interruption.signal:
             return None
         new = not self.stopped and self._budget.left(len(self._running)) > 0
         if new and self._budget.time_is_up():
@@ -241,7 +242,7 @@ class Search:
 
     def _goes_on(self, running: _Running) -> bool:
         """Return whether a trial whose worker died goes on from its checkpoint; after Ctrl-C by --resume."""
-        able = running.retries > 0 or bool(self._signal)
+        able = running.retries > 0 or bool(self._interruption.signal)
         return able and worker.goes_on(self._context.job, running.number)
 
     def _record(self, running: _Running, result: TrialResult) -> tuple[FrozenTrial, TrialResult]:
@@ -258,17 +259,6 @@ class Search:
         fates: dict[TrialState, Fate] = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
         fate, values = fates.get(trial.state, "failed"), tuple(trial.values or ())
         return trial, replace(result, fate=fate, values=values, reason="somebody else ended it in the study's storage")
-
-    def _note_signal(self, number: int) -> None:
-        """Take note of a signal; the loop sees it within half a second. A second one ends everything at once."""
-        if self._signal:
-            raise self._interrupted(number)
-        self._signal = number
-
-    def _interrupted(self, number: int) -> Interrupted:
-        """Return the error that ends the search, with the command that goes on."""
-        command = f"python -m search.run {arguments_of(self._settings)} --resume"
-        return Interrupted(f"interrupted; everything finished so far is kept; go on with: {command}", number)
 
     def _interrupt(self) -> None:
         """Ask running trials to stop at their next epoch, and stop those that do not."""

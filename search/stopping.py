@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.errors import UsageError
+from search.errors import Interrupted, UsageError
 from search.study.attributes import comparable_trials
 from search.study.listener import Listener
 from search.study.ranking import best_trials, feasible, leads
@@ -89,6 +89,34 @@ class Stopping(Listener):
         from optuna.terminator import Terminator
 
         return "Optuna's terminator expects no further progress" if Terminator().should_terminate(self._study) else ""
+
+
+class Interruption:
+    """The first signal that asks to stop; a second one ends everything at once.
+
+    Args:
+        message: What a person is told, with the command that goes on.
+
+    Attributes:
+        signal: Its number; 0 while none came.
+    """
+
+    def __init__(self, message: str) -> None:
+        self._message, self.signal = message, 0
+
+    def note(self, number: int) -> None:
+        """Take note of a signal.
+
+        Raises:
+            Interrupted: It is not the first.
+        """
+        if self.signal:
+            raise self.error(number)
+        self.signal = number
+
+    def error(self, number: int = 0) -> Interrupted:
+        """Return the error that ends the search."""
+        return Interrupted(self._message, number or self.signal)
 
 
 @contextmanager

@@ -96,6 +96,29 @@ def test_a_failing_trial_fails_alone(tiny: Tiny, run_search: Searcher) -> None:
     assert MlflowClient().get_run(outcome.search_run_id).info.status == "FINISHED"
 
 
+ENDED = """
+from optuna.trial import TrialState
+
+from search.training.model import mlp
+
+
+def build(trial, data):
+    if trial.number == 1:
+        trial.study.tell(1, state=TrialState.FAIL)
+    return mlp(trial, data)
+"""
+
+
+def test_a_trial_that_somebody_else_ended_ends_alone(tiny: Tiny, run_search: Searcher) -> None:
+    """If this fails, a click on a trial in optuna-dashboard, or another search's cleaning up, ends the whole search."""
+    told: list[Progress] = []
+    outcome = run_search(tiny("ended", "ended.py:build", ENDED), told.append, n_trials=4, pruner="none")
+    assert outcome.n_trials == {"complete": 3, "pruned": 0, "failed": 1}
+    reasons = [each.reason for each in told if (each.number, each.state) == (1, "failed")]
+    assert reasons == ["somebody else ended it in the study's storage"]
+    assert trial_runs(outcome.search_run_id)[1].info.status == "FAILED"
+
+
 def test_a_search_in_which_no_trial_completes_says_so(tiny: Tiny, run_search: Searcher) -> None:
     """If this fails, a search that produced nothing looks like one that did."""
     code = """

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from search.budget import Stage, count
 from search.context import Context
 from search.errors import Interrupted, NoTrialCompleted, RegistryError, SearchError, TrackingError, one_line, printable
-from search.handover.confirmation import Confirmation
+from search.handover.confirmation import confirm
 from search.handover.outcome import Outcome
 from search.register import best_of, check_usable, register_best
 from search.reporting import plots
@@ -61,7 +61,7 @@ class _Ending:
     def finish(self) -> Outcome:
         """End the search; see the function of this name."""
         context, settings, hurries = self._context, self._context.settings, self._interrupted is not None
-        halted = 0 if hurries else Confirmation(context).run()
+        halted = 0 if hurries else confirm(context)
         context.on_message(Stage("drawing the plots and registering the best model"))
         ranked = ranking.leading_trials(self._definition, self._study)
         drawn = [] if hurries or not ranked or context.run is None else self._draw()

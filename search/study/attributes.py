@@ -63,15 +63,6 @@ class Confirmed:
         """Their standard deviation; None for a single one."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
-    def plus(self, value: float, metrics: dict[str, float], seed: int) -> Confirmed:
-        """Return this with one more training."""
-        return Confirmed((*self.values, value), (*self.metrics, metrics), (*self.seeds, seed))
-
-    def mean_of(self, metric: str) -> float | None:
-        """Return the mean of a metric over the trainings; None where one has not got it."""
-        values = [each[metric] for each in self.metrics if metric in each]
-        return statistics.fmean(values) if values and len(values) == len(self.metrics) else None
-
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints of it."""
         return {"mean": self.mean, "std": self.std, "seeds": len(self.values)}
@@ -146,7 +137,7 @@ def set_search(study: optuna.Study, search_id: str, value: dict[str, Any]) -> No
 
 
 def set_confirmed(study: optuna.Study, found: Mapping[int, Confirmed]) -> None:
-    """Write what trials reached under new seeds; an earlier race of the study counts no longer."""
+    """Write what trials reached under new seeds; those of earlier searches count no longer."""
     for number in confirmed_of(study).keys() - found.keys():
         study.set_user_attr(f"{CONFIRMED}{number}", {})
     for number, each in found.items():

@@ -1,7 +1,7 @@
 """What the defaults of `keep_epoch` and `confirm` rest on: searches judged under fresh seeds (an hour; quick: minutes).
 
 Each search has a split of its own. Its leading configurations are trained again: under some seeds
-for the confirmation, whose race is run on them for several budgets, and under other seeds for the judge. The judge's
+for the confirmation, for several budgets, and under other seeds for the judge. The judge's
 loss on the test part, which nothing chose by, is what a model is truly worth.
 
 The work is done in parts, each kept in a folder that is printed; what is there is not done again. Ctrl-C ends the work
@@ -21,9 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optuna.trial import FrozenTrial, TrialState
-
-from search.handover.confirmation import Race, finalists
+from search.handover.confirmation import planned
 from tests.benchmarks.quality import parts, tasks
 from tests.benchmarks.quality.parts import Curve, Params
 from tests.benchmarks.quality.searches import LEADING
@@ -202,26 +200,15 @@ def _confirmed(searched: Searched, share: float, epoch: str) -> Confirmed:
     """Run the package's own race on trainings that were recorded, for a budget that is a share of the search's time."""
     whole = sum(trial.seconds for trial in searched.trials)
     leading = searched.leading(epoch)
-    chosen = finalists([_frozen(trial, index) for index, trial in enumerate(leading)], share * whole)
-    race = Race({each.number: [] for each in chosen}, share * whole)
-    while wanted := race.next_round():
-        done = max(map(len, race.costs.values()))
-        if done == len(searched.again[parts.key(leading[0].params)]):
-            break
-        for number in wanted:
-            trial = leading[number]
-            race.costs[number].append(_value(searched.again[parts.key(trial.params)][done], epoch))
-            race.spent += trial.seconds
-        race.drop()
-    winner = race.standing()[0]
-    return Confirmed(leading[winner], statistics.mean(race.costs[winner]), race.spent / whole)
-
-
-def _frozen(trial: Trial, number: int) -> FrozenTrial:
-    start = datetime.datetime(2026, 1, 1)  # noqa: DTZ001 - as Optuna's
-    end = start + datetime.timedelta(seconds=trial.seconds)
-    value, state = trial.value("last"), TrialState.COMPLETE
-    return FrozenTrial(number, state, value, start, end, trial.params, {}, {}, {}, {}, number)
+    finalists, seeds = planned([trial.seconds for trial in leading], share * whole)
+    chosen = leading[:finalists]
+    seeds = min(seeds, len(searched.again[parts.key(leading[0].params)]))
+    means = [
+        statistics.mean(_value(curve, epoch) for curve in searched.again[parts.key(trial.params)][:seeds])
+        for trial in chosen
+    ]
+    winner = min(range(finalists), key=means.__getitem__)
+    return Confirmed(leading[winner], means[winner], seeds * sum(trial.seconds for trial in chosen) / whole)
 
 
 def _value(curve: Curve, epoch: str) -> float:

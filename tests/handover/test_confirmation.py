@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from search.data.loading import TrialData
-from search.handover.confirmation import Race, finalists
+from search.handover.confirmation import planned
 from search.register import Best, luck
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed
@@ -21,57 +21,14 @@ from tests.conftest import Searcher
 from tests.studyfiles import definition
 
 
-def raced(true: dict[int, float], noise: float, budget: float, seed: int = 0) -> Race:
-    """Return a finished race in which a training costs a second and measures the true value with noise."""
-    draw, race = np.random.default_rng(seed), Race({number: [] for number in true}, budget)
-    while wanted := race.next_round():
-        for number in wanted:
-            race.costs[number].append(draw.normal(true[number], noise))
-            race.spent += 1.0
-        race.drop()
-    return race
-
-
-def test_a_race_ends_when_one_finalist_stands() -> None:
-    """The whole budget would be spent on a race that is decided."""
-    race = raced({0: 1.0, 1: 3.0, 2: 5.0}, noise=0.1, budget=100.0)
-    assert race.standing() == [0]
-    assert {number: len(costs) for number, costs in race.costs.items()} == {0: 2, 1: 2, 2: 2}
-
-
-def test_a_race_ends_when_its_budget_is_spent() -> None:
-    """A share of the search's time would be no bound."""
-    race = raced({0: 1.0, 1: 1.0, 2: 1.0}, noise=1.0, budget=7.0)
-    assert race.spent == 6.0
-    assert race.standing()
-    assert raced({0: 1.0, 1: 1.0}, noise=1.0, budget=0.0).spent == 2.0  # once each, whatever it costs
-    assert raced({0: 1.0, 1: 1.0}, noise=1.0, budget=1000.0).spent == 20.0
-
-
-def test_a_race_finds_the_better_one_more_often_than_one_lucky_score_does() -> None:
-    """Training again would cost time and change nothing."""
-    seeds = range(200)
-    once = sum(int(np.argmin(np.random.default_rng(seed).normal([1.0, 1.5, 1.5], 0.5)) == 0) for seed in seeds)
-    again = sum(raced({0: 1.0, 1: 1.5, 2: 1.5}, 0.5, budget=15.0, seed=seed).standing()[0] == 0 for seed in seeds)
-    assert again > once + 20
-
-
-def frozen(number: int, value: float, seconds: float) -> optuna.trial.FrozenTrial:
-    from datetime import UTC, datetime, timedelta
-
-    trial = optuna.trial.create_trial(value=value)
-    trial.number, trial.datetime_start = number, datetime(2026, 1, 1, tzinfo=UTC)
-    trial.datetime_complete = trial.datetime_start + timedelta(seconds=seconds)
-    return trial
-
-
-def test_the_budget_pays_for_two_to_five_finalists() -> None:
-    """One finalist alone cannot be compared; ten would each be trained once."""
-    ranked = [frozen(number, number, 10.0) for number in range(8)]
-    assert [each.number for each in finalists(ranked, 1.0)] == [0, 1]
-    assert [each.number for each in finalists(ranked, 35.0)] == [0, 1, 2]
-    assert len(finalists(ranked, 1000.0)) == 5
-    assert finalists(ranked[:1], 1000.0) == []
+def test_the_budget_pays_for_two_finalists_at_least_and_ten_seeds_at_most() -> None:
+    """A share of the search's time would be no bound; or one finalist would have nothing to be compared with."""
+    seconds = [10.0, 12.0, 8.0, 11.0]
+    assert planned(seconds, 1.0) == (2, 1), "once each, whatever it costs"
+    assert planned(seconds, 30.0) == (3, 1)
+    assert planned(seconds, 65.0) == (3, 2)
+    assert planned(seconds, 1e6) == (3, 10)
+    assert planned([0.0, 0.0], 0.1) == (3, 1)
 
 
 def test_the_best_on_average_leads_until_a_later_trial_does() -> None:

@@ -125,3 +125,13 @@ def _alive_in_group(group: int) -> list[str]:
         if int(fields[2]) == group and fields[0] != "Z":
             alive.append(stat.parent.name)
     return alive
+
+
+def test_sigterm_before_the_first_complete_trial_is_told_by_the_exit_status(tiny: Tiny, folder: Path) -> None:
+    """A cluster's scheduler that ends a job would read that somebody pressed Ctrl-C."""
+    tiny("early", "waits.py:build", WAITS)
+    process = begin(folder, "early", "--n-trials", "2", "--workers", "1", terminal=False)
+    wait_for_trials("early", 1, TrialState.RUNNING)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143

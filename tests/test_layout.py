@@ -63,7 +63,7 @@ HOMES: dict[str, set[str]] = {
     "matplotlib": {"comparison.plot", "reporting.plots", "tracking.pages.pictures"},
     "plotly": {"reporting.interactive"},
     "sklearn": {"comparison.scores", "data.sources", "data.splits", "workers.preload"},
-    "scipy": {"comparison.bootstrap"},
+    "scipy": {"comparison.bootstrap", "ensemble.choice"},
     "cloudpickle": {"studyfile.objects"},
     "pandas": {
         "comparison.fresh",
@@ -86,6 +86,7 @@ ROOMS = (
     {"studyfile"},
     {"data", "study"},
     {"comparison", "graphs"},
+    {"ensemble"},
     {"training"},
     {"tracking"},
     {"budget"},

@@ -1,9 +1,8 @@
-"""How good a model is found, and how soon, against what a person would use instead (12 hours; `--quick` 30 minutes).
+"""How good the model is that a search hands over, against what a person would use instead (`--quick` 20 minutes).
 
-A dozen real tasks, one space of eight parameters, one fixed split each. The reference of a task is the best of many
-random configurations. Each tool searches for the same time, whole process; a configuration that it holds to be its
-best at some moment is trained again under seeds that no search used, and its loss on the test part counts, with the
-weights that the tool would keep. Regret: 0 is as good as the reference, 1 as a median random configuration.
+Real tables, one space of eight parameters, several splits each. Each tool searches for the same time, whole process;
+what counts is the test loss of the model that it hands over: the registered version, the best model that a script
+kept. Beside it stands its configuration's test loss under seeds that no search used, and the calibration error.
 
 The work is done in parts, each kept in a folder that is printed; what is there is not done again. The tables are
 written to `results/quality.md`. `python -m tests.benchmarks.quality --help` is the same with sizes of one's own.
@@ -15,57 +14,67 @@ import datetime
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from search.workers.local import cores
-from tests.benchmarks.quality import parts, tasks
-from tests.benchmarks.quality.regret import Regrets, of_task
-from tests.benchmarks.timing import HERE, Size, machine, median, note, table
+from tests.benchmarks.quality import averages, parts, tasks
+from tests.benchmarks.timing import HERE, Size, machine, note, table
 
 _RESULTS = HERE / "results" / "quality.md"
 QUICK = ("diabetes", "breast_cancer", "oj", "digits")
+_RESAMPLES = 4000
 
 
 def main(size: Size) -> None:
     """Search, judge, print, and add the table to the results."""
     plan = plan_of(size)
-    compare(plan, [name for name in tasks.TASKS if not size.quick or name in QUICK], keep=not size.quick)
+    compare(
+        plan,
+        [name for name in tasks.TASKS if not size.quick or name in QUICK],
+        1 if size.quick else 3,
+        keep=not size.quick,
+    )
 
 
-def compare(plan: parts.Plan, names: Sequence[str], *, keep: bool) -> None:
+def compare(plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool) -> None:
     """Search and judge task after task, print the tables, and `keep` them among the results.
 
-    Ctrl-C ends the work; the tables are of the tasks that are done.
+    Ctrl-C ends the work; the tables are of the splits that are done for all tools.
     """
     note(f"  parts are kept in {plan.folder}")
     if parts.missing():
         note(f"  not compared with what needs {', '.join(parts.missing())}: pip install 'search[benchmarks]'")
-    found: dict[str, Regrets | None] = {}
+    found: dict[tuple[str, int], averages.Given] = {}
+    fresh: dict[tuple[str, int], dict[str, float]] = {}
+    floors: dict[tuple[str, int], float] = {}
     try:
-        for name in names:
-            for tool in parts.tools():
-                for seed in plan.seeds:
-                    parts.searched(plan, name, tool, seed)
-            found[name] = of_task(plan, name)
+        for split in range(splits):
+            for name in names:
+                task = f"{name}-split{split}"
+                several = {
+                    tool: [parts.handed(plan, task, tool, seed) for seed in plan.seeds] for tool in parts.tools()
+                }
+                found[name, split], floors[name, split] = _judged(plan, task, several)
+                fresh[name, split] = {tool: _fresh(plan, task, each) for tool, each in several.items()}
     except KeyboardInterrupt:
-        note("  stopped; the tables are of the tasks that are done")
-    regrets = [each for each in found.values() if each is not None]
-    unscaled = [name for name, each in found.items() if each is None]
-    if not regrets:
-        raise RuntimeError(f"no random configuration is better than the median on the test part of {list(found)}")
-    columns, rows = _summary(plan, regrets)
-    caption = _caption(plan, list(found))
-    if unscaled:
-        caption += f" Left out, since no reference is better than the median: {', '.join(unscaled)}."
-    table("quality: regret of the best configuration's test loss", columns, rows, caption)
-    each_columns, each_rows = _by_task(regrets)
-    table("quality: regret at the end, task by task", each_columns, each_rows)
-    lines = [caption, "", *parts.as_markdown(columns, rows), "", *parts.as_markdown(each_columns, each_rows), ""]
+        note("  stopped; the tables are of what is done")
+    ranks, caption = _ranks(found, fresh), _caption(plan, sorted({task for task, _ in found}), len(found))
+    columns = ["", "mean rank", "95 %", "first", "configuration under fresh seeds, mean rank", "calibration error"]
+    table("quality: test loss of the model that is handed over", columns, ranks, caption)
+    losses = _losses(found)
+    against = averages.summary(found, floors, parts.PLAIN)
+    shown = [*parts.as_markdown(columns, ranks), "", f"Test loss against {parts.PLAIN}:", ""]
+    shown += [*parts.as_markdown(averages.COLUMNS, against), "", *parts.as_markdown(["", *parts.tools()], losses)]
+    lines = [caption, "", *shown, ""]
     (plan.folder / "table.md").write_text("\n".join(lines), encoding="utf-8")
-    _draw(plan, regrets, plan.folder / "curves.png")
     if keep:
         head = ["# Quality", "", "`python -m tests.benchmarks quality` writes this file.", ""]
         _RESULTS.write_text("\n".join([*head, *lines]), encoding="utf-8")
-        _draw(plan, regrets, _RESULTS.with_suffix(".png"))
+        _draw(found, _RESULTS.with_suffix(".png"))
 
 
 def folder(name: str = "") -> Path:
@@ -78,72 +87,90 @@ def plan_of(size: Size) -> parts.Plan:
     return parts.Plan(
         folder=folder("-quick" if size.quick else ""),
         random=size.of(300, 60),
-        seconds=size.of(300, 60),
+        seconds=size.of(60, 30),
         seeds=tuple(range(size.of(size.repeats, 1))),
         judges=size.of(5, 3),
     )
 
 
-def _summary(plan: parts.Plan, regrets: list[Regrets]) -> tuple[list[str], list[list[str]]]:
-    moments = [*(f"after {seconds:.0f} s" for seconds in plan.moments), *(f"{count} trials" for count in plan.counts)]
-    columns = ["", "mean rank", *moments, "95 % of the way", "trials"]
-    return columns, [_row(tool, regrets) for tool in parts.tools()]
+def _judged(plan: parts.Plan, task: str, several: dict[str, list[parts.Handed]]) -> tuple[averages.Given, float]:
+    """Return each tool's mean test loss and calibration error, and what is added to losses that are compared."""
+    with np.load(parts.arrays(plan, task)) as file:
+        kind, y = str(file["kind"]), file["y_test"]
+    given = {
+        tool: (
+            float(np.mean([averages.losses(kind, y, each.outputs).mean() for each in searches])),
+            float(np.mean([averages.calibration(kind, y, each.outputs) for each in searches])),
+        )
+        for tool, searches in several.items()
+    }
+    return given, averages.floor(kind, y)
 
 
-def _row(tool: str, regrets: list[Regrets]) -> list[str]:
-    def mean(values: list[float]) -> str:
-        return f"{sum(values) / len(values):.3f}" if values else "–"
-
-    known = [each.tools[tool] for each in regrets]
-    moments = zip(*(each.after_seconds for each in known), strict=True)
-    counts = [
-        [value for value in column if value is not None]
-        for column in zip(*(k.after_trials for k in known), strict=True)
-    ]
-    reached = [seconds for each in known for seconds in each.seconds_to_95]
-    inside = [seconds for seconds in reached if seconds is not None]
-    way = f"{median(inside):.0f} s in {len(inside)} of {len(reached)}" if inside else f"0 of {len(reached)}"
-    return [
-        tool,
-        mean([each.rank for each in known]),
-        *(mean(list(column)) for column in moments),
-        *(mean(column) if len(column) == len(known) else "–" for column in counts),
-        way,
-        f"{median([each.trials for each in known]):.0f}",
-    ]
+def _fresh(plan: parts.Plan, task: str, searches: Sequence[parts.Handed]) -> float:
+    """Return the mean test loss of the configurations under fresh seeds; NaN for a tool with another space."""
+    wanted = [each.params for each in searches if each.params]
+    judged = parts.judged(plan, task, wanted) if wanted else {}
+    losses = [curve.kept("last") for several in judged.values() for curve in several]
+    return float(np.mean(losses)) if losses else float("nan")
 
 
-def _by_task(regrets: list[Regrets]) -> tuple[list[str], list[list[str]]]:
-    rows = [
-        [
-            each.task + (", held back" if tasks.TASKS[each.task].held_back else ""),
-            f"{each.reference:.4f}",
-            f"{each.usual:.4f}",
-            *(f"{each.tools[tool].after_seconds[-1]:.3f}" for tool in parts.tools()),
-        ]
-        for each in regrets
-    ]
-    return ["", "reference's test loss", "median random", *parts.tools()], rows
+def _ranks(
+    found: dict[tuple[str, int], averages.Given], fresh: dict[tuple[str, int], dict[str, float]]
+) -> list[list[str]]:
+    """Return a row for each tool: its mean rank with its interval over tasks, and how often it is first."""
+    names = parts.tools()
+    by_task: dict[str, list[NDArray[Any]]] = {}
+    for (task, _), given in found.items():
+        by_task.setdefault(task, []).append(rankdata([given[name][0] for name in names]))
+    ranks = np.asarray([np.mean(several, axis=0) for several in by_task.values()])
+    rng = np.random.default_rng(0)
+    drawn = ranks[rng.integers(0, len(ranks), (_RESAMPLES, len(ranks)))].mean(axis=1)
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    own = [name for name in names if all(np.isfinite(each[name]) for each in fresh.values())]
+    configured = np.mean([rankdata([each[name] for name in own]) for each in fresh.values()], axis=0)
+    rows = []
+    for at, name in enumerate(names):
+        errors = [given[name][1] for given in found.values() if np.isfinite(given[name][1])]
+        rows.append(
+            [
+                name,
+                f"{ranks[:, at].mean():.2f}",
+                f"{low[at]:.2f} to {high[at]:.2f}",
+                f"{sum(each.min() == each[at] for several in by_task.values() for each in several)} of {len(found)}",
+                f"{configured[own.index(name)]:.2f}" if name in own else "–",
+                f"{np.mean(errors):.4f}" if errors else "–",
+            ]
+        )
+    return rows
 
 
-def _caption(plan: parts.Plan, names: list[str]) -> str:
-    tools = len(parts.tools())
+def _losses(found: dict[tuple[str, int], averages.Given]) -> list[list[str]]:
+    """Return each task's mean test loss by tool."""
+    rows = []
+    for task in dict.fromkeys(task for task, _ in found):
+        several = [given for (name, _), given in found.items() if name == task]
+        label = f"{task}, held back" if tasks.TASKS[task].held_back else task
+        rows.append([label, *(f"{np.mean([each[tool][0] for each in several]):.4f}" for tool in parts.tools())])
+    return rows
+
+
+def _caption(plan: parts.Plan, names: list[str], count: int) -> str:
     return (
-        f"{len(names)} tasks, {tools} tools, {plan.seconds} s for each search on {cores()} core(s), {len(plan.seeds)} "
-        f"seed(s); reference: best of {plan.random} random configurations; judged under {plan.judges} fresh seeds. "
+        f"{len(names)} tasks, {count} tasks and splits, {len(parts.tools())} tools, {plan.seconds} s for each search "
+        f"on {cores()} core(s), {len(plan.seeds)} seed(s); configurations judged under {plan.judges} fresh seeds. "
         f"Lower is better. {datetime.date.today()}, {machine()}."  # noqa: DTZ011 - the reader's day
     )
 
 
-def _draw(plan: parts.Plan, regrets: list[Regrets], file: Path) -> None:
-    """Draw each tool's mean regret over the seconds."""
+def _draw(found: dict[tuple[str, int], averages.Given], file: Path) -> None:
+    """Draw each tool's rank in each task and split, and its mean."""
     import matplotlib.figure
 
+    names = parts.tools()
+    ranks = np.asarray([rankdata([given[name][0] for name in names]) for given in found.values()])
     figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for tool in parts.tools():
-        several = zip(*(each.tools[tool].after_seconds for each in regrets), strict=True)
-        axes.plot(plan.moments, [sum(values) / len(values) for values in several], marker="o", label=tool)
-    axes.set(xlabel="seconds, whole process", ylabel="mean regret on the test part", ylim=(0, None))
-    axes.legend()
+    axes.boxplot(ranks, orientation="horizontal", tick_labels=names, showmeans=True)
+    axes.set(xlabel="rank of the test loss of the model that is handed over; 1 is best")
     figure.savefig(file, dpi=110)

@@ -1,8 +1,9 @@
 """Trains configurations of one task, and writes their losses on the validation and the test part after each epoch.
 
-    python -m tests.benchmarks.quality.curves TASK.npz < CONFIGURATIONS > CURVES
+    python -m tests.benchmarks.quality.curves TASK.npz [OUTPUTS.npy] < CONFIGURATIONS > CURVES
 
-Lines of JSON: `{"params": …, "seed": …}` in, the same with `validation` and `test` out. This is the common judge:
+Lines of JSON: `{"params": …, "seed": …}` in, the same with `validation` and `test` out; what the last model
+gives for the test rows goes to OUTPUTS.npy. This is the common judge:
 whatever found a configuration, it is trained here again, under seeds that no search has used.
 """
 
@@ -26,7 +27,9 @@ from tests.benchmarks.quality.study import content
 _FLOOR = 1e3  # what a loss that is not a number counts as
 
 
-def curves(definition: Definition, data: Data, params: dict[str, Any], seed: int) -> dict[str, list[float]]:
+def curves(
+    definition: Definition, data: Data, params: dict[str, Any], seed: int, outputs: Path | None = None
+) -> dict[str, list[float]]:
     """Return the two losses after each epoch."""
     import keras
 
@@ -43,6 +46,8 @@ def curves(definition: Definition, data: Data, params: dict[str, Any], seed: int
         found["test"].append(_number(np.mean(loss(true, predicted))))
 
     training.fit(on_epoch)
+    if outputs is not None:
+        np.save(outputs, np.asarray(model(x, training=False)))
     return found
 
 
@@ -58,7 +63,7 @@ def main() -> None:
     seen: dict[tuple[int, str], dict[str, Any]] = {}
     for line in sys.stdin:
         wanted = json.loads(line)
-        found = curves(definition, data, wanted["params"], wanted["seed"])
+        found = curves(definition, data, wanted["params"], wanted["seed"], *map(Path, sys.argv[2:]))
         other = seen.setdefault((wanted["seed"], json.dumps(found)), wanted["params"])
         if other != wanted["params"]:
             raise ValueError(f"{other} and {wanted['params']} train alike: the configuration is not used")

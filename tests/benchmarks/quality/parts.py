@@ -15,8 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial
 from pydantic import TypeAdapter
 
 from search.study.space import distribution
@@ -28,16 +30,20 @@ from tests.benchmarks.timing import HERE, PYTHON, empty_folder, note
 
 Params = dict[str, Any]
 OURS, PLAIN = "search.run", "plain Optuna"
+_OURS = {OURS: (), f"{OURS} --ensemble 5": ("--ensemble", "5")}
 _RIVALS = {
     PLAIN: ("quality_plain.py",),
     "KerasTuner, Bayesian": ("quality_tuner.py", "bayesian"),
     "KerasTuner, Hyperband": ("quality_tuner.py", "hyperband"),
     "Ray Tune, ASHA": ("quality_ray.py",),
+    "HistGradientBoosting": ("quality_sklearn.py", "boosting"),
+    "scikit-learn's MLP": ("quality_sklearn.py", "network"),
 }
 _NEEDED = {"KerasTuner": ("keras_tuner", "tensorboard"), "Ray": ("ray",)}
 _JUDGE = 10_000  # seeds from here on belong to the judge
 _RANDOM = 1_000  # and from here on to the random configurations
 _SEEDS = 20  # how far the seeds of a task's searches are from those of the next
+_SHARE = 0.85  # of a search's time in which trials begin: the rest is for its model
 _PATIENCE = 60.0  # seconds until a search that was asked to end is killed
 
 
@@ -59,16 +65,6 @@ class Plan:
     seeds: tuple[int, ...]
     judges: int
 
-    @property
-    def moments(self) -> tuple[float, ...]:
-        """When a tool's best so far is looked at, in seconds."""
-        return tuple(self.seconds * share for share in (0.125, 0.25, 0.5, 1.0))
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """After how many trials a tool's best so far is looked at."""
-        return (10, 20, 50)
-
 
 @dataclass(frozen=True)
 class Tried:
@@ -77,6 +73,23 @@ class Tried:
     seconds: float
     params: Params
     value: float | None
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What a tool hands over when its time is up.
+
+    Attributes:
+        seconds: How long it took, whole process.
+        trials: How many it ended.
+        params: The configuration that it holds to be best; empty for a tool with another space.
+        outputs: What its model gives for the test rows.
+    """
+
+    seconds: float
+    trials: int
+    params: Params
+    outputs: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,7 @@ class Curve:
 
 def tools() -> list[str]:
     """Return what is compared: the rivals that are installed."""
-    return [OURS, *(name for name in _RIVALS if not missing(name))]
+    return [*_OURS, *(name for name in _RIVALS if not missing(name))]
 
 
 def missing(tool: str = "") -> list[str]:
@@ -109,19 +122,19 @@ def missing(tool: str = "") -> list[str]:
     return [each for each in needed if importlib.util.find_spec(each) is None]
 
 
-def kept_epoch(tool: str) -> str:
-    """Return which epoch's weights a tool keeps when nobody says."""
-    return "best" if tool.startswith("KerasTuner") else "last"
-
-
-def searched(plan: Plan, task: str, tool: str, seed: int) -> list[Tried]:
-    """Return the trials of one search."""
-    kept = plan.folder / f"{task}-{tool.replace(' ', '')}-{seed}.jsonl"
+def handed(plan: Plan, task: str, tool: str, seed: int) -> Handed:
+    """Return what one search hands over."""
+    kept = plan.folder / f"{task}-{''.join(filter(str.isalnum, tool))}-{seed}.npz"
     if not kept.is_file():
         note(f"  {task}: {tool}, seed {seed}")
-        find = _ours if tool == OURS else _rivals
-        write(kept, [vars(each) for each in find(plan, task, tool, seed_of(task, seed))])
-    return [Tried(**each) for each in read(kept) if each["seconds"] <= plan.seconds]
+        find = _ours if tool in _OURS else _rivals
+        found = find(plan, task, tool, seed_of(task.partition("-split")[0], seed))
+        whole = kept.with_suffix(".part.npz")
+        about = json.dumps({"seconds": found.seconds, "trials": found.trials, "params": found.params})
+        np.savez_compressed(whole, about=np.asarray(about), outputs=found.outputs)
+        whole.replace(kept)
+    with np.load(kept) as file:
+        return Handed(**json.loads(str(file["about"])), outputs=file["outputs"])
 
 
 def seed_of(task: str, seed: int) -> int:
@@ -133,18 +146,27 @@ def seed_of(task: str, seed: int) -> int:
     return seed + _SEEDS * [*tasks.TASKS].index(task)
 
 
-def _ours(plan: Plan, task: str, _: str, seed: int) -> list[Tried]:
+def _ours(plan: Plan, task: str, tool: str, seed: int) -> Handed:
+    """Search, and read what the registered version gives for the test rows."""
+    import mlflow
+
+    from search.tracking import registry
+
     with empty_folder() as folder:
         study = written(arrays(plan, task), folder)
-        options = ("--n-trials", "100000", "--timeout", str(plan.seconds), "--seed", str(seed), "--quiet")
+        limit = str(plan.seconds * _SHARE)
+        options = ("--n-trials", "100000", "--timeout", limit, "--seed", str(seed), "--quiet", *_OURS[tool])
         started = time.time()
-        _until([PYTHON, "-m", "search.run", str(study), *options], folder, plan.seconds)
-        found = [
-            Tried(ended.timestamp() - started, each.params, each.value if each.state == TrialState.COMPLETE else None)
-            for each in _trials(folder / "studies" / f"{task}.journal", task)
-            if (ended := each.datetime_complete) is not None
-        ]
-    return sorted(found, key=lambda each: each.seconds)
+        _until([PYTHON, "-m", "search.run", str(study), *options], folder, 2 * plan.seconds + _PATIENCE)
+        seconds = time.time() - started
+        trials = _trials(folder / "studies" / f"{task}.journal", task)
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        version = registry.find(task)
+        known = registry.predictions_of(version)
+        assert known is not None
+        assert known.output is not None
+        best = next(each for each in trials if str(each.number) == version.tags["trial"])
+    return Handed(seconds, sum(each.state.is_finished() for each in trials), best.params, known.output)
 
 
 def _trials(journal: Path, name: str) -> list[FrozenTrial]:
@@ -156,13 +178,20 @@ def _trials(journal: Path, name: str) -> list[FrozenTrial]:
     return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
 
 
-def _rivals(plan: Plan, task: str, tool: str, seed: int) -> list[Tried]:
+def _rivals(plan: Plan, task: str, tool: str, seed: int) -> Handed:
     script, *method = _RIVALS[tool]
     with empty_folder() as folder:
         command = [PYTHON, str(HERE / "rivals" / script), str(arrays(plan, task)), str(seed), *method]
         lines = _until(command, folder, plan.seconds).splitlines()
-    found = [Tried(**json.loads(line)) for line in lines if line.startswith("{") and line.endswith("}")]
-    return [each for each in found if each.value is not None and each.value == each.value]
+        found = [Tried(**json.loads(line)) for line in lines if line.startswith("{") and line.endswith("}")]
+        known = [each for each in found if each.value is not None and each.value == each.value]
+        best = min(known, key=lambda each: float(each.value or 0)).params if known else {}
+        kept = folder / "best.npy"
+        if not kept.is_file():  # no trial yet; or a tool that keeps no model, so its best is trained once more
+            line = json.dumps({"params": best or _random(1)[0], "seed": seed})
+            again, environment = trainer(plan, task)
+            subprocess.run([*again, str(kept)], env=environment, input=line, capture_output=True, text=True, check=True)
+        return Handed(plan.seconds, len(found), best, np.load(kept))
 
 
 def _until(command: list[str], folder: Path, seconds: float) -> str:

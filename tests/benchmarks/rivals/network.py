@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 HEADS = {
     "binary": ("sigmoid", "binary_crossentropy"),
@@ -27,3 +29,14 @@ def network(params: Mapping[str, Any], columns: int, outputs: int, kind: str) ->
         optimizer[params["optimizer"]](params["learning_rate"], weight_decay=params["weight_decay"]), loss=loss
     )
     return model
+
+
+_best = [float("inf")]
+
+
+def keep(model: keras.Model, value: float, x: Any) -> None:
+    """Keep what the best model so far gives for the test rows in `best.npy`."""
+    if value < _best[0]:
+        _best[0] = value
+        np.save("best.part.npy", model.predict(x, verbose=0))
+        os.replace("best.part.npy", "best.npy")

@@ -14,10 +14,10 @@ import time
 
 import numpy as np
 import optuna
-from network import network
+from network import keep, network
 
 arrays = np.load(sys.argv[1])
-kind, x, y = str(arrays["kind"]), arrays["x_train"], arrays["y_train"]
+kind, x, y, x_test = str(arrays["kind"]), arrays["x_train"], arrays["y_train"], arrays["x_test"]
 held_out = arrays["x_validation"], arrays["y_validation"]
 outputs = int(y.max()) + 1 if kind == "multiclass" else 1
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -38,6 +38,7 @@ def objective(trial: optuna.Trial) -> float:
     model = network(params, x.shape[1], outputs, kind)
     history = model.fit(x, y, epochs=30, batch_size=params["batch_size"], validation_data=held_out, verbose=0)
     value = float(history.history["val_loss"][-1])
+    keep(model, value, x_test)
     print(
         json.dumps({"seconds": time.time() - float(os.environ["STARTED"]), "params": params, "value": value}),
         flush=True,

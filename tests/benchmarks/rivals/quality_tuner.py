@@ -16,10 +16,10 @@ from typing import Any
 import keras
 import keras_tuner
 import numpy as np
-from network import network
+from network import keep, network
 
 arrays = np.load(sys.argv[1])
-kind, x, y = str(arrays["kind"]), arrays["x_train"], arrays["y_train"]
+kind, x, y, x_test = str(arrays["kind"]), arrays["x_train"], arrays["y_train"], arrays["x_test"]
 held_out = arrays["x_validation"], arrays["y_validation"]
 outputs = int(y.max()) + 1 if kind == "multiclass" else 1
 
@@ -41,9 +41,13 @@ class Network(keras_tuner.HyperModel):
 
     def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
         """Train a trial."""
+        best = keras.callbacks.ModelCheckpoint("epoch.weights.h5", save_best_only=True, save_weights_only=True)
+        kwargs["callbacks"] = [*kwargs.get("callbacks", ()), best]
         history = model.fit(*args, batch_size=hp["batch_size"], **kwargs)
         params = {name: value for name, value in hp.values.items() if "/" not in name}
         value = float(np.min(history.history["val_loss"]))
+        model.load_weights("epoch.weights.h5")  # as `get_best_models` gives them
+        keep(model, value, x_test)
         print(
             json.dumps({"seconds": time.time() - float(os.environ["STARTED"]), "params": params, "value": value}),
             flush=True,

@@ -1,0 +1,1 @@
+"""Several trainings averaged into one model: which ones, whether that is surely better, and the model itself."""

@@ -1,0 +1,142 @@
+"""Which trainings to average, with which weights, and whether that is surely better than the best one alone.
+
+Decided by the loss of each validation row, never by test rows. Greedy choice: Caruana et al., "Ensemble selection from
+libraries of models" (2004).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from search.comparison.bootstrap import indices
+from search.comparison.predictions import Predictions
+from search.comparison.verdict import Verdict, compare
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Outputs = Mapping[str, "NDArray[np.float64]"]  # by the output's name, each of shape (n, …)
+RowLosses = Callable[[Outputs], "NDArray[np.float64]"]  # the loss of each row, shape (n,)
+
+_STEPS, _MOST_WEIGHTED = 25, 8  # of the greedy choice: additions, and different members
+_FEW_ROWS = 500  # below it weights that are fitted to the rows are luck
+_REPEATS = 5  # of halving the rows
+
+
+class Candidates:
+    """What trained models give for the same validation rows.
+
+    Args:
+        kept: The predictions of each model, the best one's first; the same rows in the same order.
+        losses: Returns the loss of each row by the best one's loss function; it is given the rows of several models,
+            one model's after another's.
+        logits: The activation behind each output that gives logits, by its name; the others are averaged as they are.
+    """
+
+    def __init__(self, kept: Sequence[Predictions], losses: RowLosses, logits: Mapping[str, str]) -> None:
+        self.best, self._losses, self._logits = kept[0], losses, logits
+        outputs = [list(each.outputs.values()) for each in kept]  # the names that Keras makes differ between models
+        self._stacked = {
+            name: np.stack([_probabilities(each[at], logits.get(name, "")) for each in outputs])
+            for at, name in enumerate(self.best.outputs)
+        }
+        weight = self.best.weight
+        self.weight = np.ones(len(self.best)) if weight is None else weight.astype("float64")
+        self.loss = self.losses(np.eye(len(kept), dtype=int))
+
+    def averaged(self, counts: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
+        """Return what means of the candidates give for each row, as each candidate gives it.
+
+        Args:
+            counts: How often each candidate counts, shape (…, candidates).
+        """
+        weights = counts / counts.sum(axis=-1, keepdims=True)
+        means = {name: np.tensordot(weights, each, axes=1) for name, each in self._stacked.items()}
+        return {name: _given(each, self._logits.get(name, "")) for name, each in means.items()}
+
+    def losses(self, counts: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the loss of each row under several means, shape (means, n)."""
+        outputs = self.averaged(counts)
+        rows = {name: each.reshape(-1, *each.shape[2:]) for name, each in outputs.items()}
+        return self._losses(rows).astype("float64").reshape(len(counts), -1)
+
+    def mean_loss(self, loss: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the mean over some rows, weighted as the rows are."""
+        return np.asarray(np.average(loss[..., rows], axis=-1, weights=self.weight[rows]))
+
+
+def choose(candidates: Candidates, most: int, rows: NDArray[np.intp], *, greedy: bool) -> NDArray[np.intp]:
+    """Return how often each candidate counts, by their loss on some rows.
+
+    Args:
+        candidates: The candidates.
+        most: How many different ones.
+        rows: The rows to choose by.
+        greedy: Whether to add, with replacement, whichever helps most; else the best ones count alike.
+    """
+    order = np.argsort(candidates.mean_loss(candidates.loss, rows), kind="stable")
+    counts = np.zeros(len(order), int)
+    if not greedy:
+        counts[order[:most]] = 1
+        return counts
+    counts[order[0]] = 1
+    best, lowest = counts, float(candidates.mean_loss(candidates.loss[order[0]], rows))
+    for _ in range(_STEPS - 1):
+        allowed = order if np.count_nonzero(counts) < min(most, _MOST_WEIGHTED) else np.flatnonzero(counts)
+        tried = counts + np.eye(len(counts), dtype=int)[allowed]
+        losses = candidates.mean_loss(candidates.losses(tried), rows)
+        counts = tried[int(np.argmin(losses))]
+        if losses.min() < lowest:
+            best, lowest = counts, float(losses.min())
+    return best
+
+
+def is_greedy(rows: int, *, folds: bool) -> bool:
+    """Return whether there are rows enough to fit weights to them."""
+    return folds or rows >= _FEW_ROWS
+
+
+def judge(candidates: Candidates, most: int, *, greedy: bool, seed: int = 0) -> Verdict:
+    """Return whether averaging is better than the best candidate alone, both chosen without the rows that judge them.
+
+    The rows are halved several times; what is chosen on one half is judged on the other.
+    """
+    rng = np.random.default_rng(seed)
+    group = candidates.best.group
+    units = np.arange(len(candidates.best)) if group is None else indices(group)
+    averaged, alone = (np.zeros(len(units)) for _ in range(2))
+    for _ in range(_REPEATS):
+        first = rng.permutation(units.max() + 1) % 2 == 0
+        for half in (first[units], ~first[units]):
+            rows, others = np.flatnonzero(half), np.flatnonzero(~half)
+            chosen = choose(candidates, most, rows, greedy=greedy)
+            best = int(np.argmin(candidates.mean_loss(candidates.loss, rows)))
+            averaged[others] += candidates.losses(chosen[None])[0][others] / _REPEATS
+            alone[others] += candidates.loss[best][others] / _REPEATS
+    return compare(_with_loss(candidates.best, alone), _with_loss(candidates.best, averaged), "loss", seed)
+
+
+def _with_loss(kept: Predictions, loss: NDArray[np.float64]) -> Predictions:
+    return replace(kept, outputs={}, loss=loss)
+
+
+def _probabilities(output: NDArray[np.float64], activation: str) -> NDArray[np.float64]:
+    from scipy import special
+
+    turn = {"sigmoid": special.expit, "softmax": lambda each: special.softmax(each, axis=-1)}.get(activation)
+    output = output.astype("float64")
+    return output if turn is None else np.asarray(turn(output))
+
+
+def _given(mean: NDArray[np.float64], activation: str) -> NDArray[np.float64]:
+    """Return a mean of probabilities as the members give it: as logits where they do."""
+    from scipy import special
+
+    if activation == "sigmoid":
+        return np.asarray(special.logit(mean))
+    with np.errstate(divide="ignore"):
+        return np.log(mean) if activation == "softmax" else mean

@@ -256,8 +256,8 @@ class Search:
         if trial.state == result.state and attributes.outcome_of(trial) is not None:
             return trial, result
         spool.forget_model(number)
-        fates: dict[TrialState, Fate] = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
-        fate, values = fates.get(trial.state, "failed"), tuple(trial.values or ())
+        ended: dict[TrialState, Fate] = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
+        fate, values = ended.get(trial.state, "failed"), tuple(trial.values or ())
         return trial, replace(result, fate=fate, values=values, reason="somebody else ended it in the study's storage")
 
     def _interrupt(self) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from search.register import Best
     from search.reporting.findings import Findings
     from search.reporting.overview import StudyOverview
-    from search.tracking.pages.fates import Failures
+    from search.tracking.pages.outcomes import Failures
 
 _LINE = 80  # the longest line of a trial in a file
 _BAR = 24

@@ -126,10 +126,12 @@ def test_an_architecture_is_traced_once_and_no_result_depends_on_it(
     job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """If this fails, most of a trial is tracing, or its losses are those of the trials before it."""
-    fed = Counter((run.data.tags["worker"], run.data.tags["fed"]) for run in job.trials())
+    fed = Counter((run.data.tags["worker"], run.data.tags["trained_by"]) for run in job.trials())
     assert {how for _, how in fed} == {feed.WHOLE_EPOCHS, feed.REUSED}
     assert all(count <= 2 for (_, how), count in fed.items() if how == feed.WHOLE_EPOCHS), "widths share a graph"
-    run = next(each for each in job.trials() if each.data.tags["fed"] == feed.REUSED and each.info.status == "FINISHED")
+    run = next(
+        each for each in job.trials() if each.data.tags["trained_by"] == feed.REUSED and each.info.status == "FINISHED"
+    )
     monkeypatch.setattr(graphs, "_architectures", [])
     definition = load_definition(find_study("blobs"))
     params = {name: int(value) for name, value in run.data.params.items()}

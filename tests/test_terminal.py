@@ -16,7 +16,7 @@ from search.stopping import INTERRUPTED
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
 from search.terminal import Display
-from search.tracking.pages.fates import Failures
+from search.tracking.pages.outcomes import Failures
 from search.tracking.registry import Registered
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")

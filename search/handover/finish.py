@@ -22,7 +22,7 @@ from search.register import best_of, check_usable, register_best
 from search.reporting import plots
 from search.study import attributes, ranking
 from search.studyfile.settings import arguments_of
-from search.tracking.pages import fates
+from search.tracking.pages import outcomes
 from search.workers import worker
 from search.workers.fresh import FreshProcess
 
@@ -240,13 +240,13 @@ class _Ending:
             url=context.url,
             serve=context.serve,
             arguments=arguments_of(context.settings),
-            failures=fates.failures(trials),
-            saved=str(fates.saved(trials)),
+            failures=outcomes.failures(trials),
+            saved=str(outcomes.saved(trials)),
         )
 
     def _nothing_completed(self) -> NoTrialCompleted:
         trials = self._context.trials()
-        counts, why = count(trials), fates.failures(trials)
+        counts, why = count(trials), outcomes.failures(trials)
         ended = f"({counts.pruned} pruned, {counts.failed} failed)"
         reason = f", {'most of them ' if len(why) > 1 else ''}with {printable(why[0].reason, _REASON)}" if why else ""
         return NoTrialCompleted(f"no trial of study '{self._context.settings.study_name}' completed {ended}{reason}")

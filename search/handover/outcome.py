@@ -9,7 +9,7 @@ from search.data.summary import DataSummary
 from search.register import Best
 
 if TYPE_CHECKING:
-    from search.tracking.pages.fates import Failures
+    from search.tracking.pages.outcomes import Failures
     from search.tracking.registry import Registered
 
 

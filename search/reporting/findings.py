@@ -11,7 +11,7 @@ from search.register import Best, best_of
 from search.reporting import insight
 from search.study import attributes, ranking
 from search.studyfile.schema import Definition
-from search.tracking.pages import fates
+from search.tracking.pages import outcomes
 
 if TYPE_CHECKING:
     import optuna
@@ -36,9 +36,9 @@ class Findings:
     best: tuple[Best, ...]
     importances: dict[str, float]
     caveat: str
-    saved: fates.Saved
+    saved: outcomes.Saved
     edges: tuple[insight.Edge, ...]
-    failures: tuple[fates.Failures, ...]
+    failures: tuple[outcomes.Failures, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -80,9 +80,9 @@ def findings_of(study: optuna.Study, definition: Definition, top: int) -> Findin
         best=tuple(best_of(trial) for trial in ranked[:top]),
         importances=insight.importances(study, definition),
         caveat=insight.caveat(len(ranked)),
-        saved=fates.saved(trials),
+        saved=outcomes.saved(trials),
         edges=tuple(insight.edges(study, definition)),
-        failures=fates.failures(trials),
+        failures=outcomes.failures(trials),
     )
 
 

@@ -243,7 +243,7 @@ class SearchRun:
             "mlflow.note.content": descriptions.of_trial(result, run_id, list(drawn)),
             "seed": str(result.seed),
             "worker": result.worker,
-            "fed": result.path,
+            "trained_by": result.path,
             "optimizer": str(result.training.get("optimizer", {}).get("name", "")),
             "loss": str(result.training.get("loss", "")),
             "reason": result.reason,

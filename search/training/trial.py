@@ -46,7 +46,7 @@ IsKept = Callable[[tuple[float, ...]], bool]
 _LONGEST_TRACEBACK = 100_000  # characters
 
 
-class Again(optuna.trial.FixedTrial):
+class RetrainedTrial(optuna.trial.FixedTrial):
     """A finished trial that is trained once more: it gives its parameters, and nobody prunes it.
 
     Args:
@@ -141,7 +141,7 @@ def seed_of(study_seed: int, number: int, repeat: int = 0) -> int:
 def run(
     definition: Definition,
     data: Data | TrialData,
-    trial: optuna.Trial | Again,
+    trial: optuna.Trial | RetrainedTrial,
     *,
     seed: int,
     is_kept: IsKept,
@@ -212,7 +212,7 @@ def _described(definition: Definition, every: Data | TrialData, own: Data, model
 
 
 def _train(
-    definition: Definition, data: Data, trial: optuna.Trial | Again, seed: int, is_kept: IsKept, log: _TrialLog
+    definition: Definition, data: Data, trial: optuna.Trial | RetrainedTrial, seed: int, is_kept: IsKept, log: _TrialLog
 ) -> _Finished:
     """Train once, or once for each fold and repeat, and test the model to hand over.
 
@@ -299,7 +299,7 @@ def _parts(definition: Definition, data: Data, seed: int, number: int) -> Iterat
 
 
 def _train_parts(
-    definition: Definition, parts: list[_Split], trial: optuna.Trial | Again, log: _TrialLog
+    definition: Definition, parts: list[_Split], trial: optuna.Trial | RetrainedTrial, log: _TrialLog
 ) -> list[Trained]:
     """Train each part, and give the trial up between two when the pruner finds it hopeless."""
     trained: list[Trained] = []
@@ -324,7 +324,7 @@ def _train_parts(
 
 
 def _on_epoch(
-    definition: Definition, trial: optuna.Trial | Again, log: _TrialLog, part: str, *, prune: bool
+    definition: Definition, trial: optuna.Trial | RetrainedTrial, log: _TrialLog, part: str, *, prune: bool
 ) -> OnEpoch:
     """Return what happens after each epoch of a training; after its last one nothing is left to prune."""
     metric = definition.metrics[0]
@@ -345,7 +345,7 @@ def _on_epoch(
     return on_epoch
 
 
-def _reported(trial: optuna.Trial | Again, log: _TrialLog) -> set[int]:
+def _reported(trial: optuna.Trial | RetrainedTrial, log: _TrialLog) -> set[int]:
     """Return the steps that the study has of a trial already, which a killed trial reports again."""
     if log.checkpoints is None:
         return set()
@@ -355,7 +355,7 @@ def _reported(trial: optuna.Trial | Again, log: _TrialLog) -> set[int]:
 
 def _report_training(
     definition: Definition,
-    trial: optuna.Trial | Again,
+    trial: optuna.Trial | RetrainedTrial,
     log: _TrialLog,
     trained: list[Trained],
     index: int,
@@ -387,7 +387,12 @@ def _best(definition: Definition, trained: list[Trained]) -> Trained:
 
 
 def _refit(
-    definition: Definition, data: Data, trial: optuna.Trial | Again, trained: list[Trained], seed: int, log: _TrialLog
+    definition: Definition,
+    data: Data,
+    trial: optuna.Trial | RetrainedTrial,
+    trained: list[Trained],
+    seed: int,
+    log: _TrialLog,
 ) -> keras.Model:
     """Train on all rows but the test part, for as many epochs as the trial's models were best after."""
     epochs = max(1, round(float(np.mean([each.best_epochs for each in trained]))))

@@ -235,7 +235,7 @@ def _again(
         result = trial.run(
             definition,
             data,
-            trial.Again(params, number),
+            trial.RetrainedTrial(params, number),
             seed=seed,
             is_kept=lambda _: keep,
             on_epochs=lambda _: None,

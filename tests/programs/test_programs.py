@@ -24,7 +24,7 @@ from search.studyfile.schema import Definition
 from search.training.callbacks import user_callbacks
 from search.training.fit import as_tensors
 from search.training.model import registered_example
-from search.training.trial import Again, seed_of
+from search.training.trial import RetrainedTrial, seed_of
 from tests.conftest import Searcher
 
 # Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.
@@ -47,7 +47,7 @@ def trained_plainly(
     definition: Definition, params: dict[str, Any], number: int, folder: Path
 ) -> tuple[keras.Model, Data]:
     """Train as the program's script would, and return the model to hand over and the data."""
-    trial = Again(params, number)
+    trial = RetrainedTrial(params, number)
     data = TrialData(definition).of(trial)
 
     def named(key: str) -> Any:

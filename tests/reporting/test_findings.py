@@ -19,7 +19,7 @@ from search.study import attributes
 from search.study.storage import open_storage
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
-from search.tracking.pages import fates
+from search.tracking.pages import outcomes
 from search.training.result import Epoch, TrialResult
 from tests.conftest import Searcher, command
 
@@ -93,13 +93,13 @@ def test_importances_say_when_there_are_too_few_trials_to_trust_them(
 
 def test_failures_are_grouped_by_reason(study: optuna.Study) -> None:
     """A thousand trials that fail alike would hide the one that fails otherwise."""
-    groups = fates.failures(study.get_trials(deepcopy=False))
+    groups = outcomes.failures(study.get_trials(deepcopy=False))
     assert [(each.reason, each.numbers) for each in groups] == [("width 3 is odd", (31, 33)), ("no", (32,))]
 
 
 def test_what_pruning_saved_is_counted_in_epochs(study: optuna.Study) -> None:
     """Nobody could tell whether the pruner is worth its risk."""
-    saved = fates.saved(study.get_trials(deepcopy=False))
+    saved = outcomes.saved(study.get_trials(deepcopy=False))
     assert (saved.trials, saved.epochs) == (1, 6)
     assert str(saved).startswith("1 trial pruned: 6 epochs not trained")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from search.training.trial import Again, seed_of
+from search.training.trial import RetrainedTrial, seed_of
 from search.workers.local import Allotment, in_groups
 from tests.conftest import Command, command
 
@@ -79,7 +79,7 @@ def test_a_trial_on_two_devices(study: Path) -> None:
     assert found["model"]["version"] == "1"
     program = runpy.run_path(str(study / "program.py"))
     keras.utils.set_random_seed(seed_of(0, 0))
-    model = program["build"](Again({"width": 4}, 0), None)
+    model = program["build"](RetrainedTrial({"width": 4}, 0), None)
     parts = program["load"]()
     x, y = parts["train"]
     logs = model.fit(

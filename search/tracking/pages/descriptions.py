@@ -13,7 +13,7 @@ from search.figures import markdown_table, number, plural
 from search.study import attributes, ranking
 from search.studyfile.parameters import describe
 from search.studyfile.schema import Definition
-from search.tracking.pages import fates
+from search.tracking.pages import outcomes
 from search.training.result import TrialResult
 
 CURVES, LOOKS = "curves.svg", "looks.png"  # on a trial's page
@@ -133,7 +133,7 @@ def of_search(
         lines.append(_best_table(definition, ranked[:5], link))
     lines += _failed(trials)
     if counts["pruned"]:
-        lines.append(f"{fates.saved(trials)}.")
+        lines.append(f"{outcomes.saved(trials)}.")
     lines.append(_data(dataset))
     lines += [_picture(name, run_id) for name in pictures]
     return _limited(lines)
@@ -147,7 +147,7 @@ def _best_table(definition: Definition, best: Sequence[FrozenTrial], link: Link)
 
 
 def _failed(trials: Sequence[FrozenTrial]) -> list[str]:
-    groups = fates.failures(trials)
+    groups = outcomes.failures(trials)
     shown = [f"- {plural(len(each.numbers), 'trial')}: {_code(each.reason)}" for each in groups[:5]]
     more = [f"- and {plural(len(groups) - 5, 'other reason')}"] if len(groups) > 5 else []
     return ["\n".join(["Failed:", *shown, *more])] if groups else []

@@ -21,7 +21,7 @@ from search.data.loading import load
 from search.studyfile.load import parse_definition
 from search.studyfile.schema import Definition
 from search.training.training import Training
-from search.training.trial import Again
+from search.training.trial import RetrainedTrial
 from tests.benchmarks.quality.study import content
 
 _FLOOR = 1e3  # what a loss that is not a number counts as
@@ -33,7 +33,7 @@ def curves(
     """Return the two losses after each epoch."""
     import keras
 
-    training = Training(definition, data, Again(params, 0), seed, definition.folder)
+    training = Training(definition, data, RetrainedTrial(params, 0), seed, definition.folder)
     model = training.model
     assert data.test is not None
     x, y, loss = np.asarray(data.test.x), np.asarray(data.test.y), keras.losses.get(model.loss)

@@ -28,7 +28,7 @@ from search.study.samplers import make_sampler
 from search.studyfile.load import parse_definition
 from search.studyfile.schema import Definition
 from search.training.training import Training
-from search.training.trial import Again
+from search.training.trial import RetrainedTrial
 from tests.benchmarks.quality import tasks
 from tests.benchmarks.quality.study import content
 
@@ -55,7 +55,7 @@ class _Trainer:
     def train(self, params: dict[str, Any], seed: int, data: Data, epochs: int | None = None) -> _Made:
         """Train a configuration once."""
         started = time.perf_counter()
-        training = Training(self._definition, data, Again(params, 0), seed, self._definition.folder, epochs)
+        training = Training(self._definition, data, RetrainedTrial(params, 0), seed, self._definition.folder, epochs)
         trained = training.fit(lambda *_: None)
         seconds = time.perf_counter() - started
         assert data.test is not None

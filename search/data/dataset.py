@@ -167,6 +167,12 @@ class Data:
         """Return the targets of the first few training rows; None when there are none."""
         return features.take(self.train.y if self._first is None else self._first[1], slice(0, rows))
 
+    def target_moments(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return mean and variance of each target column in the training rows, or a stream's first batch."""
+        y = self.train.y if self._first is None else self._first[1]
+        mean, variance = features.moments(np.asarray(y, "float64").reshape(len(y), -1))
+        return np.asarray(mean), np.asarray(variance)
+
     def fold(self, index: int) -> Data:
         """Return the data with training and validation rows of one fold."""
         training, validation = self.folds[index]

@@ -142,8 +142,9 @@ def mlp(trial: BaseTrial, data: Data, **fixed: Scalar) -> keras.Model:
         if params["dropout"]:
             x = keras.layers.Dropout(params["dropout"])(x)
     activation, loss, metrics = _HEADS[data.task]
-    outputs = keras.layers.Dense(data.outputs, activation=activation, dtype="float32")(x)
-    model = keras.Model(inputs, outputs)
+    kernel = "zeros" if data.task == "regression" else "glorot_uniform"
+    outputs = keras.layers.Dense(data.outputs, activation=activation, kernel_initializer=kernel, dtype="float32")(x)
+    model = keras.Model(inputs, _in_unit(outputs, data) if data.task == "regression" else outputs)
     # The losses and metrics are named, not made here: Keras makes them when it first needs them.
     model.compile(optimizer=_optimizer(params), loss=loss, metrics=metrics)
     return model
@@ -155,6 +156,20 @@ _HEADS: dict[str, tuple[str | None, str, list[str]]] = {
     "multilabel": ("sigmoid", "binary_crossentropy", ["binary_accuracy"]),
     "regression": (None, "mean_squared_error", ["mae"]),
 }
+
+
+def _in_unit(outputs: Any, data: Data) -> Any:
+    """Return outputs in the target's unit: they begin at the training rows' mean and are scaled by their deviation.
+
+    The gradient is that of a target without unit, whatever its scale: every optimizer trains alike on euros and cents.
+    """
+    import keras
+
+    mean, variance = data.target_moments()
+    deviation = np.sqrt(variance)
+    scaled = keras.layers.Rescaling(deviation.tolist(), mean.tolist(), dtype="float32")(outputs)
+    moved = (outputs - keras.ops.stop_gradient(outputs)) / deviation.astype("float32")  # 0, with the gradient
+    return keras.ops.stop_gradient(scaled) + moved
 
 
 def _flat(prepared: Any) -> Any:

@@ -17,6 +17,7 @@ from search.studyfile.load import parse_definition
 from search.studyfile.schema import Definition
 from search.training import fit, model
 from search.training.description import describe
+from tests import studyfiles
 
 BLOBS = {"n_samples": 40}
 
@@ -72,7 +73,7 @@ def test_mlp_fits_its_head_to_the_task(task: str, units: int, activation: str, l
     """The built-in model would learn something other than the target asks for."""
     data = data_for(task)
     built = model.mlp(fixed(width=5), data)
-    head = built.layers[-1]
+    head = [each for each in built.layers if isinstance(each, keras.layers.Dense)][-1]
     assert (head.units, keras.activations.serialize(head.activation)) == (units, activation)
     fit.fit(built, data, epochs=1, batch_size=8, seed=0, callbacks=[])
     assert set(fit.evaluate(built, data.test)) == logs
@@ -238,3 +239,26 @@ def test_a_model_without_outputs_is_not_evaluated() -> None:
     other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     other.compile("adam", loss="mse")
     assert fit.can_evaluate(other)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
+def test_a_target_is_learned_in_its_own_unit(optimizer: str) -> None:
+    """Prices in euros would end at the square of their mean, 16 times worse than answering the mean."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2)).astype("float32")
+    plain = x @ np.array([1.0, -0.5]) + rng.normal(size=200) / 10
+    shares = []
+    for scale, mean in ((1.0, 0.0), (50_000.0, 300_000.0), (1e-6, 0.0)):
+        y = np.column_stack([plain * scale + mean, plain * 3 - 7]).astype("float32")  # two targets, each by itself
+        part = Part(x, y)
+        data = Data("regression", (), (), part, part, part, False, "made", "0")
+        keras.utils.set_random_seed(0)
+        built = model.build(studyfiles.definition({"model.optimizer": optimizer}), fixed(width=32), data)
+        begun = built.predict(x, verbose=0)
+        assert np.allclose(begun, y.mean(axis=0), rtol=1e-5, atol=1e-12)
+        built.fit(x, y, epochs=20, verbose=0)
+        shares.append(((built.predict(x, verbose=0) - y) ** 2).mean(axis=0) / y.var(axis=0))
+        assert built.evaluate(x, y, verbose=0)[0] == pytest.approx(
+            ((built.predict(x, verbose=0) - y) ** 2).mean(), rel=1e-4
+        )
+    assert max(map(max, shares)) < 0.2

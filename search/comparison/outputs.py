@@ -14,6 +14,7 @@ from search.comparison.predictions import ONLY, About, Predictions
 from search.data import streams
 from search.data.dataset import Data
 from search.data.preprocessing import Column, raw
+from search.overrides import overrides
 from search.studyfile.schema import Definition
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _outputs(model: keras.Model, x: Any) -> Any:
     """Return what a model gives for a batch; calling it is as good as `predict` and traces nothing."""
     import keras
 
-    own = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in ("predict_step", "predict"))
+    own = overrides(model, keras.Model, "predict_step", "predict")
     if own or keras.backend.backend() != "tensorflow":
         return model.predict_on_batch(x)
     return model(x, training=False)

@@ -308,11 +308,18 @@ def settings_of(model: keras.Model, definition: Definition, epochs: int, batch_s
     optimizer = getattr(model, "optimizer", None)
     loss = getattr(model, "loss", None)
     return {
-        "optimizer": {} if optimizer is None else {k: _plain(value) for k, value in optimizer.get_config().items()},
+        "optimizer": {} if optimizer is None else _told(optimizer),
         "loss": loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", str(loss))),
         "fit": {"epochs": epochs, "batch_size": batch_size, **_other_settings(definition)},
         "dtype_policy": definition.fit.precision,
     }
+
+
+def _told(optimizer: keras.Optimizer) -> dict[str, Any]:
+    try:
+        return {name: _plain(value) for name, value in optimizer.get_config().items()}
+    except Exception:  # whatever a schedule of the user's own raises; most have no get_config
+        return {"name": optimizer.name}
 
 
 def _other_settings(definition: Definition) -> dict[str, Any]:

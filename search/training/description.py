@@ -85,7 +85,7 @@ def _output(
     """Return what the model to register gives: one array, or several with their names."""
     import keras
 
-    one = keras.tree.map_structure(lambda each: each[:1], example)
+    one = keras.tree.map_structure(lambda each: each[: fit.fixed_rows(model) or 1], example)
     try:
         predicted = model(fit.as_tensors(one), training=False)
     except NotImplementedError:

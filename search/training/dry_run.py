@@ -22,7 +22,7 @@ from search.studyfile.checks import check_parameters
 from search.studyfile.schema import TRIAL_METRICS, Definition
 from search.training import callbacks, fit, metrics, own_fit
 from search.training.description import answers, describe
-from search.training.model import Refused, check_new, exported, try_build
+from search.training.model import Refused, check_batches, check_new, exported, try_build
 from search.training.probes import check_enqueued
 from search.training.training import archive
 
@@ -119,6 +119,7 @@ def _try_configuration(definition: Definition, trial: BaseTrial, every: Data | T
     began = time.monotonic()
     model = try_build(definition, trial, data)
     seconds = time.monotonic() - began
+    check_batches(definition, model, data, int(trial.params.get("batch_size", definition.fit.batch_size)))
     log_names = _try_batch(definition, model, data, class_weight)
     check_new(definition, model)
     if seconds < _QUICK and definition.model.build != "mlp":

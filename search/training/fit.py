@@ -2,18 +2,16 @@
 
 A model whose data are arrays in memory and whose training step is Keras's own is trained by whole
 epochs: one graph call an epoch runs Keras's `train_step` on every batch (5–10 ms an epoch where
-`fit` on arrays takes 100). The variables that `fit` creates while it traces are created before, so
-that the step is traced once and not twice; `search.graphs` saves even that where the graph of an
-earlier model fits. Losses equal those of `fit` on the same order of batches to the last bit. The
+`fit` on arrays takes 100). Losses equal those of `fit` on the same order of batches to the last bit. The
 order is drawn from the trial's seed alone, so a trial gives the same losses on every worker.
 
-Everything else uses ordinary `fit`; the trial's result says which: callbacks that watch batches and
-compiled (XLA) steps get batches in the same order; a model with a step of its own or several steps an execution,
-a stream, several devices, and any backend but TensorFlow get plain `fit`.
+Everything else uses ordinary `fit`; the trial's result says which: callbacks that watch batches get batches in the
+same order; a model with a step of its own, a stream, several devices, and any backend but TensorFlow get plain `fit`.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -25,10 +23,10 @@ import numpy as np
 from search.data import mapped, streams
 from search.data.dataset import Data, Part
 from search.data.preprocessing import leaves, take
-from search.graphs import reuse as graph_reuse
+from search.overrides import overrides
 from search.training import whole_epochs
 from search.training.epochs import numbers
-from search.training.whole_epochs import HeldOut
+from search.training.whole_epochs import Rows
 
 if TYPE_CHECKING:
     import keras
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 WHOLE_EPOCHS, BATCHES, PLAIN = "whole epochs", "batches", "ordinary fit"
 REUSED = f"{WHOLE_EPOCHS}, traced before"
 _OWN = ("train_step", "test_step", "fit", "evaluate", "make_train_function", "make_test_function")
-_BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+_BATCH_HOOKS = tuple(f"on_{kind}batch_{when}" for kind in ("train_", "test_", "") for when in ("begin", "end"))
 _AS_THEY_ARE = ("float16", "float32", "int32", "int64", "uint8")  # what DLPack and TensorFlow both know
 _DRY_ROWS = 7  # not a power of 2: a model of as many outputs would seem to fit
 # A batch of validation or test data: at most so many rows, and bytes of inputs and of the largest layer's output.
@@ -50,13 +48,13 @@ def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.
     """Return how `fit` trains this model: by `whole epochs`, by `batches`, or by `ordinary fit`."""
     import keras
 
-    own_step = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in _OWN)
+    own_step = overrides(model, keras.Model, *_OWN)
     streamed = data.train.streamed or (data.validation is not None and data.validation.streamed)
     if keras.backend.backend() != "tensorflow" or own_step or streamed or model.run_eagerly or model.optimizer is None:
         return PLAIN
-    if devices() > 1 or model.steps_per_execution != 1:
-        return PLAIN
-    return BATCHES if any(map(_sees_batches, callbacks)) else WHOLE_EPOCHS
+    if not any(map(_sees_batches, callbacks)):
+        return PLAIN if devices() > 1 else WHOLE_EPOCHS
+    return PLAIN if devices() > 1 or model.steps_per_execution != 1 else BATCHES
 
 
 def ensure_built(model: keras.Model, data: Data) -> None:
@@ -71,11 +69,16 @@ def log_names(model: keras.Model, data: Data, class_weight: Mapping[int, float] 
 
     The model may be trained by it: throw it away. Class weights reach a step of its own as weights of the rows.
     """
-    rows = _DRY_ROWS * devices()
+    import keras
+
+    rows = fixed_rows(model) or _DRY_ROWS * devices()
     few = Part(data.example(rows), data.example_targets(rows), take(data.train.sample_weight, slice(0, rows)))
     if path_of(model, data) == PLAIN:
         return _plain_log_names(model, data, few, class_weight)
-    names = _create_variables(model, _packed(few))
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(_packed(few))
+    predicted = model(x)
+    model.compute_loss(x, y, predicted, weights)
+    names = model.compute_metrics(x, y, predicted, weights)
     return (*names, *(f"val_{name}" for name in names))
 
 
@@ -98,7 +101,7 @@ def _plain_log_names(
     steps = {"steps_per_epoch": 1, "validation_steps": 1} if small.train.streamed else {}
     settings: dict[str, Any] = {"epochs": 1, "callbacks": [note], "verbose": 0, **steps}
     _fit_plainly(model, small, _DRY_ROWS * devices(), class_weight, settings)
-    held_out = evaluate(model, one_batch(), 1)
+    held_out = evaluate(model, one_batch(), steps=1)
     return tuple(dict.fromkeys((*logged, *held_out, *(f"val_{name}" for name in held_out))))
 
 
@@ -106,18 +109,23 @@ def has_own_fit(model: keras.Model) -> bool:
     """Return whether a model trains by a `fit` of its own."""
     import keras
 
-    return type(model).fit is not keras.Model.fit
+    return overrides(model, keras.Model, "fit")
 
 
 def can_evaluate(model: keras.Model) -> bool:
     """Return whether `evaluate` works: a model that has a training step of its own may have no outputs or no loss."""
     import keras
 
-    def owns(*names: str) -> bool:
-        return any(getattr(type(model), name) is not getattr(keras.Model, name) for name in names)
+    loss = model.loss is not None or bool(model.losses) or overrides(model, keras.Model, "compute_loss")
+    if overrides(model, keras.Model, "test_step", "evaluate", "make_test_function"):
+        return True
+    return loss and overrides(model, keras.Model, "call")
 
-    loss = model.loss is not None or bool(model.losses) or owns("compute_loss")
-    return owns("test_step", "evaluate", "make_test_function") or (loss and owns("call"))
+
+def fixed_rows(model: keras.Model) -> int | None:
+    """Return how many rows a model takes at once, `Input(batch_shape=(16, …))`; None where it takes any number."""
+    sizes = {each.shape[0] for each in getattr(model, "inputs", None) or () if each.shape} - {None}
+    return max(sizes, default=None)
 
 
 def fit(
@@ -132,7 +140,7 @@ def fit(
     shuffle: bool = True,
     steps_per_epoch: int | None = None,
     validation_steps: int | None = None,
-    first_epoch: Callable[[], int] = lambda: 0,
+    built_in: bool = False,
     on_path: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Train the model.
@@ -148,8 +156,8 @@ def fit(
         shuffle: Whether each epoch has an order of its own; else the rows come as they are.
         steps_per_epoch: Batches in an epoch; needed for a stream without end.
         validation_steps: Batches of the validation part; needed for a stream without end.
-        first_epoch: Called once training has begun: the epoch it begins at, when a killed trial goes on.
-        on_path: Called with how the model is trained, before it is: a path, or `REUSED`.
+        built_in: Whether the whole model is made by this package, and no code of the user's reaches it.
+        on_path: Called with how the model is trained, a path or `REUSED`, when that is known.
     """
     path = path_of(model, data, callbacks) if steps_per_epoch is validation_steps is None else PLAIN
     settings: dict[str, Any] = {"epochs": epochs, "callbacks": list(callbacks), "verbose": 0}
@@ -159,28 +167,26 @@ def fit(
         _fit_plainly(model, data, batch_size, class_weight, settings)
         return
     train, validation = data.train, data.validation
-    tensors = _tensors(train, _weights_of_rows(data, class_weight))
-    _create_variables(model, _first_row(tensors))
-    settings["shuffle"] = False  # the rows come shuffled; Keras would warn that it cannot
+    tensors, orders = _tensors(train, _weights_of_rows(data, class_weight)), _Orders(_rows(train), seed, shuffle)
+    followed = [orders.follower(), *callbacks]
     if path == WHOLE_EPOCHS:
-        held_out = None if validation is None else _held_out(model, validation)
-        compiled = graph_reuse.compiled_steps(model, tensors, None if held_out is None else held_out.tensors)
-        on_path(REUSED if compiled.reused else path)
-        orders: list[Iterator[NDArray[np.int32]]] = []
-
-        def train_epoch() -> dict[str, Any]:
-            if not orders:  # callbacks have begun: a killed trial may go on at a later epoch
-                orders.append(_orders(_rows(train), seed, shuffle, first_epoch()))
-            return compiled.train(next(orders[0]), batch_size, tensors)
-
-        whole_epochs.fit_whole_epochs(model, compiled, train_epoch, held_out, settings)
-    else:
-        on_path(path)
-        if validation is not None:
-            settings["validation_data"], settings["validation_steps"] = _in_order(model, validation)
-        steps = -(-_rows(train) // batch_size)
-        batches = _batches(tensors, lambda: _orders(_rows(train), seed, shuffle, first_epoch()), batch_size)
-        model.fit(batches, steps_per_epoch=steps, **settings)
+        whole_epochs.fit_whole_epochs(
+            model,
+            Rows(tensors, _rows(train), batch_size),
+            None if validation is None else _held_out(model, validation, None if built_in else batch_size),
+            orders.next,
+            followed,
+            epochs=epochs,
+            shared=built_in,
+            on_traced=lambda reused: on_path(REUSED if reused else path),
+        )
+        return
+    on_path(path)
+    settings |= {"callbacks": followed, "shuffle": False}  # the rows come shuffled; Keras would warn that it cannot
+    if validation is not None:
+        settings["validation_data"], settings["validation_steps"] = _in_order(model, validation, batch_size)
+    steps = -(-_rows(train) // batch_size)
+    model.fit(_batches(tensors, orders, batch_size), steps_per_epoch=steps, **settings)
 
 
 def _fit_plainly(
@@ -214,7 +220,9 @@ def _fit_plainly(
     model.fit(x, y, sample_weight=weight, **settings)
 
 
-def evaluate(model: keras.Model, part: Part, steps: int | None = None) -> dict[str, float]:
+def evaluate(
+    model: keras.Model, part: Part, batch_size: int | None = None, *, steps: int | None = None
+) -> dict[str, float]:
     """Return the model's loss and metrics on a part, by their Keras names; none where it cannot be evaluated.
 
     With arrays it uses the test function that validation has traced already.
@@ -222,6 +230,8 @@ def evaluate(model: keras.Model, part: Part, steps: int | None = None) -> dict[s
     Args:
         model: Compiled.
         part: What to evaluate it on.
+        batch_size: Rows in a batch of arrays. None for as many as memory allows: right for a model whose loss and
+            metrics are means over rows.
         steps: How many batches are read of a stream that has no end.
     """
     import keras
@@ -231,12 +241,12 @@ def evaluate(model: keras.Model, part: Part, steps: int | None = None) -> dict[s
     if part.streamed:
         logs = model.evaluate(part.x, steps=steps, verbose=0, return_dict=True)
     elif keras.backend.backend() == "tensorflow":
-        dataset, count = _in_order(model, part)
+        dataset, count = _in_order(model, part, batch_size)
         # With several steps an execution Keras reads more than `steps` of a dataset without end.
         logs = model.evaluate(dataset.take(count), steps=count, verbose=0, return_dict=True)
     else:
         x, y, weight = (*_packed(part), None, None)[:3]
-        logs = model.evaluate(x, y, sample_weight=weight, verbose=0, return_dict=True)
+        logs = model.evaluate(x, y, batch_size, sample_weight=weight, verbose=0, return_dict=True)
     return numbers(logs)
 
 
@@ -258,32 +268,32 @@ def as_tensors(x: Any) -> Any:
     return keras.tree.map_structure(tf.convert_to_tensor, x)
 
 
-def _orders(rows: int, seed: int, shuffle: bool = True, first: int = 0) -> Iterator[NDArray[np.int32]]:
-    """Yield the order of the rows in each epoch from `first` on, without end."""
-    generator = np.random.default_rng(seed)
-    for _ in range(first if shuffle else 0):
-        generator.permutation(rows)
-    while True:
-        yield (generator.permutation(rows) if shuffle else np.arange(rows)).astype("int32")
+class _Orders:
+    """The order of the training rows in each epoch, drawn from the trial's seed alone."""
 
+    def __init__(self, rows: int, seed: int, shuffle: bool) -> None:
+        self._order, self._shuffle = np.arange(rows), shuffle
+        self._generator, self._drawn, self._epoch = np.random.default_rng(seed), 0, 0
 
-def _create_variables(model: keras.Model, batch: tuple[Any, ...]) -> dict[str, Any]:
-    """Create the optimizer's and the metrics' variables, and return the metrics by name.
+    def follower(self) -> keras.callbacks.Callback:
+        """Return a callback that notes which epoch begins: a killed trial goes on at a later one than the first."""
+        import keras
 
-    The model's state, seeds of random layers among it, is left as it was.
-    """
-    import keras
+        return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: setattr(self, "_epoch", epoch))
 
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-    state = [(variable, variable.numpy()) for variable in model.non_trainable_variables] if model.built else []
-    predicted = model(x)
-    model.optimizer.build(model.trainable_variables)
-    model.compute_loss(x, y, predicted, sample_weight)
-    logs: dict[str, Any] = model.compute_metrics(x, y, predicted, sample_weight)
-    model.reset_metrics()
-    for variable, value in state:
-        variable.assign(value)
-    return logs
+    def next(self) -> NDArray[np.int32]:
+        """Return the order of the epoch that has begun."""
+        return self._of(self._epoch)
+
+    def endless(self) -> Iterator[NDArray[np.int32]]:
+        """Yield the orders from the epoch on that has begun when the first is asked for."""
+        yield from map(self._of, itertools.count(self._epoch))
+
+    def _of(self, epoch: int) -> NDArray[np.int32]:
+        while self._shuffle and self._drawn <= epoch:
+            self._order = self._generator.permutation(len(self._order))
+            self._drawn += 1
+        return self._order.astype("int32")
 
 
 def _weights_of_rows(data: Data, class_weight: Mapping[int, float] | None) -> NDArray[Any] | None:
@@ -343,39 +353,33 @@ def _rows(part: Part) -> int:
     return len(leaves(part.x)[0])
 
 
-def _first_row(tensors: Any) -> Any:
-    import keras
-
-    return keras.tree.map_structure(lambda tensor: tensor[:1], tensors)
-
-
-def _batches(tensors: Any, orders_of: Callable[[], Iterator[NDArray[np.int32]]], batch_size: int) -> tf.data.Dataset:
+def _batches(tensors: Any, orders_of: _Orders, batch_size: int) -> tf.data.Dataset:
     """Return endless epochs of batches, in the same orders as by whole epochs."""
     import keras
     import tensorflow as tf
 
-    orders = tf.data.Dataset.from_generator(orders_of, output_signature=tf.TensorSpec([None], tf.int32))
+    orders = tf.data.Dataset.from_generator(orders_of.endless, output_signature=tf.TensorSpec([None], tf.int32))
     indices = orders.flat_map(lambda order: tf.data.Dataset.from_tensor_slices(order).batch(batch_size))
     return _plain_pipeline(
         indices.map(lambda index: keras.tree.map_structure(lambda tensor: tf.gather(tensor, index), tensors))
     )
 
 
-def _in_order(model: keras.Model, part: Part) -> tuple[tf.data.Dataset, int]:
+def _in_order(model: keras.Model, part: Part, batch_size: int | None) -> tuple[tf.data.Dataset, int]:
     """Return the rows in order without end, and how many batches are one pass.
 
     The batch axis stays unknown to the graph, so that one traced test function serves every part.
     """
     import tensorflow as tf
 
-    held_out = _held_out(model, part)
+    held_out = _held_out(model, part, batch_size)
     dataset = tf.data.Dataset.from_tensor_slices(held_out.tensors).batch(held_out.batch_size).repeat()
-    return _plain_pipeline(dataset), -(-held_out.rows // held_out.batch_size)
+    return _plain_pipeline(dataset), -(-held_out.count // held_out.batch_size)
 
 
-def _held_out(model: keras.Model, part: Part) -> HeldOut:
+def _held_out(model: keras.Model, part: Part, batch_size: int | None) -> Rows:
     rows = _rows(part)
-    return HeldOut(_tensors(part), rows, _shared_out(rows, held_out_rows(model, part)))
+    return Rows(_tensors(part), rows, _shared_out(rows, batch_size or held_out_rows(model, part)))
 
 
 def held_out_rows(model: keras.Model, part: Part) -> int:
@@ -414,9 +418,19 @@ def _plain_pipeline(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _sees_batches(callback: keras.callbacks.Callback) -> bool:
+    """Return whether a callback does something at batches that it would not do at an epoch's end."""
     import keras
 
-    if isinstance(callback, keras.callbacks.ModelCheckpoint) and callback.save_freq == "epoch":
-        return False
-    hooks = ((getattr(callback, name), getattr(keras.callbacks.Callback, name)) for name in _BATCH_HOOKS)
-    return any(getattr(hook, "__func__", hook) is not unused for hook, unused in hooks)
+    known = keras.callbacks
+    if isinstance(callback, known.TerminateOnNaN):
+        kind, quiet = known.TerminateOnNaN, True
+    elif isinstance(callback, known.ModelCheckpoint | known.BackupAndRestore):
+        kind = known.ModelCheckpoint if isinstance(callback, known.ModelCheckpoint) else known.BackupAndRestore
+        quiet = callback.save_freq == "epoch"
+    elif isinstance(callback, known.TensorBoard):
+        kind = known.TensorBoard
+        profiles = callback._should_trace  # noqa: SLF001 - no public way
+        quiet = callback.update_freq == "epoch" and not profiles and not callback.write_steps_per_second
+    else:
+        kind, quiet = known.Callback, True
+    return not quiet or overrides(callback, kind, *_BATCH_HOOKS)

@@ -19,7 +19,7 @@ from search.studyfile.checks import MLP_PARAMETERS
 from search.studyfile.parameters import Scalar
 from search.studyfile.references import load_object
 from search.studyfile.schema import Definition
-from search.training.fit import as_tensors
+from search.training.fit import as_tensors, fixed_rows
 
 if TYPE_CHECKING:
     import keras
@@ -66,7 +66,7 @@ def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
 
 
 def _count_layers_anew(builder: Builder) -> None:
-    """Name layers by counting them from 0, so that `search.graphs` knows a model again.
+    """Name layers by counting them from 0, so that `search.graphs` knows a built-in model again.
 
     Layers that the builder's module made when it was imported, to be part of every model, keep their numbers.
     """
@@ -97,6 +97,25 @@ def check_new(definition: Definition, model: keras.Model) -> None:
         )
     for each in weights:
         setattr(each, _TRAINED, True)
+
+
+def check_batches(definition: Definition, model: keras.Model, data: Data, batch_size: int) -> None:
+    """Refuse batches that a model of a fixed number of rows, `Input(batch_shape=(16, …))`, does not take.
+
+    Raises:
+        Refused: The batch size is another, or the rows of a part are no multiple.
+    """
+    fixed = fixed_rows(model)
+    if fixed is None or data.train.streamed or definition.fit.function:
+        return
+    what = f"model.build: {definition.model.build}: the model takes {fixed} rows at once"
+    if batch_size != fixed:
+        raise Refused(f"{what}, and batch_size is {batch_size}; set batch_size = {fixed}")
+    for name, part in (("training", data.train), ("validation", data.validation), ("test", data.test)):
+        over = 0 if part is None or part.streamed else len(part) % fixed
+        if part is not None and over:
+            fewer, more = len(part) - over, len(part) - over + fixed
+            raise Refused(f"{what}, and the {name} part has {len(part)}; {fewer or more} or {more} would do")
 
 
 def try_build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
@@ -203,6 +222,13 @@ def has_user_code(definition: Definition) -> bool:
     return definition.model.build != "mlp" or bool(fit.callbacks or fit.function or definition.own_metrics)
 
 
+def is_built_in(definition: Definition) -> bool:
+    """Return whether this package makes the whole model of a trial, and no code of the user's can change it."""
+    wanted = definition.fit.callbacks
+    own_callbacks = isinstance(wanted, str) or any(":" in each.kind for each in wanted)
+    return definition.model.build == "mlp" and not own_callbacks and definition.fit.function is None
+
+
 def user_files(definition: Definition) -> list[Path]:
     """Return the Python files that the study file names, each once."""
     return sorted({definition.folder / file for file in definition.files.values() if file.suffix == ".py"})
@@ -231,6 +257,7 @@ def registered_example(definition: Definition, model: keras.Model, data: Data, r
     They are the study's own where the model has such inputs; a model that takes others (a generator's noise, or
     what the user's own fit function makes of the rows) gets zeros.
     """
+    rows = fixed_rows(model) or rows
     x = data.example(rows)
     if definition.model.export is None:
         return x if takes_rows(definition, model, data) or not model.inputs else _zeros(model, rows)
@@ -246,7 +273,7 @@ def registered_example(definition: Definition, model: keras.Model, data: Data, r
 
 def takes_rows(definition: Definition, model: keras.Model, data: Data) -> bool:
     """Return whether a model takes the study's rows: a fit function of the user's own may give it others."""
-    return definition.fit.function is None or _takes(model, data.example(1))
+    return definition.fit.function is None or _takes(model, data.example(fixed_rows(model) or 1))
 
 
 def _takes(model: keras.Model, x: Any) -> bool:

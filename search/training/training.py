@@ -21,7 +21,7 @@ from search.data.dataset import Data
 from search.studyfile.schema import Definition
 from search.training import callbacks, checkpoint, fit, metrics, own_fit
 from search.training.epochs import Epochs, OnEpoch, measured_with, restores, watcher
-from search.training.model import build, check_new, has_user_code, takes_rows
+from search.training.model import build, check_batches, check_new, has_user_code, is_built_in, takes_rows
 
 if TYPE_CHECKING:
     import keras
@@ -39,12 +39,14 @@ class Trained:
             epoch has these weights, the metrics are measured on the model.
         best_epochs: How many epochs those weights were trained for.
         last: Whether they are those of the last epoch.
+        test_rows: How many rows of a held-out part were measured at once; None for as many as memory allows.
     """
 
     model: keras.Model
     metrics: dict[str, float]
     best_epochs: int
     last: bool
+    test_rows: int | None
 
 
 class Training:
@@ -78,8 +80,10 @@ class Training:
         settings = {"epochs": definition.fit.epochs, "batch_size": definition.fit.batch_size, **trial.params}
         self.batch_size = int(settings["batch_size"])
         self.epochs = epochs or int(settings["epochs"])
+        check_batches(definition, self.model, data, self.batch_size)
         self._definition, self._data, self._trial, self._seed = definition, data, trial, seed
         self._checkpoints = checkpoints
+        self._test_rows = None if is_built_in(definition) else self.batch_size
         self._callbacks = callbacks.callbacks(definition, data, int(settings["epochs"]), trial, folder)
         self.settings = callbacks.settings_of(self.model, definition, self.epochs, self.batch_size)
 
@@ -113,7 +117,11 @@ class Training:
         logs = {**logs, **self._own_metrics(logs, measured=kept is None), **returned}
         trained_for = epochs.last if kept is None else kept
         return Trained(
-            self.model, {**logs, **self._trial_metrics(seconds)}, max(1, trained_for + 1), kept == epochs.last
+            self.model,
+            {**logs, **self._trial_metrics(seconds)},
+            max(1, trained_for + 1),
+            kept == epochs.last,
+            self._test_rows,
         )
 
     def _fit(
@@ -138,7 +146,7 @@ class Training:
             seed=self._seed,
             callbacks=used,
             class_weight=callbacks.class_weight(self._definition, self._data),
-            first_epoch=lambda: epochs.last + 1,
+            built_in=is_built_in(self._definition),
             shuffle=wanted.shuffle,
             steps_per_epoch=wanted.steps_per_epoch,
             validation_steps=wanted.validation_steps,
@@ -176,7 +184,7 @@ class Training:
         validation = self._data.validation
         if validation is None or not self.model.compiled or not takes_rows(self._definition, self.model, self._data):
             return epochs.last
-        measured = fit.evaluate(self.model, validation, self._definition.fit.validation_steps)
+        measured = fit.evaluate(self.model, validation, self._test_rows, steps=self._definition.fit.validation_steps)
         now = {f"val_{name}": value for name, value in measured.items()}
         for step, logs in sorted(epochs.logs.items(), reverse=True):
             if all(
@@ -206,10 +214,11 @@ class Training:
         if not self.model.compiled or not takes_rows(self._definition, self.model, self._data):
             return logs
         if not train.streamed:
-            logs |= fit.evaluate(self.model, train)
+            logs |= fit.evaluate(self.model, train, self._test_rows)
         if validation is not None:
             steps = self._definition.fit.validation_steps
-            logs |= {f"val_{name}": value for name, value in fit.evaluate(self.model, validation, steps).items()}
+            measured = fit.evaluate(self.model, validation, self._test_rows, steps=steps)
+            logs |= {f"val_{name}": value for name, value in measured.items()}
         return logs
 
 
@@ -253,8 +262,8 @@ def _set_seeds(seed: int, definition: Definition, data: Data) -> None:
 
 
 def latency_ms(model: keras.Model, data: Data) -> float:
-    """Return the median time of predicting one row, in milliseconds, after a warm-up."""
-    one = fit.as_tensors(data.example(1))
+    """Return the median time of predicting one row, or as many as the model takes, in milliseconds, after a warm-up."""
+    one = fit.as_tensors(data.example(fit.fixed_rows(model) or 1))
     return median_ms(lambda: model.predict_on_batch(one), _WARM_UP_CALLS)
 
 

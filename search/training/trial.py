@@ -227,19 +227,20 @@ def _train(
     kept = all(each <= 0 for each in violations) and is_kept(values)
     if data.folds or (kept and definition.search.refit):
         log.metrics = {**metrics, **log.metrics}  # the refit's epochs now come last, and they have no `val_` metrics
-        model = _refit(definition, data, trial, trained, seed_of(seed, trial.number), log)
+        best = _refit(definition, data, trial, trained, seed_of(seed, trial.number), log)
     else:
-        model = _best(definition, trained).model
-    log.metrics |= {f"test_{name}": value for name, value in _tested(definition, model, data).items()}
-    return _Finished(values, violations, model, kept)
+        best = _best(definition, trained)
+    log.metrics |= {f"test_{name}": value for name, value in _tested(definition, best, data).items()}
+    return _Finished(values, violations, best.model, kept)
 
 
-def _tested(definition: Definition, model: keras.Model, data: Data) -> dict[str, float]:
+def _tested(definition: Definition, trained: Trained, data: Data) -> dict[str, float]:
     """Return every metric of a model on the test part; none where it takes other inputs than the study's rows."""
+    model = trained.model
     if data.test is None or not takes_rows(definition, model, data):
         return {}
     steps = definition.fit.validation_steps
-    tested = evaluate(model, data.test, steps) if model.compiled else {}
+    tested = evaluate(model, data.test, trained.test_rows, steps=steps) if model.compiled else {}
     return {**tested, **measure(definition, model, data, data.test)}
 
 
@@ -393,12 +394,12 @@ def _refit(
     trained: list[Trained],
     seed: int,
     log: _TrialLog,
-) -> keras.Model:
+) -> Trained:
     """Train on all rows but the test part, for as many epochs as the trial's models were best after."""
     epochs = max(1, round(float(np.mean([each.best_epochs for each in trained]))))
     training = Training(definition, data.refit(), trial, seed, log.folder / "refit", epochs, log.saved("refit"))
     log.metrics["refit_epochs"] = float(epochs)
-    return training.fit(lambda epoch, logs, _: log.ended(epoch, logs, "refit")).model
+    return training.fit(lambda epoch, logs, _: log.ended(epoch, logs, "refit"))
 
 
 def resident_size() -> int:

@@ -1,93 +1,221 @@
-"""Keras's `fit` where one graph call trains a whole epoch and another tests a batch of held-out rows.
+"""Keras's `fit` where one graph call trains a whole epoch and another tests all the held-out rows.
 
-The epochs, their callbacks and what these are told are Keras's own. Between the graph calls of a small
-model Keras computes longer than in them: it resets each metric by several operations, computes the
-metrics a second time, and makes an iterator for each validation. Here a metric is reset by one
-operation, the graphs' own metrics are taken, and the held-out rows are tensors that are there.
+The epochs, their callbacks and what these are told are Keras's own, and the graphs are traced where Keras traces its
+own: at the first batch, after whatever the callbacks changed before it, and anew when a callback asks for that. Between
+the graph calls of a small model Keras computes longer than in them: it resets each metric by several operations,
+computes the metrics a second time, and makes an iterator for each validation. Here a metric is reset by one operation,
+the graphs' own metrics are taken, and the held-out rows are tensors that are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from search.graphs.reuse import CompiledSteps
+import numpy as np
+
+from search.graphs import Pass, pass_of, spec_of
+from search.overrides import overrides
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
+    from numpy.typing import NDArray
 
 _OF_METRICS = ("compute_metrics", "get_metrics_result", "reset_metrics")  # methods of a model
+_ALL = object()  # given to a test function instead of an iterator: test all the rows
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Rows to measure a model on after each epoch.
+class Rows:
+    """Rows to train or test a model on.
 
     Attributes:
         tensors: Packed as Keras's steps are given them: (x,), (x, y) or (x, y, weights of the rows).
-        rows: How many there are.
+        count: How many there are.
         batch_size: How many of them go through the model at once.
     """
 
     tensors: Any
-    rows: int
+    count: int
     batch_size: int
 
-    def batches(self) -> Iterator[Any]:
-        """Yield the rows in order."""
+
+@dataclass
+class _Steps:
+    """A model's train or test function, traced when it is first called.
+
+    Attributes:
+        rows: All the rows that it is for.
+        shared: Whether the whole model is made by this package, and unchanged.
+        until_nan: Whether an epoch ends with a loss that is no finite number.
+        on_traced: Called with whether the graph was there already.
+    """
+
+    model: keras.Model
+    step: str
+    rows: Rows
+    shared: bool
+    until_nan: bool
+    on_traced: Callable[[bool], None]
+    _pass: Pass | None = None
+
+    def all(self, order: NDArray[np.int32]) -> dict[str, Any]:
+        """Run the step on all rows in an order."""
+        return self._run(order, self.rows.batch_size, self.rows.tensors)
+
+    def batch(self, rows: Any) -> dict[str, Any]:
+        """Run the step on other rows, as one batch."""
         import keras
 
-        if self.batch_size >= self.rows:
-            yield self.tensors
-            return
-        for first in range(0, self.rows, self.batch_size):
-            rows = slice(first, first + self.batch_size)
-            yield keras.tree.map_structure(lambda tensor, rows=rows: tensor[rows], self.tensors)
+        count = len(keras.tree.flatten(rows)[0])
+        return self._run(np.arange(count, dtype="int32"), max(1, count), rows)
+
+    def _run(self, order: NDArray[np.int32], batch_size: int, tensors: Any) -> dict[str, Any]:
+        if self._pass is None:
+            with suppress(Exception):  # tracing tells what is wrong
+                # Else the step is traced twice: once to create the variables of metrics and optimizer, once without.
+                self.model._symbolic_build(data_batch=spec_of(self.rows.tensors))  # noqa: SLF001 - no public way
+            self._pass, reused = pass_of(
+                self.model, self.step, self.rows.tensors, shared=self.shared, until_nan=self.until_nan
+            )
+            self.on_traced(reused)
+        return self._pass(order, batch_size, tensors)
 
 
 def fit_whole_epochs(
     model: keras.Model,
-    compiled: CompiledSteps,
-    train_epoch: Callable[[], dict[str, Any]],
-    held_out: HeldOut | None,
-    settings: Mapping[str, Any],
+    train: Rows,
+    held_out: Rows | None,
+    next_order: Callable[[], NDArray[np.int32]],
+    callbacks: Sequence[keras.callbacks.Callback],
+    *,
+    epochs: int,
+    shared: bool,
+    on_traced: Callable[[bool], None],
 ) -> None:
     """Fit a model.
 
     Args:
-        model: Compiled, its metrics' variables created. Its test function stays the compiled one.
-        compiled: Its functions.
-        train_epoch: Trains all the batches of an epoch, and returns the metrics by name.
+        model: Compiled. Its test function stays the traced one.
+        train: The training part.
         held_out: The validation part.
-        settings: More arguments of Keras's `fit`.
+        next_order: Gives the order of the training rows in the epoch that has begun.
+        callbacks: None of them looks at batches.
+        epochs: How many to train.
+        shared: Whether the whole model is made by this package, and its callbacks leave it as it is.
+        on_traced: Called once the training function is traced, with whether its graph was there already.
     """
+    import keras
     import tensorflow as tf
 
-    def test(iterator: Any) -> dict[str, Any]:
-        if _same_spec(iterator.element_spec, compiled.batch):
-            return compiled.test(next(iterator))
-        model.make_test_function(force=True)  # a callback of the user's evaluates other data
-        logs: dict[str, Any] = model.test_function(iterator)
-        return logs
-
-    # Keras asks for data, which `train_epoch` and `evaluate` have already.
-    endless = tf.data.Dataset.from_tensors(0).repeat()
-    held: dict[str, Any] = {} if held_out is None else {"validation_data": endless, "validation_steps": 1}
-    model.train_function, model.test_function = lambda _: train_epoch(), test
+    # Keras asks for data; this is a sign by which the functions know its own iterators from those of callbacks.
+    sign = tf.data.Dataset.from_tensors(tf.zeros((0, 1, 0, 1), tf.int8)).repeat()
+    until_nan = any(isinstance(each, keras.callbacks.TerminateOnNaN) for each in callbacks)
+    functions = _Functions(model, train, held_out, next_order, sign, _FastMetrics(model), shared, until_nan, on_traced)
     with ExitStack() as replaced:
         replaced.callback(setattr, model, "train_function", None)  # should the user call fit again
-        results: Callable[[dict[str, Any]], dict[str, Any]] = partial(_results, model)
-        if _measures_as_keras_does(model):
-            results = dict
-            replaced.enter_context(_replaced(model, "reset_metrics", _fast_reset(model)))
-            replaced.enter_context(_replaced(model, "_get_metrics_result_or_logs", results))
-        if held_out is not None:
-            evaluate = _fast_evaluate(model, compiled, held_out, endless, results)
-            replaced.enter_context(_replaced(model, "evaluate", evaluate))
-        model.fit(endless, steps_per_epoch=1, **held, **settings)
+        for name, method in functions.methods().items():
+            replaced.enter_context(_replaced(model, name, method))
+        model.train_function = model.test_function = None
+        told = keras.callbacks.CallbackList(
+            list(callbacks),
+            add_history=True,
+            model=model,
+            epochs=epochs,
+            steps=-(-train.count // train.batch_size),
+            verbose=0,
+        )
+        held: dict[str, Any] = {} if held_out is None else {"validation_data": sign, "validation_steps": 1}
+        model.fit(sign, steps_per_epoch=1, epochs=epochs, callbacks=told, verbose=0, shuffle=False, **held)
+
+
+@dataclass(frozen=True)
+class _Functions:
+    """The methods of a model that train an epoch and test the held-out rows by one graph call."""
+
+    model: keras.Model
+    train: Rows
+    held_out: Rows | None
+    next_order: Callable[[], NDArray[np.int32]]
+    sign: tf.data.Dataset
+    metrics: _FastMetrics
+    shared: bool
+    until_nan: bool
+    on_traced: Callable[[bool], None]
+
+    def methods(self) -> dict[str, Callable[..., Any]]:
+        """Return the methods by their names."""
+        return {
+            "make_train_function": self._maker("train_function", self._train_function),
+            "make_test_function": self._maker("test_function", self._test_function),
+            "evaluate": self._evaluate,
+            "reset_metrics": self.metrics.reset,
+            "_get_metrics_result_or_logs": self.metrics.results,
+        }
+
+    def _maker(self, name: str, function: Callable[[], Callable[[Any], Any]]) -> Callable[..., None]:
+        def make(force: bool = False) -> None:
+            if getattr(self.model, name) is None or force:
+                setattr(self.model, name, function())
+
+        return make
+
+    def _train_function(self) -> Callable[[Any], dict[str, Any]]:
+        steps = _Steps(self.model, "train_step", self.train, self.shared, self.until_nan, self._traced)
+        kerass = cache(partial(_kerass, self.model, "train_function"))
+
+        def run(iterator: Any) -> dict[str, Any]:
+            if getattr(iterator, "element_spec", None) != self.sign.element_spec:  # a callback trains on a batch
+                return kerass()(iterator)
+            order, one_call = self.next_order(), self.train.batch_size * self.model.steps_per_execution
+            return steps.all(order[:one_call] if self.model.stop_training else order)  # Keras looks after one call
+
+        return run
+
+    def _traced(self, reused: bool) -> None:
+        self.metrics.begin()
+        self.on_traced(reused)
+
+    def _test_function(self) -> Callable[[Any], dict[str, Any]]:
+        rows = self.held_out or Rows(self.train.tensors[:2], self.train.count, self.train.batch_size)
+        steps = _Steps(self.model, "test_step", rows, self.shared, False, lambda _: None)
+        kerass = cache(partial(_kerass, self.model, "test_function"))
+        order = np.arange(rows.count, dtype="int32")
+
+        def run(iterator: Any) -> dict[str, Any]:
+            if iterator is _ALL:
+                return steps.all(order)
+            if _same_spec(getattr(iterator, "element_spec", None), spec_of(rows.tensors)):
+                return steps.batch(next(iterator))
+            return kerass()(iterator)  # a callback tests other data
+
+        return run
+
+    def _evaluate(self, x: Any = None, *args: Any, **settings: Any) -> Any:
+        model = self.model
+        if x is not self.sign:  # a callback evaluates
+            return type(model).evaluate(model, x, *args, **settings)
+        callbacks = settings["callbacks"]
+        model.make_test_function()
+        model.stop_evaluating = False
+        callbacks.on_test_begin()
+        model.reset_metrics()
+        logs = self.metrics.results(model.test_function(_ALL))
+        callbacks.on_test_end(logs)
+        return logs
+
+
+def _kerass(model: keras.Model, name: str) -> Callable[[Any], dict[str, Any]]:
+    """Return Keras's own function of a model, which keeps the one that it has."""
+    mine = getattr(model, name)
+    getattr(type(model), f"make_{name}")(model, force=True)
+    kerass: Callable[[Any], dict[str, Any]] = getattr(model, name)
+    setattr(model, name, mine)
+    return kerass
 
 
 @contextmanager
@@ -100,66 +228,46 @@ def _replaced(model: keras.Model, name: str, method: Callable[..., Any]) -> Iter
         delattr(model, name)
 
 
+class _FastMetrics:
+    """Resets a model's metrics and tells their values, by few operations where all of them are Keras's own."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self._state: list[tuple[Any, Any]] | None = None
+
+    def begin(self) -> None:
+        """Note the metrics' variables, which exist by now."""
+        model = self._model
+        self._state = None
+        if _measures_as_keras_does(model):
+            type(model).reset_metrics(model)
+            values = [each.value for each in model.metrics_variables]
+            self._state = [(value.handle, value.read_value()) for value in values]
+
+    def reset(self) -> None:
+        """Reset the metrics."""
+        import tensorflow as tf
+
+        if self._state is None:
+            type(self._model).reset_metrics(self._model)
+        for handle, value in self._state or ():
+            tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+
+    def results(self, logs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the metrics as Keras tells them: its own where a step gave the same names."""
+        if self._state is not None:
+            return dict(logs)
+        measured: dict[str, Any] = self._model.get_metrics_result()
+        return measured if measured.keys() == logs.keys() else dict(logs)
+
+
 def _measures_as_keras_does(model: keras.Model) -> bool:
     """Return whether the values of all metrics are in their variables alone: code of the user's may keep others."""
     import keras
 
-    methods = ((getattr(model, name), getattr(keras.Model, name)) for name in _OF_METRICS)
     several = [each for metric in model.metrics for each in (metric, *getattr(metric, "metrics", ()))]
-    return all(getattr(mine, "__func__", mine) is kerass for mine, kerass in methods) and all(
-        type(each).__module__.startswith("keras.") for each in several
-    )
-
-
-def _fast_reset(model: keras.Model) -> Callable[[], None]:
-    """Return a function that resets the metrics."""
-    import tensorflow as tf
-
-    model.reset_metrics()
-    values = [each.value for each in model.metrics_variables]
-    state = [(value.handle, value.read_value()) for value in values]
-
-    def reset_metrics() -> None:
-        for handle, value in state:
-            tf.raw_ops.AssignVariableOp(resource=handle, value=value)
-
-    return reset_metrics
-
-
-def _results(model: keras.Model, logs: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics as Keras tells them: its own where a step gave the same names."""
-    measured: dict[str, Any] = model.get_metrics_result()
-    return measured if measured.keys() == logs.keys() else logs
-
-
-def _fast_evaluate(
-    model: keras.Model,
-    compiled: CompiledSteps,
-    held_out: HeldOut,
-    sign: Any,
-    results: Callable[[dict[str, Any]], dict[str, Any]],
-) -> Callable[..., Any]:
-    """Return the method `evaluate` of a model that measures the held-out rows when it is given `sign` as its data."""
-
-    def evaluate(x: Any = None, *args: Any, **settings: Any) -> Any:
-        if x is not sign:  # a callback of the user's evaluates
-            return type(model).evaluate(model, x, *args, **settings)
-        callbacks = settings["callbacks"]
-        model.stop_evaluating = False
-        callbacks.on_test_begin()
-        model.reset_metrics()
-        logs: dict[str, Any] = {}
-        for step, batch in enumerate(held_out.batches()):
-            callbacks.on_test_batch_begin(step)
-            logs = compiled.test(batch)
-            callbacks.on_test_batch_end(step, logs)
-            if model.stop_evaluating:
-                break
-        logs = results(logs)
-        callbacks.on_test_end(logs)
-        return logs
-
-    return evaluate
+    kerass = all(type(each).__module__.startswith("keras.") for each in several)
+    return kerass and not overrides(type(model), keras.Model, *_OF_METRICS)
 
 
 def _same_spec(one: Any, other: Any) -> bool:

@@ -157,10 +157,7 @@ class LocalSlot:
         """Return None: the future of a process that died says so itself."""
 
     def trained(self, memory: int) -> None:
-        """Replace the process when it has grown too large; the next one is ready in 0.1 s.
-
-        It has only those traced graphs that workers share.
-        """
+        """Replace the process when it has grown too large; the next one is ready in 0.1 s, without traced graphs."""
         self._first_memory = self._first_memory or memory
         if memory > max(_WORKER_BYTES, _GROWTH * self._first_memory):
             self.stop()

@@ -31,7 +31,6 @@ from optuna.trial import TrialState
 from search.budget import RUN_AGAIN
 from search.data.loading import TrialData
 from search.errors import ModelError, SearchError, one_line, printable, redact
-from search.graphs import shared
 from search.reporting import data as data_picture
 from search.reporting import plots
 from search.study import attributes, create, ranking, samplers, storage
@@ -52,7 +51,6 @@ OBJECTS = "objects"  # the folder, among shipped files, of large data that a pro
 _AGAIN = 7_919  # keeps the seeds of trainings that confirm a trial apart from those of trials
 _LOGGED = 50_000  # characters of a trial's prints that are kept, at the beginning and at the end
 _COLLECT_BYTES = 100_000_000
-_GRAPHS = "graphs"  # the folder of traced graphs below that of the shared data
 _LIVE_SECONDS = 2.0  # how often a long trial's epochs reach the storage, and so MLflow
 
 
@@ -68,7 +66,7 @@ class Job:
         threads: Threads of a worker that was not started for this search.
         stop_file: A file whose presence asks running trials to stop at their next epoch.
         guarded: Whether the same trial may be given to a worker twice, as dask does.
-        shared: The folder in which workers of this machine share data and traced graphs; empty where each has its own.
+        shared: The folder in which workers of this machine share data; empty where each has its own.
     """
 
     settings: Settings
@@ -185,7 +183,6 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
             return results.TrialResult(number, "died", seed, reason=f"its worker died: it had begun on {begun}")
         storage.set_trial_system_attr(trial_id, attributes.BEGUN, f"{socket.gethostname()}:{os.getpid()}")
     _run_user_code_in(job, run_id)
-    shared.use(Path(job.shared, _GRAPHS) if job.shared else None)
     live = _Live(storage, trial_id, job.stop_file)
     checkpoints = checkpoint.folder_of(job.settings.storage, job.settings.study_name, number)
 

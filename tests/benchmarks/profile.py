@@ -83,12 +83,11 @@ def in_workers(spans: list[Span], workers: int) -> list[tuple[str, float]]:
     epochs = total["first epoch"] + total["other epoch"]  # with the pruner, which is asked in between
     parts = {
         "build the model": total["build"],
-        "create variables before tracing": total["variables"],
         "trace the model, or take an earlier one's graph": total["graphs"],
         "first epoch, TensorFlow optimises the graph": total["first epoch"],
         "all other epochs": total["other epoch"] - total["pruner"],
         "report to Optuna, ask the pruner": total["pruner"],
-        "the rest of fit: pipelines, Keras's own set-up": total["fit"] - total["variables"] - total["graphs"] - epochs,
+        "the rest of fit: pipelines, Keras's own set-up": total["fit"] - total["graphs"] - epochs,
         "test evaluation": total["evaluate"],
         "summary for MLflow": total["summary"],
         "save the best so far": total["archive"],

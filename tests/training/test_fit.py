@@ -329,7 +329,7 @@ def compiled_steps() -> keras.Model:
 
 @pytest.mark.parametrize(
     ("build", "path"),
-    [(own_step, fit.PLAIN), (eager, fit.PLAIN), (compiled_steps, fit.PLAIN)],
+    [(own_step, fit.PLAIN), (eager, fit.PLAIN), (compiled_steps, fit.WHOLE_EPOCHS)],
     ids=["own train_step", "eager", "several steps an execution"],
 )
 def test_unusual_models_fall_back_and_learn(build: Callable[[], keras.Model], path: str) -> None:

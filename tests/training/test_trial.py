@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +15,18 @@ import numpy as np
 import optuna
 import pytest
 
+from search import graphs
 from search.data import streams
 from search.data.dataset import Data, Part
 from search.data.loading import TrialData, load
 from search.data.summary import TensorSpec
 from search.errors import DataError, ModelError, StudyFileError, TrialFailed
-from search.graphs import reuse as graph_reuse
 from search.study import space
 from search.studyfile.load import parse_definition
 from search.studyfile.schema import Definition, LearningRateSchedule
 from search.training import callbacks, metrics, trial
 from search.training.dry_run import dry_run
-from search.training.fit import BATCHES, PLAIN, WHOLE_EPOCHS, evaluate
+from search.training.fit import PLAIN, WHOLE_EPOCHS, evaluate
 from search.training.probes import probes
 from search.training.result import Epoch, TrialResult
 
@@ -110,7 +111,7 @@ def last(result: TrialResult) -> dict[str, float]:
 
 def test_a_complete_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Value, curves, test metrics and the model handed over would not belong together."""
-    monkeypatch.setattr(graph_reuse, "_architectures", [])
+    monkeypatch.setattr(graphs, "_graphs", OrderedDict())
     run = Run(study_of(tmp_path))
     result = run.result
     assert (result.fate, result.reason) == ("complete", "")
@@ -517,7 +518,7 @@ def test_callbacks_by_name(tmp_path: Path) -> None:
     code += "        logs['mark'] = 10.0 + epoch\n"
     result = Run(study_of(tmp_path, code, fit={"callbacks": ["user.py:Mark", "TerminateOnNaN"]})).result
     assert last(result)["mark"] == 12.0
-    assert result.path == BATCHES  # TerminateOnNaN watches batches
+    assert result.path == WHOLE_EPOCHS
 
 
 @pytest.mark.parametrize(

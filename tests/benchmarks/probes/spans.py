@@ -108,8 +108,7 @@ def time_workers() -> None:
 def _time_worker(worker: Any) -> None:
     import optuna
 
-    from search.graphs import reuse
-    from search.training import fit, model, training
+    from search.training import fit, model, training, whole_epochs
 
     for name in ("check", "train", "_forget_model"):
         time_calls(worker, name, f"worker.{name}")
@@ -117,8 +116,7 @@ def _time_worker(worker: Any) -> None:
     time_calls(training, "archive", "archive")
     time_calls(training, "summary", "summary")
     time_calls(fit, "evaluate", "evaluate")
-    time_calls(fit, "_create_variables", "variables")
-    time_calls(reuse, "compiled_steps", "graphs")
+    time_calls(whole_epochs, "pass_of", "graphs")
     for name in ("report", "should_prune"):
         time_calls(optuna.trial.Trial, name, "pruner")
     whole = fit.fit

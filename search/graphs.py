@@ -1,0 +1,319 @@
+"""Passes over rows as one graph call: traced for each model, or once for all built-in models that have the same graph.
+
+A pass runs Keras's own `train_step` or `test_step` on every batch of an order of rows. Python's decisions (layers,
+losses, rates of dropout) are in its graph; weights, the optimizer's variables and metrics are reached by handles.
+
+To trace a small model takes longer than to train it. The graph of a step of the built-in `mlp` is therefore kept and
+called with the handles of later models. This is limited to models that this package makes as a whole, because their
+configuration tells all that decides the graph: Keras's own layers, given what their constructors take and changed by
+nobody. Left out of the configuration are the sizes of hidden layers, on which the graph does not depend once the shapes
+noted beside its nodes are taken off, and the share of dropout and the weight decay, which stand in it as constants.
+`tests/test_graphs.py` compares these graphs node for node.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+Pass = Callable[[Any, int, Any], dict[str, Any]]  # an order of rows, the rows of a batch, the tensors -> the metrics
+_NOTES = (
+    "_output_shapes",
+    "_handle_shapes",
+    "_handle_dtypes",
+    "_input_shapes",
+    "_gradient_op_type",
+    "_user_specified_name",
+)
+_RATE, _DECAY = "rate", "weight_decay"
+_MARKS = {_RATE: 0.34567891, _DECAY: 0.00012345679}  # what they are while a graph is traced
+_BY_SHAPE = ("Muon",)  # optimizers whose graphs depend on the shapes of the weights
+_KEPT, _KEPT_PASSES = 64, 8  # graphs, and passes made of them; the one that was longest not used is given up
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """What tracing a function gave, freed from the model that it was traced for.
+
+    Attributes:
+        definition: The graph, without inner functions and without any shape of a variable.
+        inputs: The names of its inputs: the arguments, then what it captured.
+        outputs: The names of its outputs.
+        structure: The outputs as the function returned them, each None.
+        captured: Each captured input: the index of a model's resource, or a constant tensor.
+    """
+
+    definition: tf.compat.v1.GraphDef
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    structure: Any
+    captured: tuple[Any, ...]
+
+    def call(self, arguments: list[tf.Tensor], resources: tuple[tf.Tensor, ...]) -> Any:
+        """Add the graph to the one that is being traced, and return its outputs."""
+        import tensorflow as tf
+
+        # The loop over batches has a graph of its own, which must be told of what comes from outside.
+        capture = tf.compat.v1.get_default_graph().capture
+        captured = [capture(resources[each] if isinstance(each, int) else each) for each in self.captured]
+        inputs = dict(zip(self.inputs, [*arguments, *captured], strict=True))
+        outputs = tf.graph_util.import_graph_def(self.definition, inputs, list(self.outputs), name="")
+        return tf.nest.pack_sequence_as(self.structure, outputs)
+
+
+_Graphs = tuple[_Graph, _Graph]  # of a step, and of the metrics' results
+_graphs: OrderedDict[str, _Graphs | None] = OrderedDict()  # None: cannot be used for another model
+_passes: OrderedDict[Any, Callable[..., Any]] = OrderedDict()
+
+
+def pass_of(model: keras.Model, step: str, tensors: Any, *, shared: bool, until_nan: bool = False) -> tuple[Pass, bool]:
+    """Return a model's pass over rows, and whether its graph was traced for an earlier model.
+
+    Args:
+        model: Compiled, its optimizer's and metrics' variables created.
+        step: `train_step` or `test_step`.
+        tensors: Rows like those that the pass is given: (x,), (x, y) or (x, y, weights of the rows).
+        shared: Whether the whole model is made by this package, and unchanged.
+        until_nan: Whether the pass ends with the batch after which the loss is no finite number.
+    """
+    spec = spec_of(tensors)
+    if shared:
+        key = f"{step} {spec} {_key(model)}"
+        reused = _recall(_graphs, key) is not None
+        if key not in _graphs:
+            _keep(_graphs, key, _traced(model, step, spec), _KEPT)
+        graphs = _graphs[key]
+        if graphs is not None:
+            numbers, resources = _numbers(model), tuple(_resources(model))
+            made = _recall(_passes, (key, until_nan, *numbers.items()))
+            if made is None:
+                made = _pass_of_graphs(model, graphs, spec, until_nan=until_nan)
+                _keep(_passes, (key, until_nan, *numbers.items()), made, _KEPT_PASSES)
+            return _bound(made, resources), reused
+    one_step = _compiled(model, getattr(model, step))
+    run = _over_batches(lambda rows, _: one_step(rows), lambda _: model.get_metrics_result(), spec, until_nan=until_nan)
+    return _bound(_concrete(run, spec), ()), False
+
+
+def spec_of(tensors: Any) -> Any:
+    """Return what tensors like these are, with any number of rows."""
+    import keras
+    import tensorflow as tf
+
+    return keras.tree.map_structure(lambda each: tf.TensorSpec([None, *each.shape[1:]], each.dtype), tensors)
+
+
+def _over_batches(
+    step: Callable[..., Any], results: Callable[..., Any], spec: Any, *, until_nan: bool
+) -> Callable[..., Any]:
+    """Return a function that runs a step on batches of rows in an order, and returns the metrics."""
+    import keras
+    import tensorflow as tf
+
+    width = len(keras.tree.flatten(spec))
+
+    def run(order: tf.Tensor, batch_size: tf.Tensor, *given: tf.Tensor) -> Any:
+        rows, resources = keras.tree.pack_sequence_as(spec, list(given[:width])), given[width:]
+        steps = -(-tf.size(order) // batch_size)
+
+        def one(index: tf.Tensor, finite: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            taken = order[index * batch_size : (index + 1) * batch_size]
+            logs = step(keras.tree.map_structure(lambda tensor: tf.gather(tensor, taken), rows), resources)
+            return index + 1, tf.reshape(tf.math.is_finite(logs["loss"]), []) if until_nan else finite
+
+        begin = tf.constant(0), tf.constant(True)
+        tf.while_loop(lambda index, finite: (index < steps) & finite, one, begin, parallel_iterations=1)
+        return results(resources)
+
+    return run
+
+
+def _bound(made: Callable[..., Any], resources: tuple[tf.Tensor, ...]) -> Pass:
+    import keras
+    import tensorflow as tf
+
+    def run(order: Any, batch_size: int, tensors: Any) -> dict[str, Any]:
+        flat = keras.tree.flatten(tensors)
+        logs: dict[str, Any] = made(tf.convert_to_tensor(order, tf.int32), tf.constant(batch_size), *flat, *resources)
+        return logs
+
+    return run
+
+
+def _recall(kept: OrderedDict[Any, Any], key: Any) -> Any:
+    if key in kept:
+        kept.move_to_end(key)
+    return kept.get(key)
+
+
+def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
+    kept[key] = value
+    if len(kept) > most:
+        kept.popitem(last=False)
+
+
+def _key(model: keras.Model) -> str:
+    """Return all that decides the graphs of a built-in model."""
+    import keras
+
+    kinds = {type(layer).__name__ for layer in model.layers}
+    by_shape = "BatchNormalization" in kinds or type(model.optimizer).__name__ in _BY_SHAPE
+
+    def told(config: Any) -> Any:
+        if isinstance(config, list | tuple):
+            return [told(each) for each in config]
+        if not isinstance(config, dict):
+            return config
+        rest = {name: told(each) for name, each in config.items() if name not in ("build_config", "shape")}
+        if config.get("class_name") == "Dense" and not by_shape:
+            rest["config"]["units"] = min(rest["config"]["units"], 2)  # Keras adds a bias of one number otherwise
+        if config.get("class_name") == "Dropout":
+            rest["config"][_RATE] = _share(rest["config"][_RATE])
+        return rest
+
+    optimizer = {name: value for name, value in model.optimizer.get_config().items() if name != "learning_rate"}
+    optimizer[_DECAY] = None if optimizer.get(_DECAY) is None else "open"
+    compiled = {**model.get_compile_config(), "optimizer": [type(model.optimizer).__name__, optimizer]}
+    settings = (keras.config.epsilon(), keras.config.floatx(), keras.config.image_data_format())
+    return json.dumps([told(model.get_config()), told(compiled), model.output_shape, settings], sort_keys=True)
+
+
+def _share(rate: float) -> float | str:
+    return "open" if 0 < rate < 1 else rate
+
+
+def _owners(model: keras.Model) -> Iterator[tuple[Any, str]]:
+    """Yield what has a number that stands as a constant in the graph, and the number's name."""
+    for layer in model.layers:
+        if type(layer).__name__ == "Dropout" and 0 < layer.rate < 1:
+            yield layer, _RATE
+    if model.optimizer.weight_decay is not None:
+        yield model.optimizer, _DECAY
+
+
+def _numbers(model: keras.Model) -> dict[str, float]:
+    return {name: getattr(owner, name) for owner, name in _owners(model)}
+
+
+@contextmanager
+def _marked(model: keras.Model) -> Iterator[None]:
+    """Give a model marks instead of its numbers for a while."""
+    before = [(owner, name, getattr(owner, name)) for owner, name in _owners(model)]
+    for owner, name, _ in before:
+        setattr(owner, name, _MARKS[name])
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def _traced(model: keras.Model, step: str, spec: Any) -> _Graphs | None:
+    """Return the graphs of a step and of the metrics' results; None when later models cannot use them."""
+    import keras
+
+    def one_step(*flat: tf.Tensor) -> Any:
+        return getattr(model, step)(keras.tree.pack_sequence_as(spec, list(flat)))
+
+    if len({(name, getattr(owner, name)) for owner, name in _owners(model)}) > len(_numbers(model)):
+        return None  # several shares of dropout
+    resources = _resources(model)
+    with _marked(model):
+        graphs = _graph(one_step, keras.tree.flatten(spec), resources), _graph(model.get_metrics_result, [], resources)
+    return None if graphs[0] is None or graphs[1] is None else (graphs[0], graphs[1])
+
+
+def _graph(function: Callable[..., Any], spec: list[Any], resources: list[tf.Tensor]) -> _Graph | None:
+    """Trace a function; None when it captured a resource that is not among the model's, or calls inner functions."""
+    import tensorflow as tf
+
+    traced = tf.function(function, autograph=False).get_concrete_function(*spec)
+    known = {id(handle): index for index, handle in enumerate(resources)}
+    captured = tuple(known.get(id(each), each) for each in traced.captured_inputs)
+    definition = traced.graph.as_graph_def()
+    unknown = any(not isinstance(each, int) and each.dtype == tf.resource for each in captured)
+    if unknown or definition.library.function:
+        return None
+    steps = [node for node in definition.node if node.op != "Placeholder"]  # XLA knows no inputs that nothing reads
+    for node in steps:
+        for name in _NOTES:
+            node.attr.pop(name, None)
+    del definition.node[:]
+    definition.node.extend(steps)
+    return _Graph(
+        definition,
+        tuple(each.name for each in traced.graph.inputs),
+        tuple(each.name for each in traced.graph.outputs),
+        tf.nest.map_structure(lambda _: None, traced.structured_outputs),
+        captured,
+    )
+
+
+def _resources(model: keras.Model) -> list[tf.Tensor]:
+    """Return the handles of a model's variables, and of the tables by which it looks texts up."""
+    variables = (*model.variables, *model.metrics_variables, *model.optimizer.variables)
+    tables = [layer.lookup_table.resource_handle for layer in model.layers if hasattr(layer, "lookup_table")]
+    return [*(each.value.handle for each in {id(each): each for each in variables}.values()), *tables]
+
+
+def _pass_of_graphs(model: keras.Model, graphs: _Graphs, spec: Any, *, until_nan: bool) -> Callable[..., Any]:
+    """Return a pass that takes the resources of a model like this one."""
+    import keras
+    import tensorflow as tf
+
+    step, results = _with_numbers(graphs[0], _numbers(model)), graphs[1]
+    one_step = _compiled(model, lambda rows, resources: step.call(keras.tree.flatten(rows), resources))
+    run = _over_batches(one_step, lambda resources: results.call([], resources), spec, until_nan=until_nan)
+    return _concrete(run, spec, [tf.TensorSpec([], each.dtype) for each in _resources(model)])
+
+
+def _compiled(model: keras.Model, step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step as Keras runs it: XLA compiles it once for each number of rows that it meets."""
+    import tensorflow as tf
+
+    if not model.jit_compile:
+        return step
+    compiled: Callable[..., Any] = tf.function(step, jit_compile=True, reduce_retracing=True, autograph=False)
+    return compiled
+
+
+def _concrete(run: Callable[..., Any], spec: Any, handles: Sequence[tf.TensorSpec] = ()) -> Callable[..., Any]:
+    import keras
+    import tensorflow as tf
+
+    arguments = (tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32), *keras.tree.flatten(spec), *handles)
+    made: Callable[..., Any] = tf.function(run, autograph=False).get_concrete_function(*arguments)
+    return made
+
+
+def _with_numbers(graph: _Graph, numbers: Mapping[str, float]) -> _Graph:
+    """Return a graph that has these numbers where it has their marks."""
+    import tensorflow as tf
+
+    def constants(values: Mapping[str, float]) -> list[float]:
+        return [
+            made for name, value in values.items() for made in ((value, 1 / (1 - value)) if name == _RATE else (value,))
+        ]
+
+    marks, values = (constants(each) for each in ({name: _MARKS[name] for name in numbers}, numbers))
+    changed = tf.compat.v1.GraphDef()
+    changed.CopyFrom(graph.definition)
+    for node in changed.node:
+        tensor = node.attr["value"].tensor if node.op == "Const" else None
+        if tensor is None or tensor.tensor_shape.dim or not tf.as_dtype(tensor.dtype).is_floating:
+            continue
+        held = tf.make_ndarray(tensor)
+        for mark, value in zip(marks, values, strict=True):
+            if held == np.asarray(mark, held.dtype):
+                tensor.CopyFrom(tf.make_tensor_proto(value, tensor.dtype, []))
+    return _Graph(changed, graph.inputs, graph.outputs, graph.structure, graph.captured)

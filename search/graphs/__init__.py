@@ -1,1 +1,0 @@
-"""TensorFlow graphs that are traced once and serve every like model."""

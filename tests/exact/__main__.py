@@ -1,0 +1,170 @@
+"""Train random models here and by Keras's `fit`, and count by kind what differs.
+
+    python -m tests.exact --models 300 --seed 0 --file exact.jsonl [--part 0/2]
+
+Each model is followed by three of the same builder with other sizes, rates and seeds, in turn with another builder's.
+Every epoch's logs, all weights and the optimizer's variables are compared to the last bit; the predictions of saved
+models in a fresh process. A file that is there already is gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FOLLOWERS = 3
+_LOADED_AT_ONCE = 20  # models in a fresh process
+
+
+@dataclass
+class Record:
+    """What came of a model and its followers."""
+
+    seed: int
+    kinds: list[str]
+    trained: int = 0
+    path: str = ""
+    differs: list[str] = field(default_factory=list)
+    refused: str = ""  # by Keras, and here
+    resumed: str = "not tried"
+    loaded: str = "not tried"
+
+
+def values_of(seed: int, follower: int) -> Any:
+    """Return the sizes, rates and seed of a model or of a follower."""
+    import random
+
+    from tests.exact.kinds import Values
+
+    pick = random.Random(1000 * seed + follower)
+    units = pick.choice([1, 2, 3, 5, 8, 13])
+    return Values(units, round(pick.uniform(0.05, 0.6), 3), 10 ** pick.uniform(-3, -1), pick.randrange(10_000))
+
+
+def compared(seeds: list[int], folder: Path, followers: int = FOLLOWERS) -> list[Record]:
+    """Train the models of several seeds in turn, each with its followers."""
+    from tests.exact import compare
+    from tests.exact.kinds import draw
+
+    drawn = {seed: draw(seed) for seed in seeds}
+    records = {seed: Record(seed, each.kinds) for seed, each in drawn.items()}
+    for follower in range(followers + 1):
+        for seed, each in drawn.items():
+            record, values = records[seed], values_of(seed, follower)
+            mine = compare.here(each, values)
+            theirs = compare.by_keras(each, values, mine.path)
+            record.trained += 1
+            record.path = record.path or ("" if mine.error else mine.path)
+            different = mine.differs(theirs)
+            if different:
+                record.differs.append(f"follower {follower}: {different}")
+            elif mine.error:
+                record.refused = mine.error
+            if follower or mine.error or different:
+                continue
+            if seed % 3 == 0 and mine.path != "ordinary fit":
+                again = compare.resumed(each, values, folder / f"checkpoint-{seed}")
+                if again is not None:
+                    mine.epochs = mine.epochs[-len(again.epochs) :]
+                    record.resumed = again.differs(mine) or "same"
+            record.loaded = compare.saved(mine, each, folder / str(seed)) or "kept"
+    return list(records.values())
+
+
+def load(folder: Path, seeds: list[int]) -> dict[int, str]:
+    """Load the kept models of these seeds in a fresh process, and return how each differs."""
+    command = [sys.executable, "-m", "tests.exact", "--load", str(folder), "--seeds", *map(str, seeds)]
+    ended = subprocess.run(
+        command, check=False, stdout=subprocess.PIPE, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    )
+    lines = ended.stdout.decode().splitlines()
+    return {int(seed): told for seed, told in json.loads(lines[-1]).items()} if lines else {}
+
+
+def _load_here(folder: Path, seeds: list[int]) -> None:
+    from tests.exact import compare
+    from tests.exact.kinds import draw
+
+    print(json.dumps({seed: compare.load_and_compare(folder / str(seed), draw(seed)) for seed in seeds}))
+
+
+def attack(seeds: list[int], file: Path) -> None:
+    """Compare the models of these seeds that the file has not."""
+    known = {each["seed"] for each in read(file)}
+    left = [seed for seed in seeds if seed not in known]
+    for first in range(0, len(left), _LOADED_AT_ONCE):
+        part = left[first : first + _LOADED_AT_ONCE]
+        with tempfile.TemporaryDirectory() as name:
+            folder, records = Path(name), []
+            for index in range(0, len(part), 2):
+                records += compared(part[index : index + 2], folder)
+                for each in records[-2:]:
+                    sys.stderr.write(f"{each.seed} {each.path} {each.differs or each.refused} {each.resumed}\n")
+            loaded = load(folder, [each.seed for each in records if each.loaded == "kept"])
+            for each in records:
+                if each.loaded == "kept":
+                    each.loaded = loaded.get(each.seed, "no answer") or "same"
+        with file.open("a") as out:
+            out.writelines(json.dumps(asdict(each)) + "\n" for each in records)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """Return the records of a file."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Return counts by kind as Markdown."""
+    counts: dict[str, Counter[str]] = {"all": Counter()}
+    for each in records:
+        for kind in ("all", *dict.fromkeys(each["kinds"])):
+            count = counts.setdefault(kind, Counter())
+            count["models"] += 1
+            count["trained"] += each["trained"]
+            count["refused"] += bool(each["refused"])
+            count["differs"] += bool(each["differs"])
+            count["resumed"] += each["resumed"] == "same"
+            count["resumed otherwise"] += each["resumed"] not in ("same", "not tried")
+            count["loaded"] += each["loaded"] == "same"
+    names = ["models", "trained", "differs", "refused", "resumed", "resumed otherwise", "loaded"]
+    head = f"| kind | {' | '.join(names)} |\n|{' --- |' * (len(names) + 1)}\n"
+    rows = (
+        f"| {kind} | {' | '.join(str(count[name]) for name in names)} |\n" for kind, count in sorted(counts.items())
+    )
+    return head + "".join(rows)
+
+
+def main() -> None:
+    """Compare, and print the table."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--models", type=int, default=300)
+    options.add_argument("--seed", type=int, default=0, help="of the first model")
+    options.add_argument("--seeds", type=int, nargs="*", help="these models alone")
+    options.add_argument("--part", default="0/1", help="0/2 and 1/2 share the models out between two processes")
+    options.add_argument("--file", type=Path, default=Path("exact.jsonl"), help="where the outcomes are kept")
+    options.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--table", action="store_true", help="print the counts of the file alone")
+    given = options.parse_args()
+    if given.load:
+        _load_here(given.load, given.seeds)
+        return
+    index, parts = map(int, given.part.split("/"))
+    seeds = given.seeds or list(range(given.seed, given.seed + given.models))[index::parts]
+    if not given.table:
+        attack(seeds, given.file)
+    print(table(read(given.file)))
+    for each in read(given.file):
+        for told in each["differs"]:
+            print(each["seed"], told, each["kinds"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""One model trained by this package and by Keras's `fit` on the same batches, and what differs."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.utils.naming import reset_uids
+
+from search.training import checkpoint, fit
+from search.training.epochs import Epochs, watcher
+from search.training.training import archive
+from tests.exact.kinds import Changes, Drawn, Values
+
+_KILLED_AFTER = 1  # epochs
+
+
+class Killed(Exception):
+    """A training ends as if its process had been killed."""
+
+
+@dataclass
+class Outcome:
+    """What came of a training."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    variables: list[Any] = field(default_factory=list)
+    error: str = ""
+    path: str = ""
+    model: keras.Model | None = None
+
+    def differs(self, other: Outcome) -> str:
+        """Return how this training differs from another; empty when it does not."""
+        if bool(self.error) != bool(other.error):
+            return f"here: {self.error or 'trains'}; Keras: {other.error or 'trains'}"
+        if len(self.epochs) != len(other.epochs):
+            return f"{len(self.epochs)} epochs, Keras {len(other.epochs)}"
+        for epoch, (mine, theirs) in enumerate(zip(self.epochs, other.epochs, strict=True)):
+            if mine.keys() != theirs.keys():
+                return f"epoch {epoch} logs {sorted(mine)}, Keras {sorted(theirs)}"
+            for name, value in mine.items():
+                if value != theirs[name] and not (math.isnan(value) and math.isnan(theirs[name])):
+                    return f"epoch {epoch}: {name} {value!r}, Keras {theirs[name]!r}"
+        if len(self.variables) != len(other.variables):
+            return f"{len(self.variables)} variables, Keras {len(other.variables)}"
+        for index, (mine, theirs) in enumerate(zip(self.variables, other.variables, strict=True)):
+            if not np.array_equal(mine, theirs, equal_nan=mine.dtype.kind == "f"):
+                return f"variable {index} of {len(self.variables)}"
+        return ""
+
+
+def model_of(drawn: Drawn, values: Values) -> keras.Model:
+    """Return a model as a trial makes it."""
+    keras.backend.clear_session()
+    reset_uids()
+    keras.utils.set_random_seed(values.seed)
+    keras.config.set_dtype_policy(drawn.policy)
+    model = drawn.make(values)
+    fit.ensure_built(model, drawn.data)
+    keras.utils.set_random_seed(values.seed)
+    return model
+
+
+def train(drawn: Drawn, values: Values, run: Callable[[keras.Model, list[keras.callbacks.Callback]], str]) -> Outcome:
+    """Return what comes of a training; an error is an outcome too."""
+    found = Outcome()
+    keep = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda _, logs: found.epochs.append({n: float(np.mean(each)) for n, each in logs.items()})
+    )
+    try:
+        found.model = model_of(drawn, values)
+        found.path = run(found.model, [*drawn.callbacks(), keep])
+        every = (*found.model.variables, *found.model.optimizer.variables)
+        found.variables = [each.numpy() for each in every]
+    except Exception as error:  # what Keras refuses is refused here too
+        found.error = f"{type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else ''}"
+        found.path = traceback.format_exc()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    return found
+
+
+def here(drawn: Drawn, values: Values) -> Outcome:
+    """Train as a trial does."""
+
+    def run(model: keras.Model, callbacks: list[keras.callbacks.Callback]) -> str:
+        paths = [""]
+        built_in = drawn.built_in
+        fit.fit(model, drawn.data, callbacks=callbacks, built_in=built_in, on_path=paths.append, **drawn.settings)
+        return paths[-1]
+
+    return train(drawn, values, run)
+
+
+def by_keras(drawn: Drawn, values: Values, path: str) -> Outcome:
+    """Train by Keras's `fit`: on batches in the order of this package, or as it is where that does no more."""
+
+    def run(model: keras.Model, callbacks: list[keras.callbacks.Callback]) -> str:
+        data, settings = drawn.data, dict(drawn.settings)
+        seed, size = settings.pop("seed"), settings.pop("batch_size")
+        validation = tuple(each for each in _packed(data.validation))
+        held_out = len(data.validation) if drawn.built_in else size
+        more = {"validation_data": validation, "callbacks": callbacks, "verbose": 0, **settings}
+        if path == fit.PLAIN:
+            x, y, weights = (*_packed(data.train), None)[:3]
+            weighted = settings.get("class_weight")
+            if weighted:
+                more.pop("class_weight")
+                weights = np.array([weighted[int(each)] for each in y.reshape(-1)], "float32")
+            model.fit(x, y, sample_weight=weights, batch_size=size, **more)
+        else:
+            model.fit(_batches(_packed(data.train), seed, size), validation_batch_size=held_out, shuffle=False, **more)
+        return "Keras"
+
+    return train(drawn, values, run)
+
+
+def _packed(part: Any) -> tuple[Any, ...]:
+    packed = (fit.as_tensors(part.x), part.y, part.sample_weight)
+    return packed if part.sample_weight is not None else packed[:2]
+
+
+def _batches(packed: Any, seed: int, size: int) -> Any:
+    """Return an epoch of batches, each time it is read in the next order."""
+    import tensorflow as tf
+
+    tensors = keras.tree.map_structure(tf.convert_to_tensor, packed)
+    rows = len(keras.tree.flatten(tensors)[0])
+    generator = np.random.default_rng(seed)
+
+    def batches() -> Iterator[Any]:
+        order = generator.permutation(rows)
+        for first in range(0, rows, size):
+            yield order[first : first + size].astype("int32")
+
+    indices = tf.data.Dataset.from_generator(batches, output_signature=tf.TensorSpec([None], tf.int32))
+    taken = indices.map(lambda index: keras.tree.map_structure(lambda each: tf.gather(each, index), tensors))
+    return taken.apply(tf.data.experimental.assert_cardinality(-(-rows // size)))
+
+
+def resumed(drawn: Drawn, values: Values, folder: Path) -> Outcome | None:
+    """Train, die after an epoch, and go on in a new model; None where a callback would change what is trained."""
+    if any(
+        isinstance(each, Changes) and each.hook not in ("set_model", "on_train_begin") for each in drawn.callbacks()
+    ):
+        return None
+
+    def once(model: keras.Model, callbacks: list[keras.callbacks.Callback], die: bool) -> str:
+        epochs, counted = Epochs(), callbacks[:-1]
+
+        def on_epoch(epoch: int, *_: Any) -> None:
+            if die and epoch == _KILLED_AFTER:
+                raise Killed
+
+        saving = checkpoint.checkpointing(folder, True, epochs, counted, lambda: None)
+        followed = [*callbacks, watcher(epochs, on_epoch), saving]
+        fit.fit(model, drawn.data, callbacks=followed, built_in=drawn.built_in, **drawn.settings)
+        return ""
+
+    train(drawn, values, lambda model, callbacks: once(model, callbacks, die=True))
+    return train(drawn, values, lambda model, callbacks: once(model, callbacks, die=False))
+
+
+def saved(found: Outcome, drawn: Drawn, file: Path) -> str:
+    """Keep a model and what it predicts for a fresh process; return why it cannot be kept."""
+    assert found.model is not None
+    rows = fit.fixed_rows(found.model) or 5
+    x = drawn.data.example(rows)
+    try:
+        file.with_suffix(".keras").write_bytes(archive(found.model))
+    except Exception as error:  # whatever Keras cannot save
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+    predicted = found.model.predict(fit.as_tensors(x), batch_size=rows, verbose=0)
+    np.savez(file, *(np.asarray(each, "float64") for each in keras.tree.flatten(predicted)))
+    return ""
+
+
+def load_and_compare(file: Path, drawn: Drawn) -> str:
+    """Return how a kept model differs in this process; empty when it does not."""
+    try:
+        model = keras.saving.load_model(file.with_suffix(".keras"), safe_mode=False)
+    except Exception as error:  # an object that no other process knows
+        return f"cannot be loaded: {type(error).__name__}"
+    rows = fit.fixed_rows(model) or 5
+    predicted = model.predict(fit.as_tensors(drawn.data.example(rows)), batch_size=rows, verbose=0)
+    kept = np.load(file.with_suffix(".npz"))
+    pairs = zip(keras.tree.flatten(predicted), kept.values(), strict=True)
+    close = all(np.allclose(mine, theirs, rtol=1e-4, atol=1e-5, equal_nan=True) for mine, theirs in pairs)
+    return "" if close else "predicts otherwise"

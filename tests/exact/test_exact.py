@@ -1,0 +1,159 @@
+"""The short form of the attack: the faults that it has found, and a few random models."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from search.data.dataset import Data, Part
+from search.training import fit
+from tests.exact import __main__ as attack
+from tests.exact import compare, kinds
+from tests.exact.kinds import Changes, Drawn, Values
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Keras warns of much that random models do
+
+SETTINGS: dict[str, Any] = {"epochs": 3, "batch_size": 8, "seed": 3}
+VALUES = Values(units=4, rate=0.3, learning_rate=0.05, seed=11)
+
+
+def data_of(shape: tuple[int, ...] = (3,), rows: int = kinds.ROWS) -> Data:
+    def part(count: int, seed: int) -> Part:
+        x = np.random.default_rng(seed).normal(size=(count, *shape)).astype("float32")
+        return Part(x, (x.reshape(count, -1).sum(axis=1, keepdims=True) > 0).astype("float32"))
+
+    return Data("binary", (0, 1), (), part(rows, 0), part(12, 1), part(12, 2), False, "made", "00000000")
+
+
+def same(make: Callable[[Values], keras.Model], path: str = fit.WHOLE_EPOCHS, **settings: Any) -> compare.Outcome:
+    """Train here and by Keras, and fail when they differ."""
+    more: dict[str, Any] = {"data": data_of(), "callbacks": list, **settings}
+    drawn = Drawn(0, [], make, settings={**SETTINGS, **more.pop("settings", {})}, **more)
+    mine = compare.here(drawn, VALUES)
+    assert (mine.error, mine.path) == ("", path)
+    assert not mine.differs(compare.by_keras(drawn, VALUES, path))
+    return mine
+
+
+def dense(values: Values, hidden: tuple[layers.Layer, ...] = (), **compiled: Any) -> keras.Model:
+    made = [layers.Dense(values.units, activation="relu"), layers.Dropout(values.rate), *hidden]
+    model = keras.Sequential([keras.Input((3,)), *made, layers.Dense(1, activation="sigmoid")])
+    model.compile(**{"optimizer": "adam", "loss": "binary_crossentropy", "metrics": ["accuracy"], **compiled})
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "hook"),
+    [
+        ("freeze a variable", "set_model"),
+        ("freeze a layer", "on_epoch_begin"),
+        ("clipnorm", "on_train_begin"),
+        ("dropout's rate", "on_epoch_begin"),
+        ("schedule", "on_train_begin"),
+        ("learning rate", "on_test_end"),
+        ("make functions anew", "on_epoch_end"),
+        ("compile", "on_epoch_begin"),
+        ("stop training", "on_epoch_begin"),
+    ],
+)
+def test_what_a_callback_changes_is_trained_as_keras_trains_it(change: str, hook: str) -> None:
+    """A callback that freezes layers would freeze none, and the study would never say so."""
+    epoch = 1 if change in ("make functions anew", "compile", "stop training") else 0
+    mine = same(dense, callbacks=lambda: [Changes(hook, kinds.CHANGES[change], epoch)])
+    assert mine.epochs[0]["steps"] == -(-kinds.ROWS // SETTINGS["batch_size"]), "a callback's params"
+
+
+class TrainsOnABatch(keras.callbacks.Callback):
+    """Train and test on rows of its own."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        data = data_of().validation
+        assert data is not None
+        if epoch == 1:
+            self.model.train_on_batch(data.x, data.y)
+            self.model.evaluate(data.x, data.y, verbose=0)
+
+
+def test_a_callback_may_train_and_test_on_other_rows() -> None:
+    """It would train on all rows instead, an epoch more."""
+    same(dense, callbacks=lambda: [TrainsOnABatch()])
+
+
+@pytest.mark.parametrize("loss", [kinds.batch_rows_loss, keras.losses.Dice()], ids=["rows of a batch", "Dice"])
+def test_a_loss_of_batches_is_measured_in_batches_of_the_same_size(loss: Any) -> None:
+    """The wrong trial would win: a wide model's loss was measured on fewer rows at once than a narrow one's."""
+    mine = same(functools.partial(dense, loss=loss))
+    assert mine.model is not None
+    test = data_of().test
+    assert test is not None
+    tested = mine.model.evaluate(test.x, test.y, batch_size=8, verbose=0, return_dict=True)
+    assert fit.evaluate(mine.model, test, 8)["loss"] == pytest.approx(tested["loss"], rel=1e-6)
+
+
+def test_a_stateful_model_of_fixed_batches_trains() -> None:
+    """`Input(batch_shape=…)` and stateful RNNs were refused, which Keras trains."""
+
+    def stateful(values: Values) -> keras.Model:
+        inputs = keras.Input(batch_shape=(12, 5, 2))
+        x = layers.LSTM(values.units, stateful=True)(inputs)
+        model = keras.Model(inputs, layers.Dense(1, activation="sigmoid")(x))
+        model.compile("adam", "binary_crossentropy")
+        return model
+
+    same(stateful, data=data_of((5, 2), rows=36), settings={"batch_size": 12})
+
+
+def test_objects_without_a_configuration_are_trained() -> None:
+    """An own regularizer, schedule or partial without `get_config` ended the trial."""
+    activation = functools.partial(kinds.scaled_tanh, factor=2.0)
+    hidden = functools.partial(layers.Dense, 3, activation=activation)
+
+    def made(values: Values) -> keras.Model:
+        last = hidden(kernel_regularizer=kinds.NoConfig(0.01))
+        return dense(values, (last,), optimizer=keras.optimizers.Adam(kinds.NoConfigSchedule(0.1)))
+
+    same(made)
+
+
+@pytest.mark.parametrize("callback", ["TerminateOnNaN", "BackupAndRestore", "steps_per_execution"])
+def test_what_looks_at_epochs_trains_by_whole_epochs(callback: str, tmp_path: Path) -> None:
+    """A study with these would take ten times as long; or an epoch would go on after its loss is no number."""
+    if callback == "steps_per_execution":
+        same(functools.partial(dense, steps_per_execution=3))
+    elif callback == "BackupAndRestore":
+        same(dense, callbacks=lambda: [keras.callbacks.BackupAndRestore(str(tmp_path))])
+    else:
+
+        def lost(y: Any, predicted: Any) -> Any:
+            return keras.ops.log(predicted - 0.35) * y
+
+        mine = same(functools.partial(dense, loss=lost), callbacks=lambda: [keras.callbacks.TerminateOnNaN()])
+        assert len(mine.epochs) < SETTINGS["epochs"]
+
+
+@pytest.mark.parametrize("setting", ["trainable", "regularizer"])
+def test_what_is_set_on_a_variable_is_each_models_own(setting: str) -> None:
+    """The second model of a study froze the layer of the first: no configuration tells it."""
+    for index, strength in ((0, 0.1), (2, 5.0)):
+
+        def made(values: Values, index: int = index, strength: float = strength) -> keras.Model:
+            model = dense(values)
+            variable = model.trainable_variables[index]
+            setattr(variable, setting, keras.regularizers.L2(strength) if setting == "regularizer" else False)
+            return model
+
+        same(made)
+
+
+def test_random_models_and_their_followers(tmp_path: Path) -> None:
+    """The long form, `python -m tests.exact`, would find what no test of a known fault does."""
+    for record in attack.compared([4, 9], tmp_path, followers=1):
+        assert not record.differs
+        assert record.resumed in ("not tried", "same")

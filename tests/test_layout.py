@@ -81,7 +81,7 @@ HOMES: dict[str, set[str]] = {
 
 # Each room imports only from rooms that stand before it.
 ROOMS = (
-    {"errors", "figures", "overrides", "serving", "system"},
+    {"errors", "figures", "serving", "system"},
     {"studyfile"},
     {"data", "study"},
     {"comparison", "graphs"},

@@ -14,7 +14,7 @@ from search.comparison.predictions import ONLY, About, Predictions
 from search.data import streams
 from search.data.dataset import Data
 from search.data.preprocessing import Column, raw
-from search.overrides import overrides
+from search.studyfile.references import overrides
 from search.studyfile.schema import Definition
 
 if TYPE_CHECKING:

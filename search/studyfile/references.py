@@ -127,3 +127,11 @@ def _hides(path: Path) -> bool:
         return False
     installed = found is not None and "site-packages" in str(found.origin)
     return installed and str(path) != str(found and found.origin)
+
+
+def overrides(made: object, base: type, *names: str) -> bool:
+    """Return whether an object, or a class, of the user's has other methods of these names than `base` has."""
+    found = [getattr(made, name) for name in names]
+    return any(
+        getattr(each, "__func__", each) is not getattr(base, name) for each, name in zip(found, names, strict=True)
+    )

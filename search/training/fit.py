@@ -23,7 +23,7 @@ import numpy as np
 from search.data import mapped, streams
 from search.data.dataset import Data, Part
 from search.data.preprocessing import leaves, take
-from search.overrides import overrides
+from search.studyfile.references import overrides
 from search.training import whole_epochs
 from search.training.epochs import numbers
 from search.training.whole_epochs import Rows

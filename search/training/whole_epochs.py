@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.graphs import Pass, pass_of, spec_of
-from search.overrides import overrides
+from search.studyfile.references import overrides
 
 if TYPE_CHECKING:
     import keras

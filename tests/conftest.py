@@ -52,14 +52,21 @@ width = {{ type = "int", low = 2, high = 200 }}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the slower example programs run on request."""
-    parser.addoption("--every-program", action="store_true", help="run every program of tests/programs")
+    """Let the heavy tests run on request."""
+    parser.addoption("--heavy", action="store_true", help="run the tests marked `heavy`, 10 minutes, and no others")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the frameworks' start-up noise out of every process the tests start."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose the heavy tests, or all others."""
+    chosen = {item: (item.get_closest_marker("heavy") is not None) == config.getoption("heavy") for item in items}
+    config.hook.pytest_deselected(items=[item for item in items if not chosen[item]])
+    items[:] = [item for item in items if chosen[item]]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

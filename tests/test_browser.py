@@ -84,6 +84,7 @@ def test_the_printed_address_lists_the_trials_best_first(browser: Any, shown: Sh
     assert headers, "columns of the value, the test metric and the study's parameters"
 
 
+@pytest.mark.heavy
 def test_the_saved_view_draws_the_studys_charts(browser: Any, shown: Shown) -> None:
     """Charts would show the first ten runs' training accuracy."""
     browser.get(shown.url.replace("/runs?", "/runs?compareRunsMode=CHART&"))
@@ -93,6 +94,7 @@ def test_the_saved_view_draws_the_studys_charts(browser: Any, shown: Shown) -> N
     until(lambda: browser.execute_script("return document.querySelectorAll('canvas, svg.main-svg').length") > 0)
 
 
+@pytest.mark.heavy
 def test_the_searchs_page_shows_its_best_trial_and_its_picture(browser: Any, shown: Shown) -> None:
     """A search would be a page of numbers without a sentence."""
     experiment = shown.client.get_experiment_by_name("tiny")
@@ -107,6 +109,7 @@ def test_the_searchs_page_shows_its_best_trial_and_its_picture(browser: Any, sho
     assert until(lambda: browser.execute_script(script.replace("get-artifact", "curves.svg"))), "its curves are drawn"
 
 
+@pytest.mark.heavy
 def test_the_report_draws_without_a_network(browser: Any, shown: Shown) -> None:
     """A colleague who is sent the file would open an empty page."""
     done = command("search.report", "tiny.toml", cwd=shown.folder)
@@ -124,6 +127,7 @@ def test_the_report_draws_without_a_network(browser: Any, shown: Shown) -> None:
         browser.execute_cdp_cmd("Network.disable", {})
 
 
+@pytest.mark.heavy
 def test_the_models_page_names_the_champion(browser: Any, shown: Shown) -> None:
     """Whoever deploys would not see which version was promoted, and what it takes."""
     done = command("search.promote", "tiny", cwd=shown.folder)

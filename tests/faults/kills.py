@@ -29,7 +29,7 @@ from search.study.storage import open_storage
 from tests.conftest import TINY, begin, command
 
 BUDGET = 12
-LATEST = 10.0  # seconds after its start at which a search of the short form is killed at the latest
+LATEST = 4.0  # seconds after its start at which a search of the short form is killed at the latest
 PER_SEARCH = 10  # kills
 _HANGS_SECONDS = 300
 
@@ -106,7 +106,7 @@ def kill_and_resume(
     moments, started = list[float](), time.monotonic()
     while len(moments) < kills:
         process = _begin(folder, name, cold=cold)
-        moment = draw.uniform(0.5, latest)
+        moment = draw.uniform(0.1, latest)
         if process.ended(moment):
             break
         process.kill(whole=draw.random() < 0.5)

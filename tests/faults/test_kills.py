@@ -1,15 +1,18 @@
-"""The short form of `tests.faults.kills`: one search, killed three times."""
+"""Searches that are killed and resumed, by `tests.faults.kills`."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
+import pytest
+
 from tests.faults.kills import kill_and_resume
 
 
-def test_a_search_survives_kills_at_random_moments(folder: Path) -> None:
+@pytest.mark.parametrize(("seed", "kills"), [(4, 2), *(pytest.param(n, 10, marks=pytest.mark.heavy) for n in (5, 6))])
+def test_a_search_survives_kills_at_random_moments(folder: Path, seed: int, kills: int) -> None:
     """A machine that loses power in the night would lose trials, or train some twice, or leave runs RUNNING."""
-    killed = kill_and_resume(folder, "power", random.Random(4), kills=3)
+    killed = kill_and_resume(folder, "power", random.Random(seed), kills)
     assert killed.moments
     assert killed.wrong == ()

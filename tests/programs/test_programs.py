@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 HERE = Path(__file__).parent
 PROGRAMS = sorted(path.stem for path in HERE.glob("*.toml"))
-QUICK = {  # what the test command runs; `--every-program` runs all, 3 minutes
+QUICK = {  # what the test command runs; the others are heavy, 3 minutes
     "dcgan",
     "pydataset_stream",
     "siamese_network",
@@ -101,11 +101,11 @@ def in_order(definition: Definition) -> Definition:
     return definition.model_copy(update={"fit": definition.fit.model_copy(update={"shuffle": False})})
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_a_public_program(name: str, folder: Path, run_search: Searcher, pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.heavy) for name in PROGRAMS]
+)
+def test_a_public_program(name: str, folder: Path, run_search: Searcher) -> None:
     """The program would have to be bent, or what is registered be another model than its own."""
-    if name not in QUICK and not pytestconfig.getoption("every_program"):
-        pytest.skip("runs with --every-program")
     definition = in_order(load_definition(HERE / f"{name}.toml"))
     outcome = run_search(definition, n_trials=1)
     assert outcome.n_trials == {"complete": 1, "pruned": 0, "failed": 0}

@@ -132,7 +132,7 @@ def run_search(folder: Path) -> Searcher:
 
 
 def begin(module: str, *args: str, cold: bool = False, **options: Any) -> subprocess.Popen[str]:
-    """Start `python -m MODULE ARGS` as a person would; the options are those of `subprocess.Popen`.
+    """Start `python -m MODULE ARGS`, or `python -c CODE`, as a person would; options are `subprocess.Popen`'s.
 
     Args:
         cold: Start an interpreter of its own, 4 to 10 s until it trains. Needed where the folder holds a module that
@@ -140,7 +140,7 @@ def begin(module: str, *args: str, cold: bool = False, **options: Any) -> subpro
             `warm`'s server.
     """
     kind = subprocess.Popen[str] if cold or not warm.POSSIBLE else warm.Forked
-    return kind([sys.executable, "-m", module, *args], text=True, **options)
+    return kind([sys.executable, *(["-m"] * (module != "-c")), module, *args], text=True, **options)
 
 
 def command(

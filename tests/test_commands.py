@@ -162,14 +162,6 @@ def test_promote_where_there_is_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", ["run", "promote", "report", "new"])
-def test_help_answers(module: str, tmp_path: Path) -> None:
-    """If this fails, nobody finds out what a command can do."""
-    done = command(f"search.{module}", "--help", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert f"python -m search.{module}" in done.stdout
-
-
 @pytest.mark.parametrize(("name", "argument"), [("größe", "a"), ("size", "größe")], ids=["folder", "argument"])
 def test_a_name_that_the_locale_cannot_show_is_told(name: str, argument: str, tmp_path: Path) -> None:
     """A person whose locale is C would get an error of urllib's, in the middle of a search."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,8 +42,8 @@ def test_a_folder_of_any_name(tiny: Tiny, tmp_path: Path) -> None:
     assert set(tmp_path.iterdir()) == before, "no stray folder beside it"
     assert (folder / "studies" / "odd.journal").is_file()
     code = "from search.tracking import registry, store; store.set_uri(None); registry.load_keras('models:/odd/1')"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=folder, env={**os.environ, **unset}, check=False)
-    assert loaded.returncode == 0, "the registered model loads"
+    loaded = command("-c", code, cwd=folder, env=unset)
+    assert loaded.returncode == 0, loaded.stderr
 
 
 def test_a_store_that_is_a_folder(tiny: Tiny, folder: Path) -> None:

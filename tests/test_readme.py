@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from search.studyfile.load import load_definition
 from tests.conftest import Searcher, command
 
@@ -24,13 +22,6 @@ def test_ci_runs_exactly_the_readmes_test_command() -> None:
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert 'pip install --quiet -e ".[test]"' in ci
     assert "pytest" in ci
-
-
-@pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m (search\.\w+)", README))))
-def test_every_command_of_the_readme_exists(module: str, tmp_path: Path) -> None:
-    """If this fails, the README sends people to commands that are not there."""
-    done = command(module, "--help", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
 
 
 def test_every_flag_of_the_readme_exists(tmp_path: Path) -> None:

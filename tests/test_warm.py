@@ -51,6 +51,12 @@ def test_a_command_ends_as_an_interpreter_does(tmp_path: Path, code: str) -> Non
     assert done.stderr.endswith(last)
 
 
+def test_code_is_run_as_a_program(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("VALUE = 3")
+    done = command("-c", "import beside, sys\nprint(__name__, sys.argv, beside.VALUE)", "a", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "__main__ ['-c', 'a'] 3\n"), done.stderr
+
+
 def test_a_command_gets_signals_and_a_session_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "waits.py").write_text("import os, time\nprint(os.getsid(0), flush=True)\ntime.sleep(600)")
     process = begin("waits", cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True)

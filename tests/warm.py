@@ -51,7 +51,7 @@ POSSIBLE = hasattr(os, "fork") and hasattr(os, "pidfd_open")
 
 
 class Forked(subprocess.Popen[str]):
-    """`subprocess.Popen` of `[sys.executable, "-m", MODULE, …]`, forked from this session's server.
+    """`subprocess.Popen` of `python -m MODULE …` or `python -c CODE …`, forked from this session's server.
 
     Raises:
         ValueError: The environment has another value than the server's for a variable that imports read.
@@ -183,7 +183,7 @@ def _close_descriptors(keep: tuple[int, ...]) -> None:
 
 
 def _run(request: Mapping[str, Any]) -> None:
-    """Run the request's module as `python -m` does, in this process."""
+    """Run the request's module as `python -m` does, or its code as `python -c`, in this process."""
     if request["session"]:
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -195,10 +195,16 @@ def _run(request: Mapping[str, Any]) -> None:
     time.tzset()
     tempfile.tempdir = None
     importlib.import_module("numpy").random.seed()
-    _, _, module, *sys.argv[1:] = request["argv"]
+    _, option, given, *sys.argv[1:] = request["argv"]
+    if option == "-c":
+        sys.argv[0] = "-c"
+        sys.path.insert(0, "")
+        sys.modules["__main__"] = type(sys)("__main__")
+        exec(given, vars(sys.modules["__main__"]))
+        return
     sys.path.insert(0, os.getcwd())
-    sys.modules.pop(module, None)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.modules.pop(given, None)
+    runpy.run_module(given, run_name="__main__", alter_sys=True)
 
 
 def _opened(number: int, before: TextIO) -> TextIO:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from search.data.preprocessing import Column, to_arrays
 from search.data.summary import DataSummary, TensorSpec
 from search.tracking import logged_model
 from search.tracking.user_code import collect
+from tests.conftest import command
 
 # Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -125,9 +125,7 @@ def test_what_the_model_imports_travels(tmp_path: Path) -> None:
     place = version(tmp_path, 7)
     script = f"import mlflow; print(mlflow.pyfunc.load_model({place!r}).predict([[1.0, 2.0]]).tolist())"
     (tmp_path / "elsewhere").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=False
-    )
+    done = command("-c", script, cwd=tmp_path / "elsewhere")
     assert done.stdout.strip() == "[[7.0, 14.0]]", done.stderr
 
 

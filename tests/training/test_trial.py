@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from search.training.dry_run import dry_run
 from search.training.fit import PLAIN, WHOLE_EPOCHS, evaluate
 from search.training.probes import probes
 from search.training.result import Epoch, TrialResult
+from tests.conftest import command
 
 # Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -145,9 +145,8 @@ def test_the_same_seed_gives_the_same_losses_in_another_process(tmp_path: Path) 
         f"r = Run(study_of(Path({str(tmp_path)!r}), model={{'width': 4, 'dropout': 0.3}})).result;"
         "print(repr([e.logs['loss'] for e in r.epochs]))"
     )
-    there = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
-    )
+    there = command("-c", code, cwd=Path(__file__).parents[2])
+    assert there.returncode == 0, there.stderr
     assert there.stdout.splitlines()[-1] == repr([epoch.logs["loss"] for epoch in here.epochs])
 
 

@@ -29,7 +29,7 @@ from search.studyfile.schema import Definition
 from search.studyfile.settings import resolve
 from search.workers.cluster import ClusterPool
 from search.workers.worker import Job, shipped_folder
-from tests.conftest import Searcher, command
+from tests.conftest import TINY, Searcher, begin, command
 from tests.test_session import trial_runs
 
 Tiny = Callable[..., Definition]
@@ -289,30 +289,11 @@ def test_a_killed_cluster_worker_costs_one_trial(
 
 def test_three_searches_begin_at_the_same_moment(tmp_path: Path) -> None:
     """If this fails, a fresh folder ends in 'database is locked', or runs land in a wrong experiment."""
-    from tests.conftest import TINY
-
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "race.toml").write_text(TINY.format(name="race", build="mlp"))
+    asked = ("race", "--n-trials", "4", "--workers", "1", "--json", "--seed")
     started = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "search.run",
-                "race",
-                "--n-trials",
-                "4",
-                "--workers",
-                "1",
-                "--json",
-                "--seed",
-                str(seed),
-            ],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        begin("search.run", *asked, str(seed), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for seed in range(3)
     ]
     ended = [(process, *process.communicate(timeout=200)) for process in started]

@@ -213,13 +213,16 @@ def _input(spec: TensorSpec) -> str:
 
 
 def _output(data: DataSummary) -> str:
+    """Return what a model gives, in words."""
     if len(data.output) > 1:
         return ", ".join(f"`{spec.name}`" for spec in data.output)
     wide = data.output[0].shape[-1] if data.output and len(data.output[0].shape) > 1 else 1
-    classes = [str(each) for each in data.classes]
-    if data.task == "binary" and len(classes) == 2 and wide == 1:
-        return f"the probability of class {classes[1]} (the other is {classes[0]})"
-    if len(classes) > 1 and wide == len(classes):
-        shown = f"{', '.join(classes[:_SHOWN])}{', …' if len(classes) > _SHOWN else ''}"
-        return f"a probability for each of {len(classes)} classes: {shown}"
-    return f"{plural(wide, 'number')} per row" if wide > 0 else "numbers"
+    meaning = data.meanings[0] if data.meanings else None
+    if meaning is None or not meaning.has_classes:
+        return f"{plural(wide, 'number')} per row" if wide > 0 else "numbers"
+    classes = [str(each) for each in meaning.classes]
+    what = {"probabilities": "probability", "logits": "logit"}.get(meaning.kind, "score")
+    if meaning.task == "binary" and wide == 1:
+        return f"the {what} of class {classes[1]} (the other is {classes[0]})"
+    shown = f"{', '.join(classes[:_SHOWN])}{', …' if len(classes) > _SHOWN else ''}"
+    return f"a {what} for each of {len(classes)} classes: {shown}"

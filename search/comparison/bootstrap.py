@@ -145,16 +145,6 @@ def holm(chances: Mapping[str, float]) -> dict[str, float]:
     return corrected
 
 
-def mcnemar(challenger: NDArray[np.bool_], champion: NDArray[np.bool_]) -> tuple[int, int, float]:
-    """Return on how many rows only the challenger is right, only the champion, and McNemar's exact p value."""
-    from scipy import special
-
-    only_challenger, only_champion = int((challenger & ~champion).sum()), int((champion & ~challenger).sum())
-    both = only_challenger + only_champion
-    chance = 1.0 if both == 0 else min(1.0, 2 * float(special.bdtr(min(only_challenger, only_champion), both, 0.5)))
-    return only_challenger, only_champion, chance
-
-
 def differing(challenger: Score, champion: Score, group: NDArray[np.intp] | None) -> int | None:
     """Return on how many rows or groups two models differ in a metric; None where it is no sum over rows."""
     if challenger.parts is None or champion.parts is None:

@@ -131,8 +131,8 @@ def predictions(rows: FreshRows, output: NDArray[Any], kept: Predictions) -> Pre
         weight=None,
         group=rows.group,
         baseline_loss=None
-        if kept.baseline is None
-        else _losses(kept.about, rows.target, np.broadcast_to(kept.baseline, output.shape)),
+        if ONLY not in kept.baseline
+        else _losses(kept.about, rows.target, np.broadcast_to(kept.baseline[ONLY], output.shape)),
         slices=rows.slices,
     )
 

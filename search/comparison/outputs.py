@@ -14,6 +14,7 @@ from search.comparison.predictions import ONLY, About, Predictions
 from search.data import streams
 from search.data.dataset import Data
 from search.data.preprocessing import Column, raw
+from search.serving.meaning import Meaning, decide, named, of_output
 from search.studyfile.references import overrides
 from search.studyfile.schema import Definition
 
@@ -25,6 +26,7 @@ Batch = tuple[Any, Any, Any]  # inputs as Keras takes them, targets, weights of 
 _LARGEST = 2**26  # bytes of outputs beyond which only the losses of the rows are kept
 _FEW = 50  # values that a column may have to be kept as it is
 _MOST_COLUMNS = 200
+_SOME = 1000  # targets that are looked at
 _ALL = 2**31  # rows of a first batch
 _LEAST_SHARE = 1e-7
 
@@ -43,6 +45,8 @@ def predict(
     """
     metric = definition.metrics[0].removeprefix("val_")
     known = metric in tested
+    batches = iter(batches)
+    first = next(batches)
     about = About(
         digest=data.digest,
         split=_split(definition),
@@ -50,13 +54,31 @@ def predict(
         classes=tuple(map(str, data.classes)),
         metric=metric if known else "loss",
         direction=definition.directions[0] if known else "minimize",
-        logits=gives_logits(model, str(data.task)),
+        meanings=meanings(model, first[0], data),
         loss=_loss_text(model),
         metrics=_library_metrics(definition),
         target=definition.data.targets,
         group=definition.data.group or "",
     )
-    return _predictions(about, data, model, list(_tested(model, batches)))
+    return _predictions(about, data, model, list(_tested(model, itertools.chain([first], batches))))
+
+
+def meanings(model: keras.Model, x: Any, data: Data) -> tuple[Meaning, ...]:
+    """Return what each output of a model means.
+
+    Args:
+        model: The model.
+        x: At least one row, as Keras takes it.
+        data: The data that it learned.
+    """
+    import keras
+
+    one = keras.tree.map_structure(lambda each: each[:1], x)
+    try:
+        given = _outputs(model, one)
+    except Exception:  # a `predict_step` of the user's own, for other rows
+        given = model(one, training=False)
+    return decide(model, one, given, str(data.task), data.classes, targets=data.example_targets(_SOME))
 
 
 @dataclass(frozen=True)
@@ -84,18 +106,6 @@ def _tested(model: keras.Model, batches: Iterable[Batch]) -> Iterator[_Tested]:
 _Losses = dict[str, tuple[Any, float]]  # by output: the loss and its weight
 
 
-def named(model: keras.Model, given: Any) -> list[tuple[str | None, Any]]:
-    """Return each output of a model, or what belongs to it, with the output's name; a single one has none."""
-    if isinstance(given, Mapping):
-        return list(given.items())
-    if not isinstance(given, list | tuple):
-        return [(None, given)]
-    names = list(getattr(model, "output_names", None) or ())
-    if len(set(names)) != len(given):
-        names = [f"output_{index}" for index in range(len(given))]
-    return list(zip(names, given, strict=True))
-
-
 def _by_name(model: keras.Model, given: Any) -> dict[str, Any]:
     """Return outputs or targets by name: by `ONLY` for one without."""
     if given is None:
@@ -113,18 +123,9 @@ def _losses(model: keras.Model, names: Sequence[str]) -> _Losses:
     return {
         name: (each, 1.0 if weight is None else float(weight))
         for at, name in enumerate(names)
-        if (each := _of_output(loss, name, at)) is not None
-        for weight in [_of_output(weights, name, at)]
+        if (each := of_output(loss, name, at)) is not None
+        for weight in [of_output(weights, name, at)]
     }
-
-
-def _of_output(given: Any, name: str, at: int) -> Any:
-    """Return what `compile` was given for an output: by name, by position, or one for all."""
-    if isinstance(given, Mapping):
-        return given.get(name)
-    if isinstance(given, list | tuple):
-        return given[at] if at < len(given) else None
-    return given
 
 
 def _total(losses: _Losses, targets: Mapping[str, NDArray[Any]], raw: Mapping[str, Any]) -> NDArray[np.float32] | None:
@@ -152,12 +153,11 @@ def _predictions(about: About, data: Data, model: keras.Model, batches: Sequence
     outputs = _joined([batch.outputs for batch in batches])
     targets = _joined([batch.targets for batch in batches])
     count = len(next(iter(outputs.values())))
-    baseline = _baseline(about, data, outputs.get(ONLY))
+    baseline = constants(about.meanings, outputs, data)
     constant: list[NDArray[np.float32] | None] = [None]
-    if baseline is not None and batches[0].loss is not None:
-        shapes = [batch.outputs[ONLY].shape for batch in batches]
-        given = [np.broadcast_to(baseline, shape).reshape(shape) for shape in shapes]
-        constant = [row_losses(model.loss, b.targets[ONLY], out) for b, out in zip(batches, given, strict=True)]
+    if len(baseline) == len(outputs) and batches[0].loss is not None:
+        losses = _losses(model, list(outputs))
+        constant = [_total(losses, batch.targets, spread(baseline, batch.outputs)) for batch in batches]
     large = sum(each.nbytes for each in outputs.values()) > _LARGEST
     rows = data.test_rows if data.test_rows is not None else np.arange(count)
     return Predictions(
@@ -172,6 +172,11 @@ def _predictions(about: About, data: Data, model: keras.Model, batches: Sequence
         baseline_loss=_whole(constant),
         slices={} if data.test is None or data.test.streamed else slices(data.test.x, data.columns),
     )
+
+
+def spread(baseline: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+    """Return the trivial model's outputs for as many rows as a model's outputs have."""
+    return {name: np.broadcast_to(each, outputs[name].shape) for name, each in baseline.items()}
 
 
 def _whole(batches: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
@@ -242,37 +247,51 @@ def _joined(batches: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def _baseline(about: About, data: Data, output: NDArray[Any] | None) -> NDArray[Any] | None:
-    """Return what the trivial model gives for each row, as the model gives it; None where it has no such shape."""
+def constants(
+    meanings: Sequence[Meaning], outputs: Mapping[str, NDArray[Any]], data: Data
+) -> dict[str, NDArray[np.float32]]:
+    """Return what the trivial model gives for every row, by output, as far as it is known.
+
+    That is the training rows' share of each class, or their mean, in the unit of the output.
+
+    Args:
+        meanings: What each output means.
+        outputs: The outputs for some rows, which tell their shapes.
+        data: Its training part has the targets.
+    """
     y = streams.targets(data.train.x, data.example_targets(_ALL)) if data.train.streamed else data.train.y
-    if output is None or not isinstance(y, np.ndarray) or y.dtype.kind not in "fiub":
-        return None
-    width = output.shape[-1] if output.ndim > 1 else 1
-    flat = y.reshape(-1) if y.size == len(y) else y
-    if about.task in ("binary", "multiclass") and flat.ndim == 1 and width > 1:
-        indices = flat.astype(int)
-        if indices.min() < 0 or indices.max() >= width:
+    several = len(outputs) > 1
+    found = {}
+    for at, (meaning, (name, output)) in enumerate(zip(meanings, outputs.items(), strict=True)):
+        targets = of_output(y, name, at) if several or isinstance(y, Mapping) else y
+        if isinstance(targets, np.ndarray) and targets.dtype.kind in "fiub" and targets.size:
+            constant = _constant(meaning, targets, output)
+            if constant is not None:
+                found[name] = np.asarray(constant, "float32")
+    return found
+
+
+def _constant(meaning: Meaning, y: NDArray[Any], output: NDArray[Any]) -> NDArray[Any] | None:
+    shape = output.shape[1:]
+    if not meaning.has_classes:
+        flat = y.reshape(-1) if y.size == len(y) else y
+        mean = np.atleast_1d(flat.astype("float64").mean(axis=0))
+        return mean if mean.shape == (shape or (1,)) else None
+    width = shape[-1] if shape else 1
+    index = meaning.target_indices(y, output)
+    if width > 1 and meaning.task != "multilabel":
+        if index.min() < 0 or index.max() >= width:
             return None
-        constant = np.bincount(indices, minlength=width) / len(indices)
+        share = np.bincount(index.reshape(-1), minlength=width) / index.size
     else:
-        constant = np.atleast_1d(flat.astype("float64").mean(axis=0))
-    if constant.shape != (output.shape[1:] or (1,)):
-        return None
-    if about.logits:
-        share = np.clip(constant, _LEAST_SHARE, 1 - _LEAST_SHARE)
-        constant = np.log(share) if about.task == "multiclass" else np.log(share / (1 - share))
-    return constant.astype("float32")
-
-
-def gives_logits(model: keras.Model, task: str) -> bool:
-    """Return whether a classifier's outputs are logits, as its loss or its last layer says."""
-    if task not in ("binary", "multiclass", "multilabel"):
-        return False
-    said = getattr(getattr(model, "loss", None), "from_logits", None)
-    if said is not None:
-        return bool(said)
-    last = getattr(model.layers[-1], "activation", None) if model.layers else None
-    return getattr(last, "__name__", "") == "linear"
+        share = np.atleast_1d(index.mean(axis=0))
+    if meaning.kind == "logits":
+        share = np.clip(share, _LEAST_SHARE, 1 - _LEAST_SHARE)
+        softmax = width > 1 and meaning.task != "multilabel" and not meaning.independent
+        share = np.log(share) if softmax else np.log(share / (1 - share))
+    elif meaning.kind == "signs":
+        share = np.sign(2 * share - 1)
+    return np.broadcast_to(share, shape or (1,)) if share.shape in ((width,), shape) else None
 
 
 def _loss_text(model: keras.Model) -> str:

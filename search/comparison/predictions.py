@@ -6,10 +6,12 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from search.serving.meaning import Kind, Meaning
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,9 +19,9 @@ if TYPE_CHECKING:
 FILE = "test_predictions.npz"
 ONLY = "only"  # the name of an output or target that has none
 _ABOUT = "about"
-_FLAT = ("rows", "loss", "weight", "group", "baseline", "baseline_loss")
-_BY_ROW = tuple(name for name in _FLAT if name != "baseline")
+_BY_ROW = ("rows", "loss", "weight", "group", "baseline_loss")
 _NAMED = ("targets", "outputs", "slices")
+_BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class About:
         classes: The labels behind the class indices.
         metric: The study's metric, without `val_`.
         direction: `minimize` or `maximize`.
-        logits: Whether outputs are logits instead of probabilities.
+        meanings: What each output means.
         loss: Keras's configuration of the loss as JSON; empty when it has none.
         metrics: The study file's `[metrics]` from scikit-learn: function, options, threshold.
         target: The target's columns; empty for arrays.
@@ -46,11 +48,23 @@ class About:
     classes: tuple[str, ...]
     metric: str
     direction: str
-    logits: bool = False
+    meanings: tuple[Meaning, ...] = ()
     loss: str = ""
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     target: tuple[str, ...] = ()
     group: str = ""
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> About:
+        """Return what was kept as JSON; what a newer version added is left out."""
+        known = {each.name: kept[each.name] for each in fields(cls) if each.name in kept}
+        known |= {name: tuple(known[name]) for name in ("classes", "target")}
+        if "meanings" in kept:
+            return cls(**{**known, "meanings": tuple(map(Meaning.of, kept["meanings"]))})
+        kind: Kind = "logits" if kept.get("logits") else "probabilities"  # written by an earlier release
+        if known["task"] not in ("binary", "multiclass", "multilabel"):
+            kind = "numbers"
+        return cls(**known, meanings=(Meaning(kind, known["task"], known["classes"]),))
 
 
 @dataclass(frozen=True)
@@ -65,8 +79,8 @@ class Predictions:
         loss: The loss of each row, shape (n,); None where the model's loss is no sum over rows.
         weight: A weight for each row; None when all count alike.
         group: What rows that belong together have in common, shape (n,); None when they are independent.
-        baseline: What the trivial model gives for every row: shares of the classes, or the mean of the
-            training targets.
+        baseline: What the trivial model gives for every row, by output, in the output's unit: shares of the classes,
+            or the mean of the training targets.
         baseline_loss: Its loss for each row.
         slices: The value of each row in columns with few values, by column.
     """
@@ -78,7 +92,7 @@ class Predictions:
     loss: NDArray[Any] | None = None
     weight: NDArray[Any] | None = None
     group: NDArray[Any] | None = None
-    baseline: NDArray[Any] | None = None
+    baseline: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     baseline_loss: NDArray[Any] | None = None
     slices: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
@@ -105,12 +119,17 @@ class Predictions:
         """The outputs of a model with one output; None for several, and where they were too large to keep."""
         return self.outputs.get(ONLY)
 
+    @property
+    def meaning(self) -> Meaning:
+        """What the only output means."""
+        return self.about.meanings[0] if self.about.meanings else Meaning("unknown", self.about.task)
+
     def to_bytes(self) -> bytes:
         """Return the content of a compressed NPZ file; equal predictions give equal bytes."""
-        arrays = {name: value for name in _FLAT if (value := getattr(self, name)) is not None}
-        for kind in _NAMED:
+        arrays = {name: value for name in _BY_ROW if (value := getattr(self, name)) is not None}
+        for kind in (*_NAMED, _BASELINE):
             arrays |= {f"{kind}/{name}": value for name, value in getattr(self, kind).items()}
-        arrays[_ABOUT] = np.asarray(json.dumps(vars(self.about), default=str))
+        arrays[_ABOUT] = np.asarray(json.dumps(asdict(self.about), default=str))
         file = io.BytesIO()
         np.savez_compressed(file, allow_pickle=False, **arrays)
         return file.getvalue()
@@ -125,10 +144,11 @@ class Predictions:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            known = json.loads(str(arrays[_ABOUT]))
-            about = About(**{**known, **{name: tuple(known[name]) for name in ("classes", "target")}})
-            named = {kind: _of_kind(arrays, kind) for kind in _NAMED}
-            return cls(about=about, **{name: arrays.get(name) for name in _FLAT}, **named)  # type: ignore[arg-type]
+            about = About.of(json.loads(str(arrays[_ABOUT])))
+            named = {kind: _of_kind(arrays, kind) for kind in (*_NAMED, _BASELINE)}
+            if _BASELINE in arrays:  # written by an earlier release
+                named[_BASELINE] = {ONLY: arrays[_BASELINE]}
+            return cls(about=about, **{name: arrays.get(name) for name in _BY_ROW}, **named)  # type: ignore[arg-type]
         except (KeyError, TypeError, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"no file of predictions ({type(error).__name__})") from error
 

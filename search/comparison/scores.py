@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from search.comparison.predictions import ONLY, About, Predictions
+from search.serving.meaning import Meaning
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,31 +90,21 @@ def score_of(name: str, predictions: Predictions) -> Score | None:
 
 def _of_output(name: str, predictions: Predictions) -> Score | None:
     """Return a metric of one of several outputs, which Keras logs under the output's name."""
-    for output in sorted(predictions.outputs, key=len, reverse=True):
+    about = predictions.about
+    for output, meaning in sorted(
+        zip(predictions.outputs, about.meanings, strict=False), key=lambda each: len(each[0]), reverse=True
+    ):
         if name.startswith(f"{output}_") and output in predictions.targets:
-            y, given = predictions.targets[output], predictions.outputs[output]
-            task, metric = _task_of(y, given), name.removeprefix(f"{output}_")
-            logits = task != "regression" and bool((given < 0).any() or (given > 1).any())
-            judged = metric if name == predictions.about.metric else ""
-            about = replace(predictions.about, task=task, logits=logits, metric=judged)
-            found = score_of(
-                metric, replace(predictions, about=about, targets={ONLY: y}, outputs={ONLY: given}, loss=None)
-            )
+            metric = name.removeprefix(f"{output}_")
+            judged = metric if name == about.metric else ""
+            one: dict[str, Any] = {
+                kind: {ONLY: getattr(predictions, kind)[output]} if output in getattr(predictions, kind) else {}
+                for kind in ("targets", "outputs", "baseline")
+            }
+            told = replace(about, task=meaning.task or "regression", meanings=(meaning,), metric=judged)
+            found = score_of(metric, replace(predictions, about=told, loss=None, **one))
             return None if found is None else replace(found, name=name)
     return None
-
-
-def _task_of(y: NDArray[Any], output: NDArray[Any]) -> str:
-    """Return the task of one of several outputs, by its targets and outputs."""
-    wide = output.ndim > 1 and output.shape[-1] > 1
-    whole = y.dtype.kind in "iub" or (y.dtype.kind == "f" and bool(np.isin(y, (0, 1)).all()))
-    if not whole:
-        return "regression"
-    if wide and y.shape == output.shape:
-        return "multiclass" if bool((y.sum(axis=-1) == 1).all()) else "multilabel"
-    if wide:
-        return "multiclass"
-    return "binary" if bool(np.isin(y, (0, 1)).all()) else "regression"
 
 
 def _is_loss(about: About, name: str) -> bool:
@@ -123,16 +115,19 @@ def _is_loss(about: About, name: str) -> bool:
 
 def trivial(predictions: Predictions) -> Predictions | None:
     """Return what the trivial model gives for the same rows; None where that is not known."""
-    if predictions.baseline is None:
+    if not predictions.baseline:
         return None
-    output = predictions.output
-    outputs = {} if output is None else {ONLY: np.broadcast_to(predictions.baseline, output.shape)}
+    outputs = {
+        name: np.broadcast_to(predictions.baseline[name], output.shape)
+        for name, output in predictions.outputs.items()
+        if name in predictions.baseline
+    }
     return replace(predictions, outputs=outputs, loss=predictions.baseline_loss)
 
 
 def correct(predictions: Predictions) -> NDArray[np.bool_] | None:
-    """Return of each row whether its class is told right; None where there are no classes."""
-    if predictions.about.task not in ("binary", "multiclass") or predictions.output is None:
+    """Return whether each row's predicted class is correct; None where there are no classes."""
+    if predictions.output is None or predictions.target is None:
         return None
     known = _classes(predictions)
     return None if known is None else known[0] == known[1]
@@ -199,45 +194,31 @@ def _numbers(predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[np.
     return y, output
 
 
-def _probabilities(predictions: Predictions) -> NDArray[np.float64]:
-    """Return outputs as probabilities where they are logits of classes."""
-    _, output = _numbers(predictions)
-    if not predictions.about.logits:
-        return output
-    if predictions.about.task == "multiclass" and output.ndim > 1:
-        powers = np.exp(output - output.max(axis=-1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-    with np.errstate(over="ignore"):
-        return np.asarray(1 / (1 + np.exp(-output)))
+def _classes(predictions: Predictions, threshold: float | None = None) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Return the true class of each row and the predicted one; None where there is not one class a row."""
+    found = None if predictions.meaning.task == "multilabel" else _indices(predictions, threshold)
+    return found if found is not None and found[0].ndim == 1 else None
 
 
-def _classes(predictions: Predictions, threshold: float = 0.5) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Return the class index of each row and the one told; None where there is not one class a row."""
-    y, output = _numbers(predictions)[0], _probabilities(predictions)
-    if not np.isfinite(output).all():
+def _indices(predictions: Predictions, threshold: float | None = None) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Return true and predicted classes in the shape of the targets; None where outputs tell none."""
+    meaning, output, y = predictions.meaning, predictions.output, predictions.target
+    if output is None or y is None or y.dtype.kind not in "fiub" or not np.isfinite(output).all():
         return None
-    if output.ndim == 2 and predictions.about.task in ("binary", "multiclass"):
-        y = y.argmax(axis=1) if y.shape == output.shape else y.reshape(-1)
-        return (y.astype("int64"), output.argmax(axis=1)) if len(y) == len(output) else None
-    if output.ndim == 1 and y.shape == output.shape:
-        return y.astype("int64"), (output > threshold).astype("int64")
-    return None
+    if not meaning.has_classes:
+        return None
+    true, told = meaning.target_indices(y, output), meaning.indices(output, threshold)
+    return (true, told) if true.shape == told.shape else None
 
 
 def _right(predictions: Predictions) -> NDArray[Any] | None:
-    if predictions.about.task == "regression":
-        return None
-    y, output = _numbers(predictions)[0], _probabilities(predictions)
-    if predictions.about.task == "multilabel" and y.shape == output.shape and np.isfinite(output).all():
-        return _per_row((output > 0.5) == (y > 0.5))
-    known = _classes(predictions)
-    return None if known is None else known[0] == known[1]
+    found = _indices(predictions)
+    return None if found is None else _per_row(found[0] == found[1])
 
 
 def _among_top(predictions: Predictions) -> NDArray[Any] | None:
-    known = _classes(predictions)
-    output = _probabilities(predictions)
-    if known is None or output.ndim != 2:
+    known, output = _classes(predictions), predictions.output
+    if known is None or output is None or output.ndim != 2 or output.shape[1] < 2:
         return None
     of_class = output[np.arange(len(output)), known[0]]
     return np.asarray((output > of_class[:, None]).sum(axis=1) < _TOP)
@@ -288,7 +269,7 @@ def _of_counts(name: str, predictions: Predictions) -> Made | None:
     if known is None:
         return None
     count = int(max(known[0].max(), known[1].max(), 1)) + 1
-    one = predictions.about.task == "binary" and name != "balanced_accuracy_score"
+    one = predictions.meaning.task == "binary" and name != "balanced_accuracy_score"
     classes = np.asarray([1]) if one else np.arange(count)
     true, told = (each[:, None] == classes for each in known)
     parts = np.concatenate([true & told, told, true], axis=1).astype("float64")
@@ -303,20 +284,18 @@ def _of_counts(name: str, predictions: Predictions) -> Made | None:
 
 
 def _auc(predictions: Predictions) -> Made | None:
-    if predictions.about.task in ("multiclass", "multilabel"):
-        options = {"multi_class": "ovr"} if predictions.about.task == "multiclass" else {}
+    task = predictions.meaning.task
+    if task in ("multiclass", "multilabel"):
+        options = {"multi_class": "ovr"} if task == "multiclass" else {}
         found = _library("auc", True, predictions, {"function": "sklearn.metrics:roc_auc_score", "options": options})
         return None if found is None else (None, found.of)
-    if predictions.about.task != "binary":
+    known = _classes(predictions)
+    if known is None or predictions.output is None:
         return None
-    y, output = _numbers(predictions)
-    if output.ndim == 2 and output.shape[1] == 2:
-        y, output = (y[:, 1] if y.ndim == 2 else y), output[:, 1]
-    if y.shape != output.shape or y.ndim != 1 or not np.isfinite(output).all():
-        return None
+    output = predictions.output.reshape(len(known[0]), -1)[:, -1]
     order = np.argsort(output, kind="stable")
     starts = np.flatnonzero(np.diff(output[order], prepend=-np.inf))
-    positive = (y > 0.5)[order]
+    positive = (known[0] > 0)[order]
 
     def of(counts: NDArray[np.float64]) -> NDArray[np.float64]:
         sorted_counts = counts[..., order]
@@ -346,20 +325,13 @@ def _library(name: str, maximize: bool, predictions: Predictions, wanted: Mappin
     if not callable(function) or not hasattr(function, "__wrapped__"):
         return None
     options, threshold = wanted.get("options") or {}, wanted.get("threshold")
-    y, output = _numbers(predictions)[0], _probabilities(predictions)
-    classes = None if predictions.about.task == "regression" else _classes(predictions, threshold or 0.5)
+    y, output = _numbers(predictions)
 
     def once(index: NDArray[np.intp]) -> float:
-        if threshold is None:
-            try:
-                return float(function(y[index], output[index], **options))
-            except (ValueError, TypeError):
-                if classes is None:
-                    return float("nan")
-        if classes is None:
-            return float("nan")
         try:
-            return float(function(classes[0][index], classes[1][index], **options))
+            return float(
+                applied(function, predictions.meaning, y[index], output[index], options, threshold, scores=True)
+            )
         except (ValueError, TypeError):
             return float("nan")
 
@@ -368,3 +340,40 @@ def _library(name: str, maximize: bool, predictions: Predictions, wanted: Mappin
         return np.asarray([once(np.repeat(rows, each.astype(int))) for each in counts])
 
     return Score(name, maximize, None, of, len(predictions))
+
+
+def applied(
+    function: Callable[..., Any],
+    meaning: Meaning | None,
+    y: Any,
+    output: Any,
+    options: Mapping[str, Any],
+    threshold: float | None,
+    *,
+    scores: bool,
+) -> Any:
+    """Return what a metric's function gives for scores, or for classes where it refuses scores.
+
+    Args:
+        function: It is called as `function(y_true, y_pred, **options)`.
+        meaning: What the output means; None for several outputs, which the function gets as they are.
+        y: Targets.
+        output: Outputs.
+        options: The function's options.
+        threshold: The probability above which a row is of class 1; None to try scores first.
+        scores: Whether it takes probabilities instead of logits, as scikit-learn's functions do.
+    """
+    if meaning is not None and meaning.kind != "numbers" and threshold is not None:
+        return function(meaning.target_indices(y, output), meaning.indices(output, threshold), **options)
+    try:
+        return function(y, meaning.scores(output) if scores and meaning is not None else output, **options)
+    except (ValueError, TypeError):
+        if meaning is None or meaning.kind == "numbers" or not np.isfinite(output).all():
+            raise
+    if meaning.task == "binary" and np.ndim(y) == 1 and np.shape(output)[1:] == (2,):
+        with suppress(ValueError, TypeError):
+            return function(y, meaning.scores(output)[:, 1], **options)
+    true, told = meaning.target_indices(y, output), meaning.indices(output)
+    if meaning.task == "multiclass":  # of every step of a sequence
+        true, told = true.reshape(-1), told.reshape(-1)
+    return function(true, told, **options)

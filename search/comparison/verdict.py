@@ -37,9 +37,8 @@ class Verdict:
         better: Whether the interval is above 0 (true) or below (false); None: undecided.
         rows: How many rows were compared.
         groups: How many groups of rows were drawn whole; 0 where rows are independent.
-        only_challenger: On how many rows only the challenger tells the class right.
-        only_champion: On how many only the champion does.
-        mcnemar: McNemar's exact p value for these two; None where there are no classes.
+        only_challenger: On how many rows only the challenger's class is correct.
+        only_champion: On how many rows only the champion's class is correct.
     """
 
     metric: str
@@ -52,7 +51,6 @@ class Verdict:
     groups: int = 0
     only_challenger: int = 0
     only_champion: int = 0
-    mcnemar: float | None = None
     differing: int | None = field(default=None, repr=False)
 
     def as_json(self) -> dict[str, Any]:
@@ -147,8 +145,8 @@ def _verdict(
     better = True if low > 0 and enough else False if high < 0 and enough else None
     classes: dict[str, Any] = {}
     if right[0] is not None and right[1] is not None:
-        ours, others, chance = bootstrap.mcnemar(right[1], right[0])
-        classes = {"only_challenger": ours, "only_champion": others, "mcnemar": chance}
+        ours, others = (right[1] & ~right[0]).sum(), (right[0] & ~right[1]).sum()
+        classes = {"only_challenger": int(ours), "only_champion": int(others)}
     return Verdict(
         challenger.name, theirs, mine, difference, (low, high), better, **counted, **classes, differing=differing
     )

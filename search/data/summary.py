@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
+from search.serving.meaning import Meaning
 
 ANSWERS = "example_answers.npz"
 
@@ -43,6 +45,7 @@ class DataSummary:
         optional: Columns that may be missing when predicting: values of theirs were missing in training.
         centers: What is subtracted of columns in double precision, by name.
         reading: Options of the study's file that other files for the model are read with too.
+        meanings: What each output means.
     """
 
     name: str
@@ -66,6 +69,25 @@ class DataSummary:
     facts: str = ""
     doubts: tuple[str, ...] = ()
     cut: str = ""
+    meanings: tuple[Meaning, ...] = ()
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What one trial's model takes and gives; it may depend on the trial's parameters.
+
+    Attributes:
+        inputs: As in `DataSummary`, like the others.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    example: Any
+    output: tuple[TensorSpec, ...]
+    meanings: tuple[Meaning, ...]
+
+    def instead(self, summary: DataSummary) -> DataSummary:
+        """Return a summary with this model's inputs and outputs."""
+        return replace(summary, **vars(self))
 
 
 @dataclass(frozen=True)

@@ -281,12 +281,9 @@ def _text(verdict: Verdict) -> str:
 
 def _compared_text(verdict: Verdict) -> str:
     text = _text(verdict)
-    if verdict.mcnemar is None or not verdict.only_challenger + verdict.only_champion:
+    if not verdict.only_challenger + verdict.only_champion:
         return text
-    return (
-        f"{text}; right alone on {verdict.only_challenger} rows against {verdict.only_champion}, "
-        f"McNemar p {verdict.mcnemar:.2g}"
-    )
+    return f"{text}; it alone is correct on {verdict.only_challenger} rows, the other alone on {verdict.only_champion}"
 
 
 def _more(verdict: Verdict, margin: float) -> str:

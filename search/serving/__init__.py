@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .meaning import Meaning
 from .model_code import CODE, OBJECTS, load_keras
 from .rows import Rows
 
@@ -25,7 +26,7 @@ class Predictor:
     Args:
         model: The Keras model.
         described: What `search.json` says of it: `columns` (name and kind of each column of a table), `optional`
-            (columns that may be missing), `inputs` and `outputs` (name, dtype, shape), `task`, `classes`.
+            (columns that may be missing), `inputs` and `outputs` (name, dtype, shape), `meanings` of the outputs.
     """
 
     def __init__(self, model: Any, described: dict[str, Any]) -> None:
@@ -80,24 +81,25 @@ class Predictor:
         return _plain(predicted)
 
     def _classified(self, predicted: Any, wanted: str) -> Any:
-        task, classes = self._described["task"], self._described["classes"]
-        if isinstance(predicted, dict) or task not in ("binary", "multiclass", "multilabel"):
-            what = "several outputs" if isinstance(predicted, dict) else "no classes"
-            raise ValueError(f"output '{wanted}': the model has {what}; use 'raw'")
-        if task != "multilabel" and predicted.shape[-1] not in (1, len(classes)):  # as of a part that was exported
-            raise ValueError(f"output '{wanted}': the model gives {predicted.shape[-1]} numbers, no classes; use 'raw'")
-        last = getattr(self._model.layers[-1], "activation", None) if self._model.layers else None
-        logits = getattr(last, "__name__", "") == "linear"
-        single = task != "multilabel" and predicted.shape[-1] == 1
-        if wanted == "label" and task == "multilabel":
-            return (predicted > (0.0 if logits else 0.5)).astype("int64")
-        if wanted == "label":
-            first = predicted[..., 0] > (0.0 if logits else 0.5) if single else None
-            index = first.astype("int64") if first is not None else predicted.argmax(axis=-1)
-            return np.asarray(classes)[index]
-        if logits:
-            predicted = _sigmoid(predicted) if single or task == "multilabel" else _softmax(predicted)
-        return np.concatenate([1 - predicted, predicted], axis=-1) if single else predicted
+        """Return labels or probabilities; of several outputs those of numbers are as they are."""
+        meanings = [Meaning.of(each) for each in self._described.get("meanings", [])] or [Meaning("unknown")]
+        try:
+            if not isinstance(predicted, dict):
+                return _asked(meanings[0], predicted, wanted)
+            if not any(each.has_classes for each in meanings):
+                raise ValueError("no output of the model has classes")
+            return {
+                each.name: predicted[each.name]
+                if each.kind == "numbers"
+                else _asked(each, predicted[each.name], wanted)
+                for each in meanings
+            }
+        except ValueError as error:
+            raise ValueError(f"output '{wanted}': {error}; use 'raw'") from None
+
+
+def _asked(meaning: Meaning, predicted: Any, wanted: str) -> Any:
+    return meaning.labels(predicted) if wanted == "label" else meaning.probabilities(predicted)
 
 
 def _batch(arrays: Any) -> int:
@@ -116,15 +118,6 @@ def _plain(array: Any) -> Any:
         texts = [each.decode() if isinstance(each, bytes) else each for each in array.reshape(-1).tolist()]
         return np.array(texts, object).reshape(array.shape)
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
-
-
-def _sigmoid(logits: Any) -> Any:
-    return 1 / (1 + np.exp(-logits))
-
-
-def _softmax(logits: Any) -> Any:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def _tensors(arrays: Any) -> Any:

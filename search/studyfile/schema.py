@@ -195,8 +195,8 @@ class MetricDefinition(Table):
     Attributes:
         function: `<file.py>:<function>` or `<module>:<function>`, called as `f(y_true, y_pred, **options)`.
         options: Its keyword arguments.
-        threshold: Give it classes instead of probabilities: from this probability on a class is 1; of several
-            outputs the largest. When left out: classes only if the function takes no probabilities.
+        threshold: Give it classes instead of probabilities: above this probability (of hinge: this score) a class is
+            1; of several outputs the largest. When left out: classes only if the function takes no probabilities.
         every_epoch: Measure it after each epoch, not only at the end of training.
     """
 

@@ -191,6 +191,7 @@ def _described(data: DataSummary, modules: Sequence[str]) -> dict[str, Any]:
         "classes": data.classes,
         "inputs": [asdict(each) for each in data.inputs],
         "outputs": [asdict(each) for each in data.output],
+        "meanings": [asdict(each) for each in data.meanings],
         "listed": isinstance(data.example, list | tuple),
     }
 

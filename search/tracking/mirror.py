@@ -20,6 +20,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from search.data.summary import Interface
 from search.study import attributes
 from search.study.listener import Listener
 from search.study.spool import Spool
@@ -213,8 +214,11 @@ class Mirror(Listener):
         waiting = self._spool.model(trial.number)
         if not waiting.exists():
             return
-        data = self._spool.data_of_trial(trial.number)
-        data = data or self._spool.data(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
+        own = self._spool.data_of_trial(trial.number)
+        data = own or self._spool.data(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
+        if isinstance(own, Interface):
+            searched = self._spool.data(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
+            data = None if searched is None else own.instead(searched)
         if data is None:
             return
         known = "" if shown.certain else model_of_run(shown.run_id)

@@ -25,6 +25,7 @@ from mlflow.models import Model
 from search import serving
 from search.data import files
 from search.errors import DataError, RegistryError, did_you_mean, one_line
+from search.serving.meaning import Meaning
 from search.system.whole import whole
 from search.tracking.logged_model import DESCRIPTION, REFERENCE
 from search.tracking.registry import CHALLENGER, CHAMPION, all_versions
@@ -119,7 +120,7 @@ class Loaded:
     @property
     def classes(self) -> tuple[str, ...]:
         """The labels of its classes; empty for anything else than one output with classes."""
-        return tuple(map(str, self.described.get("classes", ()))) if len(self._outputs) <= 1 else ()
+        return () if self._meaning is None else tuple(map(str, self._meaning.classes))
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -180,24 +181,36 @@ class Loaded:
         return rows["x"] if "x" in rows else next(iter(rows.values()))
 
     def predict(self, rows: Any) -> dict[str, Any]:
-        """Return arrays by name, one entry a row: label and probability of classes, else each output.
+        """Return arrays by name, one entry a row: label and probability (or score) of classes, else each output.
 
         Raises:
             DataError: The model does not take these rows.
         """
-        params = {"output": "probability"} if self.classes else None
+        meaning = self._meaning
+        earlier = meaning is not None and "meanings" not in self.described  # such a model makes probabilities itself
         try:
             given = self._served(rows) if self.described else rows
-            predicted = self.pyfunc.predict(given, params=params)
+            predicted = self.pyfunc.predict(given, params={"output": "probability"} if earlier else None)
         except (MlflowException, ValueError, TypeError, KeyError) as error:
             raise DataError(f"the model does not take these rows: {one_line(error).partition(': ')[2]}") from error
-        if self.classes:
-            return self._labelled(np.asarray(predicted))
+        if meaning is not None:
+            output = np.asarray(predicted)
+            told = {"probability": meaning.probabilities(output)} if meaning.has_probabilities else {"score": output}
+            return {"label": meaning.labels(output), **told}
         if isinstance(predicted, dict):
             return {str(name): np.asarray(each) for name, each in predicted.items()}
         if hasattr(predicted, "columns"):  # a data frame, of a model that search did not log
             return {str(name): predicted[name].to_numpy() for name in predicted.columns}
         return {"prediction": np.asarray(predicted)}
+
+    @property
+    def _meaning(self) -> Meaning | None:
+        """What the only output means; None where it tells no class."""
+        kept = self.described.get("meanings")
+        if kept is None and self.described.get("task") in ("binary", "multiclass", "multilabel"):
+            kept = [{"kind": "probabilities", "task": self.described["task"], "classes": self.described["classes"]}]
+        meaning = Meaning.of(kept[0]) if kept and len(self._outputs) <= 1 else None
+        return meaning if meaning is not None and meaning.has_classes else None
 
     def _served(self, rows: Any) -> Any:
         """Return rows as the model's signature names them: a frame, an array, or arrays by name."""
@@ -208,12 +221,6 @@ class Loaded:
         if isinstance(arrays, list):
             arrays = {spec["name"]: each for spec, each in zip(self.described["inputs"], arrays, strict=True)}
         return arrays
-
-    def _labelled(self, probability: Any) -> dict[str, Any]:
-        classes = np.asarray(self.described["classes"])
-        if self.described["task"] == "multilabel":
-            return {"label": (probability > 0.5).astype("int64"), "probability": probability}
-        return {"label": classes[probability.argmax(axis=-1)], "probability": probability}
 
 
 def import_keras() -> None:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.comparison.outputs import gives_logits, named
+from search.comparison import outputs
 from search.data import files, streams
 from search.data.dataset import Data
 from search.data.facts import facts
 from search.data.preprocessing import MISSING, leaves, raw
 from search.data.profile import profile_of
-from search.data.summary import Answers, DataSummary, TensorSpec
+from search.data.summary import Answers, DataSummary, Interface, TensorSpec
 from search.errors import ModelError
+from search.serving.meaning import Meaning, named
 from search.studyfile.schema import Definition
 from search.training import fit
 from search.training.model import registered_example
@@ -52,8 +53,6 @@ def describe(
     """
     import keras
 
-    example = registered_example(definition, model, data)
-    inputs = _inputs(example, model, data)
     return DataSummary(
         name=data.name,
         source=definition.data.source,
@@ -62,9 +61,6 @@ def describe(
         classes=data.classes,
         rows={"train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test or ())},
         columns=tuple((column.name, column.kind) for column in data.columns),
-        inputs=inputs,
-        example=_raw_example(data) if data.columns else example,
-        output=_output(definition, model, example, inputs),
         log_names=log_names,
         path=path,
         seconds=seconds,
@@ -76,7 +72,26 @@ def describe(
         facts=facts(data),
         doubts=data.doubts,
         cut=data.cut,
+        **vars(interface(definition, data, model)),
     )
+
+
+def interface(definition: Definition, data: Data, model: keras.Model) -> Interface:
+    """Return what a model takes and gives.
+
+    Args:
+        definition: The study file.
+        data: The data of one trial.
+        model: The model to register.
+
+    Raises:
+        ModelError: The model cannot predict, or gives other than one prediction for a row.
+    """
+    example = registered_example(definition, model, data)
+    inputs = _inputs(example, model, data)
+    output = _output(definition, model, example, inputs)
+    meanings = outputs.meanings(model, fit.as_tensors(example), data)
+    return Interface(inputs, _raw_example(data) if data.columns else example, output, meanings)
 
 
 def _output(
@@ -93,8 +108,8 @@ def _output(
             f"model.build: {definition.model.build}: the model has no `call`, so it cannot be registered; "
             "name a function in model.export that returns the model to register"
         ) from None
-    outputs = named(model, predicted)
-    for name, each in outputs:
+    found = named(model, predicted)
+    for name, each in found:
         if isinstance(each, dict | list | tuple):
             raise ModelError(
                 f"model.build: {definition.model.build}: the model's outputs are nested; give one dictionary or one "
@@ -105,10 +120,10 @@ def _output(
             raise ModelError(
                 f"model.build: {definition.model.build}: the model gave {each.shape[0]} predictions for 1 row{what}"
             )
-    shapes = [(-1, *_open(each.shape[1:], model, name)) for name, each in outputs]
+    shapes = [(-1, *_open(each.shape[1:], model, name)) for name, each in found]
     if not getattr(model, "inputs", None) and any(-1 in each.shape[1:] for each in inputs):
         shapes = _left_open_by_shorter(shapes, model, one, inputs)
-    return tuple(TensorSpec(_dtype(each), shape, name) for (name, each), shape in zip(outputs, shapes, strict=True))
+    return tuple(TensorSpec(_dtype(each), shape, name) for (name, each), shape in zip(found, shapes, strict=True))
 
 
 def _left_open_by_shorter(
@@ -234,12 +249,13 @@ def looks(model: keras.Model, data: Data) -> dict[str, Any]:
         return {"residuals": [[float(f"{true:.5g}"), float(f"{given:.5g}")] for true, given in pairs]}
     if data.task not in ("binary", "multiclass") or not 2 <= len(data.classes) <= _MOST_CLASSES:
         return {}
-    taken = _classes(model, data, output)
-    if taken is None:
+    meaning = outputs.meanings(model, fit.as_tensors(data.example(1)), data)[0]
+    if not meaning.has_classes or len(meaning.classes) != len(data.classes) or output.ndim > 2:
         return {}
     counts = np.zeros((len(data.classes),) * 2, int)
-    np.add.at(counts, (data.class_indices(part), taken), 1)
-    return {"confusion": counts.tolist(), "classes": [str(each)[:20] for each in data.classes], **_regions(model, data)}
+    np.add.at(counts, (data.class_indices(part), meaning.indices(output)), 1)
+    classes = [str(each)[:20] for each in data.classes]
+    return {"confusion": counts.tolist(), "classes": classes, **_regions(model, data, meaning)}
 
 
 def _plain(model: keras.Model, x: Any) -> NDArray[Any]:
@@ -248,26 +264,14 @@ def _plain(model: keras.Model, x: Any) -> NDArray[Any]:
     return np.asarray(keras.ops.convert_to_numpy(model(fit.as_tensors(x), training=False)), "float64")
 
 
-def _classes(model: keras.Model, data: Data, output: NDArray[Any]) -> NDArray[Any] | None:
-    """Return the class index that a model's outputs mean for each row; None where they mean none."""
-    if output.ndim == 2 and output.shape[1] == len(data.classes):
-        return np.asarray(output.argmax(axis=1))
-    if output.size != len(output) or len(data.classes) != 2:
-        return None
-    signed = tuple(data.classes) == (-1, 1)
-    return (output.reshape(-1) > (0.0 if signed or gives_logits(model, str(data.task)) else 0.5)).astype(int)
-
-
-def _regions(model: keras.Model, data: Data) -> dict[str, Any]:
+def _regions(model: keras.Model, data: Data, meaning: Meaning) -> dict[str, Any]:
     x = data.x
     if not isinstance(x, np.ndarray) or x.ndim != 2 or x.shape[1] != 2 or x.dtype.kind not in "fiu":
         return {}
     low, high = np.nanmin(x, axis=0).astype("float64"), np.nanmax(x, axis=0).astype("float64")
     first, second = (np.linspace(low[at], high[at], _GRID) for at in (0, 1))
     grid = np.stack([each.reshape(-1) for each in np.meshgrid(first, second)], axis=1)
-    taken = _classes(model, data, _plain(model, grid.astype(x.dtype)))
-    if taken is None:
-        return {}
+    taken = meaning.indices(_plain(model, grid.astype(x.dtype)))
     some = slice(0, _POINTS)
     points = [[float(f"{value:.5g}") for value in row] for row in x[some].tolist()]
     indices = data.class_indices(data.train)[some].tolist()

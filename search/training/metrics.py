@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
 
+from search.comparison import outputs
+from search.comparison.scores import applied
 from search.data import streams
 from search.data.dataset import Data, Part
 from search.errors import TrialFailed, did_you_mean, one_line
+from search.serving.meaning import Meaning
 from search.studyfile.references import load_object
 from search.studyfile.schema import TRIAL_METRICS, Definition, MetricDefinition, parse_constraint
 from search.training.fit import as_tensors, devices, held_out_rows
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     import keras
 
 Metrics = Mapping[str, float]
-
-_HALF = 0.5
 
 
 def needed(definition: Definition) -> set[str]:
@@ -127,16 +127,22 @@ def functions(definition: Definition) -> dict[str, Callable[..., Any]]:
 
 
 def measure(
-    definition: Definition, model: keras.Model, data: Data, part: Part, names: set[str] | None = None
+    definition: Definition,
+    model: keras.Model,
+    data: Data,
+    part: Part,
+    names: set[str] | None = None,
+    meanings: Sequence[Meaning] = (),
 ) -> dict[str, float]:
     """Return the own metrics of a model on a part, by their names in `[metrics]`.
 
     Args:
         definition: The study file.
         model: Its predictions are measured.
-        data: Says which task the predictions are for.
+        data: The data that it learned.
         part: What to predict.
         names: Only these metrics; all when left out.
+        meanings: What the model's outputs mean, where that is known already.
 
     Raises:
         TrialFailed: A function raised, or returned no number.
@@ -145,7 +151,10 @@ def measure(
     if not wanted:
         return {}
     known, (y_true, y_pred) = functions(definition), _predicted(model, part, definition.fit.validation_steps)
-    return {name: _value(name, each, known[name], data.task, y_true, y_pred) for name, each in wanted.items()}
+    meaning = None
+    if isinstance(y_pred, np.ndarray) and isinstance(y_true, np.ndarray):
+        meaning = next(iter(meanings or outputs.meanings(model, as_tensors(data.example(1)), data)))
+    return {name: _value(name, each, known[name], meaning, y_true, y_pred) for name, each in wanted.items()}
 
 
 def each_epoch(definition: Definition, data: Data, watched: set[str]) -> list[keras.callbacks.Callback]:
@@ -166,8 +175,11 @@ def each_epoch(definition: Definition, data: Data, watched: set[str]) -> list[ke
     part = held_out
 
     class OwnMetrics(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
+        meanings: Sequence[Meaning] = ()
+
         def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras's own
-            measured = measure(definition, self.model, data, part, names)
+            self.meanings = self.meanings or outputs.meanings(self.model, as_tensors(data.example(1)), data)
+            measured = measure(definition, self.model, data, part, names, self.meanings)
             if logs is not None:
                 logs.update({f"val_{name}": value for name, value in measured.items()})
 
@@ -193,14 +205,13 @@ def _joined(batches: list[Any]) -> Any:
     return keras.tree.map_structure(lambda *each: np.concatenate(each), *batches)
 
 
-def _value(name: str, wanted: MetricDefinition, function: Any, task: str, y_true: Any, y_pred: Any) -> float:
+def _value(
+    name: str, wanted: MetricDefinition, function: Any, meaning: Meaning | None, y_true: Any, y_pred: Any
+) -> float:
     y_true, y_pred = _one_axis(y_true), _one_axis(y_pred)
-    classes = task != "regression" and isinstance(y_pred, np.ndarray)
+    library = wanted.function.startswith("sklearn.")
     try:
-        if classes and wanted.threshold is not None:
-            value = function(*_as_classes(task, y_true, y_pred, wanted.threshold), **wanted.options)
-        else:
-            value = _raw_or_classes(function, wanted.options, task, y_true, y_pred, classes=classes)
+        value = applied(function, meaning, y_true, y_pred, wanted.options, wanted.threshold, scores=library)
     except optuna.TrialPruned:
         raise
     except Exception as error:
@@ -211,35 +222,6 @@ def _value(name: str, wanted: MetricDefinition, function: Any, task: str, y_true
     except (TypeError, ValueError, OverflowError):
         pass
     raise TrialFailed(f"metrics.{name}: {wanted.function} returned {type(value).__name__}; return a number")
-
-
-def _raw_or_classes(
-    function: Any, options: Mapping[str, Any], task: str, y_true: Any, y_pred: Any, *, classes: bool
-) -> Any:
-    """Give a function the probabilities, and the classes when it refuses those, as scikit-learn's scores do."""
-    try:
-        return function(y_true, y_pred, **options)
-    except (ValueError, TypeError):
-        if not classes:
-            raise
-    with suppress(ValueError, TypeError):
-        if _has_two_columns(task, y_true, y_pred):
-            return function(y_true, y_pred[:, 1], **options)
-    return function(*_as_classes(task, y_true, y_pred, _HALF), **options)
-
-
-def _has_two_columns(task: str, y_true: Any, y_pred: Any) -> bool:
-    """Return whether a model of two classes gives the probability of both, as softmax does."""
-    return task == "binary" and np.ndim(y_true) == 1 and np.shape(y_pred)[1:] == (2,)
-
-
-def _as_classes(task: str, y_true: Any, y_pred: Any, threshold: float) -> tuple[Any, Any]:
-    if _has_two_columns(task, y_true, y_pred):
-        y_pred = y_pred[:, 1]
-    if task == "multiclass" and y_pred.ndim > 1:
-        one_hot = np.ndim(y_true) == y_pred.ndim
-        return (y_true.argmax(axis=-1) if one_hot else y_true), y_pred.argmax(axis=-1)
-    return y_true, (y_pred >= threshold).astype("int64")
 
 
 def _one_axis(values: Any) -> Any:

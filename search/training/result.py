@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.data.summary import DataSummary
+from search.data.summary import DataSummary, Interface
 from search.study import attributes
 
 Fate = Literal["complete", "pruned", "failed", "died"]  # died: with its worker, or stopped before its end
@@ -49,7 +49,7 @@ class TrialResult:
         model: The Keras archive (`.keras`) as bytes, when the trial was the best so far.
         predictions: That model's predictions for the test rows, as `Predictions.to_bytes` writes them.
         answers: What it gives for the rows of its input example, as `Answers.to_bytes` writes them.
-        data: What the model takes and gives, where the data depend on the trial.
+        data: What the model takes and gives, with its data where they depend on the trial.
         training: What autologging would have recorded: optimizer, loss, `fit`'s arguments.
         summary: The model's layers as a table of text.
         path: How the model was trained: by `whole epochs`, by `batches`, or by `ordinary fit`.
@@ -71,7 +71,7 @@ class TrialResult:
     model: bytes | None = field(default=None, repr=False)
     predictions: bytes | None = field(default=None, repr=False)
     answers: bytes | None = field(default=None, repr=False)
-    data: DataSummary | None = field(default=None, repr=False)
+    data: DataSummary | Interface | None = field(default=None, repr=False)
     training: dict[str, Any] = field(default_factory=dict)
     summary: str = ""
     path: str = ""

@@ -24,11 +24,11 @@ from search.comparison.outputs import Batch, predict
 from search.data import streams
 from search.data.dataset import Data, Part
 from search.data.loading import TrialData
-from search.data.summary import DataSummary
+from search.data.summary import DataSummary, Interface
 from search.errors import SearchError, TrialFailed, one_line, printable
 from search.studyfile.schema import Definition
 from search.training.checkpoint import CheckpointDamaged
-from search.training.description import answers, describe, looks
+from search.training.description import answers, describe, interface, looks
 from search.training.epochs import Epochs, OnEpoch
 from search.training.fit import as_tensors, evaluate, held_out_rows
 from search.training.metrics import check_finite, check_known, mean, measure, spread, values_of, violations_of
@@ -204,10 +204,12 @@ def _disk_is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and (error.errno in full or os.strerror(errno.ENOSPC) in str(error))
 
 
-def _described(definition: Definition, every: Data | TrialData, own: Data, model: keras.Model) -> DataSummary | None:
-    """Return what a model takes and gives where its data are the trial's own; else the search knows it."""
+def _described(
+    definition: Definition, every: Data | TrialData, own: Data, model: keras.Model
+) -> DataSummary | Interface:
+    """Return what a model takes and gives, with its data where they are the trial's own: else the search has them."""
     if isinstance(every, Data) or every.same is not None:
-        return None
+        return interface(definition, own, model)
     return describe(definition, own, model)
 
 

@@ -16,6 +16,7 @@ import pytest
 from search import serving
 from search.data.preprocessing import Column, to_arrays
 from search.data.summary import DataSummary, TensorSpec
+from search.serving.meaning import Meaning
 from search.tracking import logged_model
 from search.tracking.user_code import collect
 from tests.conftest import command
@@ -265,25 +266,24 @@ def test_labels_and_probabilities(tmp_path: Path) -> None:
     """Whoever wants the class would have to know which index or side of 0.5 it is."""
     single = keras.Sequential([keras.Input((1,)), keras.layers.Activation("sigmoid")])
     one = {"inputs": (TensorSpec("float32", (-1, 1)),), "example": np.zeros((2, 1), "float32")}
-    loaded = mlflow.pyfunc.load_model(
-        save(single, tmp_path / "binary", summary(task="binary", classes=("no", "yes"), **one))
-    )
+    of_two = Meaning("probabilities", "binary", ("no", "yes"))
+    loaded = mlflow.pyfunc.load_model(save(single, tmp_path / "binary", summary(meanings=(of_two,), **one)))
     rows = np.array([[-1.0], [2.0]])  # float64
     assert loaded.predict(rows, params={"output": "label"}).tolist() == ["no", "yes"]
     raw, shares = loaded.predict(rows), loaded.predict(rows, params={"output": "probability"})
     np.testing.assert_allclose(shares, np.hstack([1 - raw, raw]))
     three = keras.Sequential([keras.Input((1,)), keras.layers.RepeatVector(3), keras.layers.Flatten()])
     loaded_part = mlflow.pyfunc.load_model(
-        save(three, tmp_path / "part", summary(task="binary", classes=("no", "yes"), **one))
+        save(three, tmp_path / "part", summary(meanings=(Meaning("numbers"),), **one))
     )
-    with pytest.raises(ValueError, match="the model gives 3 numbers, no classes; use 'raw'"):
+    with pytest.raises(ValueError, match="output 'label': the model's outputs are numbers, no classes; use 'raw'"):
         loaded_part.predict(rows, params={"output": "label"})
     with pytest.raises(ValueError, match="use 'raw', 'label' or 'probability'"):
         loaded.predict(rows, params={"output": "labels"})
     two = {"inputs": (TensorSpec("float32", (-1, 3)),), "example": np.zeros((2, 3), "float32")}
     softmax = keras.Sequential([keras.Input((3,)), keras.layers.Activation("linear")])
     logits = mlflow.pyfunc.load_model(
-        save(softmax, tmp_path / "several", summary(task="multiclass", classes=(3, 5, 9), **two))
+        save(softmax, tmp_path / "several", summary(meanings=(Meaning("logits", "multiclass", (3, 5, 9)),), **two))
     )
     assert logits.predict([[0.0, 9.0, 1.0]], params={"output": "label"}).tolist() == [5]
     assert logits.predict([[0.0, 9.0, 1.0]], params={"output": "probability"}).sum() == pytest.approx(1)

@@ -18,8 +18,7 @@ from search.register import Best
 from search.studyfile.load import find_study, load_definition, parse_definition
 from search.studyfile.objects import Objects, as_text, provide, space_of
 from search.studyfile.schema import Definition
-from search.studyfile.secret import read_url
-from search.studyfile.settings import Settings, default_storage, resolve
+from search.studyfile.settings import Settings, resolve, with_options
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -102,8 +101,8 @@ class Study:
             content = {key: value for key, value in content.items() if value not in (None, {}, [])}
             text = as_text(content, self._objects)
             self._definition = parse_definition(content, Path(f"{name}.json"), text)
-        self._storage = None if storage is None else read_url(storage, "storage")
-        self._tracking_uri = None if tracking_uri is None else read_url(tracking_uri, "tracking_uri")
+        kept = resolve(self._definition, storage=storage, tracking_uri=tracking_uri)
+        self._storage, self._tracking_uri = kept.storage, kept.tracking_uri
 
     @property
     def name(self) -> str:
@@ -115,45 +114,22 @@ class Study:
         """The checked study file, or what stands for one."""
         return self._definition
 
+    @with_options
     def optimize(
         self,
         n_trials: int | None = None,
         *,
-        timeout: float | None = None,
-        trial_timeout: float | None = None,
-        workers: int | str | None = None,
-        cluster: str | None = None,
-        gpu_share: float = 1.0,
-        sampler: str | None = None,
-        pruner: str | None = None,
-        seed: int | None = None,
-        resume: bool = False,
-        register: bool = True,
-        offline: bool = False,
-        accept_new_data: bool = False,
-        confirm: float | None = None,
         progress: bool | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        **options: Any,
     ) -> Result:
         """Run trials, record them in MLflow, and register the best model: what `search.run` does.
 
         Workers are processes of their own, which do not import the script again.
 
         Args:
-            n_trials: How many trials to run; the study's own number when left out.
-            timeout: Seconds after which no trial starts.
-            trial_timeout: Seconds after which a trial is stopped and counts as failed.
-            workers: How many trials at a time, or `auto`.
-            cluster: Address of a dask scheduler.
-            gpu_share: The share of a GPU that one worker uses, in (0, 1].
-            sampler: As in the study file.
-            pruner: As in the study file.
-            seed: Seed of the search.
-            resume: Run only the trials that an interrupted search still owes.
-            register: Whether the best trial's model becomes a version in the registry.
-            offline: Whether to leave MLflow alone; `python -m search.sync` writes to it later.
-            confirm: Share of the training time to spend on training the leading trials again under new seeds.
-            accept_new_data: Whether the data may differ from those of the study's earlier trials.
+            n_trials: Run N more trials; the study's own number when left out.
+            **options: The options.
             progress: Whether to show a progress bar; by default in notebooks and on terminals.
             on_progress: Called when a trial begins or ends, and every few seconds while a long one trains.
 
@@ -162,31 +138,16 @@ class Study:
             NoTrialCompleted: No trial of the study is complete.
             Interrupted: Ctrl-C; what finished is kept.
         """
-        settings = resolve(
-            self._definition,
-            n_trials=n_trials,
-            timeout=timeout,
-            trial_timeout=trial_timeout,
-            workers=workers,
-            cluster=cluster,
-            gpu_share=gpu_share,
-            storage=self._storage,
-            tracking_uri=self._tracking_uri,
-            sampler=sampler,
-            pruner=pruner,
-            seed=seed,
-            resume=resume,
-            register=register,
-            offline=offline,
-            accept_new_data=accept_new_data,
-            confirm=confirm,
-            objects=self._objects.pickled() if self._objects.named else b"",
-        )
+        if on_progress is not None and not callable(on_progress):
+            raise UsageError(f"on_progress: {on_progress!r} is not a function; use a function of one argument")
+        objects = self._objects.pickled() if self._objects.named else b""
+        asked = {**options, "n_trials": n_trials, "storage": self._storage, "tracking_uri": self._tracking_uri}
+        settings = resolve(self._definition, objects=objects, **asked)
         with unchanged():
             from search.workers.local import start_forkserver
 
             provide(settings.objects)
-            if cluster is None:
+            if settings.cluster is None:
                 start_forkserver()
             return Result(self, _run(settings, progress, on_progress), settings)
 
@@ -300,7 +261,7 @@ class Study:
         with unchanged():
             from search.study.create import load
 
-            return load(self.name, self._storage or default_storage(self.name))
+            return load(self.name, self._storage)
 
     def __repr__(self) -> str:
         return f"Study({self.name!r})"

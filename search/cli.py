@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import io
 import json
 import math
@@ -11,41 +12,76 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, TextIO, get_args
+from typing import Annotated, Any, TextIO, TypeVar, get_args
 
 import typer
 
 from search.errors import Interrupted, SearchError, UsageError, did_you_mean, one_line
 from search.figures import paragraph, width_of
-from search.studyfile.secret import read_url
+from search.studyfile import settings
+from search.studyfile.options import SearchOptions
+
+F = TypeVar("F", bound=Callable[..., None])
 
 # The root of typer's own errors; typer names it nowhere in public (it was click's until 0.25).
 _TYPER_ERROR: Any = typer.BadParameter.__mro__[2]
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-TrackingUri = Annotated[
-    str | None,
-    typer.Option(
-        "--tracking-uri",
-        metavar="URI|@FILE|env:NAME",
-        callback=lambda given: given and read_url(given, "--tracking-uri"),
-        help="MLflow tracking store; @FILE and env:NAME hide a password.  [default: MLflow's own]",
-    ),
-]
-
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
-StudyName = Annotated[
-    str | None, typer.Option("--study-name", metavar="NAME", help="The study's name.  [default: the file's]")
-]
-Storage = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL|@FILE|env:NAME",
-        callback=lambda given: given and read_url(given, "--storage"),
-        help="Optuna storage URL or journal path.  [default: studies/NAME.journal]",
-    ),
-]
+
+
+def declared(name: str, unset: str = "") -> Any:
+    """Return the form on the command line of an option that `search.studyfile` declares.
+
+    Args:
+        name: The option.
+        unset: What holds when it is not given, where that is not as declared.
+    """
+    option = settings.OPTIONS[name]
+    flags = option.flags or (settings.flag(name),)
+    if not option.value:
+        turns_off = flags[0].startswith("--no-")
+        return typer.Option(*flags, callback=lambda on: on is not turns_off, help=option.help)
+    default = unset or option.unset or settings.FIELDS[name].default
+    file = "the file's, else " if name in SearchOptions.model_fields else ""
+    default = f"{default:g}" if isinstance(default, float) else default
+    told = f"{option.help}  [default: {file}{default}]" if default is not None else option.help
+
+    def check(text: str | None) -> Any:
+        try:
+            return None if text is None else settings.check(name, text, written_out=True)
+        except UsageError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return typer.Option(*flags, metavar=option.value, callback=check, help=told)
+
+
+StudyName = Annotated[str | None, declared("study_name")]
+Storage = Annotated[str | None, declared("storage")]
+TrackingUri = Annotated[str | None, declared("tracking_uri")]
+
+
+def with_options(*names: str) -> Callable[[F], F]:
+    """Let a command that takes `**options` take these on the command line."""
+
+    def decorate(command: F) -> F:
+        signature = inspect.signature(command, eval_str=True)
+        study, *others = (each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD)
+        options = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None if settings.OPTIONS[name].value else False,
+                annotation=Annotated[str | None if settings.OPTIONS[name].value else bool, declared(name)],
+            )
+            for name in names
+        ]
+        others = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in others]
+        command.__signature__ = signature.replace(parameters=[study, *options, *others])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
 
 
 _json_stream: Any = None  # where the command's JSON goes; None before standard output is kept for it

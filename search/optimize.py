@@ -29,7 +29,7 @@ from search.study import attributes, ranking, samplers, space
 from search.study.listener import Listener
 from search.study.proposals import Sampling, Suggestion
 from search.study.storage import HEARTBEAT_SECONDS
-from search.studyfile.settings import Settings, arguments_of
+from search.studyfile.settings import Settings, resume_command
 from search.training.model import has_user_code
 from search.training.result import Epoch, Fate, TrialResult, live_epochs
 from search.training.trial import seed_of
@@ -79,7 +79,7 @@ class Search:
         self._study, self._storage, self._mirror = study, context.storage, context.mirror
         self._free: list[Slot] = []
         self._running: list[_Running] = []
-        command = f"python -m search.run {arguments_of(settings)} --resume"
+        command = resume_command(settings)
         self._interruption = Interruption(f"interrupted; everything finished so far is kept; go on with: {command}")
         trials = attributes.comparable_trials(study)
         self._budget = Budget(settings.n_trials, settings.timeout)

@@ -146,10 +146,10 @@ def _begin(
     if settings.resume:
         unfinished = resume.claim_interrupted(study, spool, definition.search.retries)
         claim, first = unfinished.claim, unfinished.first
-        settings = replace(settings, n_trials=unfinished.left)
+        settings = settings.model_copy(update={"n_trials": unfinished.left})
     else:
         asked = described(settings, len(pool.slots))
-        facts = {"described": asked, "dataset": dataset_of(data), "registers": settings.register}
+        facts = {"described": asked, "dataset": dataset_of(data), "registers": settings.registers}
         claim = resume.begin(study, spool, settings.n_trials, **facts)
     stack.callback(claim.release)
     search_id = claim.record.search_id

@@ -5,16 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import typer
-
-from search.cli import Debug, Json, TrackingUri, execute, print_json
+from search.cli import Debug, Json, TrackingUri, declared, execute, print_json
 
 
 def studies_command(
-    storage: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Optuna storage URL or journal path.  [default: studies/*.journal]"),
-    ] = None,
+    storage: Annotated[str | None, declared("storage", "studies/*.journal")] = None,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
     debug: Debug = False,

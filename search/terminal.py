@@ -194,7 +194,7 @@ class Display:
         if outcome.not_mirrored or outcome.unregistered:
             commands.append(f"python -m search.sync {outcome.arguments}".rstrip())
         if outcome.stopped == INTERRUPTED:
-            commands.append(f"python -m search.run {outcome.arguments} --resume")
+            commands.append(outcome.resume)
         if outcome.serve:
             commands.append(outcome.serve)
         if outcome.url:

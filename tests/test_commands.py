@@ -18,7 +18,7 @@ BAD = [
     (("--n-trials", "many"), "Invalid value for '--n-trials'"),
     (("--sampler", "tpee"), "did you mean 'tpe'?"),
     (("--pruner", "medium"), "did you mean 'median'?"),
-    (("--workers", "0"), "neither a number of at least 1 nor 'auto'"),
+    (("--workers", "0"), "use a whole number of at least 1 or 'auto'"),
     (("--wrokers", "2"), "No such option: --wrokers"),
     (("--resume", "--n-trials", "3"), "--resume with --n-trials"),
     (("--sampler", "gp"), "sampler 'gp' needs torch; pip install 'search[gp]'"),

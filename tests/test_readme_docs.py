@@ -11,7 +11,7 @@ import pytest
 
 from search.studyfile.load import load_definition
 from tests.conftest import command
-from tests.docs import study_file
+from tests.docs import flags, study_file
 
 ROOT = Path(__file__).parent.parent
 GUIDES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -89,6 +89,12 @@ def test_the_reference_of_the_study_file_is_that_of_the_schema() -> None:
     """The page would lack a new key; `python -m tests.docs.study_file` writes it anew."""
     assert study_file.PAGE.read_text(encoding="utf-8") == study_file.page()
     assert "default" in study_file.page()
+
+
+def test_the_readme_has_each_flag_of_a_search() -> None:
+    """A new option would have no line in the table; `python -m tests.docs.flags` writes it anew."""
+    assert flags.written() == README
+    assert "--trial-timeout SECONDS" in README
 
 
 def test_the_readme_is_a_front_page() -> None:

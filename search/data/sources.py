@@ -38,7 +38,7 @@ def read(definition: Definition, trial: Any = None) -> Any:
             _seed(definition.data.seed)
         if trial is not None:
             return _call(function_of(definition), {**definition.data.options, **_taken(definition, trial)})
-        return _READERS[definition.data.kind](definition)
+        return load_object(definition.data.reader.reader, definition.folder, "data.source")(definition)
     except (UsageError, optuna.TrialPruned):
         raise
     except (Exception, SystemExit) as error:  # the user's own function may raise anything
@@ -54,7 +54,8 @@ def _seed(seed: int) -> None:
     keras.utils.set_random_seed(seed)
 
 
-def _read_sklearn(definition: Definition) -> Any:
+def read_sklearn(definition: Definition) -> Any:
+    """Return what a loader or maker of scikit-learn gives."""
     from sklearn import datasets
 
     settings = definition.data
@@ -75,7 +76,8 @@ def _read_sklearn(definition: Definition) -> Any:
     return loaded[0], loaded[1]
 
 
-def _read_csv(definition: Definition) -> Any:
+def read_csv(definition: Definition) -> Any:
+    """Return a CSV file's table."""
     import pandas as pd
 
     path, settings = _path(definition), definition.data
@@ -94,7 +96,8 @@ def _read_csv(definition: Definition) -> Any:
         raise DataError(f"data.source: {settings.source} is not written in {error.encoding}; {mended}") from None
 
 
-def _read_parquet(definition: Definition) -> Any:
+def read_parquet(definition: Definition) -> Any:
+    """Return a Parquet file's table."""
     import pandas as pd
 
     if importlib.util.find_spec("pyarrow") is None:
@@ -102,7 +105,8 @@ def _read_parquet(definition: Definition) -> Any:
     return _call(pd.read_parquet, definition.data.options, _path(definition))
 
 
-def _read_npz(definition: Definition) -> Any:
+def read_npz(definition: Definition) -> Any:
+    """Return the arrays of an NPZ file."""
     options = definition.data.options
     for option in options:
         if option not in ("x", "y"):
@@ -230,7 +234,8 @@ class _ReadParams(Mapping[str, Any]):
         return len(self._params)
 
 
-def _read_python(definition: Definition) -> Any:
+def read_python(definition: Definition) -> Any:
+    """Return what the user's function gives."""
     return _call(function_of(definition), definition.data.options)
 
 
@@ -247,15 +252,6 @@ def function_of(definition: Definition) -> Callable[..., Any]:
     if not callable(function):
         raise DataError(f"data.source: {definition.data.source} is {type(function).__name__}; name a function")
     return cast("Callable[..., Any]", function)
-
-
-_READERS: dict[str, Callable[[Definition], Any]] = {
-    "sklearn": _read_sklearn,
-    "csv": _read_csv,
-    "parquet": _read_parquet,
-    "npz": _read_npz,
-    "python": _read_python,
-}
 
 
 def _path(definition: Definition) -> Path:

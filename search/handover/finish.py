@@ -21,7 +21,7 @@ from search.handover.outcome import Outcome
 from search.register import best_of, check_usable, register_best
 from search.reporting import plots
 from search.study import attributes, ranking
-from search.studyfile.settings import arguments_of
+from search.studyfile.settings import arguments_of, resume_command
 from search.tracking.pages import outcomes
 from search.workers import worker
 from search.workers.fresh import FreshProcess
@@ -69,7 +69,7 @@ class _Ending:
         outcome = self._outcome(ranked, not_mirrored) if ranked else None
         state = INTERRUPTED if hurries else _FINISHED
         if context.run is not None:
-            with FreshProcess() if ranked and settings.register else nullcontext() as fresh:
+            with FreshProcess() if ranked and settings.registers else nullcontext() as fresh:
                 outcome, state = self._publish(context.run, outcome, ranked, drawn, state, fresh)
         elif state == _FINISHED:
             state = _TRAINED
@@ -83,7 +83,7 @@ class _Ending:
         """Return the outcome, or raise what the command ends with."""
         if outcome is None:
             if self._interrupted is not None:
-                command = f"python -m search.run {arguments_of(self._context.settings)} --resume"
+                command = resume_command(self._context.settings)
                 told = f"interrupted before any trial completed; go on with: {command}"
                 raise Interrupted(told, self._interrupted.signal)
             raise self._nothing_completed()
@@ -240,6 +240,7 @@ class _Ending:
             url=context.url,
             serve=context.serve,
             arguments=arguments_of(context.settings),
+            resume=resume_command(context.settings),
             failures=outcomes.failures(trials),
             saved=str(outcomes.saved(trials)),
         )

@@ -31,6 +31,7 @@ class Outcome:
         url: The address of the study's page in MLflow's UI; empty when MLflow does not show the study.
         serve: The command that serves that page; empty when a server is up.
         arguments: What names this study on a command line: `blobs --study-name mine`.
+        resume: The command that goes on with the search, had it been interrupted.
         failures: Its failed trials by their reason.
         saved: What pruning saved, in words; empty when nothing was pruned.
     """
@@ -54,6 +55,7 @@ class Outcome:
     url: str = ""
     serve: str = ""
     arguments: str = ""
+    resume: str = ""
     failures: tuple[Failures, ...] = ()
     saved: str = ""
 

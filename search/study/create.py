@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search.errors import StorageError, did_you_mean, one_line
+from search.errors import StorageError, UsageError, did_you_mean, one_line
 from search.study import attributes, space
 from search.study.ranking import best_trials
 from search.study.storage import file_of, open_storage, storage_errors
@@ -166,8 +166,8 @@ def warm_start(definition: Definition) -> list[dict[str, Any]]:
         return []
     try:
         given = revealed(wanted.storage or default_storage(wanted.study))
-        other = load(wanted.study, read_url(given, "search.warm_start.storage"))
-    except StorageError as error:
+        other = load(wanted.study, read_url(given))
+    except UsageError as error:
         raise StorageError(f"search.warm_start: {error}") from None
     complete = [t for t in other.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if len(other.directions) == len(definition.directions):

@@ -1,12 +1,12 @@
-"""Optuna's samplers and pruners by name, with the options that the study file gives them."""
+"""Optuna's samplers and pruners, and the user's own, made with the options that the study file gives them."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner
@@ -15,8 +15,9 @@ from optuna.trial import FrozenTrial
 
 from search.errors import StudyFileError, UsageError, did_you_mean, one_line
 from search.study import space
-from search.study.brackets import HyperbandPruner
 from search.studyfile.parameters import CategoricalParameter, written
+from search.studyfile.references import load_object
+from search.studyfile.registry import PRUNERS, SAMPLERS, alternatives, choice
 from search.studyfile.schema import Definition
 
 _WORDS: dict[type, str] = {
@@ -26,32 +27,7 @@ _WORDS: dict[type, str] = {
     str: "text",
     dict: "a table",
 }
-T = TypeVar("T")
-_NEEDED = {"gp": "torch", "cmaes": "cmaes"}
-_SAMPLERS: dict[str, type[BaseSampler]] = {
-    "tpe": optuna.samplers.TPESampler,
-    "random": optuna.samplers.RandomSampler,
-    "gp": optuna.samplers.GPSampler,
-    "cmaes": optuna.samplers.CmaEsSampler,
-    "qmc": optuna.samplers.QMCSampler,
-    "nsga2": optuna.samplers.NSGAIISampler,
-    "grid": optuna.samplers.GridSampler,
-}
-_PRUNERS: dict[str, type[BasePruner]] = {
-    "none": optuna.pruners.NopPruner,
-    "median": optuna.pruners.MedianPruner,
-    "percentile": optuna.pruners.PercentilePruner,
-    "hyperband": HyperbandPruner,
-    "asha": optuna.pruners.SuccessiveHalvingPruner,
-    "patient": optuna.pruners.PatientPruner,
-    "wilcoxon": optuna.pruners.WilcoxonPruner,
-}
 _OURS = ("self", "seed", "search_space", "wrapped_pruner")  # arguments that this module gives itself
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "tpe": {"constant_liar": True},  # trials run side by side
-    "qmc": {"scramble": True, "warn_independent_sampling": False},
-    "patient": {"patience": 5},
-}
 _START_UP = 10  # complete trials before one is compared with them
 _LEAST_COMPARED = 5  # complete trials that have come as far as the one that is compared with them
 _WARM_UP = 5  # epochs; the first ones' values say little of the last one's
@@ -62,7 +38,7 @@ def make_sampler(definition: Definition, name: str, seed: int, finished: Sequenc
 
     Args:
         definition: The study file, for its space and, when it names this sampler, its options.
-        name: One of `tpe`, `random`, `gp`, `cmaes`, `qmc`, `grid`, `nsga2`.
+        name: A name of the registry, or a reference to the user's own code.
         seed: Seed of the sampler.
         finished: Trials the study already has; they move the seed on, so that a later search does
             not repeat the random draws of the first.
@@ -70,16 +46,21 @@ def make_sampler(definition: Definition, name: str, seed: int, finished: Sequenc
     Raises:
         UsageError: The sampler's package is missing, or it does not suit the study.
     """
-    if len(definition.metrics) > 1 and name in ("cmaes", "gp"):
-        raise UsageError(f"sampler '{name}' takes one metric; use tpe, nsga2, random, qmc or grid")
-    if name in _NEEDED and importlib.util.find_spec(_NEEDED[name]) is None:
-        raise UsageError(f"sampler '{name}' needs {_NEEDED[name]}; pip install 'search[{name}]'")
-    given = definition.search.sampler_options if name == definition.search.sampler else {}
-    options = _checked(definition, "search.sampler_options", _SAMPLERS[name], given)
-    options = {**_DEFAULTS.get(name, {}), **options, "seed": (seed + len(finished)) % 2**32}
-    if name == "grid":
-        options["search_space"] = space.grid(definition)
-    return _made(definition, "search.sampler_options", lambda: _SAMPLERS[name](**options))
+    entry = choice(SAMPLERS, name)
+    if len(definition.metrics) > 1 and not entry.several:
+        able = [each for each, other in SAMPLERS.items() if other.several]
+        raise UsageError(f"sampler '{name}' takes one metric; use {alternatives(able)}")
+    if entry.needs and importlib.util.find_spec(entry.needs) is None:
+        raise UsageError(f"sampler '{name}' needs {entry.needs}; pip install 'search[{name}]'")
+    options = definition.search.sampler_options if name == definition.search.sampler else {}
+    make = load_object(entry.code, definition.folder, "search.sampler")
+    of_study: dict[str, Any] = {"seed": (seed + len(finished)) % 2**32}
+    if "search_space" in inspect.signature(make).parameters:
+        of_study["search_space"] = space.grid(definition)
+    sampler = _made(definition, "sampler", make, {**of_study, **entry.defaults}, options)
+    if not isinstance(sampler, BaseSampler):
+        raise _wrong_kind(definition, "sampler", sampler)
+    return sampler
 
 
 def make_pruner(definition: Definition, name: str) -> BasePruner:
@@ -90,31 +71,35 @@ def make_pruner(definition: Definition, name: str) -> BasePruner:
     """
     if len(definition.metrics) > 1:
         return optuna.pruners.NopPruner()
-    given = definition.search.pruner_options if name == definition.search.pruner else {}
-    options = _checked(definition, "search.pruner_options", _PRUNERS[name], given)
-    options = {**_DEFAULTS.get(name, {}), **_pruner_defaults(definition, name, options), **options}
-    return _made(definition, "search.pruner_options", lambda: _PRUNERS[name](**options))
+    options = definition.search.pruner_options if name == definition.search.pruner else {}
+    entry = choice(PRUNERS, name)
+    given = options.get("n_startup_trials")
+    of_study = _of_epochs(definition, given if type(given) is int else _START_UP)
+    make = load_object(entry.code, definition.folder, "search.pruner")
+    pruner = _made(definition, "pruner", make, {**of_study, **entry.defaults}, options)
+    if not isinstance(pruner, BasePruner):
+        raise _wrong_kind(definition, "pruner", pruner)
+    return pruner
 
 
-def _pruner_defaults(definition: Definition, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options that depend on the study.
+def _wrong_kind(definition: Definition, what: str, made: object) -> StudyFileError:
+    found, right = f"makes a {type(made).__name__}", f"name what makes one of optuna.{what}s"
+    return StudyFileError(str(definition.path), f"search.{what}", found, right)
+
+
+def _of_epochs(definition: Definition, start_up: int) -> dict[str, Any]:
+    """Return options that depend on how long a trial trains, by the names that Optuna's pruners have for them.
 
     What a pruner calls a step is an epoch; with folds or repeats it is a whole training, which needs no warm-up.
     """
     trainings = definition.data.folds or definition.search.repeats
-    if name == "patient":
-        return {"wrapped_pruner": optuna.pruners.MedianPruner(**_pruner_defaults(definition, "median", {}))}
-    if name == "hyperband":
-        return {"max_resource": trainings if trainings > 1 else _most_epochs(definition)}
-    if name not in ("median", "percentile"):
-        return {}
-    start_up = given.get("n_startup_trials", _START_UP)
-    return {
-        **({"percentile": 75.0} if name == "percentile" else {}),
+    steps = trainings if trainings > 1 else _most_epochs(definition)
+    compared = {
         "n_startup_trials": start_up,
-        "n_warmup_steps": 0 if trainings > 1 else min(_WARM_UP, _most_epochs(definition) // 4),
+        "n_warmup_steps": 0 if trainings > 1 else min(_WARM_UP, steps // 4),
         "n_min_trials": max(1, min(_LEAST_COMPARED, start_up)),
     }
+    return {**compared, "max_resource": steps, "wrapped_pruner": optuna.pruners.MedianPruner(**compared)}
 
 
 def _most_epochs(definition: Definition) -> int:
@@ -126,30 +111,38 @@ def _most_epochs(definition: Definition) -> int:
     return int(highest)
 
 
-def _made(definition: Definition, key: str, make: Callable[[], T]) -> T:
+def _made(
+    definition: Definition, what: str, make: Any, defaults: Mapping[str, Any], options: Mapping[str, Any]
+) -> object:
+    """Return what a class or function makes of the study file's options, and of the defaults that it takes.
+
+    Raises:
+        StudyFileError: It does not take the options.
+    """
+    key = f"search.{what}_options"
+    takes = inspect.signature(make).parameters
+    given = {name: value for name, value in defaults.items() if name in takes}
+    given |= _checked(definition, key, make, takes, options)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)  # an option that Optuna will remove
-            return make()
-    except (TypeError, ValueError, FutureWarning) as error:
-        raise StudyFileError(
-            str(definition.path), key, one_line(error), "see Optuna's documentation of its options"
-        ) from None
+            return make(**given)
+    except Exception as error:  # code of the user's own may raise anything
+        right = f"see the documentation of the {what}'s options"
+        raise StudyFileError(str(definition.path), key, one_line(error), right) from None
 
 
-def _checked(definition: Definition, key: str, kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(
+    definition: Definition, key: str, make: Any, takes: Mapping[str, inspect.Parameter], given: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the options, once each is known to be one and of its type; Optuna checks neither."""
-    known = {
-        name: types
-        for name, parameter in inspect.signature(kind).parameters.items()
-        if name not in _OURS and (types := _types(parameter))
-    }
+    known = {name: types for name, each in takes.items() if name not in _OURS and (types := _types(each))}
     for name, value in given.items():
         if name == "seed":
             raise StudyFileError(str(definition.path), f"{key}.seed", "set elsewhere", "use search.seed")
         if name not in known:
-            takes = f"{kind.__name__} takes {', '.join(known) or 'none'}{did_you_mean(name, known)}"
-            raise StudyFileError(str(definition.path), f"{key}.{name}", "no option of a study file", takes)
+            right = f"{make.__name__} takes {', '.join(known) or 'none'}{did_you_mean(name, known)}"
+            raise StudyFileError(str(definition.path), f"{key}.{name}", "no option of a study file", right)
         if type(value) not in known[name]:
             taken = known[name] - {int} if float in known[name] else known[name]
             words = [word for each, word in _WORDS.items() if each in taken]
@@ -158,7 +151,9 @@ def _checked(definition: Definition, key: str, kind: type, given: Mapping[str, A
 
 
 def _types(parameter: inspect.Parameter) -> set[type]:
-    """Return which types of a study file the parameter takes; none when it takes code."""
+    """Return which types of a study file the parameter takes; none when it takes code, all when it does not say."""
+    if parameter.annotation is parameter.empty:
+        return {*_WORDS}
     annotation = inspect.formatannotation(parameter.annotation).strip("'")
     named = {part.partition("[")[0].strip() for part in annotation.split("|")}
     types = {each for each in _WORDS if each.__name__ in named}

@@ -256,8 +256,7 @@ def _enqueued(definition: Definition) -> Iterator[Finding]:
 
 def _data(definition: Definition) -> Iterator[Finding]:
     data = definition.data
-    table = data.kind in ("csv", "parquet")
-    if table and data.target is None:
+    if data.reader.table and data.target is None:
         yield "data.target", "missing", "name the target column"
     for key in ("target", "features"):
         if getattr(data, key) in ("", ()):

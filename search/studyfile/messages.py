@@ -22,13 +22,17 @@ _MANY = 10**6  # an upper bound from here on is only there to catch nonsense, an
 
 def explain(error: ValidationError, path: str) -> StudyFileError:
     """Return the first thing wrong as this package's own error; a misspelt key comes first."""
+    return StudyFileError(path, *finding(error, Definition))
+
+
+def finding(error: ValidationError, kind: Any) -> Finding:
+    """Return the first thing wrong with a value that should be of this kind."""
     errors = error.errors(include_url=False)
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     if first["type"] != "extra_forbidden":  # of a union's complaints, the one that looked deepest
         same = [each for each in errors if each["loc"][: len(first["loc"]) - 1] == first["loc"][:-1]]
         first = max(same, key=lambda each: (len(each["loc"]), each["type"] == "finite_number"))
-    key, annotation, table = _locate(first["loc"])
-    return StudyFileError(path, *_finding(first, key, annotation, table))
+    return _finding(first, *_locate(first["loc"], kind))
 
 
 def _finding(first: ErrorDetails, key: str, annotation: Any, table: type[BaseModel]) -> Finding:
@@ -65,11 +69,11 @@ def _wrong_value(key: str, annotation: Any, value: object) -> Finding:
     return key, written(value), f"use {_expected(annotation)}{hint}"
 
 
-def _locate(location: Sequence[int | str]) -> tuple[str, Any, type[BaseModel]]:
+def _locate(location: Sequence[int | str], kind: Any) -> tuple[str, Any, type[BaseModel]]:
     """Return the dotted key at pydantic's location, what may stand there, and the table it is in."""
     key = ""
     table: type[BaseModel] = Definition
-    here: Any = Definition
+    here: Any = kind
     parts = list(location)
     while parts:
         part = parts.pop(0)

@@ -33,6 +33,10 @@ class Table(BaseModel):
 
 
 Whole = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Strings = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 
 
 class _Range(Table):

@@ -10,25 +10,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from search.studyfile.parameters import Parameter, Scalar, Table, as_tuple
+from search.studyfile.options import SearchOptions
+from search.studyfile.parameters import Count, Parameter, Scalar, Seed, Share, Strings, Table, as_tuple
+from search.studyfile.registry import PYTHON, SOURCES, Source, SourceName
 from search.studyfile.secret import SecretUrl
 
-Strings = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Direction = Literal["minimize", "maximize"]
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
-Sampler = Literal["tpe", "random", "gp", "cmaes", "qmc", "grid", "nsga2"]
-Pruner = Literal["none", "median", "percentile", "hyperband", "asha", "patient", "wilcoxon"]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 # Metrics this package adds to Keras's own logs; each is a property of a finished trial.
 TRIAL_METRICS = ("parameters", "train_seconds", "latency_ms")
 
 _CONSTRAINT = re.compile(r"\s*(?P<metric>[^\s<>=]+)\s*(?P<operator><=|>=)\s*(?P<bound>[-+\d.eE]+)\s*")
-
-
-_FILES = ("csv", "parquet", "npz")  # kinds of data that are a file
 
 
 def is_file(path: Path) -> bool:
@@ -43,8 +36,6 @@ class DataDefinition(Table):
     """Where the data come from and how they are split.
 
     Attributes:
-        source: `sklearn:<loader or maker>`, `csv:<path>`, `parquet:<path>`, `npz:<path>`,
-            `<file.py>:<function>` or `<module>:<function>`.
         options: Keyword arguments of the loader, maker, reader or function.
         target: The target column of a table, or several for a multilabel task.
         features: The columns to learn from; all but the target when left out.
@@ -64,7 +55,7 @@ class DataDefinition(Table):
             arrays when left out; `auto` scales arrays of one input too, but no streams.
     """
 
-    source: str
+    source: SourceName
     options: dict[str, Any] = Field(default_factory=dict)
     target: str | Strings | None = None
     features: Strings | None = None
@@ -80,16 +71,6 @@ class DataDefinition(Table):
     folds: int | None = Field(default=None, ge=2, le=1000)
     normalize: bool | Literal["auto"] | None = None
 
-    @field_validator("source")
-    @classmethod
-    def _names_both(cls, source: str) -> str:
-        if not all(source.partition(":")):
-            raise ValueError(
-                f"{source!r} is not a valid source; use 'sklearn:<loader>', 'csv:<path>', 'parquet:<path>', "
-                "'npz:<path>', '<file.py>:<function>' or '<module>:<function>'"
-            )
-        return source
-
     @model_validator(mode="after")
     def _one_kind_of_split(self) -> Self:
         if self.stratify and (self.group or self.time):
@@ -100,7 +81,12 @@ class DataDefinition(Table):
     def kind(self) -> str:
         """`sklearn`, `csv`, `parquet`, `npz` or `python`."""
         prefix = self.source.partition(":")[0]
-        return prefix if prefix in ("sklearn", *_FILES) else "python"
+        return prefix if prefix in SOURCES else "python"
+
+    @property
+    def reader(self) -> Source:
+        """What is known of this kind of source."""
+        return SOURCES.get(self.kind, PYTHON)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -264,42 +250,26 @@ class WarmStart(Table):
     n_trials: Count = 5
 
 
-class SearchDefinition(Table):
+class SearchDefinition(SearchOptions):
     """Defaults for the command line's flags, and how to choose between trials.
 
     Attributes:
-        n_trials: How many trials a search runs.
-        timeout: Seconds after which no new trial starts.
-        sampler: Optuna's sampler.
-        sampler_options: Its keyword arguments.
-        pruner: Optuna's pruner.
-        pruner_options: Its keyword arguments.
-        seed: Seed of the sampler and of every trial.
-        workers: Trials trained at a time; `auto` is one for each core, or share of a GPU.
+        sampler_options: The sampler's keyword arguments.
+        pruner_options: The pruner's keyword arguments.
         warm_start: Try the best trials of another study first.
-        trial_timeout: Seconds after which a trial is stopped and counts as failed.
         patience: Stop after this many trials without a better one.
         terminator: Stop when Optuna's terminator expects no further progress.
         target: Stop when the metric is at least this good.
         constraints: Conditions such as `latency_ms <= 5` that a best trial must meet.
         repeats: Train a configuration under this many seeds and compare the mean.
-        confirm: Share of the search's training time that is spent on training the leading trials again under
-            new seeds; the best on average is registered. 0 trains none again.
         retries: How often the configuration of a trial that died with its worker is tried again.
         keep: Of how many of the best trials the models are kept; the best one's alone is registered.
         refit: Train a trial that is among the best once more on training and validation rows together, for as
             many epochs as were best; with folds every trial is trained so.
     """
 
-    n_trials: Count = 20
-    timeout: float | None = Field(default=None, gt=0)
-    trial_timeout: float | None = Field(default=None, gt=0)
-    sampler: Sampler = "tpe"
     sampler_options: dict[str, Any] = Field(default_factory=dict)
-    pruner: Pruner = "percentile"
     pruner_options: dict[str, Any] = Field(default_factory=dict)
-    seed: Seed = 0
-    workers: Annotated[int, Field(ge=1, le=10**6)] | Literal["auto"] = "auto"
     target: float | None = None
     patience: Count | None = None
     terminator: bool = False
@@ -307,7 +277,6 @@ class SearchDefinition(Table):
     repeats: int = Field(default=1, ge=1, le=1000)
     retries: int = Field(default=1, ge=0, le=1000)
     warm_start: WarmStart | None = None
-    confirm: float = Field(default=0.0, ge=0, le=10)
     keep: Count = 1
     refit: bool = False
 
@@ -376,6 +345,8 @@ class Definition(Table):
         callbacks = self.fit.callbacks
         named = {"model.build": self.model.build, "data.source": self.data.source}
         named |= {"model.export": self.model.export or "", "fit.function": self.fit.function or ""}
+        chosen = {f"search.{key}": getattr(self.search, key) for key in ("sampler", "pruner")}
+        named |= {key: code for key, code in chosen.items() if ":" in code}
         if isinstance(callbacks, str):
             named["fit.callbacks"] = callbacks
         else:
@@ -388,17 +359,17 @@ class Definition(Table):
         """The files that the study names, Python and data, by the key that names each; relative to `folder`."""
         found = {}
         for key, reference in self.references.items():
-            kind, _, rest = reference.partition(":")
-            if key == "data.source" and kind in _FILES:
+            where, _, rest = reference.partition(":")
+            if key == "data.source" and self.data.reader.file:
                 found[key] = Path(rest)
-            elif kind.endswith(".py"):
-                found[key] = Path(kind)
+            elif where.endswith(".py"):
+                found[key] = Path(where)
         return found
 
     @property
     def data_file(self) -> Path | None:
         """The file that the data lie in; None where code gives them."""
-        return self.folder / self.data.source.partition(":")[2] if self.data.kind in _FILES else None
+        return self.folder / self.data.source.partition(":")[2] if self.data.reader.file else None
 
     @property
     def folder(self) -> Path:

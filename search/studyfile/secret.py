@@ -47,12 +47,8 @@ def revealed(url: str) -> str:
     return url.reveal() if isinstance(url, SecretUrl) else url
 
 
-def read_url(given: str, key: str) -> SecretUrl:
+def read_url(given: str) -> SecretUrl:
     """Return the URL that an option gives: itself, `@path` (the file's first line) or `env:NAME` (a variable).
-
-    Args:
-        given: What was given.
-        key: The option or key, for messages.
 
     Raises:
         UsageError: There is no such file or variable, or nothing in it.
@@ -60,31 +56,31 @@ def read_url(given: str, key: str) -> SecretUrl:
     if isinstance(given, SecretUrl):
         return given
     if given.startswith("@"):
-        return SecretUrl(_first_line(Path(given[1:]).expanduser(), key), given)
+        return SecretUrl(_first_line(Path(given[1:]).expanduser()), given)
     if given.startswith(_VARIABLE):
-        return SecretUrl(_variable(given.removeprefix(_VARIABLE), key), given)
+        return SecretUrl(_variable(given.removeprefix(_VARIABLE)), given)
     return SecretUrl(given)
 
 
-def _first_line(path: Path, key: str) -> str:
+def _first_line(path: Path) -> str:
     try:
         with path.open(encoding="utf-8-sig") as file:
             line = file.readline(10_000).strip()
     except UnicodeDecodeError:
-        raise UsageError(f"{key}: {path} is not a text file; write the URL in its first line") from None
+        raise UsageError(f"{path} is not a text file; write the URL in its first line") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
-        raise UsageError(
-            f"{key}: {path} cannot be read ({reason}); after @ give a file whose first line is the URL"
-        ) from (None)
+        raise UsageError(f"{path} cannot be read ({reason}); after @ give a file whose first line is the URL") from (
+            None
+        )
     if not line:
-        raise UsageError(f"{key}: the first line of {path} is empty; write the URL there")
+        raise UsageError(f"the first line of {path} is empty; write the URL there")
     return line
 
 
-def _variable(name: str, key: str) -> str:
+def _variable(name: str) -> str:
     url = os.environ.get(name, "").strip()
     if not url:
         state = "empty" if name in os.environ else "not set"
-        raise UsageError(f"{key}: the environment variable '{name}' is {state}{did_you_mean(name, os.environ)}")
+        raise UsageError(f"the environment variable '{name}' is {state}{did_you_mean(name, os.environ)}")
     return url

@@ -1,64 +1,123 @@
-"""One call of `search.run`, resolved: the study file with the flags that were given instead of its defaults."""
+"""One call of `search.run`, resolved: the study file with the options that were given instead of its defaults."""
 
 from __future__ import annotations
 
+import inspect
+import os
 import shlex
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from search.errors import UsageError
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+
+from search.errors import UsageError, did_you_mean
+from search.studyfile import messages
 from search.studyfile.checks import wrong_name
 from search.studyfile.load import find_study
+from search.studyfile.options import Option, SearchOptions
+from search.studyfile.parameters import written
 from search.studyfile.schema import Definition
 from search.studyfile.secret import SecretUrl, read_url
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-@dataclass(frozen=True)
-class Settings:
+
+def _legal(name: str) -> str:
+    wrong = wrong_name(name)
+    if wrong is not None:
+        raise ValueError("; ".join(wrong))
+    return name
+
+
+def _url(given: object) -> SecretUrl:
+    if not isinstance(given, str | os.PathLike) or not os.fspath(given):
+        raise ValueError(f"{written(given)}; use a URL or a path")
+    return read_url(given if isinstance(given, SecretUrl) else os.fspath(given))
+
+
+Url = Annotated[SecretUrl, PlainValidator(_url)]
+
+
+class Settings(SearchOptions):
     """What one search is asked to do; every default is filled in.
 
     Attributes:
         definition: The study file.
-        study_name: Study, MLflow experiment and registered model.
-        storage: A database URL, `grpc://host:port`, or the path of a journal.
-        tracking_uri: MLflow's tracking store; None for MLflow's own choice.
-        n_trials: How many trials to run.
-        timeout: Seconds after which no trial starts; None for no limit.
-        trial_timeout: Seconds after which a trial is stopped and counts as failed; None for no limit.
-        workers: How many trials at a time, or `auto`.
-        cluster: Address of a dask scheduler; None to train on this machine.
-        gpu_share: The share of a GPU that one worker uses, in (0, 1].
-        resume: Finish the newest interrupted search instead of running more trials.
-        register: Whether the best trial's model becomes a version in the registry.
-        offline: Whether MLflow is left alone; `search.sync` writes to it later.
-        accept_new_data: Whether the data or the split may differ from those of the study's earlier trials.
-        confirm: Share of the training time to spend on training the leading trials again.
         objects: What `object:<name>` in the definition stands for, pickled.
     """
 
     definition: Definition
-    study_name: str
-    storage: SecretUrl
-    tracking_uri: SecretUrl | None
-    n_trials: int
-    timeout: float | None
-    trial_timeout: float | None
-    workers: int | str
-    cluster: str | None
-    gpu_share: float
-    sampler: str
-    pruner: str
-    seed: int
-    resume: bool
-    register: bool
-    offline: bool
-    accept_new_data: bool = False
-    confirm: float = 0.0
-    objects: bytes = field(default=b"", repr=False)
+    study_name: Annotated[
+        str,
+        AfterValidator(_legal),
+        Option("Name of study, experiment and registered model.", "NAME", "the file's", everywhere=True),
+    ]
+    storage: Annotated[
+        Url,
+        Option(
+            "Optuna storage URL, grpc://host:port, or the path of a journal; @FILE and env:NAME hide a password.",
+            "URL|@FILE|env:NAME",
+            "studies/NAME.journal",
+            everywhere=True,
+        ),
+    ]
+    tracking_uri: Annotated[
+        Url | None,
+        Option(
+            "MLflow tracking store; @FILE and env:NAME hide a password.",
+            "URI|@FILE|env:NAME",
+            "MLflow's own",
+            everywhere=True,
+        ),
+    ] = None
+    cluster: Annotated[
+        str | None, Field(min_length=1), Option("Train on this dask scheduler's workers.", "ADDRESS")
+    ] = None
+    gpu_share: Annotated[
+        float, Field(gt=0, le=1), Option("Share of a GPU that one worker uses; 0.5 puts two on each.", "SHARE")
+    ] = 1.0
+    accept_new_data: Annotated[
+        bool, Option("Continue although rows or split changed; earlier trials are not compared.")
+    ] = False
+    resume: Annotated[bool, Option("Run only the trials an interrupted search still owes.")] = False
+    offline: Annotated[bool, Option("Do not write to MLflow now; python -m search.sync does it later.")] = False
+    registers: Annotated[bool, Field(alias="register"), Option("Register no model.", flags=("--no-register",))] = True
+    objects: bytes = Field(default=b"", repr=False)
 
     def located(self) -> Settings:
         """Return the settings as a process in another working directory can use them: no relative path."""
-        return self if "://" in self.storage else replace(self, storage=SecretUrl(str(Path(self.storage).absolute())))
+        if "://" in self.storage:
+            return self
+        return self.model_copy(update={"storage": SecretUrl(str(Path(self.storage).absolute()))})
+
+
+FIELDS = {field.alias or name: field for name, field in Settings.model_fields.items()}
+OPTIONS = {name: note for name, field in FIELDS.items() for note in field.metadata if isinstance(note, Option)}
+_NOT_RESUMED = ("n_trials", "resume", "accept_new_data")  # what a search that is continued does not ask again
+
+
+def check(name: str, value: object, *, written_out: bool = False) -> Any:
+    """Return an option's value as its declaration has it.
+
+    Args:
+        name: The option.
+        value: What was given.
+        written_out: Whether that is the text of a command line.
+
+    Raises:
+        UsageError: It cannot be; the message says what it is and what would be right.
+    """
+    kind: Any = Annotated[FIELDS[name].annotation, *FIELDS[name].metadata]
+    adapter: TypeAdapter[Any] = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
+    if getattr(value, "shape", None) == ():  # a number of NumPy's
+        value = value.item()  # type: ignore[attr-defined]
+    try:
+        if written_out and isinstance(value, str):
+            return adapter.validate_strings(value)
+        return adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        raise UsageError("; ".join(messages.finding(error, kind)[1:])) from None
 
 
 def default_storage(name: str) -> str:
@@ -66,76 +125,101 @@ def default_storage(name: str) -> str:
     return f"studies/{name}.journal"
 
 
-def arguments_of(settings: Settings) -> str:
-    """Return what names a study on a command line: the file, and what differs from its defaults."""
+def _defaults(definition: Definition, study_name: str | None = None) -> dict[str, Any]:
+    """Return what the options of a search are that were not given, by name."""
+    name = study_name or definition.name
+    own = {"study_name": definition.name, "storage": read_url(default_storage(name))}
+    file = {each: getattr(definition.search, each) for each in SearchOptions.model_fields}
+    return {each: FIELDS[each].default for each in OPTIONS} | file | own
+
+
+def resolve(definition: Definition, *, objects: bytes = b"", **given: Any) -> Settings:
+    """Return the settings of a search; an option that is not given, or None, is left to the study file.
+
+    Args:
+        definition: The study file.
+        objects: What `object:<name>` in it stands for, pickled.
+        **given: Options by name.
+
+    Raises:
+        UsageError: There is no such option, or a value that it cannot have.
+    """
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in OPTIONS:
+            raise UsageError(f"no option '{name}'{did_you_mean(name, OPTIONS)}")
+        if value is not None:
+            try:
+                values[name] = check(name, value)
+            except UsageError as error:
+                raise UsageError(f"{name}: {error}") from None
+    if values.get("resume") and "n_trials" in values:
+        raise UsageError("--resume with --n-trials; --resume finishes an interrupted search; leave one of the two out")
+    asked = {**_defaults(definition, values.get("study_name")), **values}
+    return Settings(definition=definition, objects=objects, **asked)
+
+
+def flag(name: str) -> str:
+    """Return an option's flag."""
+    return (*OPTIONS[name].flags, f"--{name.replace('_', '-')}")[0]
+
+
+def arguments_of(settings: Settings, *, resuming: bool = False) -> str:
+    """Return what names a study on a command line: the file, and where it is kept if not by default.
+
+    Args:
+        settings: A search of the study.
+        resuming: Whether to add what the search was asked, and that it goes on.
+    """
     definition = settings.definition
-    path, name = definition.path, definition.name
+    path = definition.path
     try:
         by_name = find_study(path.stem).resolve() == path.resolve()
     except UsageError:
         by_name = False
-    words = [path.stem if by_name else str(path)] if path.name else [name]
-    if settings.study_name != name:
-        words += ["--study-name", settings.study_name]
-    if settings.storage != default_storage(settings.study_name):
-        words += ["--storage", settings.storage.given]
-    if settings.tracking_uri is not None:
-        words += ["--tracking-uri", settings.tracking_uri.given]
-    return shlex.join(words)
+    words = [path.stem if by_name else str(path)] if path.name else [definition.name]
+    defaults = _defaults(definition, settings.study_name)
+    for name, option in OPTIONS.items():
+        value = getattr(settings, _field(name))
+        if value != defaults[name] and (option.everywhere or (resuming and name not in _NOT_RESUMED)):
+            text = [] if isinstance(value, bool) else [value.given if isinstance(value, SecretUrl) else str(value)]
+            words += [flag(name), *text]
+    return shlex.join([*words, *(["--resume"] if resuming else [])])
 
 
-def resolve(
-    definition: Definition,
-    *,
-    n_trials: int | None = None,
-    timeout: float | None = None,
-    trial_timeout: float | None = None,
-    workers: int | str | None = None,
-    cluster: str | None = None,
-    gpu_share: float = 1.0,
-    study_name: str | None = None,
-    storage: str | None = None,
-    tracking_uri: str | None = None,
-    sampler: str | None = None,
-    pruner: str | None = None,
-    seed: int | None = None,
-    resume: bool = False,
-    register: bool = True,
-    offline: bool = False,
-    accept_new_data: bool = False,
-    confirm: float | None = None,
-    objects: bytes = b"",
-) -> Settings:
-    """Return the settings of a search; None leaves a setting to the study file.
+def resume_command(settings: Settings) -> str:
+    """Return the command that goes on with a search that was interrupted."""
+    return f"python -m search.run {arguments_of(settings, resuming=True)}"
 
-    Raises:
-        UsageError: The study's name is not one.
-    """
-    wrong = wrong_name(study_name) if study_name is not None else None
-    if wrong is not None:
-        raise UsageError(f"--study-name: {'; '.join(wrong)}")
-    search, name = definition.search, study_name or definition.name
-    return Settings(
-        definition=definition,
-        study_name=name,
-        storage=read_url(storage or default_storage(name), "--storage"),
-        tracking_uri=None if tracking_uri is None else read_url(tracking_uri, "--tracking-uri"),
-        n_trials=search.n_trials if n_trials is None else n_trials,
-        timeout=search.timeout if timeout is None else timeout,
-        trial_timeout=search.trial_timeout if trial_timeout is None else trial_timeout,
-        workers=search.workers if workers is None else workers,
-        cluster=cluster,
-        gpu_share=gpu_share,
-        sampler=sampler or search.sampler,
-        pruner=pruner or search.pruner,
-        seed=search.seed if seed is None else seed,
-        resume=resume,
-        register=register,
-        offline=offline,
-        accept_new_data=accept_new_data,
-        confirm=search.confirm if confirm is None else confirm,
-        objects=objects,
-    )
+
+def with_options(function: F) -> F:
+    """Give a function that takes `**options` the signature and the documentation of the options."""
+    signature, types = inspect.signature(function), get_type_hints(Settings)
+    names = [each for each in OPTIONS if not OPTIONS[each].everywhere]  # a `Study` knows where it is kept
+    of_function = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None if name in SearchOptions.model_fields else FIELDS[name].default,
+            annotation=types[_field(name)],
+        )
+        for name in names
+        if name not in signature.parameters
+    ]
+    function.__signature__ = signature.replace(parameters=[*of_function, *options])  # type: ignore[attr-defined]
+    told = f"\n{' ' * 12}".join(f"{each.name}: {_sentence(each.name)}" for each in options)
+    function.__doc__ = (function.__doc__ or "").replace("**options: The options.", told)
+    return function
+
+
+def _field(name: str) -> str:
+    return "registers" if name == "register" else name  # pydantic's classes have a `register` of their own
+
+
+def _sentence(name: str) -> str:
+    told = OPTIONS[name].help
+    return f"If false, {told[0].lower()}{told[1:]}" if flag(name).startswith("--no-") else told
 
 
 def described(settings: Settings, workers: int) -> dict[str, str]:

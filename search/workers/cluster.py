@@ -206,7 +206,11 @@ class ClusterPool:
         threads = min((details.get("nthreads", 1) for details in self.workers().values()), default=1)
         definition = job.definition.model_copy(update={"path": Path(path)})
         return replace(
-            job, settings=replace(job.settings, definition=definition), shipped=key, threads=threads, guarded=True
+            job,
+            settings=job.settings.model_copy(update={"definition": definition}),
+            shipped=key,
+            threads=threads,
+            guarded=True,
         )
 
     def _elsewhere(self) -> bool:

@@ -34,8 +34,8 @@ from search.data.dataset import Data
 from search.data.loading import TrialData
 from search.data.mapped import axes_of, mapped
 from search.data.preprocessing import leaves
-from search.studyfile.footprint import footprint
 from search.studyfile.schema import Definition
+from search.workers.footprint import footprint
 
 _PREFIX, _LOCK = "search-data-", ".search-lock"  # of a folder, and of the file by which one of ours is known
 _LARGE = 16_000_000  # bytes of a study's data from which on they are shared; smaller ones load as fast

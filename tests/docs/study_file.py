@@ -51,7 +51,8 @@ def _section(title: str, table: dict[str, Any]) -> str:
     lines += ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
     for key, each in table.get("properties", {}).items():
         default = "required" if key in required else _default(each)
-        meaning = meanings.get(each.get("title", key).lower().replace(" ", "_"), meanings.get(key, ""))
+        named = each.get("title", key).lower().replace(" ", "_")
+        meaning = each.get("description") or meanings.get(named, meanings.get(key, ""))
         cells = (f"`{key}`", _kind(each), default, meaning.replace("|", "\\|"))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
@@ -86,6 +87,8 @@ def _kind(each: dict[str, Any]) -> str:
     if each.get("type") == "object":
         inner = each.get("additionalProperties")
         return f"table of: {_kind(inner)}" if isinstance(inner, dict) and inner else "table"
+    if "pattern" in each:
+        return "`<file.py>:<function>` · `<module>:<function>`" if "description" not in each else "text"
     words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` · `false`"}
     return words.get(each.get("type", ""), "any value") + _bounds(each)
 

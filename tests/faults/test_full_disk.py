@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -45,7 +44,7 @@ def test_a_full_disk_stops_a_search_that_can_be_resumed(tiny: Tiny, folder: Path
     with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\).*continue with --resume"):
         search(settings, overflow)
     (disk / "filler").unlink()
-    outcome = search(replace(settings, resume=True), lambda _: None)
+    outcome = search(settings.model_copy(update={"resume": True}), lambda _: None)
     assert outcome.n_trials["complete"] == 5
     study = optuna.load_study(study_name="full", storage=open_storage(str(journal)))
     states = [trial.state for trial in study.get_trials(deepcopy=False)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,7 @@ def test_the_options_of_a_study_are_shown_without_their_secrets(tmp_path: Path) 
     options = {"password": "s3cret", "table": "rows", "headers": {"Authorization": "Bearer s3cret"}, "dsn": URL}
     wanted = definition({"data.source": "own.py:load", "data.options": options}, folder=tmp_path)
     job = Job(resolve(wanted))
-    shown = f"{job!r} {job} {wanted!r} {wanted} {wanted.data!r} {asdict(job.settings)!r}"
+    shown = f"{job!r} {job} {wanted!r} {wanted} {wanted.data!r} {job.settings!r} {dict(job.settings)!r}"
     assert "s3cret" not in shown
     assert "'table': 'rows'" in shown
     assert pickle.loads(pickle.dumps(job)).definition.data.options == options
@@ -54,23 +53,23 @@ def test_a_url_in_a_file_or_a_variable(tmp_path: Path, monkeypatch: pytest.Monke
         settings = resolve(blobs, storage=given, tracking_uri=given)
         assert revealed(settings.storage) == URL == revealed(settings.tracking_uri or "")
         assert arguments_of(settings) == f"blobs --storage {given} --tracking-uri {given}"
-    assert str(read_url("studies/password=x.journal", "--storage")) == "studies/password=x.journal", "a path is itself"
-    assert read_url(SecretUrl(URL, "env:X"), "--storage").given == "env:X"
+    assert str(read_url("studies/password=x.journal")) == "studies/password=x.journal", "a path is itself"
+    assert read_url(SecretUrl(URL, "env:X")).given == "env:X"
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("@nowhere.txt", "--storage: nowhere.txt cannot be read (No such file or directory); after @ give a file"),
-        ("@.", "--storage: . cannot be read (Is a directory)"),
-        ("@empty.txt", "--storage: the first line of empty.txt is empty; write the URL there"),
-        ("@binary.bin", "--storage: binary.bin is not a text file"),
+        ("@nowhere.txt", "nowhere.txt cannot be read (No such file or directory); after @ give a file"),
+        ("@.", ". cannot be read (Is a directory)"),
+        ("@empty.txt", "the first line of empty.txt is empty; write the URL there"),
+        ("@binary.bin", "binary.bin is not a text file"),
         (
             "env:OUR_DATABSE",
-            "--storage: the environment variable 'OUR_DATABSE' is not set; did you mean 'OUR_DATABASE'?",
+            "the environment variable 'OUR_DATABSE' is not set; did you mean 'OUR_DATABASE'?",
         ),
-        ("env:EMPTY", "--storage: the environment variable 'EMPTY' is empty"),
-        ("env:", "--storage: the environment variable '' is not set"),
+        ("env:EMPTY", "the environment variable 'EMPTY' is empty"),
+        ("env:", "the environment variable '' is not set"),
     ],
 )
 def test_what_is_not_there_is_told(given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,5 +80,5 @@ def test_what_is_not_there_is_told(given: str, said: str, tmp_path: Path, monkey
     (tmp_path / "empty.txt").touch()
     (tmp_path / "binary.bin").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(UsageError) as caught:
-        read_url(given, "--storage")
+        read_url(given)
     assert str(caught.value).startswith(said)

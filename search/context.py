@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import optuna
@@ -32,9 +32,6 @@ class NoMirror(Listener):
 
     fault = ""
 
-    def __init__(self, trials: Callable[[], Sequence[FrozenTrial]] = lambda: ()) -> None:
-        self._trials = trials
-
     def update(self, number: int) -> None:
         """Do nothing."""
 
@@ -54,8 +51,8 @@ class NoMirror(Listener):
         """Do nothing."""
 
     def drain(self, patience: float) -> list[int]:  # noqa: ARG002 - as `Mirror`
-        """Return all trials: none is shown."""
-        return [trial.number for trial in self._trials()]
+        """Return none: nothing waits."""
+        return []
 
     def close(self) -> None:
         """Do nothing."""
@@ -72,12 +69,12 @@ class Context:
         pool: Where its trials run.
         job: What workers are told.
         data: What is known of its data.
+        on_progress: Called at each trial's beginning and end, and while a long one trains; it must not raise.
+        on_message: Called with a line for the person.
         mirror: Shows its trials in MLflow.
         run: Its run in MLflow; None when it is offline.
         url: The address of its page; empty likewise.
         serve: The command that serves the page; empty when a server is up.
-        on_progress: Called at each trial's beginning and end, and while a long one trains; it must not raise.
-        on_message: Called with a line for the person.
     """
 
     settings: Settings
@@ -89,12 +86,12 @@ class Context:
     pool: Pool
     job: worker.Job
     data: DataSummary
-    mirror: Mirror | NoMirror
-    run: SearchRun | None
-    url: str
-    serve: str
     on_progress: OnProgress
     on_message: OnMessage
+    mirror: Mirror | NoMirror = field(default_factory=NoMirror)
+    run: SearchRun | None = None
+    url: str = ""
+    serve: str = ""
 
     @property
     def definition(self) -> Definition:

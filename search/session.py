@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 
 from search import resume
 from search.budget import OnProgress, Stage
-from search.context import Context, NoMirror, OnMessage
+from search.context import Context, OnMessage
 from search.data.summary import DataSummary
 from search.errors import ClusterError, Interrupted, StorageError, one_line
 from search.handover.finish import HURRY, INTERRUPTED, finish
@@ -155,27 +155,8 @@ def _begin(
     search_id = claim.record.search_id
     spool.put_data(search_id, data)
     job = replace(job, stop_file=str(spool.stop_file(search_id).absolute()))
-    context = Context(
-        settings,
-        started,
-        study,
-        storage,
-        claim,
-        spool,
-        pool,
-        job,
-        data,
-        NoMirror(),
-        None,
-        "",
-        "",
-        on_progress,
-        on_message,
-    )
-    if settings.offline:
-        context = replace(context, mirror=NoMirror(context.trials))
-    else:
-        context = _with_mlflow(context, recovered)
+    context = Context(settings, started, study, storage, claim, spool, pool, job, data, on_progress, on_message)
+    context = context if settings.offline else _with_mlflow(context, recovered)
     return context, Search(context, first, enqueued)
 
 

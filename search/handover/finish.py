@@ -65,7 +65,8 @@ class _Ending:
         context.on_message(Stage("drawing the plots and registering the best model"))
         ranked = ranking.leading_trials(self._definition, self._study)
         drawn = [] if hurries or not ranked or context.run is None else self._draw()
-        not_mirrored = tuple(self._mirror.drain(self._patience))
+        waiting = self._mirror.drain(self._patience)
+        not_mirrored = tuple(waiting if context.run is not None else (each.number for each in context.trials()))
         outcome = self._outcome(ranked, not_mirrored) if ranked else None
         state = INTERRUPTED if hurries else _FINISHED
         if context.run is not None:

@@ -46,8 +46,9 @@ class Counts:
 
 
 def failed_itself(trial: FrozenTrial) -> bool:
-    """Return whether a trial failed by its own error, not with its worker."""
-    return trial.state == TrialState.FAIL and bool(trial.system_attrs.get(attributes.FAILED_ITSELF))
+    """Return whether a trial failed by its own error or by a person's hand, not with its worker."""
+    itself = bool(trial.system_attrs.get(attributes.FAILED_ITSELF)) or attributes.ended_elsewhere(trial)
+    return trial.state == TrialState.FAIL and itself
 
 
 def count(trials: list[FrozenTrial]) -> Counts:

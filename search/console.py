@@ -11,6 +11,8 @@ from search.errors import did_you_mean
 # One line a command: its module's `main` takes the arguments. Modules are imported when their command is called.
 COMMANDS = {
     "run": "search, track, register",
+    "stop": "end a running search, or one of its trials",
+    "exclude": "leave a trial out",
     "report": "print what a study found, and write report.html",
     "studies": "list the studies here",
     "promote": "make the challenger champion",

@@ -25,8 +25,9 @@ from search.errors import Interrupted
 from search.figures import duration
 from search.resume import finish_running, record_heartbeat, trials_of
 from search.stopping import INTERRUPTED, Interruption, Stopping, signals
-from search.study import attributes, ranking, samplers, space
+from search.study import attributes, orders, ranking, samplers, space
 from search.study.listener import Listener
+from search.study.orders import Order
 from search.study.proposals import Sampling, Suggestion
 from search.study.storage import HEARTBEAT_SECONDS
 from search.studyfile.settings import Settings, resume_command
@@ -42,6 +43,7 @@ _POLL_SECONDS = 0.5
 _RUN_SECONDS = 10.0  # how long a trial whose code may log to MLflow waits for its run
 _LOOK_SECONDS = 2.0  # how often the study is asked for a running trial's epochs
 _STOP_SECONDS = 5.0  # how long running trials may take to reach their next epoch after Ctrl-C
+_ELSEWHERE = "somebody else ended it in the study's storage"
 
 
 @dataclass
@@ -56,6 +58,7 @@ class _Running:
     began: float
     looked: float  # when the study was last asked for its epochs
     last_heartbeat: float = 0.0
+    order: Order | None = None  # what somebody asks of it
 
     @property
     def number(self) -> int:
@@ -81,6 +84,9 @@ class Search:
         self._running: list[_Running] = []
         command = resume_command(settings)
         self._interruption = Interruption(f"interrupted; everything finished so far is kept; go on with: {command}")
+        self._order: Order | None = None
+        self._before = orders.of_search(study, context.search_id)  # of a search that is resumed: it was obeyed
+        self._looked = 0.0  # when orders were last looked for
         trials = attributes.comparable_trials(study)
         self._budget = Budget(settings.n_trials, settings.timeout)
         self._stopping = Stopping(definition, study, trials)
@@ -95,6 +101,11 @@ class Search:
     def stopped(self) -> str:
         """Why the search ended before its budget was spent; empty when it did not."""
         return self._stopping.reason
+
+    @property
+    def paused(self) -> bool:
+        """Whether the search is to be resumed: a signal or an order interrupted it."""
+        return bool(self._interruption.signal) or (self._order is not None and self._order.kind == "pause")
 
     def optimize(self, slots: Sequence[Slot]) -> None:
         """Run trials in these slots until the budget is spent or a reason to stop is met.
@@ -120,16 +131,16 @@ class Search:
     def _fill(self) -> bool:
         """Begin a trial in each free slot, while there is one to begin; return whether trials run on."""
         for slot in list(self._free):
-            if slot.ready() or not self._running:
+            while slot in self._free and (slot.ready() or not self._running):
                 suggestion = self._ask()
                 if suggestion is None:
-                    break
+                    return bool(self._running) and not self._interruption.signal
                 self._run(slot, suggestion)
         return bool(self._running) and not self._interruption.signal
 
     def _ask(self) -> Suggestion | None:
         """Return what to train next; None when there is nothing, or a reason to begin no more."""
-        if self._interruption.signal:
+        if self.paused:
             return None
         new = not self.stopped and self._budget.left(len(self._running)) > 0
         if new and self._budget.time_is_up():
@@ -142,53 +153,88 @@ class Search:
 
     def _run(self, slot: Slot, suggestion: Suggestion) -> None:
         """Give a suggestion to a worker, as a running trial of the study."""
-        trial_id = self._create(suggestion) if suggestion.number is None else self._go_on(suggestion.number)
+        trial_id = self._store(suggestion)
+        if trial_id is None:
+            return
         trial, now = optuna.trial.Trial(self._study, trial_id), time.monotonic()
-        if suggestion.number is None:
+        if suggestion.copied is not None:
             self._sampling.began(suggestion, trial.number)
         running = _Running(slot, trial, trial_id, suggestion.retries, Future(), now, now)
         self._free.remove(slot)
         self._running.append(running)  # from here on an error tells the study that the trial failed
+        if suggestion.refused:
+            running.future.set_result(self._without_result(running, "failed", suggestion.refused))
+            return
         for each in self._listeners:
             each.on_begin(trial.number)
         # Only a trial whose code may log to its MLflow run waits for it.
         run_id = self._mirror.await_run(trial.number, _RUN_SECONDS) if has_user_code(self._definition) else ""
         running.future = slot.submit(worker.train, self._context.job, trial.number, run_id)
 
-    def _create(self, suggestion: Suggestion) -> int:
-        """Write a suggestion to the storage, whole, as a running trial."""
+    def _store(self, suggestion: Suggestion) -> int | None:
+        """Write a suggestion to the storage as a running trial; None where another search has just taken it."""
+        attributes_of = {
+            **suggestion.attributes,
+            **({attributes.FIXED: suggestion.fixed} if suggestion.fixed else {}),
+            attributes.SEARCH_RUN: self._context.search_id,
+            attributes.RETRIES: suggestion.retries,
+        }
+        if suggestion.number is None:
+            return self._create(suggestion, attributes_of)
+        trial_id = attributes.id_of(self._storage, self._study, suggestion.number)
+        with suppress(UpdateFinishedTrialError):  # somebody else ended it in between, which its end will show
+            if suggestion.copied is None and not suggestion.refused:  # it goes on
+                self._storage.set_trial_system_attr(trial_id, attributes.BEGUN, "")
+            elif not self._take(trial_id, suggestion, attributes_of):
+                return None
+        return trial_id
+
+    def _create(self, suggestion: Suggestion, attributes_of: dict[str, Any]) -> int:
+        """Write a new trial, whole."""
         known = space.distributions(self._definition)
+        distributions = {name: known[name] for name in suggestion.params}
         template = create_trial(
             state=TrialState.RUNNING,
             params=suggestion.params,
-            distributions={name: known[name] for name in suggestion.params},
-            system_attrs={
-                **suggestion.attributes,
-                **({attributes.FIXED: suggestion.fixed} if suggestion.fixed else {}),
-                attributes.SEARCH_RUN: self._context.search_id,
-                attributes.RETRIES: suggestion.retries,
-            },
+            distributions=distributions,
+            system_attrs=attributes_of,
         )
         study_id = self._storage.get_study_id_from_name(self._study.study_name)
         return self._storage.create_new_trial(study_id, template_trial=template)
 
-    def _go_on(self, number: int) -> int:
-        """Let a worker take a trial that another one had begun."""
-        trial_id = attributes.id_of(self._storage, self._study, number)
-        with suppress(UpdateFinishedTrialError):  # somebody else ended it in between, which its end will show
-            self._storage.set_trial_system_attr(trial_id, attributes.BEGUN, "")
-        return trial_id
+    def _take(self, trial_id: int, suggestion: Suggestion, attributes_of: dict[str, Any]) -> bool:
+        """Take a trial that waits, unless another search was faster; after a crash in between it counts as ours."""
+        self._storage.set_trial_system_attr(trial_id, attributes.SEARCH_RUN, self._context.search_id)
+        if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+            return False
+        for name, value in attributes_of.items():
+            self._storage.set_trial_system_attr(trial_id, name, value)
+        for name, each in space.distributions(self._definition).items():
+            if name in suggestion.params:
+                self._storage.set_trial_param(trial_id, name, each.to_internal_repr(suggestion.params[name]), each)
+        return True
 
     def _tell_ended(self, seconds: float) -> None:
         """Wait for trials to end, tell the study of those that did, and look after the others."""
         wait([each.future for each in self._running], timeout=seconds, return_when="FIRST_COMPLETED")
         self._context.claim.record_heartbeat()
+        self._look_for_order()
         for running in list(self._running):
             if running.future.done():
                 self._tell(running, self._result(running))
             elif why := self._look_after(running):
                 running.slot.stop()
                 self._tell(running, self._without_result(running, *why))
+
+    def _look_for_order(self) -> None:
+        """Take note of what somebody asks of the search; the reason to stop tells who and why."""
+        now = time.monotonic()
+        if self._order is not None or now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked, order = now, orders.of_search(self._study, self._context.search_id)
+        if order is not None and order != self._before:
+            self._order = order
+            self._stopping.stop(str(order))
 
     def _result(self, running: _Running) -> TrialResult:
         try:
@@ -204,21 +250,28 @@ class Search:
 
     def _look_after(self, running: _Running) -> tuple[Fate, str] | None:
         """Keep a running trial's heartbeat and tell of its epochs; return how and why to end it, if it must end."""
-        now, limit = time.monotonic(), self._settings.trial_timeout
+        now = time.monotonic()
         if now - running.last_heartbeat >= HEARTBEAT_SECONDS:
             running.last_heartbeat = now
             record_heartbeat(self._storage, running.trial_id)
         if now - running.looked >= max(_LOOK_SECONDS, 0.05 * len(self._running)):
             running.looked = now
             trial = self._storage.get_trial(running.trial_id)
+            running.order = orders.of_trial(trial)
             if trial.state.is_finished():
-                return "failed", "somebody else ended it"
+                return "failed", _ELSEWHERE
             epochs = live_epochs(trial)
             for each in self._listeners:
                 each.on_epochs(trial, epochs)
+        return self._reason_to_end(running)
+
+    def _reason_to_end(self, running: _Running) -> tuple[Fate, str] | None:
+        order, limit = self._order or running.order, self._settings.trial_timeout
+        if order is not None and order.now:
+            return ("died", worker.STOPPED) if order.kind == "pause" else ("pruned", str(order))
         if (lost := running.slot.lost()) is not None:
             return "died", f"its worker died: {lost}"
-        if limit is not None and now - running.began > limit:
+        if limit is not None and time.monotonic() - running.began > limit:
             return "failed", f"it took longer than trial_timeout = {limit:g} s"
         if self._budget.time_is_up(min(GRACE_SECONDS, self._settings.timeout or 0.0)):
             return "pruned", "the time was up"
@@ -241,9 +294,8 @@ class Search:
         self._budget.check_workers(len(self._free) + len(self._running))
 
     def _goes_on(self, running: _Running) -> bool:
-        """Return whether a trial whose worker died goes on from its checkpoint; after Ctrl-C by --resume."""
-        able = running.retries > 0 or bool(self._interruption.signal)
-        return able and worker.goes_on(self._context.job, running.number)
+        """Return whether a trial whose worker died goes on from its checkpoint; of a paused search by --resume."""
+        return (running.retries > 0 or self.paused) and worker.goes_on(self._context.job, running.number)
 
     def _record(self, running: _Running, result: TrialResult) -> tuple[FrozenTrial, TrialResult]:
         """Write what became of a trial; return it as the study has it, with what became of it after all."""
@@ -258,7 +310,7 @@ class Search:
         spool.forget_model(number)
         ended: dict[TrialState, Fate] = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
         fate, values = ended.get(trial.state, "failed"), tuple(trial.values or ())
-        return trial, replace(result, fate=fate, values=values, reason="somebody else ended it in the study's storage")
+        return trial, replace(result, fate=fate, values=values, reason=_ELSEWHERE)
 
     def _interrupt(self) -> None:
         """Ask running trials to stop at their next epoch, and stop those that do not."""

@@ -78,7 +78,7 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
         with storage_errors(settings.storage):
             context, searching = _begin(settings, started, storage, pool, job, data, on_progress, on_message, stack)
             interrupted = _train(context, searching)
-            outcome = finish(context, searching.stopped, interrupted)
+            outcome = finish(context, searching.stopped, interrupted, paused=searching.paused)
         if interrupted is not None:
             interrupted.outcome = outcome
             raise interrupted

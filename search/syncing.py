@@ -67,6 +67,7 @@ def sync(settings: Settings, on_message: Callable[[str], None], *, only_check: b
         resume.recover_killed_searches(study, storage, spool)
         mended = _send(definition, study, storage, spool, on_message)
         agreement.show_confirmed(definition, study)
+        agreement.show_excluded(definition, study)
         _register(settings, study, spool)
         _end_searches(definition, study, spool)
         differs = agreement.differences(definition, study, spool.waiting())

@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 import search
-from search import new, predict, promote, report, reproduce, run, studies, sync
+from search import exclude, new, predict, promote, report, reproduce, run, stop, studies, sync
 from search.cli import application
 
 PACKAGE = Path(search.__file__).parent
@@ -55,7 +55,7 @@ HOMES: dict[str, set[str]] = {
         "workers.preload",
         "workers.worker",
     },
-    "typer": {"cli", "run", "predict", "promote", "report", "reproduce", "new", "studies", "sync"},
+    "typer": {"cli", "run", "stop", "exclude", "predict", "promote", "report", "reproduce", "new", "studies", "sync"},
     "rich": {"predict", "terminal"},
     "pydantic": {
         "studyfile.load",
@@ -102,12 +102,12 @@ ROOMS = (
     {"workers"},
     {"context"},
     {"optimize"},
-    {"handover", "syncing"},
+    {"handover", "syncing", "steering"},
     {"session"},
     {"terminal"},
     {"api"},
     {"cli"},
-    {"console", "run", "predict", "promote", "report", "reproduce", "new", "studies", "sync"},
+    {"console", "run", "stop", "exclude", "predict", "promote", "report", "reproduce", "new", "studies", "sync"},
 )
 MOST_IN_ONE_ROOM = 14
 
@@ -229,6 +229,7 @@ def test_what_the_package_offers_is_sorted_and_there() -> None:
 
 COMMANDS = {"run": run.run_command, "promote": promote.promote_command, "report": report.report_command}
 COMMANDS |= {"predict": predict.predict_command, "reproduce": reproduce.reproduce_command}
+COMMANDS |= {"stop": stop.stop_command, "exclude": exclude.exclude_command}
 COMMANDS |= {"new": new.new_command, "sync": sync.sync_command, "studies": studies.studies_command}
 
 

@@ -36,39 +36,40 @@ _REASON = 300  # characters of a reason
 _FINISHED, _TRAINED = "finished", "trained"
 
 
-def finish(context: Context, stopped: str, interrupted: Interrupted | None = None) -> Outcome:
+def finish(context: Context, stopped: str, interrupted: Interrupted | None = None, *, paused: bool = False) -> Outcome:
     """Register the best trial's model, write the search's outcome to its run, and return it.
 
     Args:
         context: The search, whose trials have ended.
         stopped: Why it ended before its budget was spent; empty when it did not.
         interrupted: The signal that ended it, if one did.
+        paused: Whether it is to be resumed.
 
     Raises:
         NoTrialCompleted: There is no best trial.
         Interrupted: A signal ended it before there was one, or came while leading trials were trained again.
         SearchError: The best trial's model cannot be used.
     """
-    return _Ending(context, stopped, interrupted).finish()
+    return _Ending(context, stopped, interrupted, paused=paused or interrupted is not None).finish()
 
 
 class _Ending:
-    def __init__(self, context: Context, stopped: str, interrupted: Interrupted | None) -> None:
-        self._context, self._stopped, self._interrupted = context, stopped, interrupted
+    def __init__(self, context: Context, stopped: str, interrupted: Interrupted | None, *, paused: bool) -> None:
+        self._context, self._stopped, self._interrupted, self._paused = context, stopped, interrupted, paused
         self._definition, self._study, self._mirror = context.definition, context.study, context.mirror
         self._patience = _PATIENCE if interrupted is None else HURRY
 
     def finish(self) -> Outcome:
         """End the search; see the function of this name."""
         context, settings, hurries = self._context, self._context.settings, self._interrupted is not None
-        halted = 0 if hurries else confirm(context)
+        halted = 0 if self._paused else confirm(context)
         context.on_message(Stage("drawing the plots and registering the best model"))
         ranked = ranking.leading_trials(self._definition, self._study)
         drawn = [] if hurries or not ranked or context.run is None else self._draw()
         waiting = self._mirror.drain(self._patience)
         not_mirrored = tuple(waiting if context.run is not None else (each.number for each in context.trials()))
         outcome = self._outcome(ranked, not_mirrored) if ranked else None
-        state = INTERRUPTED if hurries else _FINISHED
+        state = INTERRUPTED if self._paused else _FINISHED
         if context.run is not None:
             with FreshProcess() if ranked and settings.registers else nullcontext() as fresh:
                 outcome, state = self._publish(context.run, outcome, ranked, drawn, state, fresh)
@@ -136,7 +137,7 @@ class _Ending:
                     run,
                     model,
                     self._stopped,
-                    killed=self._interrupted is not None,
+                    killed=self._paused,
                 )
         except (SearchError, OSError) as error:
             context.on_message(f"{error} (python -m search.sync writes it later)")

@@ -22,6 +22,7 @@ BEGUN = "search:begun"  # host and process of the cluster's worker that began it
 EPOCHS = "search:epochs"  # followed by a number: epochs that a long trial reported while it runs
 RECORDED = "search:metrics"  # its metrics by name, once it ended
 OUTCOME = "search:outcome"  # what became of it, written before its state
+STOP = "search:stop"  # the order to stop it
 RUN_ID = "mlflow_run_id"  # its run in MLflow; MLflowCallback reads it
 BRACKET = "search:bracket"  # the number that chooses its bracket of Hyperband: its own in the sampler's copy
 FIXED = "fixed_params"  # Optuna's own: values that a builder's suggestions must take
@@ -31,6 +32,8 @@ METRIC = "metric"
 DATA = "data"  # what its values were measured on
 FIRST_COMPARABLE = "first_comparable"  # the number of its first trial on the data that it has now
 CONFIRMED = "confirmed:"  # followed by a trial's number: what its configuration reached under new seeds
+ORDER = "order:"  # followed by the id of a search: the orders that it got
+EXCLUDED = "excluded:"  # followed by a trial's number: the orders to leave it out and to take it back
 SEARCH = "search:"  # followed by the id of a search: what is known of that search
 
 # optuna-dashboard's own, as its `save_note` writes them: a study's note in parts, and how often it was written.
@@ -102,10 +105,27 @@ def set_metrics(study: optuna.Study, metrics: Sequence[str]) -> None:
 
 
 def comparable_trials(study: optuna.Study, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
-    """Return the trials whose values were measured on the study's data of now, of all states or of these."""
-    first = int(study.user_attrs.get(FIRST_COMPARABLE, 0))
-    trials = study.get_trials(deepcopy=False, states=states)
-    return [trial for trial in trials if trial.number >= first] if first else trials
+    """Return the trials whose values can be compared, by number, of all states or of these."""
+    return comparable(study.user_attrs, study.get_trials(deepcopy=False, states=states))
+
+
+def comparable(known: Mapping[str, Any], trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Return those of a study's trials that were measured on its data of now and that nobody excluded.
+
+    Args:
+        known: The study's attributes.
+        trials: The trials.
+    """
+    first = int(known.get(FIRST_COMPARABLE, 0))
+    out = {name for name, orders in known.items() if name.startswith(EXCLUDED) and orders[-1]["kind"] == "exclude"}
+    if not first and not out:
+        return trials
+    return [trial for trial in trials if trial.number >= first and f"{EXCLUDED}{trial.number}" not in out]
+
+
+def ended_elsewhere(trial: FrozenTrial) -> bool:
+    """Return whether a trial of a search was failed by somebody else: a search writes an outcome first."""
+    return trial.state == TrialState.FAIL and SEARCH_RUN in trial.system_attrs and OUTCOME not in trial.system_attrs
 
 
 def trials_of_search(study: optuna.Study, search_id: str) -> list[FrozenTrial]:

@@ -65,8 +65,7 @@ class ComparableStudy(optuna.Study):
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         """Return these trials, as `optuna.Study` does."""
-        first = int(self.user_attrs.get(attributes.FIRST_COMPARABLE, 0))
-        return [each for each in super().get_trials(deepcopy, states) if each.number >= first]
+        return attributes.comparable(self.user_attrs, super().get_trials(deepcopy, states))
 
 
 def check_data(study: optuna.Study, settings: Settings, data: DataSummary) -> None:

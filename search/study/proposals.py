@@ -22,7 +22,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study import space
-from search.study.attributes import BRACKET, FAILED_ITSELF, FIXED, RETRIES, constraints_of
+from search.study.attributes import BRACKET, FAILED_ITSELF, FIXED, RETRIES, constraints_of, ended_elsewhere
 from search.study.listener import Listener
 from search.study.ranking import FINISHED
 from search.studyfile.schema import Definition
@@ -40,15 +40,16 @@ _KEPT, _KEPT_BEST, _KEPT_RUNNING = 300, 50, 200
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A configuration to train: as a new trial, or as a trial of the study that goes on from its checkpoint.
+    """A configuration to train: as a new trial, or as one that the study has, which waits or goes on from a checkpoint.
 
     Attributes:
         params: A value for each parameter of the space; of one to try again also those that its builder suggested.
         retries: How often it may be tried again when its worker dies.
-        number: The study's trial that goes on; None for a new one.
+        number: The study's trial; None for a new one.
         fixed: Values that a builder's own suggestions must take.
         attributes: What the sampler noted on its trial.
         copied: The sampler's own trial, in its copy of the study; None for one that goes on.
+        refused: Why a waiting trial cannot be trained; empty where it can.
     """
 
     params: dict[str, Any]
@@ -57,6 +58,7 @@ class Suggestion:
     fixed: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
     copied: optuna.Trial | None = None
+    refused: str = ""
 
 
 class Sampling(Listener):
@@ -74,7 +76,7 @@ class Sampling(Listener):
     def __init__(
         self, definition: Definition, sampler: BaseSampler | None, seed: int, pruner: BasePruner | None = None
     ) -> None:
-        self._space, self._retries = space.distributions(definition), definition.search.retries
+        self._definition, self._space = definition, space.distributions(definition)
         self._first: list[Suggestion] = []
         self._grid = sampler is None
         self._random = random.Random(seed)
@@ -118,11 +120,26 @@ class Sampling(Listener):
             return self._first.pop(0)
         if not new:
             return None
-        self.learn(trials())
-        if not self._first:
-            return self.propose()
-        again = self._first.pop(0)
-        return replace(self.repeat(again.params), retries=again.retries)
+        self.learn(known := trials())
+        if self._first:
+            again = self._first.pop(0)
+            return replace(self.repeat(again.params), retries=again.retries)
+        waiting = next((trial for trial in known if trial.state == TrialState.WAITING), None)
+        return self.propose() if waiting is None else self._of_waiting(waiting)
+
+    def _of_waiting(self, trial: FrozenTrial) -> Suggestion:
+        """Return what a trial that somebody enqueued in the storage asks for; the sampler adds what it lacks."""
+        fixed = dict(trial.system_attrs.get(FIXED, {}))
+        refused = space.outside(self._definition, fixed)
+        if refused:
+            return Suggestion({}, 0, trial.number, refused=refused)
+        copied = self._add(create_trial(state=TrialState.RUNNING, system_attrs={FIXED: fixed}))
+        for name, distribution in self._space.items():
+            space.suggest(copied, name, distribution)
+        if self._new(copied.params):
+            return replace(self._suggestion(copied), number=trial.number)
+        self._copy.tell(copied, state=TrialState.FAIL)
+        return Suggestion(dict(copied.params), 0, trial.number, refused="its configuration was tried before, or is now")
 
     def learn(self, trials: list[FrozenTrial]) -> None:
         """Take note of all trials of the study: of each finished one once, of running ones as they are now.
@@ -130,6 +147,8 @@ class Sampling(Listener):
         Args:
             trials: The trials by number, those of the last time first.
         """
+        if not self._known <= {trial.number for trial in trials}:  # some were excluded since then
+            self._forget_all()
         while self._settled < len(trials) and trials[self._settled].number in self._known:
             self._settled += 1
         trials = trials[self._settled :]
@@ -139,10 +158,14 @@ class Sampling(Listener):
             if trial.number in self._known or not trial.state.is_finished():
                 continue
             self._known.add(trial.number)
+            configuration = self._configuration(trial.params)
+            if trial.state in FINISHED or ended_elsewhere(
+                trial
+            ):  # a person's hand does not fail a trial to try it again
+                self._finished.add(configuration)
             if trial.state not in FINISHED:
-                self._failures[self._configuration(trial.params)] += bool(trial.system_attrs.get(FAILED_ITSELF))
+                self._failures[configuration] += bool(trial.system_attrs.get(FAILED_ITSELF))
                 continue
-            self._finished.add(self._configuration(trial.params))
             self._open = self._open or not trial.params.keys() <= self._space.keys()
             ours = self._pending.pop(trial.number, None)
             if ours is None:
@@ -151,6 +174,18 @@ class Sampling(Listener):
                 self._finish(ours, trial)
         if self._thins and self._learned_from() > 2 * (_KEPT + _KEPT_RUNNING):
             self._thin_out()
+
+    def _forget_all(self) -> None:
+        """Begin to learn anew, but for what waits in the copy for its turn."""
+        waiting = self._copy.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        self._begin_copy(self._copy.sampler, self._copy.pruner)
+        for trial in waiting:
+            self._add(trial)
+        self._pending = dict.fromkeys(self._pending)
+        self._finished.clear()
+        self._failures.clear()
+        self._known.clear()
+        self._settled = 0
 
     def on_end(self, trial: FrozenTrial, result: TrialResult) -> None:
         """Let the configuration of a trial that failed be tried again: soon where its worker died, as often as it may.
@@ -208,7 +243,7 @@ class Sampling(Listener):
         fixed = attributes.pop(FIXED, {})
         if isinstance(self._copy.pruner, HyperbandPruner):
             attributes[BRACKET] = trial.number
-        return Suggestion(dict(trial.params), self._retries, None, fixed, attributes, trial)
+        return Suggestion(dict(trial.params), self._definition.search.retries, None, fixed, attributes, trial)
 
     def _configuration(self, params: dict[str, Any]) -> space.Configuration:
         return space.configuration({name: params[name] for name in self._space if name in params})

@@ -15,10 +15,10 @@ from optuna.distributions import (
     IntDistribution,
     check_distribution_compatibility,
 )
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial
 
 from search.errors import StorageError, StudyFileError
-from search.studyfile.parameters import CategoricalParameter, IntParameter, Parameter, contains_value, written
+from search.studyfile.parameters import CategoricalParameter, IntParameter, Parameter, contains_value, describe, written
 from search.studyfile.schema import Definition
 
 Configuration = str
@@ -109,6 +109,32 @@ def every_configuration(space: Mapping[str, BaseDistribution]) -> Iterable[dict[
 def contains(definition: Definition, name: str, value: Any) -> bool:
     """Return whether a value lies in the range or among the choices of a parameter."""
     return name in definition.space and contains_value(definition.space[name], value)
+
+
+def outside(definition: Definition, configuration: Mapping[str, Any]) -> str:
+    """Return why a study does not take a configuration; empty where it does. A builder may suggest more parameters."""
+    for name, value in configuration.items():
+        parameter = definition.space.get(name)
+        if parameter is None and definition.model.build == "mlp" and definition.data.kind != "python":
+            return f"{name} is not in [space], which has {', '.join(definition.space)}"
+        if parameter is not None and not contains_value(parameter, value):
+            return f"{name} = {written(value)} is outside the space: use {describe(parameter)}"
+    return ""
+
+
+def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    """Ask a trial for a value of a distribution."""
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    raise TypeError(f"nothing is suggested from {distribution}")
 
 
 def check_unchanged(definition: Definition, trials: Iterable[FrozenTrial]) -> None:

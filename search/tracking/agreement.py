@@ -7,10 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
 import optuna
+from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study import attributes, ranking, space
+from search.study import attributes, orders, ranking, space
 from search.study.spool import Spool
 from search.studyfile.schema import Definition
 from search.tracking import entries, registry
@@ -104,8 +105,19 @@ def _differences(definition: Definition, study: optuna.Study, waiting: Collectio
             yield f"the search of {known.get('began', '')[:19]} is over, its run is RUNNING"
     for number in sorted(waiting):
         yield f"the model of trial {number} is not logged"
+    yield from _excluded(study)
     yield from _twice(definition, study)
     yield from _challenger(definition, study)
+
+
+def _excluded(study: optuna.Study) -> Iterator[str]:
+    """Yield versions of excluded trials that do not say so, and the reverse."""
+    now = orders.excluded(study)
+    for version in registry.all_versions(study.study_name) if orders.exclusions(study) else ():
+        number = version.tags.get("trial", "")
+        text = str(now.get(int(number), "")) if number.isdecimal() else ""
+        if version.tags.get(registry.EXCLUDED, "") != text:
+            yield f"version {version.number} does not say whether trial {number} is excluded"
 
 
 def _twice(definition: Definition, study: optuna.Study) -> Iterator[str]:
@@ -147,6 +159,24 @@ def due(
             if trial.number in waiting or any(differences_of_trial(definition, trial, shown.get(trial.number, [])))
         ]
     return found
+
+
+def show_excluded(definition: Definition, study: optuna.Study) -> list[str]:
+    """Show which trials are excluded, on their runs and on the versions made of them; return these versions' URIs."""
+    searches, shown = search_runs(definition, study), list[str]()
+    now = orders.excluded(study)
+    for number, given in orders.exclusions(study).items():
+        text = str(now.get(number, ""))
+        trial = orders.trial_of(study, number)
+        run = searches.get(str(trial.system_attrs.get(attributes.SEARCH_RUN, "")))
+        run_id = run.find_trial(number) if run is not None and run.is_known() else ""
+        if run_id:
+            entries.log(MlflowClient(), run_id, tags={registry.EXCLUDED: str(given[-1])})
+        for version in registry.all_versions(study.study_name):
+            if run_id and version.run_id == run_id and version.tags.get(registry.EXCLUDED, "") != text:
+                registry.mark_excluded(version, text)
+                shown.append(version.uri)
+    return shown
 
 
 def show_confirmed(definition: Definition, study: optuna.Study) -> None:

@@ -27,6 +27,7 @@ from search.tracking.logged_model import PREDICTIONS_DIGEST, digest_of
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 REFUSED = "refused"  # why a version has no alias
+EXCLUDED = "excluded"  # who left its trial out, when and why
 TEST_METRIC, TEST_VALUE, TEST_DIRECTION, DIGEST = "test_metric", "test_value", "test_direction", "data_digest"
 COPIED_FROM, MODEL_ID = "copied_from", "model_id"
 _RULE = "\n\n---\n"  # between what the search said of a version and what a promotion says
@@ -286,6 +287,21 @@ def describe(version: Version, paragraph: str) -> None:
     text = f"{version.description.partition(_RULE)[0][: _LONGEST // 2]}{_RULE}{paragraph}"
     with contextlib.suppress(MlflowException):
         MlflowClient().update_model_version(version.name, version.number, description=printable(text, _LONGEST))
+
+
+def mark_excluded(version: Version, text: str) -> None:
+    """Say on a version that its trial is excluded, so that it is nobody's challenger; an empty text takes that back."""
+    client, told = MlflowClient(), re.sub(r"\A\*\*Its trial is excluded:.*\n\n", "", version.description)
+    if text:
+        told = f"**Its trial is excluded: {text}.**\n\n{told}"
+        tag(version, {EXCLUDED: text})
+        holding = challenger(version.name)
+        if holding is not None and holding.number == version.number:
+            client.delete_registered_model_alias(version.name, CHALLENGER)
+    else:
+        untag(version, EXCLUDED)
+    with contextlib.suppress(MlflowException):
+        client.update_model_version(version.name, version.number, description=printable(told, _LONGEST))
 
 
 def copy(version: Version, name: str) -> Version:

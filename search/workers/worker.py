@@ -33,7 +33,7 @@ from search.data.loading import TrialData
 from search.errors import ModelError, SearchError, one_line, printable, redact
 from search.reporting import data as data_picture
 from search.reporting import plots
-from search.study import attributes, create, ranking, samplers, storage
+from search.study import attributes, create, orders, ranking, samplers, storage
 from search.studyfile.objects import provide
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
@@ -342,6 +342,9 @@ class _Live:
             self._trial_id, f"{attributes.EPOCHS}:{self._sent}", json.loads(json.dumps(fresh))
         )
         self._sent, self._last = len(epochs), now
+        order = orders.of_trial(self._storage.get_trial(self._trial_id))
+        if order is not None:
+            raise optuna.TrialPruned(str(order))
 
 
 def goes_on(job: Job, number: int) -> bool:

@@ -28,7 +28,7 @@ def sync_command(
     settings = resolve(
         load_definition(find_study(study)), study_name=study_name, storage=storage, tracking_uri=tracking_uri
     )
-    from search.syncing import sync
+    from search.handover.syncing import sync
 
     synced = sync(settings, lambda line: print(line, file=sys.stderr), only_check=check)
     if as_json:

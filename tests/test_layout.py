@@ -102,7 +102,7 @@ ROOMS = (
     {"workers"},
     {"context"},
     {"optimize"},
-    {"handover", "syncing", "steering"},
+    {"handover", "steering"},
     {"session"},
     {"terminal"},
     {"api"},

@@ -13,11 +13,11 @@ from optuna.trial import TrialState
 from search import finish
 from search.budget import Progress
 from search.errors import StorageError
+from search.handover.syncing import sync
 from search.session import search
 from search.study.storage import open_storage
 from search.studyfile.schema import Definition
 from search.studyfile.settings import resolve
-from search.syncing import sync
 from tests.faults.night import fill, small_disk
 
 Tiny = Callable[..., Definition]

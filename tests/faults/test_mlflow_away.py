@@ -12,10 +12,10 @@ from search import finish
 from search.budget import Progress
 from search.errors import TrackingError
 from search.handover.outcome import Outcome
+from search.handover.syncing import sync
 from search.session import search
 from search.studyfile.load import load_definition
 from search.studyfile.settings import Settings, resolve
-from search.syncing import sync
 from tests.conftest import TINY
 from tests.faults.mlflow_server import MlflowServer, mlflow_server
 

@@ -11,10 +11,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from search.handover import finish
+from search.handover.syncing import sync
 from search.session import search
 from search.studyfile.schema import Definition
 from search.studyfile.settings import resolve
-from search.syncing import sync
 from search.tracking.runs import SearchRun
 
 

@@ -133,8 +133,8 @@ class Progress:
         number: The trial.
         state: `began`, `training`, `silent` (it has reported nothing for long), `complete`, `pruned`, `failed` or
             `stopped` (with its worker, or by Ctrl-C).
-        value: Its value, when complete; while it trains the study's first metric after its last epoch.
-        best_number: The best trial so far.
+        value: Its (first) value, when complete; while it trains the study's first metric after its last epoch.
+        best_number: The best trial so far: the one that would be registered now.
         best_value: Its (first) value.
         done: Trials that came to their own end.
         total: The budget.
@@ -143,6 +143,8 @@ class Progress:
         counts: How many trials ended how.
         epoch: While it trains: how many epochs it has trained.
         epochs: How many it is to train, where the study says so.
+        values: The trial's value in each metric, when complete.
+        best_values: The best trial's.
     """
 
     number: int
@@ -157,6 +159,8 @@ class Progress:
     counts: Counts = field(default_factory=Counts)
     epoch: int | None = None
     epochs: int | None = None
+    values: tuple[float, ...] = ()
+    best_values: tuple[float, ...] = ()
 
 
 OnProgress = Callable[[Progress], None]

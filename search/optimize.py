@@ -384,8 +384,9 @@ class _Told(Listener):
         else:  # it was given up: its silence says nothing of what is usual
             self._silence.forget(trial.number)
         told = self._progress(trial.number, "stopped" if result.fate == "died" else result.fate)
-        value = trial.values[0] if trial.state == TrialState.COMPLETE else None
-        self._on_progress(replace(told, value=value, reason=result.reason))
+        values = tuple(trial.values) if trial.state == TrialState.COMPLETE else ()
+        value = values[0] if values else None
+        self._on_progress(replace(told, value=value, values=values, reason=result.reason))
 
     def _progress(self, number: int, state: str) -> Progress:
         """Return where the search stands now that this became of a trial."""
@@ -396,6 +397,7 @@ class _Told(Listener):
             value=None,
             best_number=best.number if best else None,
             best_value=best.values[0] if best else None,
+            best_values=tuple(best.values) if best else (),
             done=budget.counts.own_ends,
             total=budget.total,
             seconds_left=budget.seconds_left(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ class Best:
         run_id: Its run in MLflow; empty while MLflow does not show it.
         metrics: Its metrics by name, those of the model that is kept.
         confirmed: What its configuration reached under new seeds; None when it was not trained again.
+        trivial: What the trivial answer, the same for every row, has in the first metric; None where it is not known.
+        maximize: Whether more is better in the first metric.
     """
 
     number: int
@@ -42,6 +44,13 @@ class Best:
     run_id: str
     metrics: dict[str, float]
     confirmed: Confirmed | None = None
+    trivial: float | None = None
+    maximize: bool = False
+
+    @property
+    def beats_trivial(self) -> bool:
+        """Whether it is better than the trivial answer, or none is known."""
+        return self.trivial is None or (self.value > self.trivial if self.maximize else self.value < self.trivial)
 
     @property
     def value(self) -> float:
@@ -49,13 +58,21 @@ class Best:
         return self.values[0]
 
 
-def best_of(trial: FrozenTrial, run_id: str = "", confirmed: Confirmed | None = None) -> Best:
+def best_of(
+    definition: Definition,
+    trial: FrozenTrial,
+    run_id: str = "",
+    confirmed: Confirmed | None = None,
+    trivial: Mapping[str, float] | None = None,
+) -> Best:
     """Return a complete trial with what was recorded of it.
 
     Args:
+        definition: The study file.
         trial: The trial.
         run_id: Its run in MLflow, where the study does not know it.
         confirmed: What its configuration reached under new seeds.
+        trivial: What the trivial answer scores, by metric.
     """
     text = attributes.outcome_of(trial)
     metrics = TrialResult.from_text(text).recorded if text else {}
@@ -66,6 +83,21 @@ def best_of(trial: FrozenTrial, run_id: str = "", confirmed: Confirmed | None = 
         run_id=run_id or str(trial.system_attrs.get(attributes.RUN_ID, "")),
         metrics=metrics,
         confirmed=confirmed,
+        trivial=(trivial or {}).get(definition.metrics[0]),
+        maximize=definition.directions[0] == "maximize",
+    )
+
+
+def beside_trivial(definition: Definition, best: Best) -> str:
+    """Return in a sentence how a trial compares with the trivial answer; empty where that is not known."""
+    if best.trivial is None:
+        return ""
+    metric = definition.metrics[0]
+    if best.beats_trivial:
+        return f"The trivial answer, the same for every row, has {metric} {number(best.trivial)}."
+    return (
+        f"Trial {best.number} is not better than the trivial answer, the same for every row: {metric} "
+        f"{number(best.value)} against {number(best.trivial)}. Its model has learned nothing that counts in it."
     )
 
 
@@ -170,6 +202,7 @@ def _description(name: str, best: Best, data: DataSummary, definition: Definitio
     rows = [[key, number(value)] for key, value in best.params.items()]
     parts = [
         f"Trial {best.number} of study **{name}**: {values}.",
+        beside_trivial(definition, best),
         luck(definition, best),
         _refitted(best, definition),
         f"Held-out test part: {tests}.",

@@ -70,8 +70,8 @@ class Stopping(Listener):
             return True
         if len(trial.values) == 1:
             return leads(self._definition, trial.values, trial.number, [(self.best.values, self.best.number)])
-        leader = best_trials(self._definition, comparable_trials(self._study))[0]
-        return leader.number == trial.number
+        self.best = best_trials(self._definition, comparable_trials(self._study))[0]  # a new trial scales the others
+        return self.best.number == trial.number
 
     def _patience(self) -> str:
         patience = self._definition.search.patience

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from search.budget import RUN_AGAIN, Stage
 from search.figures import block, duration, fitting, number, paragraph, plural, table
-from search.register import luck
+from search.register import beside_trivial, luck
 from search.stopping import INTERRUPTED
 from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
@@ -107,7 +108,7 @@ class Display:
 
     def _line(self, progress: Progress) -> str:
         """Return a finished trial's line."""
-        value = "" if progress.value is None else f" {number(progress.value)}"
+        value = _values(progress.values, progress.value)
         first = f"[{progress.done}/{progress.total}] trial {progress.number} {progress.state}{value}"
         return fitting([first, _best(progress), _left(progress.seconds_left), self._pace(progress)], _LINE, "; ")
 
@@ -158,7 +159,10 @@ class Display:
         if self._silent:
             return
         printer = _Printer()
-        printer.best(outcome.table, self._definition, outcome.study)
+        printer.best(outcome.table, self._definition, outcome.study, outcome.front)
+        no_numbers = [f"{n} {v}" for n, v in outcome.best.metrics.items() if n.startswith("test_") and math.isnan(v)]
+        if no_numbers:
+            printer.line(f"Of trial {outcome.best.number} is no number: {', '.join(no_numbers)}.", "yellow")
         if outcome.best.confirmed is not None:
             printer.line(luck(self._definition, outcome.best))
         printer.line("")
@@ -289,7 +293,7 @@ class _Printer:
         """Print a text that is copied as a whole: an address, a command."""
         self._console.print(text, style=style, soft_wrap=True)
 
-    def best(self, best: Sequence[Best], definition: Definition, name: str) -> None:
+    def best(self, best: Sequence[Best], definition: Definition, name: str, front: Sequence[int] = ()) -> None:
         """Print the best trial as a block of names and values, and the best ones as a table of what differs."""
         if not best:
             self.line(f"No trial of study {name} is complete yet.")
@@ -297,24 +301,31 @@ class _Printer:
         self.whole(f"Best of study {name}: trial {best[0].number}", "bold")
         for line in block(_entries(best[0], definition)):
             self.whole(line)
+        if compared := beside_trivial(definition, best[0]):
+            self.line(compared, "" if best[0].beats_trivial else "yellow")
         if len(best) > 1:
             self.whole("")
-            self._table(best, definition)
+            self._table(best, definition, front)
 
-    def _table(self, best: Sequence[Best], definition: Definition) -> None:
+    def _table(self, best: Sequence[Best], definition: Definition, front: Sequence[int]) -> None:
         columns: dict[str, list[str]] = {}
         for row, each in enumerate(best):
             for column, value in _entries(each, definition):
                 columns.setdefault(column, [""] * len(best))[row] = number(value)
         same = [column for column, cells in columns.items() if len(set(cells)) == 1]
         shown = [column for column in columns if column not in same]
-        rows = [[str(each.number), *(columns[column][row] for column in shown)] for row, each in enumerate(best)]
+        marks = [f"{each.number}{'' if each.beats_trivial else '*'}" for each in best]
+        rows = [[mark, *(columns[column][row] for column in shown)] for row, mark in enumerate(marks)]
         lines, left_out = table(["trial", *shown], rows, self.width)
-        self.whole(f"The {len(best)} best:", "bold")
+        on_front = sum(each.number in front for each in best)
+        of_front = f"{len(best)} of the {len(front)} trials on the Pareto front, nearest to the ideal point first:"
+        self.whole(of_front if on_front == len(best) else f"The {len(best)} best:", "bold")
         for index, line in enumerate(lines):
             self.whole(line, "" if index else "dim")
         if same:
             self.line(f"The same in all: {', '.join(same)}.", "dim")
+        if any(not each.beats_trivial for each in best):
+            self.line("* not better than the trivial answer, the same for every row.", "yellow")
         if left_out:
             self.line(f"Not shown, as the terminal is too narrow: {', '.join(left_out)}.", "dim")
 
@@ -338,8 +349,13 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _best(progress: Progress) -> str:
-    known = progress.best_number is not None and progress.best_value is not None
-    return f"best {number(progress.best_value)} (trial {progress.best_number})" if known else ""
+    values = _values(progress.best_values, progress.best_value)
+    return f"best{values} (trial {progress.best_number})" if values and progress.best_number is not None else ""
+
+
+def _values(values: Sequence[float], first: float | None) -> str:
+    known = values or ([] if first is None else [first])
+    return f" {', '.join(map(number, known))}" if known else ""
 
 
 def _bar(progress: Progress, width: int) -> str:

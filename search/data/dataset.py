@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import optree
 
 from search.data import preprocessing as features
 from search.data import streams, targets
@@ -52,9 +53,9 @@ class Part:
         """Return the rows of this part and then those of another; weights that one alone has are 1 in the other."""
         one, two = self.sample_weight, other.sample_weight
         if one is None and two is not None:
-            one = _ones(two, len(self))
+            one = optree.tree_map(lambda each: np.ones((len(self), *each.shape[1:]), each.dtype), two)
         elif one is not None and two is None:
-            two = _ones(one, len(other))
+            two = optree.tree_map(lambda each: np.ones((len(other), *each.shape[1:]), each.dtype), one)
         return Part(features.joined(self.x, other.x), features.joined(self.y, other.y), features.joined(one, two))
 
 
@@ -134,7 +135,13 @@ class Data:
     @property
     def input_shape(self) -> Any:
         """The shape of one example, without the batch axis; by name or position for several inputs."""
-        return _shape_of_row(self.example(1))
+
+        def shape(x: Any) -> Any:
+            if isinstance(x, dict):
+                return {name: shape(each) for name, each in x.items()}
+            return [shape(each) for each in x] if isinstance(x, list | tuple) else tuple(x.shape[1:])
+
+        return shape(self.example(1))
 
     @property
     def outputs(self) -> int:
@@ -187,19 +194,3 @@ class Data:
         if self.rest is not None:
             return self.rest
         return self.train if self.validation is None else self.train.joined(self.validation)
-
-
-def _ones(like: Any, rows: int) -> Any:
-    if isinstance(like, dict):
-        return {name: _ones(each, rows) for name, each in like.items()}
-    if isinstance(like, list | tuple):
-        return type(like)(_ones(each, rows) for each in like)
-    return np.ones((rows, *like.shape[1:]), like.dtype)
-
-
-def _shape_of_row(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {name: _shape_of_row(each) for name, each in x.items()}
-    if isinstance(x, list | tuple):
-        return [_shape_of_row(each) for each in x]
-    return tuple(x.shape[1:])

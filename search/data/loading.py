@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import optree
 
 from search.data import sources, splits, streams, targets
 from search.data import table as rows
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 
+_KEPT = 4  # configurations whose data stay in memory
 _SECOND = (
     "of the two parts that the data function returns, the second is the test part, and the validation part is cut "
     'from the first; return {"train": …, "validation": …} if you mean otherwise'
@@ -51,7 +53,7 @@ class TrialData:
         if same is None and not sources.reads_trial(definition):
             same = load(definition, fold_seed=fold_seed)
         self._same = same
-        self._cache = sources.Cache()
+        self._kept: list[tuple[dict[str, Any], Data]] = []
 
     @property
     def same(self) -> Data | None:
@@ -68,8 +70,16 @@ class TrialData:
             return self._same
         if self._same is not None:
             return load(self._definition, fold_seed=self._fold_seed)
-        data: Data = self._cache.of(trial, lambda read: load(self._definition, read, self._fold_seed))
+        taken = sources.taken(self._definition, trial)
+        data = next((data for known, data in self._kept if _same_values(known, taken)), None)
+        data = load(self._definition, trial, self._fold_seed) if data is None else data
+        self._kept = [(taken, data), *(each for each in self._kept if each[1] is not data)][:_KEPT]
         return data
+
+
+def _same_values(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether a function takes the same: equal parameters, of the same type; of a trial that trial."""
+    return all(type(value) is type(other[name]) and value == other[name] for name, value in one.items())
 
 
 def load(definition: Definition, trial: Any = None, fold_seed: int | None = None) -> Data:
@@ -157,18 +167,18 @@ def _joined(parts: Sequence[Any]) -> Any:
 def _concatenated(parts: Sequence[Any]) -> Any:
     import pandas as pd
 
+    def together(*given: Any) -> Any:
+        if isinstance(given[0], pd.DataFrame | pd.Series):
+            return pd.concat(given, ignore_index=True)
+        return np.concatenate(
+            [rows.dense(each) if hasattr(each, "toarray") else targets.as_known(each) for each in given]
+        )
+
     first = parts[0]
-    if any(part is None for part in parts):
-        raise ValueError("a part without")
-    if isinstance(first, dict):
-        return {name: _concatenated([part[name] for part in parts]) for name in first}
-    if isinstance(first, pd.DataFrame | pd.Series):
-        return pd.concat(parts, ignore_index=True)
-    if isinstance(first, list | tuple) and first and hasattr(first[0], "shape") and np.ndim(first[0]):
-        return [_concatenated(inputs) for inputs in zip(*parts, strict=True)]
-    if hasattr(first, "toarray"):
-        return np.concatenate([rows.dense(part) for part in parts])
-    return np.concatenate([targets.as_known(part) for part in parts])
+    nested = isinstance(first, list | tuple) and first and hasattr(first[0], "shape") and np.ndim(first[0])
+    if not isinstance(first, dict) and not nested:  # a list may be the rows
+        return together(*parts)
+    return optree.tree_map(together, *parts)
 
 
 def _split(

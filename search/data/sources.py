@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,6 @@ from search.studyfile.references import load_object
 from search.studyfile.schema import Definition
 
 _TRIAL = "trial"  # a data function that takes a parameter of this name is called for each trial
-_CACHED = 4  # data of so many configurations stay in memory
 
 
 def read(definition: Definition, trial: Any = None) -> Any:
@@ -37,7 +36,7 @@ def read(definition: Definition, trial: Any = None) -> Any:
         if definition.data.kind == "python":
             _seed(definition.data.seed)
         if trial is not None:
-            return _call(function_of(definition), {**definition.data.options, **_taken(definition, trial)})
+            return _call(function_of(definition), {**definition.data.options, **taken(definition, trial)})
         return load_object(definition.data.reader.reader, definition.folder, "data.source")(definition)
     except (UsageError, optuna.TrialPruned):
         raise
@@ -146,7 +145,7 @@ def _wanted(definition: Definition) -> list[str]:
     return [each for each in parameters if each not in given and (each == _TRIAL or each in definition.space)]
 
 
-def _taken(definition: Definition, trial: Any) -> dict[str, Any]:
+def taken(definition: Definition, trial: Any) -> dict[str, Any]:
     """Return what the data function takes of a trial."""
     return {each: trial if each == _TRIAL else trial.params[each] for each in _wanted(definition)}
 
@@ -156,82 +155,6 @@ def code_digest(definition: Definition) -> str:
     file = definition.folder / definition.data.source.partition(":")[0]
     content = file.read_bytes() if file.is_file() else definition.data.source.encode()
     return hashlib.sha256(content).hexdigest()[:8]
-
-
-class Cache:
-    """What a function returned for a few trials, known by the parameters that it read of them."""
-
-    def __init__(self) -> None:
-        self._kept: list[tuple[list[tuple[Any, Any]], Any]] = []
-
-    def of(self, trial: Any, make: Callable[[Any], Any]) -> Any:
-        """Return what was made of an earlier trial with the same parameters, or what `make` makes of this one."""
-        for entry in self._kept:
-            reads, made = entry
-            if all(_same_value(_ask(trial, asked), value) for asked, value in reads):
-                self._kept.remove(entry)
-                self._kept.insert(0, entry)
-                return made
-        reading = _ReadTrial(trial)
-        made = make(reading)
-        self._kept.insert(0, (reading.reads, made))
-        del self._kept[_CACHED:]
-        return made
-
-
-def _ask(trial: Any, asked: tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]) -> Any:
-    """Ask a trial what was asked of an earlier one."""
-    name, args, options = asked
-    if name == "params":
-        return trial.params.get(*args)
-    return getattr(trial, name)(*args, **dict(options)) if name.startswith("suggest_") else getattr(trial, name)
-
-
-def _same_value(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and bool(one == other)
-
-
-class _ReadTrial:
-    """A trial that notes what is read of it."""
-
-    def __init__(self, trial: Any) -> None:
-        self._trial = trial
-        self.reads: list[tuple[Any, Any]] = []
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        return _ReadParams(self._trial, self.reads)
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._trial, name)
-        if not callable(attribute):
-            self.reads.append(((name, (), ()), attribute))
-            return attribute
-        if not name.startswith("suggest_"):
-            return attribute
-
-        def suggest(*args: Any, **options: Any) -> Any:
-            value = attribute(*args, **options)
-            self.reads.append(((name, args, tuple(options.items())), value))
-            return value
-
-        return suggest
-
-
-class _ReadParams(Mapping[str, Any]):
-    def __init__(self, trial: Any, reads: list[tuple[Any, Any]]) -> None:
-        self._params, self._reads = trial.params, reads
-
-    def __getitem__(self, name: str) -> Any:
-        value = self._params[name]
-        self._reads.append((("params", (name,), ()), value))
-        return value
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._params)
-
-    def __len__(self) -> int:
-        return len(self._params)
 
 
 def read_python(definition: Definition) -> Any:

@@ -43,6 +43,7 @@ class DataSummary:
         profile: Statistics of the training data, see `profile.profile_of`; empty for streams.
         cut: Of which parts the source gave the data, as `Data.cut` tells it.
         optional: Columns that may be missing when predicting: values of theirs were missing in training.
+        trivial: What the trivial answer scores on the validation part, by metric; empty where it is not known.
         centers: What is subtracted of columns in double precision, by name.
         reading: Options of the study's file that other files for the model are read with too.
         meanings: What each output means.
@@ -63,6 +64,7 @@ class DataSummary:
     seconds: float
     backend: str = "tensorflow"
     optional: tuple[str, ...] = ()
+    trivial: dict[str, float] = field(default_factory=dict)
     centers: dict[str, float] = field(default_factory=dict)
     reading: dict[str, Any] = field(default_factory=dict)
     profile: dict[str, Any] = field(default_factory=dict, repr=False)

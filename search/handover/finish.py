@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from search.budget import Stage, count
 from search.context import Context
 from search.errors import Interrupted, NoTrialCompleted, RegistryError, SearchError, TrackingError, one_line, printable
+from search.figures import plural
 from search.handover.confirmation import confirm
 from search.handover.outcome import Outcome
 from search.register import best_of, check_usable, register_best
@@ -216,8 +217,10 @@ class _Ending:
     def _outcome(self, ranked: Sequence[FrozenTrial], not_mirrored: tuple[int, ...]) -> Outcome:
         context, run = self._context, self._context.run
         confirmed = attributes.confirmed_of(self._study)
+        trivial = attributes.trivial_of(self._study)
         table = tuple(
-            best_of(each, self._mirror.run_id(each.number), confirmed.get(each.number)) for each in ranked[:5]
+            best_of(self._definition, each, self._mirror.run_id(each.number), confirmed.get(each.number), trivial)
+            for each in ranked[:5]
         )
         trials = context.trials()
         counts = count(trials)
@@ -251,5 +254,15 @@ class _Ending:
         trials = self._context.trials()
         counts, why = count(trials), outcomes.failures(trials)
         ended = f"({counts.pruned} pruned, {counts.failed} failed)"
+        if counts.complete:
+            study, limits = self._context.settings.study_name, ", ".join(self._definition.search.constraints)
+            near = min(
+                (each for each in trials if each.state == TrialState.COMPLETE),
+                key=lambda each: max(attributes.constraints_of(each), default=0.0),
+            )
+            return NoTrialCompleted(
+                f"no trial of study '{study}' meets the constraints ({limits}): {plural(counts.complete, 'trial')} "
+                f"completed, trial {near.number} is nearest"
+            )
         reason = f", {'most of them ' if len(why) > 1 else ''}with {printable(why[0].reason, _REASON)}" if why else ""
         return NoTrialCompleted(f"no trial of study '{self._context.settings.study_name}' completed {ended}{reason}")

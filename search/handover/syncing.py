@@ -112,7 +112,7 @@ def _register(settings: Settings, study: optuna.Study, spool: Spool) -> None:
     confirmed = attributes.confirmed_of(study).get(ranked[0].number)
     if model_id:
         with FreshProcess() as fresh:
-            best = best_of(ranked[0], run_id, confirmed)
+            best = best_of(definition, ranked[0], run_id, confirmed, attributes.trivial_of(study))
             register_best(settings.study_name, definition, ranked[0], best, data, model_id, fresh.begin_check(model_id))
 
 

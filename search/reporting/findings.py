@@ -77,7 +77,7 @@ def findings_of(study: optuna.Study, definition: Definition, top: int) -> Findin
     return Findings(
         study=study.study_name,
         states=states_of(study),
-        best=tuple(best_of(trial) for trial in ranked[:top]),
+        best=tuple(best_of(definition, trial, trivial=attributes.trivial_of(study)) for trial in ranked[:top]),
         importances=insight.importances(study, definition),
         caveat=insight.caveat(len(ranked)),
         saved=outcomes.saved(trials),

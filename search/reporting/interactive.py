@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import TrialState
 
 from search.figures import number
+from search.register import beside_trivial, best_of
 from search.reporting import insight
 from search.study import attributes, ranking
 from search.studyfile.schema import Definition
@@ -53,6 +54,10 @@ def _facts(study: optuna.Study, definition: Definition) -> Iterator[str]:
         cells = [trial.number, *trial.values, *(metrics.get(name, "") for name in tests)]
         rows.append([*cells, *(trial.params.get(name, "") for name in names)])
     yield _table(["trial", *definition.metrics, *tests, *names], rows)
+    best = [best_of(definition, trial, trivial=attributes.trivial_of(study)) for trial in ranked]
+    yield "".join(f"<p>{html.escape(beside_trivial(definition, each))}</p>" for each in best[:1])
+    worse = ", ".join(map(str, sorted(each.number for each in best if not each.beats_trivial)))
+    yield f"<p>Not better than the trivial answer: trials {worse}.</p>" if worse else ""
     if any(edge := insight.edges(study, definition)):
         yield f"<ul>{''.join(f'<li>{html.escape(str(each))}</li>' for each in edge)}</ul>"
 

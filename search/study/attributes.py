@@ -29,6 +29,7 @@ FIXED = "fixed_params"  # Optuna's own: values that a builder's suggestions must
 CONSTRAINTS = "constraints"  # how far it is beyond each constraint
 # Of a study.
 METRIC = "metric"
+TRIVIAL = "trivial"  # what the trivial answer scores, by metric
 DATA = "data"  # what its values were measured on
 FIRST_COMPARABLE = "first_comparable"  # the number of its first trial on the data that it has now
 CONFIRMED = "confirmed:"  # followed by a trial's number: what its configuration reached under new seeds
@@ -173,6 +174,17 @@ def confirmed_of(study: optuna.Study) -> dict[int, Confirmed]:
         )
         for name, value in kept.items()
     }
+
+
+def set_trivial(study: optuna.Study, scores: Mapping[str, float]) -> None:
+    """Write what the trivial answer scores on the data of now, by metric."""
+    if trivial_of(study) != scores:
+        study.set_user_attr(TRIVIAL, dict(scores))
+
+
+def trivial_of(study: optuna.Study) -> dict[str, float]:
+    """Return what the trivial answer scores, by metric; empty where it is not known."""
+    return dict(study.user_attrs.get(TRIVIAL, {}))
 
 
 def set_outcome(storage: BaseStorage, trial_id: int, text: str) -> None:

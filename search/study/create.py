@@ -74,6 +74,7 @@ def check_data(study: optuna.Study, settings: Settings, data: DataSummary) -> No
     Raises:
         StorageError: The rows or the split changed, and nobody said that they may.
     """
+    attributes.set_trivial(study, data.trivial)
     now = {"rows": data.digest, "parts": data.cut, "split": _split(settings.definition, data.task)}
     before, trials = attributes.data_of(study), len(study.get_trials(deepcopy=False))
     if before == now:

@@ -19,7 +19,7 @@ from search.studyfile.parameters import (
     describe,
     written,
 )
-from search.studyfile.schema import Definition, FitDefinition, is_file, parse_constraint
+from search.studyfile.schema import TRIAL_METRICS, Definition, FitDefinition, is_file, parse_constraint
 
 FIT_PARAMETERS = ("epochs", "batch_size")
 
@@ -93,6 +93,25 @@ def _objectives(definition: Definition) -> Iterator[Finding]:
             f"{len(directions)} for {len(metrics)} metric{'s' if len(metrics) > 1 else ''}",
             "give one direction for each metric",
         )
+
+
+_HIGH = (
+    "acc|accuracy|auc|precision|recall|sensitivity|specificity|f|f\\d|f_?beta|r2|iou|io_u|dice|jaccard|kappa|mcc|ndcg"
+)
+_LOW = "loss|error|[mr]?mse|mae|mape|msle|crossentropy|hinge|deviance|perplexity|kl_divergence|poisson|logcosh"
+_BETTER_HIGH = re.compile(rf"(.*_)?({_HIGH})(_.*)?")
+_BETTER_LOW = re.compile(rf"(.*_)?({_LOW})(_rate|_\d+)?")
+
+
+def wrong_directions(definition: Definition) -> Iterator[str]:
+    """Yield what to say of each metric whose name says that the other direction is better."""
+    for metric, direction in zip(definition.metrics, definition.directions, strict=True):
+        name = metric.removeprefix("val_").lower()
+        low = metric in TRIAL_METRICS or _BETTER_LOW.fullmatch(name)
+        right = "minimize" if low else "maximize" if _BETTER_HIGH.fullmatch(name) else direction
+        if right != direction:
+            of = f" for {metric}" if len(definition.metrics) > 1 else ""
+            yield f'direction = "{direction}" makes the worst {metric} the best; use direction = "{right}"{of}'
 
 
 def _search(definition: Definition) -> Iterator[Finding]:

@@ -75,7 +75,7 @@ def log_names(model: keras.Model, data: Data, class_weight: Mapping[int, float] 
     few = Part(data.example(rows), data.example_targets(rows), take(data.train.sample_weight, slice(0, rows)))
     if path_of(model, data) == PLAIN:
         return _plain_log_names(model, data, few, class_weight)
-    x, y, weights = keras.utils.unpack_x_y_sample_weight(_packed(few))
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(packed(few))
     predicted = model(x)
     model.compute_loss(x, y, predicted, weights)
     names = model.compute_metrics(x, y, predicted, weights)
@@ -210,13 +210,13 @@ def _fit_plainly(
     if validation is not None:
         if not validation.streamed and devices() > 1:
             settings["validation_batch_size"] = _shared_out(_rows(validation), batch_size)
-        settings["validation_data"] = validation.x if validation.streamed else _packed(validation)
+        settings["validation_data"] = validation.x if validation.streamed else packed(validation)
     if train.streamed:
         settings["shuffle"] = settings.get("shuffle", True) and isinstance(train.x, keras.utils.PyDataset)
         model.fit(train.x, class_weight=class_weight, **settings)
         return
     settings["batch_size"] = batch_size
-    x, y, weight = (*_packed(train, by_class), None, None)[:3]
+    x, y, weight = (*packed(train, by_class), None, None)[:3]
     model.fit(x, y, sample_weight=weight, **settings)
 
 
@@ -245,7 +245,7 @@ def evaluate(
         # With several steps an execution Keras reads more than `steps` of a dataset without end.
         logs = model.evaluate(dataset.take(count), steps=count, verbose=0, return_dict=True)
     else:
-        x, y, weight = (*_packed(part), None, None)[:3]
+        x, y, weight = (*packed(part), None, None)[:3]
         logs = model.evaluate(x, y, batch_size, sample_weight=weight, verbose=0, return_dict=True)
     return numbers(logs)
 
@@ -304,7 +304,7 @@ def _weights_of_rows(data: Data, class_weight: Mapping[int, float] | None) -> ND
     return np.asarray(of_classes[data.class_indices(data.train)])
 
 
-def _packed(part: Part, by_class: NDArray[Any] | None = None) -> tuple[Any, ...]:
+def packed(part: Part, by_class: NDArray[Any] | None = None) -> tuple[Any, ...]:
     """Return a part's arrays as Keras's steps are given them: (x,), (x, y) or (x, y, weights of the rows)."""
     if part.y is None:
         return (as_tensors(part.x),)
@@ -319,7 +319,7 @@ def _tensors(part: Part, by_class: NDArray[Any] | None = None) -> Any:
     """Return a part's arrays as tensors, packed as Keras's steps are given them."""
     import keras
 
-    return keras.tree.map_structure(_tensor, _packed(part, by_class))
+    return keras.tree.map_structure(_tensor, packed(part, by_class))
 
 
 def _tensor(array: Any) -> tf.Tensor:

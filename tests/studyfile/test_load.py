@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from search.errors import StudyFileError, UsageError
+from search.studyfile.checks import wrong_directions
 from search.studyfile.load import find_study, load_definition, parse_definition, shipped_studies
 from search.studyfile.schema import Definition, parse_constraint
 from tests.studyfiles import VALID, changed, definition
@@ -348,3 +349,38 @@ def test_any_text_in_a_file_is_a_study_or_one_line(tmp_path: Path, text: str, at
         told = str(error)
     assert told.startswith(f"{path}: ")
     assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "right"),
+    [
+        *(
+            (name, "maximize")
+            for name in ("val_accuracy", "val_acc", "auc", "val_auc_1", "val_precision", "val_recall_2")
+        ),
+        *(
+            (name, "maximize")
+            for name in ("val_f1", "val_f1_score", "val_f2", "val_r2_score", "val_mean_io_u", "val_pr_auc")
+        ),
+        *((name, "maximize") for name in ("val_sparse_top_k_categorical_accuracy", "val_binary_accuracy", "val_MCC")),
+        *(
+            (name, "minimize")
+            for name in ("val_loss", "loss", "val_head_loss", "val_mae", "val_root_mean_squared_error")
+        ),
+        *((name, "minimize") for name in ("val_mse", "val_rmse", "val_log_loss", "parameters", "latency_ms")),
+        *(
+            (name, "minimize")
+            for name in ("val_sparse_categorical_crossentropy", "val_error_rate", "val_accuracy_loss")
+        ),
+        *((name, None) for name in ("val_mine", "score", "val_cosine_similarity", "val_profit", "val_filter")),
+    ],
+)
+def test_a_direction_that_a_known_name_contradicts_is_told(metric: str, right: str | None) -> None:
+    """The worst model would be registered: a direction was mistaken, and nobody says so."""
+    for direction in ("minimize", "maximize"):
+        told = list(wrong_directions(definition({"metric": metric, "direction": direction})))
+        assert told == (
+            [f'direction = "{direction}" makes the worst {metric} the best; use direction = "{right}"']
+            if right not in (None, direction)
+            else []
+        )

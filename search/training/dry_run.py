@@ -20,7 +20,7 @@ from search.data.summary import DataSummary
 from search.errors import DataError, ModelError, StudyFileError, did_you_mean, one_line
 from search.studyfile.checks import check_parameters, wrong_directions
 from search.studyfile.schema import TRIAL_METRICS, Definition
-from search.training import callbacks, fit, metrics, own_fit, trivial
+from search.training import callbacks, fit, metrics, own_fit
 from search.training.description import answers, describe
 from search.training.model import Refused, check_batches, check_new, exported, try_build
 from search.training.probes import check_enqueued
@@ -83,7 +83,7 @@ def dry_run(definition: Definition, every: Data | TrialData, trials: Iterable[Ba
     _check_metrics(definition, tried.log_names)
     summary = describe(definition, data, model, log_names=tried.log_names, path=tried.path, seconds=seconds)
     doubts = (*summary.doubts, *endless, *wrong_directions(definition))
-    summary = replace(summary, doubts=doubts, trivial=trivial.answer(model, data))
+    summary = replace(summary, doubts=doubts, trivial=metrics.trivial_answer(model, data))
     if definition.model.build == "mlp" and definition.model.export is None:
         return DryRun(summary)
     return DryRun(summary, _try_archive(definition, model), _answers(definition, model, data))

@@ -1,6 +1,6 @@
 """Metrics: the user's own, measured on predictions; and from a training's metrics to a trial's values.
 
-It also says how far a trial is from the study's constraints.
+It also says how far a trial is from the study's constraints, and what the trivial answer scores.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ import numpy as np
 import optuna
 
 from search.comparison import outputs
+from search.comparison.predictions import ONLY
 from search.comparison.scores import applied
 from search.data import streams
 from search.data.dataset import Data, Part
 from search.errors import TrialFailed, did_you_mean, one_line
-from search.serving.meaning import Meaning
+from search.serving.meaning import Meaning, named
 from search.studyfile.references import load_object
 from search.studyfile.schema import TRIAL_METRICS, Definition, MetricDefinition, parse_constraint
-from search.training.fit import as_tensors, devices, held_out_rows
+from search.training.fit import as_tensors, devices, held_out_rows, packed
 
 if TYPE_CHECKING:
     import keras
 
 Metrics = Mapping[str, float]
+
+_TRIVIAL_ROWS = 4096  # validation rows that the trivial answer is measured on
 
 
 def needed(definition: Definition) -> set[str]:
@@ -231,3 +234,46 @@ def _one_axis(values: Any) -> Any:
     if values.dtype.kind not in "fiubOUS":  # bfloat16, which NumPy's functions do not know
         values = values.astype("float32")
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def trivial_answer(model: keras.Model, data: Data) -> dict[str, float]:
+    """Return the loss and the metrics of the trivial answer by their names in the logs, `val_` before them.
+
+    It is the share of each class, or the mean, in the training rows, measured by the model's own loss and metrics.
+    Nothing where it is not known: without a validation part or targets, for streams, and for other losses.
+    """
+    part = data.validation
+    if part is None or part.streamed or data.train.streamed or part.y is None or not model.compiled:
+        return {}
+    try:
+        found = _of_trivial(model, data)
+    except Exception:  # whatever a model, loss or metric of the user's own raises
+        return {}
+    return {f"val_{name}": value for name, value in found.items() if math.isfinite(value)}
+
+
+def _of_trivial(model: keras.Model, data: Data) -> dict[str, float]:
+    import keras
+
+    assert data.validation is not None  # noqa: S101 - for the type checker: `answer` looked
+    part = data.validation.take(slice(0, _TRIVIAL_ROWS))
+    few = as_tensors(data.example(1))
+    given = model(few, training=False)
+    given_by = {name or ONLY: keras.ops.convert_to_numpy(each) for name, each in named(model, given)}
+    known = outputs.constants(outputs.meanings(model, few, data), given_by, data)
+    if len(known) < len(given_by):
+        return {}
+    tensor = keras.ops.convert_to_tensor
+    answers = {
+        name: tensor(np.tile(known[name].reshape(each.shape), (len(part), *[1] * (each.ndim - 1))))
+        for name, each in given_by.items()
+    }
+    listed = list(answers.values())
+    x, y, weight = (*keras.tree.map_structure(tensor, packed(part)), None)[:3]
+    answered = answers if isinstance(given, dict) else listed if isinstance(given, list | tuple) else listed[0]
+    batch = (x, y, answered, weight)
+    model.reset_metrics()
+    loss = float(model.compute_loss(*batch, training=False))
+    found = {**{name: float(value) for name, value in model.compute_metrics(*batch).items()}, "loss": loss}
+    model.reset_metrics()
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from search.data.dataset import Data, Part
-from search.training import trivial
+from search.training.metrics import trivial_answer
 
 DRAW = np.random.default_rng(0)
 ROWS = 120
@@ -45,7 +45,7 @@ FOUR = DRAW.integers(0, 4, ROWS).astype("int32")
 
 def test_numbers_are_compared_with_their_mean() -> None:
     """A trial that ended 16 times worse than the mean would be registered without a word."""
-    found = trivial.answer(model_of({"y": (1, None)}, loss="mse", metrics=["mae"]), data_of(NUMBERS, "regression"))
+    found = trivial_answer(model_of({"y": (1, None)}, loss="mse", metrics=["mae"]), data_of(NUMBERS, "regression"))
     error = NUMBERS[80:] - NUMBERS[:80].mean()
     assert found["val_loss"] == pytest.approx((error**2).mean(), rel=1e-4)
     assert found["val_mae"] == pytest.approx(np.abs(error).mean(), rel=1e-4)
@@ -59,12 +59,12 @@ def test_classes_are_compared_with_their_shares(logits: bool) -> None:
     loss = keras.losses.BinaryCrossentropy(from_logits=logits)
     metrics = [keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if logits else 0.5)]
     model = model_of({"y": (1, None if logits else "sigmoid")}, loss=loss, metrics=metrics)
-    found = trivial.answer(model, data_of(TWO, "binary", (0, 1)))
+    found = trivial_answer(model, data_of(TWO, "binary", (0, 1)))
     assert found["val_loss"] == pytest.approx(entropy, rel=1e-3)
     assert found["val_accuracy"] == pytest.approx((TWO[80:] == 0).mean())
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
     model = model_of({"y": (4, None if logits else "softmax")}, loss=loss, metrics=["accuracy"])
-    found = trivial.answer(model, data_of(FOUR, "multiclass", (0, 1, 2, 3)))
+    found = trivial_answer(model, data_of(FOUR, "multiclass", (0, 1, 2, 3)))
     shares = np.bincount(FOUR[:80]) / 80
     assert found["val_loss"] == pytest.approx(-np.log(shares[FOUR[80:]]).mean(), rel=1e-3)
     assert found["val_accuracy"] == pytest.approx((FOUR[80:] == shares.argmax()).mean())
@@ -78,7 +78,7 @@ def test_several_outputs_and_a_loss_of_ones_own_have_one_too() -> None:
         loss={"price": own_loss, "sold": "binary_crossentropy"},
         metrics={"sold": ["accuracy"]},
     )
-    found = trivial.answer(model, data_of(y, "several"))
+    found = trivial_answer(model, data_of(y, "several"))
     error = np.abs(y["price"][80:] - y["price"][:80].mean()) ** 1.5
     share = TWO[:80].mean()
     entropy = -np.where(TWO[80:] == 1, np.log(share), np.log(1 - share)).mean()
@@ -89,6 +89,6 @@ def test_several_outputs_and_a_loss_of_ones_own_have_one_too() -> None:
 def test_what_has_no_trivial_answer_has_none() -> None:
     """A search would end in a traceback before its first trial."""
     reconstruct = model_of({"y": (3, None)}, loss="mse")
-    assert trivial.answer(reconstruct, data_of(None, "none")) == {}
+    assert trivial_answer(reconstruct, data_of(None, "none")) == {}
     untrainable = model_of({"y": (1, None)}, loss=lambda y_true, y_pred: 1 / 0)
-    assert trivial.answer(untrainable, data_of(NUMBERS, "regression")) == {}
+    assert trivial_answer(untrainable, data_of(NUMBERS, "regression")) == {}

@@ -21,7 +21,7 @@ from search.errors import (
 
 if TYPE_CHECKING:
     from search.api import Result, Study
-    from search.gate import Promotion
+    from search.promotion import Promotion
     from search.register import Best
     from search.tracking.registry import Registered
 
@@ -48,7 +48,7 @@ __all__ = [
 # Imported when they are first asked for: `import search` answers at once.
 _LAZY = {
     "Best": "search.register",
-    "Promotion": "search.gate",
+    "Promotion": "search.promotion",
     "Registered": "search.tracking.registry",
     "Result": "search.api",
     "Study": "search.api",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from search.budget import Progress
-    from search.gate import Promotion
+    from search.promotion import Promotion
     from search.tracking.history import Move
     from search.tracking.registry import Registered
 
@@ -188,14 +188,14 @@ class Study:
             reason: Why; kept in the history.
 
         Returns:
-            What the command's `--json` prints, as attributes; `refused` says that the gate was not passed.
+            What the command's `--json` prints, as attributes; `refused` says that the version did not pass.
 
         Raises:
             UsageError: There is no such model, version, metric or column.
         """
-        from search import gate
+        from search import promotion
 
-        conditions = gate.Conditions(
+        conditions = promotion.Conditions(
             (metric,) if isinstance(metric, str) else tuple(metric),
             slices,
             min_gain,
@@ -209,7 +209,9 @@ class Study:
         )
         number = None if version is None else str(version)
         with self.registry():
-            return gate.promote(self.name, version=number, alias=alias, conditions=conditions, dry_run=dry_run, to=to)
+            return promotion.promote(
+                self.name, version=number, alias=alias, conditions=conditions, dry_run=dry_run, to=to
+            )
 
     def rollback(self, *, alias: str = "champion", reason: str = "") -> Promotion:
         """Give an alias back to the version that carried it before; again goes back further.
@@ -217,10 +219,10 @@ class Study:
         Raises:
             RegistryError: There is no such model, or nobody carried the alias before.
         """
-        from search import gate
+        from search import promotion
 
         with self.registry():
-            return gate.rollback(self.name, alias=alias, reason=reason)
+            return promotion.rollback(self.name, alias=alias, reason=reason)
 
     def history(self, *, alias: str = "champion") -> list[Move]:
         """Return who got an alias when and why, the oldest first: what `search.promote --history` lists.
@@ -228,10 +230,10 @@ class Study:
         Raises:
             RegistryError: There is no registered model of this name.
         """
-        from search import gate
+        from search import promotion
 
         with self.registry():
-            return gate.moves(self.name, alias=alias)
+            return promotion.moves(self.name, alias=alias)
 
     @contextmanager
     def registry(self) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from search.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from search.gate import Promotion
+    from search.promotion import Promotion
     from search.tracking.history import Move
 
 
@@ -69,10 +69,10 @@ def promote_command(
 
     Example: python -m search.promote blobs --metric accuracy --max-loss 0.01
     """
-    from search import gate
+    from search import promotion
     from search.tracking import store
 
-    conditions = gate.Conditions(
+    conditions = promotion.Conditions(
         tuple(metric or ()),
         slices,
         min_gain,
@@ -89,12 +89,12 @@ def promote_command(
         raise UsageError(f"{which} with other options; it takes --alias, --reason, --json and --tracking-uri only")
     with store.existing_store(store.set_uri(tracking_uri)):
         if history:
-            _print_history(gate.moves(model, alias=alias), model, alias, as_json=as_json)
+            _print_history(promotion.moves(model, alias=alias), model, alias, as_json=as_json)
             return
         if rollback:
-            told = gate.rollback(model, alias=alias, reason=reason)
+            told = promotion.rollback(model, alias=alias, reason=reason)
         else:
-            told = gate.promote(model, version=version, alias=alias, conditions=conditions, dry_run=dry_run, to=to)
+            told = promotion.promote(model, version=version, alias=alias, conditions=conditions, dry_run=dry_run, to=to)
     if as_json:
         print_json(told.as_json())
     else:

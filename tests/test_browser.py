@@ -106,7 +106,7 @@ def test_the_searchs_page_shows_its_best_trial_and_its_picture(browser: Any, sho
     links = browser.execute_script("return [...document.links].map(a => a.href)")
     (best,) = shown.client.search_runs([experiment.experiment_id], order_by=["metrics.objective"], max_results=1)
     browser.get(next(link for link in links if f"/runs/{best.info.run_id}" in link))
-    assert until(lambda: browser.execute_script(script.replace("get-artifact", "curves.svg"))), "its curves are drawn"
+    assert until(lambda: browser.execute_script(script.replace("get-artifact", "looks.png"))), "its errors are drawn"
 
 
 @pytest.mark.heavy

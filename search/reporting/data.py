@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 FILE = "data.png"
 _ROWS = 500  # training rows that are drawn
-_WIDEST = 4096  # numbers in a row, of which principal components are computed
 _BARS = 20  # classes or columns in a panel
 
 
@@ -28,27 +27,16 @@ def draw(data: Data) -> bytes:
 
 
 def _rows(data: Data) -> Panel | None:
-    """Return the panel of the rows: two features as they are, of more the first two principal components."""
+    """Return the panel of the rows of data with two features."""
     x = data.x.get(NUMERIC) if isinstance(data.x, dict) else data.x
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiub":
         return None
     x = x[:_ROWS].reshape(min(_ROWS, len(x)), -1).astype("float64")
-    if not 2 <= x.shape[1] <= _WIDEST or len(x) < 3:
+    if x.shape[1] != 2 or len(x) < 3:
         return None
     known = data.columns and [column.name for column in data.columns if column.numeric]
     names = known if known and len(known) == x.shape[1] else [f"feature {at}" for at in range(x.shape[1])]
-    if x.shape[1] > 2:
-        x, names = _components(x), ["first principal component", "second principal component"]
     return lambda axes: _scatter(axes, x, names, data)
-
-
-def _components(x: NDArray[Any]) -> NDArray[Any]:
-    """Return the first two principal components of standardised rows; gaps are at their column's mean."""
-    centred = x - np.nanmean(np.where(np.isfinite(x), x, np.nan), axis=0)
-    centred = np.where(np.isfinite(centred), centred, 0.0)
-    scaled = centred / np.maximum(centred.std(axis=0), 1e-12)
-    values, vectors = np.linalg.eigh(scaled @ scaled.T)
-    return np.asarray(vectors[:, -1:-3:-1] * np.sqrt(np.maximum(values[-1:-3:-1], 0.0)))
 
 
 def _scatter(axes: Any, x: NDArray[Any], names: list[str], data: Data) -> None:

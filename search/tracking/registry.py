@@ -304,6 +304,14 @@ def mark_excluded(version: Version, text: str) -> None:
         client.update_model_version(version.name, version.number, description=printable(told, _LONGEST))
 
 
+def attach(version: Version, folder: str, place: str) -> str:
+    """Add files to the run that made a version, and return the run; empty where they cannot be added."""
+    with contextlib.suppress(MlflowException, OSError):  # they explain a decision that is made already
+        MlflowClient().log_artifacts(version.run_id, folder, place)
+        return version.run_id
+    return ""
+
+
 def copy(version: Version, name: str) -> Version:
     """Return a version of another registered model with the same logged model, copied there unless it is there."""
     for each in all_versions(name):

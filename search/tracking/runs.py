@@ -33,7 +33,7 @@ from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
 from search.tracking import entries, origin
 from search.tracking.entries import distinct, legal, milliseconds
-from search.tracking.pages import curves, descriptions, experiment, pictures, views
+from search.tracking.pages import descriptions, experiment, pictures, views
 from search.training.result import Epoch, TrialResult
 
 OBJECTIVE = "objective"
@@ -237,10 +237,10 @@ class SearchRun:
         self, run_id: str, result: TrialResult, logged: int, *, kept: bool
     ) -> tuple[list[Metric], dict[str, str]]:
         """Log how a trial was trained, with a picture of how a kept model errs; return what else there is to log."""
-        drawn = self._drawn(result, kept)
+        picture = self._picture(result) if kept else b""
         now = milliseconds(result.epochs[-1].time if result.epochs else time.time())
         tags = {
-            "mlflow.note.content": descriptions.of_trial(result, run_id, list(drawn)),
+            "mlflow.note.content": descriptions.of_trial(result, run_id, [descriptions.ERRORS] if picture else []),
             "seed": str(result.seed),
             "worker": result.worker,
             "trained_by": result.path,
@@ -258,8 +258,8 @@ class SearchRun:
             for name, text in texts.items():
                 if text:
                     Path(folder, name).write_text(text, encoding="utf-8", errors="replace")
-            for name, picture in drawn.items():
-                Path(folder, name).write_bytes(picture)
+            if picture:
+                Path(folder, descriptions.ERRORS).write_bytes(picture)
             if any(Path(folder).iterdir()):
                 self._client.log_artifacts(run_id, folder)
         return [*_metrics(result.epochs[logged:]), *metrics], tags
@@ -278,13 +278,11 @@ class SearchRun:
         return [Metric(name, value, now, result.step, *about) for name, value in result.metrics.items()]
 
     @staticmethod
-    def _drawn(result: TrialResult, kept: bool) -> dict[str, bytes]:
-        """Return a trial's pictures by name; without them the page still has the numbers."""
-        drawn: dict[str, bytes] = {}
+    def _picture(result: TrialResult) -> bytes:
+        """Return the picture of a trial; without it the page still has the numbers."""
         with suppress(Exception):
-            drawn[descriptions.CURVES] = curves.of_trial(result).encode()
-            drawn[descriptions.LOOKS] = pictures.of_trial(result) if kept else b""
-        return {name: picture for name, picture in drawn.items() if picture}
+            return pictures.of_trial(result)
+        return b""
 
     def end(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Write the search's outcome and end its run as `FINISHED`, `FAILED` or `KILLED`."""

@@ -256,7 +256,7 @@ def test_the_trivial_model_is_beaten_or_not() -> None:
     y = rng.integers(0, 2, 400)
     for skill, better in ((1.0, True), (0.0, False)):
         made = classifier(y, rng, skill)
-        known = replace(made, baseline=np.asarray([0.5]), baseline_loss=np.full(400, np.log(2)))
+        known = replace(made, baseline={ONLY: np.asarray([0.5])}, baseline_loss=np.full(400, np.log(2)))
         baseline = trivial(known)
         assert baseline is not None
         assert compare(baseline, known).better is better

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from search.comparison import fresh
 from search.data import files, sources
 from search.errors import DataError
+from search.promotion import rows as fresh
 from search.studyfile.schema import Definition
 from tests.comparison.test_verdict import about
 from tests.studyfiles import definition

@@ -40,16 +40,16 @@ def main() -> int:
 def _prepare(folder: Path, uri: str) -> None:
     import mlflow
 
-    from search import gate
+    from search import promotion
     from search.tracking import store
-    from tests.test_gate import predictions, registering
+    from tests.promotion.test_promotion import predictions, registering
 
     with store.fresh_store(uri) as publish:
         publish()
     mlflow.set_tracking_uri(uri)
     add = registering(folder)
     add(predictions(1.0))
-    gate.promote("m")
+    promotion.promote("m")
     add(predictions(2.0))
     add(predictions(4.0))
 
@@ -57,7 +57,7 @@ def _prepare(folder: Path, uri: str) -> None:
 def _rounds(uri: str, count: int, one_machine: bool) -> list[str]:
     from mlflow import MlflowClient
 
-    from search import gate
+    from search import promotion
     from search.tracking import registry
 
     spawn = multiprocessing.get_context("spawn")
@@ -73,7 +73,7 @@ def _rounds(uri: str, count: int, one_machine: bool) -> list[str]:
         _reset(MlflowClient())
         start.wait()
         end.wait()
-        holder, moves = registry.holder("m", "champion"), gate.moves("m")
+        holder, moves = registry.holder("m", "champion"), promotion.moves("m")
         found.append(_judged(dict(told), holder.number if holder else "none", [each.version for each in moves]))
     for process in processes:
         process.join()
@@ -104,7 +104,7 @@ def _promote(
 ) -> None:
     import mlflow
 
-    from search import gate
+    from search import promotion
     from search.tracking import history
 
     mlflow.set_tracking_uri(uri)
@@ -113,7 +113,7 @@ def _promote(
     for _ in range(count):
         start.wait()
         try:
-            told[version] = gate.promote("m", version=version).promoted
+            told[version] = promotion.promote("m", version=version).promoted
         except Exception as error:
             told[version] = f"{type(error).__name__}: {error}"
         end.wait()

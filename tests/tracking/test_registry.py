@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from search import gate
+from search import promotion
 from search.errors import RegistryError, TrackingError
 from search.tracking import registry, store
 
@@ -38,11 +38,11 @@ def test_what_is_no_number_is_never_better(
 ) -> None:
     """A model whose test value is NaN, or was never measured, would become champion."""
     version_of(client, folder, "0.5", direction=direction)
-    gate.promote("m")
+    promotion.promote("m")
     version_of(client, folder, value, direction=direction)
-    promotion = gate.promote("m")
-    assert (promotion.promoted, promotion.refused) == (False, True)
-    assert "version 2 recorded no finite test_loss" in promotion.reason
+    told = promotion.promote("m")
+    assert (told.promoted, told.refused) == (False, True)
+    assert "version 2 recorded no finite test_loss" in told.reason
     assert client.get_model_version_by_alias("m", "champion").version == 1
 
 
@@ -51,7 +51,7 @@ def test_an_error_of_the_registry_is_not_an_absent_champion(
 ) -> None:
     """A registry that fails for a moment would let any version pass as the first."""
     version_of(client, folder, "0.1")
-    gate.promote("m")
+    promotion.promote("m")
     version_of(client, folder, "0.9")
     uri = store.uri()
 
@@ -61,7 +61,7 @@ def test_an_error_of_the_registry_is_not_an_absent_champion(
     with monkeypatch.context() as patched:
         patched.setattr(MlflowClient, "get_registered_model", failing)
         with pytest.raises(TrackingError, match="the database is locked"), store.store_errors(uri):
-            gate.promote("m")
+            promotion.promote("m")
         with pytest.raises(MlflowException, match="the database is locked"):
             registry.challenger("m")
         with pytest.raises(MlflowException, match="the database is locked"):
@@ -72,14 +72,14 @@ def test_an_error_of_the_registry_is_not_an_absent_champion(
 def test_what_is_not_there_is_named(client: MlflowClient, folder: Path) -> None:
     """A person who mistypes a name would not learn which names there are."""
     with pytest.raises(RegistryError, match="no registered model 'n'; the registry has m"):
-        gate.promote("n")
+        promotion.promote("n")
     with pytest.raises(RegistryError, match="no version with alias 'challenger'"):
-        gate.promote("m")
+        promotion.promote("m")
     version_of(client, folder, "0.5")
     with pytest.raises(RegistryError, match="no version '7'; it has 1"):
-        gate.promote("m", version="7")
+        promotion.promote("m", version="7")
     with pytest.raises(RegistryError, match="no version 'first'; it has 1"):
-        gate.promote("m", version="first")
+        promotion.promote("m", version="first")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from search import gate
+from search import promotion
 from search.errors import RegistryError
 from search.study.storage import open_storage
 from search.studyfile.load import load_definition
@@ -197,10 +197,10 @@ def test_mlflow_and_optuna_in_postgresql(tiny: Tiny, folder: Path, postgres: str
     assert "secret" not in json.dumps([run.to_dictionary() for run in runs]) + done.stderr + done.stdout
     mlflow.set_tracking_uri(url.replace("@/postgres", "@/mlflow"))  # the fixture puts it back
     why = "as long as people write " * 300
-    assert gate.promote("team", conditions=gate.Conditions(force=True, reason=why)).promoted
-    assert [(move.version, why in move.reason) for move in gate.moves("team")] == [("1", True)]
+    assert promotion.promote("team", conditions=promotion.Conditions(force=True, reason=why)).promoted
+    assert [(move.version, why in move.reason) for move in promotion.moves("team")] == [("1", True)]
     with pytest.raises(RegistryError, match="is its first champion"):
-        gate.rollback("team")
+        promotion.rollback("team")
     assert "secret" not in json.dumps(client.get_model_version("team", "1").tags)
 
 

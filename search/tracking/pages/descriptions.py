@@ -16,7 +16,7 @@ from search.studyfile.schema import Definition
 from search.tracking.pages import outcomes
 from search.training.result import TrialResult
 
-CURVES, LOOKS = "curves.svg", "looks.png"  # on a trial's page
+ERRORS = "looks.png"  # on a kept trial's page
 DATA = "data.png"
 PICTURES = (DATA, "optimization_history.png", "slice.png", "parallel_coordinate.png", "param_importances.png")
 _LONGEST = 5000  # characters of a description on PostgreSQL

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from search.comparison import fresh
 from search.data import files
 from search.errors import DataError
+from search.promotion import rows as fresh
 from tests.comparison.test_verdict import about
 
 ROWS = pd.DataFrame({"größe": [1.5, 2.5, np.nan], "stadt": ["Köln", "10", "Bern"], "ja": ["1", "0", "1"]})

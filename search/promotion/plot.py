@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from search.comparison.verdict import Slice, Verdict
+from search.tracking import registry
+
+if TYPE_CHECKING:
+    from search.promotion.promote import Promotion
+    from search.tracking.registry import Version
 
 _COLORS = {True: "tab:green", False: "tab:red", None: "tab:gray"}
 _MOST_SLICES = 30
+
+
+def keep(version: Version, told: Promotion) -> str:
+    """Keep a verdict's figures and picture with the run of the version; return Markdown that shows the picture."""
+    verdicts = [each for each in (told.verdict, *told.others) if each is not None]
+    figures = {"verdicts": [each.as_json() for each in verdicts], "slices": [vars(each) for each in told.slices]}
+    drawn = any(each.interval is not None for each in verdicts)
+    place = f"promotion/{told.alias}"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "verdict.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+        if drawn:
+            draw(verdicts, told.slices, Path(folder, "verdict.png"))
+        run_id = registry.attach(version, folder, place)
+    return f"\n\n![verdict](get-artifact?path={place}/verdict.png&run_uuid={run_id})" if drawn and run_id else ""
 
 
 def draw(verdicts: Sequence[Verdict], slices: Sequence[Slice], path: Path) -> None:

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from search import gate
-from search.comparison.predictions import FILE, Predictions
+from search import promotion
+from search.comparison.predictions import FILE, ONLY, Predictions
 from search.errors import RegistryError, UsageError
-from search.gate import Conditions
-from search.gate.judge import Decision, Judge
+from search.promotion import Conditions
+from search.promotion.judge import Decision, Judge
 from search.tracking import history, registry
 from search.tracking.logged_model import PREDICTIONS_DIGEST, digest_of
 from tests.comparison.test_verdict import classifier
@@ -34,7 +34,10 @@ def predictions(skill: float, seed: int = 0, rows: int = ROWS) -> Predictions:
     y = np.random.default_rng(0).integers(0, 2, rows)
     made = classifier(y, np.random.default_rng([seed, int(100 * skill)]), skill)
     region = np.asarray(["north" if i % 4 else "south" for i in range(rows)])
-    baseline = {"baseline": np.asarray([0.5]), "baseline_loss": np.full(rows, np.log(2), "float32")}
+    baseline: dict[str, Any] = {
+        "baseline": {ONLY: np.asarray([0.5])},
+        "baseline_loss": np.full(rows, np.log(2), "float32"),
+    }
     return replace(made, slices={"region": region}, **baseline)
 
 
@@ -78,11 +81,11 @@ def champion(model: str = "m") -> str:
 def test_better_is_promoted_worse_refused_and_equal_undecided(add: Add) -> None:
     """Half of all promotions would be luck."""
     add(predictions(1.0))
-    first = gate.promote("m")
+    first = promotion.promote("m")
     assert (first.promoted, first.previous) == (True, None)
     assert "better than the trivial model" in first.reason
     add(predictions(2.0))
-    better = gate.promote("m")
+    better = promotion.promote("m")
     assert (better.promoted, better.version, better.previous) == (True, "2", "1")
     assert "surely better" in better.reason
     told = better.as_json()
@@ -93,13 +96,13 @@ def test_better_is_promoted_worse_refused_and_equal_undecided(add: Add) -> None:
     assert verdict["champion"] > verdict["challenger"]
     assert 0 < verdict["interval"][0] < verdict["difference"] < verdict["interval"][1]
     add(predictions(1.0, seed=5))
-    worse = gate.promote("m")
+    worse = promotion.promote("m")
     assert (worse.promoted, worse.refused) == (False, True)
     assert "surely worse" in worse.reason
     assert worse.verdict is not None
     assert worse.verdict.better is False
     add(predictions(2.0, seed=9))
-    undecided = gate.promote("m")
+    undecided = promotion.promote("m")
     assert undecided.verdict is not None
     assert (undecided.promoted, undecided.verdict.better) == (False, None)
     assert "undecided; about" in undecided.reason
@@ -110,36 +113,36 @@ def test_better_is_promoted_worse_refused_and_equal_undecided(add: Add) -> None:
 def test_a_first_version_that_knows_nothing_is_refused(add: Add) -> None:
     """A model that is no better than the majority class would go live."""
     add(predictions(0.0))
-    told = gate.promote("m")
+    told = promotion.promote("m")
     assert told.refused
     assert "the trivial model" in told.reason
     assert registry.holder("m", "champion") is None
 
 
-def test_the_verdict_is_on_the_version_and_in_a_run(add: Add) -> None:
+def test_the_verdict_and_its_picture_are_on_the_version(add: Add) -> None:
     """A colleague would see a new champion and no reason."""
     add(predictions(1.0))
-    gate.promote("m")
+    promotion.promote("m")
     add(predictions(2.0))
-    gate.promote("m", conditions=Conditions(metrics=("accuracy", "auc"), slices="region", reason="spring release"))
+    promotion.promote("m", conditions=Conditions(metrics=("accuracy", "auc"), slices="region", reason="spring release"))
     version = MlflowClient().get_model_version("m", "2")
     assert json.loads(version.tags["champion.verdict"])["better"] is True
     assert version.tags["champion.reason"].endswith("(spring release)")
     assert version.description.startswith("A text.")
     assert "**champion** since" in version.description
-    run = mlflow.search_runs(experiment_names=["m"], filter_string="tags.kind = 'promotion'", output_format="list")[0]
-    assert run.info.run_name == "promotion"
-    assert run.info.status == "FINISHED"
-    assert run.data.metrics["interval_low"] > 0
-    assert "mlflow.parentRunId" not in run.data.tags
-    files = {each.path for each in MlflowClient().list_artifacts(run.info.run_id)}
-    assert files == {"verdict.json", "verdict.png"}
+    runs = MlflowClient().search_runs([MlflowClient().get_experiment_by_name("m").experiment_id])
+    assert {run.info.run_id for run in runs} >= {version.run_id}
+    assert not [run for run in runs if run.data.tags.get("kind") == "promotion"], "it is no trial"
+    picture = "promotion/champion/verdict.png"
+    assert f"![verdict](get-artifact?path={picture}&run_uuid={version.run_id})" in version.description
+    files = {each.path for each in MlflowClient().list_artifacts(version.run_id, "promotion/champion")}
+    assert files == {"promotion/champion/verdict.json", picture}
 
 
 def test_what_else_was_asked_for_refuses(add: Add) -> None:
     """A model that is better on the whole, but too large, or worse for one region, would go live."""
     add(predictions(1.0))
-    gate.promote("m")
+    promotion.promote("m")
     better = predictions(2.0)
     assert better.loss is not None
     south = better.slices["region"] == "south"
@@ -150,10 +153,10 @@ def test_what_else_was_asked_for_refuses(add: Add) -> None:
         Conditions(max_parameters=100): "its parameters is 500, the limit 100",
         Conditions(max_size_mb=1.0): "its size in MB is not known, the limit 1",
     }.items():
-        told = gate.promote("m", conditions=wrong, dry_run=True)
+        told = promotion.promote("m", conditions=wrong, dry_run=True)
         assert told.refused, wrong
         assert message in told.reason
-    told = gate.promote("m", conditions=Conditions(max_parameters=500), dry_run=True)
+    told = promotion.promote("m", conditions=Conditions(max_parameters=500), dry_run=True)
     assert (told.promoted, told.refused) == (False, False)
     assert champion() == "1", "a dry run changes nothing"
     assert not any(key.startswith("champion") for key in MlflowClient().get_model_version("m", "2").tags)
@@ -162,10 +165,10 @@ def test_what_else_was_asked_for_refuses(add: Add) -> None:
 def test_a_small_loss_may_be_accepted(add: Add) -> None:
     """A smaller model that is as good could never replace the champion."""
     add(predictions(1.5))
-    gate.promote("m")
+    promotion.promote("m")
     add(predictions(1.5, seed=4))
-    assert gate.promote("m", conditions=Conditions(max_loss=0.001)).refused
-    accepted = gate.promote("m", conditions=Conditions(max_loss=0.2))
+    assert promotion.promote("m", conditions=Conditions(max_loss=0.001)).refused
+    accepted = promotion.promote("m", conditions=Conditions(max_loss=0.2))
     assert accepted.promoted
     assert "surely not worse by more than 0.2" in accepted.reason
 
@@ -173,18 +176,18 @@ def test_a_small_loss_may_be_accepted(add: Add) -> None:
 def test_other_data_are_refused_unless_forced(add: Add) -> None:
     """A version tested on easier rows would win, or nobody could ever change the data."""
     add(predictions(1.0))
-    gate.promote("m")
+    promotion.promote("m")
     made = predictions(2.0)
     add(replace(made, about=replace(made.about, digest="ffff0000")))
-    told = gate.promote("m")
+    told = promotion.promote("m")
     assert told.refused
     assert "different data (digests 0123abcd and ffff0000); --data FILE" in told.reason
     with pytest.raises(UsageError, match="--force needs --reason"):
         Conditions(force=True)
-    forced = gate.promote("m", conditions=Conditions(force=True, reason="new sensors"))
+    forced = promotion.promote("m", conditions=Conditions(force=True, reason="new sensors"))
     assert forced.promoted
     assert forced.reason.startswith("forced: new sensors (they were tested on different data")
-    assert [each.kind for each in gate.moves("m")] == ["promoted", "forced"]
+    assert [each.kind for each in promotion.moves("m")] == ["promoted", "forced"]
 
 
 def test_rows_of_a_file_decide_alone() -> None:
@@ -217,11 +220,11 @@ def test_what_is_no_number_is_refused(add: Add) -> None:
     assert made.loss is not None
     broken = replace(made, loss=np.where(np.arange(ROWS) == 7, np.nan, made.loss))
     add(broken)
-    assert gate.promote("m").refused, "also as the first"
+    assert promotion.promote("m").refused, "also as the first"
     add(predictions(1.0))
-    gate.promote("m")
+    promotion.promote("m")
     add(broken)
-    told = gate.promote("m")
+    told = promotion.promote("m")
     assert told.refused
     assert "the loss of challenger is not a finite number" in told.reason
     assert told.as_json()["verdict"]["better"] is False
@@ -230,27 +233,27 @@ def test_what_is_no_number_is_refused(add: Add) -> None:
 def test_a_version_without_predictions_is_compared_by_what_was_recorded(add: Add) -> None:
     """Models registered by an earlier release could not be promoted or replaced."""
     add(None, **{registry.TEST_VALUE: "0.5"})
-    assert gate.promote("m").promoted
+    assert promotion.promote("m").promoted
     add(None, **{registry.TEST_VALUE: "0.4"})
-    told = gate.promote("m")
+    told = promotion.promote("m")
     assert told.promoted
     assert "without the test predictions of both: recorded test values, no interval" in told.reason
     assert told.as_json()["verdict"]["interval"] is None
     add(predictions(0.0), **{registry.TEST_VALUE: "0.45"})
-    assert gate.promote("m").refused
+    assert promotion.promote("m").refused
     add(None, **{registry.TEST_VALUE: "0.3", registry.DIGEST: "ffff0000"})
-    assert "different data" in gate.promote("m").reason
+    assert "different data" in promotion.promote("m").reason
 
 
 def test_predictions_that_were_changed_are_refused(add: Add, folder: Path) -> None:
     """Whoever can write the artifacts would decide what goes live."""
     add(predictions(1.0))
-    gate.promote("m")
+    promotion.promote("m")
     add(predictions(2.0))
     version = registry.find("m", "2")
     (folder / FILE).write_bytes(predictions(9.0).to_bytes())
     MlflowClient().log_model_artifact(version.model_id, str(folder / FILE))
-    told = gate.promote("m")
+    told = promotion.promote("m")
     assert told.refused
     assert "not those that it was registered with" in told.reason
 
@@ -259,14 +262,14 @@ def test_a_chain_of_rollbacks(add: Add) -> None:
     """After two bad releases only the second could be taken back."""
     for skill in (1.0, 2.0, 4.0):
         add(predictions(skill))
-        assert gate.promote("m").promoted
-    assert [gate.rollback("m").version, gate.rollback("m").version] == ["2", "1"]
+        assert promotion.promote("m").promoted
+    assert [promotion.rollback("m").version, promotion.rollback("m").version] == ["2", "1"]
     with pytest.raises(RegistryError, match="is its first champion"):
-        gate.rollback("m")
-    assert gate.promote("m").version == "3"
-    back = gate.rollback("m", reason="it was slow")
+        promotion.rollback("m")
+    assert promotion.promote("m").version == "3"
+    back = promotion.rollback("m", reason="it was slow")
     assert (back.version, back.previous, champion()) == ("1", "3", "1")
-    told = [(each.version, each.kind) for each in gate.moves("m")]
+    told = [(each.version, each.kind) for each in promotion.moves("m")]
     assert told == [
         ("1", "promoted"),
         ("2", "promoted"),
@@ -276,7 +279,7 @@ def test_a_chain_of_rollbacks(add: Add) -> None:
         ("3", "promoted"),
         ("1", "rolled back"),
     ]
-    assert gate.moves("m")[-1].reason == "rolled back from version 3: it was slow"
+    assert promotion.moves("m")[-1].reason == "rolled back from version 3: it was slow"
 
 
 def test_an_alias_moved_by_hand_or_by_an_earlier_release_is_rolled_back(add: Add) -> None:
@@ -288,24 +291,24 @@ def test_an_alias_moved_by_hand_or_by_an_earlier_release_is_rolled_back(add: Add
     for key, value in {"previous": "1", "reason": "better", "since": "2026-01-01T10:00:00+00:00"}.items():
         client.set_model_version_tag("m", "2", f"champion.{key}", value)
     client.set_registered_model_alias("m", "champion", "2")
-    assert [(each.version, each.reason) for each in gate.moves("m")] == [("2", "better")]
-    assert gate.rollback("m").version == "1"
+    assert [(each.version, each.reason) for each in promotion.moves("m")] == [("2", "better")]
+    assert promotion.rollback("m").version == "1"
     client.set_registered_model_alias("m", "champion", "3")
-    assert gate.rollback("m").version == "1"
+    assert promotion.rollback("m").version == "1"
 
 
 def test_a_deleted_champion_is_rolled_back(add: Add) -> None:
     """Whoever deleted a bad champion would have no champion, and no way back to the one before."""
     for skill in (1.0, 2.0):
         add(predictions(skill))
-        gate.promote("m")
+        promotion.promote("m")
     MlflowClient().delete_model_version("m", "2")
     assert registry.holder("m", "champion") is None
-    back = gate.rollback("m", reason="it leaked")
+    back = promotion.rollback("m", reason="it leaked")
     assert (back.version, back.previous, champion()) == ("1", None, "1")
     assert back.reason == "no version was champion any more: it leaked"
     with pytest.raises(RegistryError, match="version 1 of model 'm' is its first champion"):
-        gate.rollback("m")
+        promotion.rollback("m")
 
 
 def test_versions_that_search_did_not_register(add: Add) -> None:
@@ -313,20 +316,20 @@ def test_versions_that_search_did_not_register(add: Add) -> None:
     client = MlflowClient()
     client.create_registered_model("o'brien")
     client.create_model_version("o'brien", "/nowhere")
-    by_hand = gate.promote("o'brien", version="1")
+    by_hand = promotion.promote("o'brien", version="1")
     assert by_hand.refused
     assert "recorded no finite test value" in by_hand.reason
     limited = Conditions(force=True, reason="it is known", max_size_mb=1.0, max_latency_ms=1.0)
-    assert "its size in MB is not known" in gate.promote("o'brien", version="1", conditions=limited).reason
+    assert "its size in MB is not known" in promotion.promote("o'brien", version="1", conditions=limited).reason
     assert champion("o'brien") == "1"
     add(predictions(1.0))
-    assert "no common test metric" in gate.promote("m", to="o'brien").reason
-    gate.promote("m")
+    assert "no common test metric" in promotion.promote("m", to="o'brien").reason
+    promotion.promote("m")
     add(predictions(2.0))
     lost = registry.find("m", "2")
     client.delete_run(lost.run_id)
     client.delete_logged_model(lost.model_id)
-    told = gate.promote("m", conditions=Conditions(max_size_mb=1.0))
+    told = promotion.promote("m", conditions=Conditions(max_size_mb=1.0))
     assert told.refused
     assert champion() == "1"
 
@@ -334,18 +337,18 @@ def test_versions_that_search_did_not_register(add: Add) -> None:
 def test_a_copy_in_another_model(add: Add) -> None:
     """Teams with a model for each environment would copy by hand, and past the gate."""
     add(predictions(1.0))
-    gate.promote("m")
-    copied = gate.promote("m", version="1", to="production")
+    promotion.promote("m")
+    copied = promotion.promote("m", version="1", to="production")
     assert (copied.model, copied.version, copied.promoted) == ("production", "1", True)
     add(predictions(0.2))
-    assert gate.promote("m", to="production").refused
+    assert promotion.promote("m", to="production").refused
     add(predictions(2.0))
-    second = gate.promote("m", to="production")
+    second = promotion.promote("m", to="production")
     assert (second.version, second.previous, champion("production")) == ("2", "1", "2")
     assert champion() == "1"
-    assert [each.version for each in gate.moves("production")] == ["1", "2"], "the copied tags are not its history"
-    assert "already" in gate.promote("m", to="production").reason
-    assert gate.rollback("production").version == "1"
+    assert [each.version for each in promotion.moves("production")] == ["1", "2"], "the copied tags are not its history"
+    assert "already" in promotion.promote("m", to="production").reason
+    assert promotion.rollback("production").version == "1"
 
 
 @pytest.mark.parametrize("locked", [True, False], ids=["one machine", "two machines"])
@@ -354,7 +357,7 @@ def test_of_two_promotions_at_once_the_better_stands(add: Add, locked: bool, mon
     if not locked:
         monkeypatch.setattr(history, "one_at_a_time", lambda *_: nullcontext())
     add(predictions(1.0))
-    gate.promote("m")
+    promotion.promote("m")
     add(predictions(2.0))
     add(predictions(4.0))
     for _ in range(5):
@@ -363,11 +366,13 @@ def test_of_two_promotions_at_once_the_better_stands(add: Add, locked: bool, mon
             for key in [each for each in registry.find("m", version).tags if each.startswith("champion")]:
                 MlflowClient().delete_model_version_tag("m", version, key)
         together = threading.Barrier(2)
-        told: dict[str, gate.Promotion] = {}
+        told: dict[str, promotion.Promotion] = {}
 
-        def promote(version: str, told: dict[str, gate.Promotion] = told, at: threading.Barrier = together) -> None:
+        def promote(
+            version: str, told: dict[str, promotion.Promotion] = told, at: threading.Barrier = together
+        ) -> None:
             at.wait()
-            told[version] = gate.promote("m", version=version)
+            told[version] = promotion.promote("m", version=version)
 
         threads = [threading.Thread(target=promote, args=(version,)) for version in ("2", "3")]
         for thread in threads:
@@ -376,30 +381,30 @@ def test_of_two_promotions_at_once_the_better_stands(add: Add, locked: bool, mon
             thread.join()
         assert champion() == "3"
         assert told["3"].promoted
-        last = [each.version for each in gate.moves("m")][-1]
+        last = [each.version for each in promotion.moves("m")][-1]
         assert last == "3"
 
 
 def test_the_later_of_two_yields_when_it_is_not_better(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
     """A version decided against the old champion would replace a better new one."""
     add(predictions(1.0))
-    gate.promote("m")
+    promotion.promote("m")
     add(predictions(4.0))
     add(predictions(2.0))
     inner = registry.move
 
     def other_first(version: registry.Version, alias: str) -> None:
         monkeypatch.setattr(registry, "move", inner)
-        assert gate.promote("m", version="2").promoted, "it is decided and done before this one moves"
+        assert promotion.promote("m", version="2").promoted, "it is decided and done before this one moves"
         inner(version, alias)
 
     monkeypatch.setattr(history, "one_at_a_time", lambda *_: nullcontext())
     monkeypatch.setattr(registry, "move", other_first)
-    told = gate.promote("m", version="3")
+    told = promotion.promote("m", version="3")
     assert (told.promoted, told.refused, told.previous) == (False, True, "2")
     assert "version 2 became champion at the same time" in told.reason
     assert champion() == "2"
-    assert [each.version for each in gate.moves("m")] == ["1", "2"]
+    assert [each.version for each in promotion.moves("m")] == ["1", "2"]
 
 
 def test_slices_that_nothing_tells_are_told_in_a_line(add: Add) -> None:
@@ -408,8 +413,8 @@ def test_slices_that_nothing_tells_are_told_in_a_line(add: Add) -> None:
         made = predictions(skill)
         add(replace(made, loss=None, baseline_loss=None, about=replace(made.about, metric="auc", direction="maximize")))
         with pytest.raises(UsageError, match="--slices region: the kept predictions do not tell auc row by row"):
-            gate.promote("m", conditions=Conditions(slices="region"))
-        assert gate.promote("m").promoted
+            promotion.promote("m", conditions=Conditions(slices="region"))
+        assert promotion.promote("m").promoted
 
 
 @pytest.mark.parametrize(
@@ -426,17 +431,17 @@ def test_what_cannot_be_asked_is_one_line(add: Add, given: dict[str, Any], messa
     """A typing error would pass unseen, or end in a traceback."""
     add(predictions(1.0))
     with pytest.raises(UsageError, match=message):
-        gate.promote("m", conditions=Conditions(**given))
-    gate.promote("m")
+        promotion.promote("m", conditions=Conditions(**given))
+    promotion.promote("m")
     add(predictions(2.0))
     with pytest.raises(UsageError, match=message):
-        gate.promote("m", conditions=Conditions(**given))
+        promotion.promote("m", conditions=Conditions(**given))
     with pytest.raises(UsageError, match="--alias 'v1'"):
-        gate.promote("m", alias="v1")
+        promotion.promote("m", alias="v1")
     with pytest.raises(UsageError, match="--to 'a/b': a registered model's name"):
-        gate.promote("m", to="a/b")
+        promotion.promote("m", to="a/b")
     with pytest.raises(RegistryError, match="no registered model 'a/b'; the registry has m"):
-        gate.promote("a/b")
+        promotion.promote("a/b")
 
 
 def test_the_command_says_what_it_did(add: Add, folder: Path) -> None:

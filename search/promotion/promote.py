@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.comparison.verdict import Slice, Verdict
 from search.errors import RegistryError
-from search.gate.judge import Conditions, Decision, Judge
+from search.promotion.judge import Conditions, Decision, Judge
 
 if TYPE_CHECKING:
     from search.tracking.history import Move
@@ -31,7 +31,7 @@ class Promotion:
         promoted: Whether the alias moved.
         reason: Why, in one line.
         verdict: The comparison in the study's metric; None when nothing was compared.
-        refused: Whether the gate was not passed.
+        refused: Whether the version did not pass.
         others: Verdicts in the further metrics.
         slices: The comparison of each slice.
     """
@@ -79,7 +79,7 @@ def promote(
     Raises:
         UsageError: There is no such model, version, metric or column, or nothing can be compared.
     """
-    from search.tracking import history, promotions, registry
+    from search.tracking import history, registry
 
     conditions = conditions or Conditions()
     registry.check_alias(alias)
@@ -105,16 +105,16 @@ def promote(
             told = _settled(judge, placed, current, decision, move, seen)
         else:
             _note_refusal(candidate, told)
-        promotions.log(candidate, told)
         return told
 
 
 def _note_refusal(candidate: Version, told: Promotion) -> None:
+    from search.promotion import plot
     from search.tracking import registry
 
     verdict = {} if told.verdict is None else {f"{told.alias}.verdict": json.dumps(told.verdict.as_json())}
     registry.tag(candidate, {f"{told.alias}.refused": told.reason, **verdict})
-    registry.describe(candidate, f"Not promoted to **{told.alias}**: {told.reason}")
+    registry.describe(candidate, f"Not promoted to **{told.alias}**: {told.reason}{plot.keep(candidate, told)}")
 
 
 def _decided(judge: Judge, candidate: Version, target: str, alias: str) -> tuple[Version | None, Decision]:
@@ -153,6 +153,7 @@ def _settled(
     judge: Judge, placed: Version, current: Version | None, decision: Decision, move: Move, seen: Sequence[Move]
 ) -> Promotion:
     """Look at promotions at the same time, and yield to an earlier one that this version is not better than."""
+    from search.promotion import plot
     from search.tracking import history, registry
 
     rival = history.rival(move, seen)
@@ -171,8 +172,9 @@ def _settled(
         move = history.begin(placed, move.alias, other, move.kind, decision.reason, _json(decision.verdict))
         registry.move(placed, move.alias)
     history.done(placed, move)
-    registry.describe(placed, f"**{move.alias}** since {move.when} UTC: {decision.reason}")
-    return _promotion(placed, move.model, move.alias, current, decision, promoted=True)
+    told = _promotion(placed, move.model, move.alias, current, decision, promoted=True)
+    registry.describe(placed, f"**{move.alias}** since {move.when} UTC: {decision.reason}{plot.keep(placed, told)}")
+    return told
 
 
 def _promotion(

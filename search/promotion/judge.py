@@ -158,7 +158,7 @@ class Judge:
 
             known = registry.predictions_of(version) if self.conditions.data is None else None
             if self.conditions.data is not None:
-                from search.tracking import evaluated
+                from search.promotion import evaluated
 
                 known = evaluated.predictions(version, self.conditions.data)
             self._kept[version.uri] = known
@@ -338,6 +338,6 @@ def _latency(candidate: Version) -> float:
     recorded = candidate.recorded("latency_ms")
     if math.isfinite(recorded):
         return recorded
-    from search.tracking import evaluated
+    from search.promotion import evaluated
 
     return evaluated.latency_ms(candidate)

@@ -9,10 +9,10 @@ from typing import Any
 import mlflow
 import numpy as np
 
-from search.comparison import fresh
 from search.comparison.predictions import Predictions
 from search.data import files
 from search.errors import RegistryError, UsageError, one_line
+from search.promotion import rows
 from search.tracking import registry, versions
 from search.tracking.registry import Version
 from search.tracking.versions import import_keras
@@ -40,12 +40,12 @@ def predictions(version: Version, path: Path) -> Predictions:
     if len(kept.targets) > 1:
         raise UsageError(f"--data: {version.uri} has {len(kept.targets)} outputs; a file compares models with one")
     loaded = versions.load(versions.Located(version.uri))
-    rows = fresh.read(path, kept.about, loaded.form)
+    given = rows.read(path, kept.about, loaded.form)
     try:
-        outputs = loaded.pyfunc.predict(rows.inputs)
+        outputs = loaded.pyfunc.predict(given.inputs)
     except Exception as error:  # the model says which column is missing or wrong
         raise UsageError(f"--data {path}: {version.uri} cannot predict its rows ({one_line(error)})") from None
-    return fresh.predictions(rows, np.asarray(outputs), kept)
+    return rows.predictions(given, np.asarray(outputs), kept)
 
 
 def latency_ms(version: Version) -> float:

@@ -87,6 +87,7 @@ class Search:
         self._order: Order | None = None
         self._before = orders.of_search(study, context.search_id)  # of a search that is resumed: it was obeyed
         self._looked = 0.0  # when orders were last looked for
+        self._sampled = space.first_distributions(study.get_trials(deepcopy=False))
         trials = attributes.comparable_trials(study)
         self._budget = Budget(settings.n_trials, settings.timeout)
         self._stopping = Stopping(definition, study, trials)
@@ -192,7 +193,7 @@ class Search:
     def _create(self, suggestion: Suggestion, attributes_of: dict[str, Any]) -> int:
         """Write a new trial, whole."""
         known = space.distributions(self._definition)
-        distributions = {name: known[name] for name in suggestion.params}
+        distributions = {name: space.storable(known[name], self._sampled.get(name)) for name in suggestion.params}
         template = create_trial(
             state=TrialState.RUNNING,
             params=suggestion.params,
@@ -209,8 +210,9 @@ class Search:
             return False
         for name, value in attributes_of.items():
             self._storage.set_trial_system_attr(trial_id, name, value)
-        for name, each in space.distributions(self._definition).items():
+        for name, distribution in space.distributions(self._definition).items():
             if name in suggestion.params:
+                each = space.storable(distribution, self._sampled.get(name))
                 self._storage.set_trial_param(trial_id, name, each.to_internal_repr(suggestion.params[name]), each)
         return True
 

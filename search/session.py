@@ -21,11 +21,12 @@ from search.handover.finish import HURRY, INTERRUPTED, finish
 from search.handover.outcome import Outcome
 from search.optimize import Search
 from search.stopping import check_terminator
-from search.study import attributes, create, samplers
+from search.study import attributes, create, ranking, samplers, space
 from search.study.proposals import Suggestion
 from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
 from search.studyfile.references import from_outside
+from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings, described
 from search.tracking.pages import pictures
 from search.tracking.pages.dataset import dataset_of
@@ -116,6 +117,14 @@ def _pool(settings: Settings) -> Pool:
     return ClusterPool(settings.cluster, settings.workers, n_trials, settings.gpu_share * gpus)
 
 
+def _say_what_is_learned(definition: Definition, study: optuna.Study, on_message: OnMessage) -> None:
+    """Say from how many earlier trials the sampler learns, where the space has changed since some of them."""
+    finished = attributes.comparable_trials(study, ranking.FINISHED)
+    used = sum(space.translated(definition, trial.params) is not None for trial in finished)
+    if used < len(finished):
+        on_message(f"the sampler learns from {used} of {len(finished)} earlier trials; the others lie in another space")
+
+
 def _storage(settings: Settings, on_message: OnMessage) -> BaseStorage:
     if settings.resume and "://" not in settings.storage and not Path(settings.storage).is_file():
         raise StorageError(f"no study to resume: there is no journal {settings.storage}")
@@ -139,6 +148,7 @@ def _begin(
     sampler = optuna.samplers.RandomSampler()  # never asked: Sampling asks the study's own
     study = create.create(definition, settings.study_name, storage, sampler, pruner)
     create.check_data(study, settings, data)
+    _say_what_is_learned(definition, study, on_message)
     spool = Spool(settings)
     recovered = resume.recover_killed_searches(study, storage, spool, lambda number: worker.goes_on(job, number))
     enqueued = create.first_configurations(definition, study, new=not study.get_trials(deepcopy=False))

@@ -31,7 +31,7 @@ def create(
     """Create the study, or load it when it exists.
 
     Raises:
-        StorageError: The study exists with other directions or a space Optuna cannot continue.
+        StorageError: The study exists with other directions or metrics.
     """
     try:
         study = optuna.create_study(
@@ -56,7 +56,6 @@ def create(
     attributes.set_metrics(study, definition.metrics)
     if study.metric_names is None:
         study.set_metric_names(list(definition.metrics))  # optuna-dashboard shows them instead of "Objective 0"
-    space.check_unchanged(definition, study.get_trials(deepcopy=False))
     return study
 
 

@@ -121,16 +121,19 @@ class Sampling(Listener):
         if not new:
             return None
         self.learn(known := trials())
-        if self._first:
+        while self._first:
             again = self._first.pop(0)
-            return replace(self.repeat(again.params), retries=again.retries)
+            if not space.outside(self._definition, again.params):  # the space may have changed since then
+                return replace(self.repeat(again.params), retries=again.retries)
         waiting = next((trial for trial in known if trial.state == TrialState.WAITING), None)
-        return self.propose() if waiting is None else self._of_waiting(waiting)
+        return self.propose() if waiting is None else self._of_waiting(waiting, known)
 
-    def _of_waiting(self, trial: FrozenTrial) -> Suggestion:
+    def _of_waiting(self, trial: FrozenTrial, known: list[FrozenTrial]) -> Suggestion:
         """Return what a trial that somebody enqueued in the storage asks for; the sampler adds what it lacks."""
         fixed = dict(trial.system_attrs.get(FIXED, {}))
         refused = space.outside(self._definition, fixed)
+        if not refused and (changed := space.changed(self._definition, known)):  # a journal loses such values
+            refused = f"{', '.join(changed)} changed since the study began; use [[enqueue]] of the study file"
         if refused:
             return Suggestion({}, 0, trial.number, refused=refused)
         copied = self._add(create_trial(state=TrialState.RUNNING, system_attrs={FIXED: fixed}))
@@ -158,20 +161,19 @@ class Sampling(Listener):
             if trial.number in self._known or not trial.state.is_finished():
                 continue
             self._known.add(trial.number)
-            configuration = self._configuration(trial.params)
-            if trial.state in FINISHED or ended_elsewhere(
-                trial
-            ):  # a person's hand does not fail a trial to try it again
+            params = space.translated(self._definition, trial.params)
+            configuration = self._configuration(trial.params if params is None else params)
+            if trial.state in FINISHED or ended_elsewhere(trial):
                 self._finished.add(configuration)
             if trial.state not in FINISHED:
                 self._failures[configuration] += bool(trial.system_attrs.get(FAILED_ITSELF))
                 continue
-            self._open = self._open or not trial.params.keys() <= self._space.keys()
+            self._open = self._open or (params is not None and not params.keys() <= self._space.keys())
             ours = self._pending.pop(trial.number, None)
-            if ours is None:
-                self._copy.add_trial(_with_constraints(trial))
-            else:
+            if ours is not None:
                 self._finish(ours, trial)
+            elif params is not None:
+                self._copy.add_trial(self._as_learned(trial, params))
         if self._thins and self._learned_from() > 2 * (_KEPT + _KEPT_RUNNING):
             self._thin_out()
 
@@ -272,6 +274,16 @@ class Sampling(Listener):
         values = trial.values if trial.state == TrialState.COMPLETE else None
         self._copy.tell(ours, values, state=trial.state)
 
+    def _as_learned(self, trial: FrozenTrial, params: dict[str, Any]) -> FrozenTrial:
+        """Return a copy of the study's trial for the sampler: in the space of now, with its constraints."""
+        copied = copy.deepcopy(trial)
+        known = {**trial.distributions, **self._space}
+        copied.distributions = {name: space.holding(known[name], value) for name, value in params.items()}
+        copied.params = params
+        for index, beyond in enumerate(constraints_of(trial)):
+            copied.set_constraint(str(index), beyond)
+        return copied
+
     def _thin_out(self) -> None:
         """Make the copy anew from some of its trials, but where constraints decide which are good."""
         trials = self._copy.get_trials(deepcopy=False)
@@ -326,11 +338,3 @@ class Sampling(Listener):
         sampler = optuna.samplers.RandomSampler(seed=self._random.getrandbits(31))
         drawn = optuna.create_study(sampler=sampler).ask(self._space)
         return dict(drawn.params)
-
-
-def _with_constraints(trial: FrozenTrial) -> FrozenTrial:
-    """Return a copy of the study's trial that tells samplers how far it is beyond each constraint."""
-    copied = copy.deepcopy(trial)
-    for index, beyond in enumerate(constraints_of(trial)):
-        copied.set_constraint(str(index), beyond)
-    return copied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import itertools
 import json
 import math
@@ -17,7 +18,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial
 
-from search.errors import StorageError, StudyFileError
+from search.errors import StudyFileError
 from search.studyfile.parameters import CategoricalParameter, IntParameter, Parameter, contains_value, describe, written
 from search.studyfile.schema import Definition
 
@@ -115,7 +116,7 @@ def outside(definition: Definition, configuration: Mapping[str, Any]) -> str:
     """Return why a study does not take a configuration; empty where it does. A builder may suggest more parameters."""
     for name, value in configuration.items():
         parameter = definition.space.get(name)
-        if parameter is None and definition.model.build == "mlp" and definition.data.kind != "python":
+        if parameter is None and not suggests_more(definition):
             return f"{name} is not in [space], which has {', '.join(definition.space)}"
         if parameter is not None and not contains_value(parameter, value):
             return f"{name} = {written(value)} is outside the space: use {describe(parameter)}"
@@ -137,33 +138,84 @@ def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
     raise TypeError(f"nothing is suggested from {distribution}")
 
 
-def check_unchanged(definition: Definition, trials: Iterable[FrozenTrial]) -> None:
-    """Refuse a space that Optuna cannot continue: a parameter of another kind or other choices.
+def translated(definition: Definition, params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return an earlier trial's values for the parameters of now; None where they mean nothing in the space of now.
 
-    Ranges may change; Optuna then samples the new ones.
-
-    Raises:
-        StorageError: Says which parameter differs and what can be done.
+    A choice may have been renamed, a parameter added (`before`) or taken away; a number may lie outside its range.
     """
-    earlier: dict[str, BaseDistribution] = {}
+    found: dict[str, Any] = {}
+    for name, parameter in definition.space.items():
+        value = params.get(name, parameter.before)
+        if isinstance(parameter, CategoricalParameter):
+            called = {
+                old: choice for choice in parameter.choices for new, old in parameter.was.items() if new == str(choice)
+            }
+            value = called.get(value, value)
+            known = contains_value(parameter, value)
+        else:
+            known = type(value) is int or (type(value) is float and not isinstance(parameter, IntParameter))
+        if not known:
+            return None
+        found[name] = value
+    if not suggests_more(definition):
+        return found
+    return {**{name: value for name, value in params.items() if name not in found}, **found}
+
+
+def suggests_more(definition: Definition) -> bool:
+    """Return whether code of the user's may suggest parameters that are not in `[space]`."""
+    return definition.model.build != "mlp" or definition.data.kind == "python"
+
+
+def holding(distribution: BaseDistribution, value: Any) -> BaseDistribution:
+    """Return a distribution widened so that it holds an earlier trial's value."""
+    if isinstance(distribution, IntDistribution) and not distribution.low <= value <= distribution.high:
+        return IntDistribution(min(distribution.low, value), max(distribution.high, value))
+    if isinstance(distribution, FloatDistribution) and not distribution.low <= value <= distribution.high:
+        return FloatDistribution(min(distribution.low, value), max(distribution.high, value))
+    return distribution
+
+
+def first_distributions(trials: Iterable[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """Return how each parameter was sampled by the first trial that has it."""
+    first: dict[str, BaseDistribution] = {}
     for trial in trials:
-        earlier.update(trial.distributions)
-    for name, now in distributions(definition).items():
-        before = earlier.get(name)
-        try:
-            check_distribution_compatibility(before or now, now)
-        except ValueError:
-            raise StorageError(
-                f"study '{definition.name}': space.{name} was {_worded(before)} and is now {_worded(now)}; low, high "
-                "and step may change, but not its type, log or choices: put it back, or begin a new study "
-                "with --study-name"
-            ) from None
+        first = {**trial.distributions, **first}
+    return first
 
 
-def _worded(each: BaseDistribution | None) -> str:
-    if isinstance(each, CategoricalDistribution):
-        return f"one of {written(each.choices)}"
-    if isinstance(each, IntDistribution | FloatDistribution):
-        kind = "int" if isinstance(each, IntDistribution) else "float"
-        return f"{kind} from {each.low} to {each.high}{' with log = true' if each.log else ''}"
-    return str(each)
+class _OfAnyKind(abc.ABCMeta):
+    """The class of a distribution that a storage takes whatever the parameter was before.
+
+    Optuna's SQL storages compare a trial's distributions with those of the study's first trial and refuse others,
+    though each trial keeps its own; the journal does not. The study file is the truth of the space here.
+    There is no public way: https://github.com/optuna/optuna/issues/2328.
+    """
+
+    def __eq__(cls, other: object) -> bool:
+        return True
+
+    def __ne__(cls, other: object) -> bool:
+        return False
+
+    __hash__ = abc.ABCMeta.__hash__
+
+
+def storable(now: BaseDistribution, first: BaseDistribution | None) -> BaseDistribution:
+    """Return a distribution as a storage takes it where the study's first trial sampled the parameter otherwise."""
+    try:
+        check_distribution_compatibility(first or now, now)
+    except ValueError:
+        kind = type(now)
+        equal = {"__eq__": lambda self, other: True, "__hash__": kind.__hash__}  # noqa: ARG005 - as compared
+        made: Any = _OfAnyKind(kind.__name__, (kind,), equal)
+        free: BaseDistribution = made.__new__(made)
+        free.__dict__.update(now.__dict__)
+        return free
+    return now
+
+
+def changed(definition: Definition, trials: Iterable[FrozenTrial]) -> list[str]:
+    """Return the parameters that are sampled otherwise than Optuna lets a study's storage continue."""
+    first = first_distributions(trials)
+    return [name for name, now in distributions(definition).items() if storable(now, first.get(name)) is not now]

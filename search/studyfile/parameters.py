@@ -41,6 +41,7 @@ Strings = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 
 class _Range(Table):
     log: bool = False
+    before: Whole | float | None = None
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -73,6 +74,7 @@ class IntParameter(_Range):
         high: The highest value.
         step: Only `low` and whole multiples of `step` above it.
         log: Sample on a logarithmic scale.
+        before: The value that trials had before the parameter was added.
     """
 
     type: Literal["int"]
@@ -89,6 +91,7 @@ class FloatParameter(_Range):
         high: The highest value.
         step: Only `low` and whole multiples of `step` above it.
         log: Sample on a logarithmic scale.
+        before: The value that trials had before the parameter was added.
     """
 
     type: Literal["float"]
@@ -102,10 +105,14 @@ class CategoricalParameter(Table):
 
     Attributes:
         choices: The values: texts, numbers, or true and false.
+        was: What choices were called before: `{ relu6 = "relu" }`.
+        before: The choice that trials had before the parameter was added.
     """
 
     type: Literal["categorical"]
     choices: Annotated[tuple[Scalar, ...], BeforeValidator(as_tuple)] = Field(min_length=1)
+    was: dict[str, Scalar] = Field(default_factory=dict)
+    before: Scalar | None = None
 
     @field_validator("choices")
     @classmethod
@@ -119,6 +126,16 @@ class CategoricalParameter(Table):
             if isinstance(choice, int) and abs(choice) > LARGEST:
                 raise ValueError(f"{choice} is too large to be kept exactly; write it as text")
         return choices
+
+    @model_validator(mode="after")
+    def _renamed(self) -> Self:
+        known = [str(choice) for choice in self.choices]
+        for name, old in self.was.items():
+            if name not in known:
+                raise ValueError(f"was = {{ {name} = {written(old)} }}, but {name} is no choice; write {{ NEW = OLD }}")
+            if old in self.choices:
+                raise ValueError(f"was = {{ {name} = {written(old)} }}, but {written(old)} is a choice still")
+        return self
 
 
 Parameter = Annotated[IntParameter | FloatParameter | CategoricalParameter, Field(discriminator="type")]

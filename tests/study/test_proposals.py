@@ -306,3 +306,27 @@ def test_samplers_that_count_their_trials_keep_all(sampler: str, monkeypatch: py
         _, number = run.ask() or pytest.fail("nothing to try")
         run.tell(number, TrialState.COMPLETE, float(value))
     assert len(run.sampling._copy.get_trials(deepcopy=False)) == 30
+
+
+def test_a_search_goes_on_after_its_space_changed() -> None:
+    """What was learned in a night would be lost with one more choice, or a configuration be trained again."""
+    text = {"type": "categorical", "choices": ["relu", "tanh"]}
+    before = Run(
+        definition(
+            {"space": {"epochs": {"type": "int", "low": 1, "high": 3}, "activation": text}, "fit.batch_size": 16}
+        )
+    )
+    before.search(4)
+    renamed = {**text, "choices": ["relu6", "tanh", "gelu"], "was": {"relu6": "relu"}}
+    rate = {"type": "categorical", "choices": [16, 32], "before": 16}
+    wanted = {"epochs": {"type": "int", "low": 1, "high": 2}, "activation": renamed, "batch_size": rate}
+    after = Run(definition({"space": wanted}))
+    after.study = before.study
+    known = {space.configuration(space.translated(after.wanted, each.params) or {}) for each in before.study.trials}
+    inside = sum(each.params["epochs"] <= 2 for each in before.study.trials)
+    tried = [space.configuration(each) for each in after.search(40)]
+    assert len(tried) == len(set(tried)) == 2 * 3 * 2 - inside
+    assert not known & set(tried)
+    learned = [each.params for each in after.sampling._copy.trials if each.state == TrialState.COMPLETE]
+    assert len(learned) == len(after.study.trials)
+    assert all(each.keys() == {"epochs", "activation", "batch_size"} for each in learned)

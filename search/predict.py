@@ -70,6 +70,10 @@ def predict_command(
         versions.export(loaded, output, export)
         told |= {"output": str(output), "export": export}
         line = f"{located.uri} is exported to {output} ({export})."
+        if centers := loaded.described.get("centers"):  # what serves the version subtracts them itself
+            line += (
+                f" Subtract from its numeric inputs before: {', '.join(f'{k} {v:.17g}' for k, v in centers.items())}."
+            )
     else:
         assert input_file is not None  # noqa: S101 - for the type checker: the files were checked
         with files.output(output, "--output") as place:

@@ -25,6 +25,7 @@ _LOOKED_AT = 20_000  # rows of a table
 _FEWEST = 20  # rows in which a value that never repeats says something
 _NEARLY = 0.95  # share of different values from which a column looks like an id
 _MOST_FEATURES = 1000  # of an array, that are looked at
+_HEAVY = 1.5  # times the median that the mean of a heavy-tailed target is
 _SHOWN = 5  # classes, or columns with gaps, that are listed
 _CORRELATED = 0.999999
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
@@ -152,11 +153,19 @@ def of_targets(goal: Targets, given: Any, chosen: Parts) -> Iterator[str]:
             if one:
                 listed = ", ".join(one[:_SHOWN]) + (", …" if len(one) > _SHOWN else "")
                 yield f"label {listed} has one value in the {name} part, where AUC and the like are NaN; give more rows"
+    yield from _of_numbers(goal, given)
+
+
+def _of_numbers(goal: Targets, given: Any) -> Iterator[str]:
     if goal.task == "regression" and isinstance(given, np.ndarray) and given.dtype.kind in "fiu" and given.size:
         columns = given.reshape(len(given), -1)[:, :_MOST_FEATURES]
         about = next(filter(None, (_merging(each) for each in columns.T)), "")
         if about:
             yield f"the target {about}"
+        middle, mean = float(np.median(columns)), float(columns.mean())
+        if given.ndim == 1 and given.min() > 0 and mean > _HEAVY * middle:
+            most = f"median {middle:.4g}, mean {mean:.4g}, largest {float(columns.max()):.4g}"
+            yield f"the target is heavy-tailed ({most}): the squared error is that of few rows"
 
 
 def doubts_of_arrays(x: Any) -> tuple[str, ...]:

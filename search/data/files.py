@@ -337,9 +337,3 @@ def _columns(arrays: Mapping[str, Any], classes: tuple[str, ...]) -> Iterator[tu
             yield name, flat[:, 0]
         else:
             yield from ((f"{name}_{each}", flat[:, index]) for index, each in enumerate(names))
-
-
-def remove(path: Path) -> None:
-    """Remove a file, if it is there."""
-    with suppress(OSError):
-        path.unlink()

@@ -26,6 +26,7 @@ from search.figures import duration
 from search.resume import finish_running, record_heartbeat, trials_of
 from search.stopping import INTERRUPTED, Interruption, Stopping, signals
 from search.study import attributes, orders, ranking, samplers, space
+from search.study.comparable import comparable_trials
 from search.study.listener import Listener
 from search.study.orders import Order
 from search.study.proposals import Sampling, Suggestion
@@ -88,7 +89,7 @@ class Search:
         self._before = orders.of_search(study, context.search_id)  # of a search that is resumed: it was obeyed
         self._looked = 0.0  # when orders were last looked for
         self._sampled = space.first_distributions(study.get_trials(deepcopy=False))
-        trials = attributes.comparable_trials(study)
+        trials = comparable_trials(study)
         self._budget = Budget(settings.n_trials, settings.timeout)
         self._stopping = Stopping(definition, study, trials)
         self._sampling = _sampling(settings, study, trials)
@@ -147,7 +148,7 @@ class Search:
         if new and self._budget.time_is_up():
             self._stopping.stop(f"the time of {self._settings.timeout:g} s is up")
             new = False
-        suggestion = self._sampling.ask(lambda: attributes.comparable_trials(self._study), new=new)
+        suggestion = self._sampling.ask(lambda: comparable_trials(self._study), new=new)
         if suggestion is None and new and not self._running:  # a running one may fail, and what it tries be free again
             self._stopping.stop("every configuration of the space has been tried")
         return suggestion

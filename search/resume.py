@@ -56,6 +56,7 @@ class SearchRecord:
         dataset: Its data, as MLflow shows them.
         stopped: Why it ended before its budget was spent.
         registers: Whether it registers the best trial's model.
+        basis: What its values are measured on; see `search.study.comparable`.
     """
 
     search_id: str
@@ -71,6 +72,7 @@ class SearchRecord:
     dataset: dict[str, str] = field(default_factory=dict)
     stopped: str = ""
     registers: bool = True
+    basis: dict[str, Any] = field(default_factory=dict)
 
     def write(self, study: optuna.Study) -> None:
         """Write the record to the study."""

@@ -22,6 +22,7 @@ from search.handover.outcome import Outcome
 from search.optimize import Search
 from search.stopping import check_terminator
 from search.study import attributes, create, ranking, samplers, space
+from search.study.comparable import check_data, comparable_trials
 from search.study.proposals import Suggestion
 from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
@@ -119,7 +120,7 @@ def _pool(settings: Settings) -> Pool:
 
 def _say_what_is_learned(definition: Definition, study: optuna.Study, on_message: OnMessage) -> None:
     """Say from how many earlier trials the sampler learns, where the space has changed since some of them."""
-    finished = attributes.comparable_trials(study, ranking.FINISHED)
+    finished = comparable_trials(study, ranking.FINISHED)
     used = sum(space.translated(definition, trial.params) is not None for trial in finished)
     if used < len(finished):
         on_message(f"the sampler learns from {used} of {len(finished)} earlier trials; the others lie in another space")
@@ -147,7 +148,7 @@ def _begin(
     pruner = samplers.make_pruner(definition, settings.pruner)
     sampler = optuna.samplers.RandomSampler()  # never asked: Sampling asks the study's own
     study = create.create(definition, settings.study_name, storage, sampler, pruner)
-    create.check_data(study, settings, data)
+    basis = check_data(study, settings, data)
     _say_what_is_learned(definition, study, on_message)
     spool = Spool(settings)
     recovered = resume.recover_killed_searches(study, storage, spool, lambda number: worker.goes_on(job, number))
@@ -157,14 +158,15 @@ def _begin(
         unfinished = resume.claim_interrupted(study, spool, definition.search.retries)
         claim, first = unfinished.claim, unfinished.first
         settings = settings.model_copy(update={"n_trials": unfinished.left})
+        claim.write(basis=basis)  # an earlier release noted none
     else:
         asked = described(settings, len(pool.slots))
-        facts = {"described": asked, "dataset": dataset_of(data), "registers": settings.registers}
+        facts = {"described": asked, "dataset": dataset_of(data), "registers": settings.registers, "basis": basis}
         claim = resume.begin(study, spool, settings.n_trials, **facts)
     stack.callback(claim.release)
     search_id = claim.record.search_id
     spool.put_data(search_id, data)
-    job = replace(job, stop_file=str(spool.stop_file(search_id).absolute()))
+    job = replace(job, stop_file=str(spool.stop_file(search_id).absolute()), basis=basis)
     context = Context(settings, started, study, storage, claim, spool, pool, job, data, on_progress, on_message)
     context = context if settings.offline else _with_mlflow(context, recovered)
     return context, Search(context, first, enqueued)

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import Interrupted, UsageError
-from search.study.attributes import comparable_trials
+from search.study.comparable import comparable_study, comparable_trials
 from search.study.listener import Listener
 from search.study.ranking import best_trials, feasible, leads
 from search.studyfile.schema import Definition
@@ -88,7 +88,11 @@ class Stopping(Listener):
             return ""
         from optuna.terminator import Terminator
 
-        return "Optuna's terminator expects no further progress" if Terminator().should_terminate(self._study) else ""
+        return (
+            "Optuna's terminator expects no further progress"
+            if Terminator().should_terminate(comparable_study(self._study))
+            else ""
+        )
 
 
 class Interruption:

@@ -20,6 +20,7 @@ from search.context import Context
 from search.errors import UsageError
 from search.optimize import Search
 from search.study import attributes, create, orders, ranking
+from search.study.comparable import comparable_study
 from search.study.orders import Order
 from search.study.spool import Spool
 from search.study.storage import open_storage
@@ -227,7 +228,7 @@ def test_an_excluded_trial_never_counts(url: str, tmp_path: Path) -> None:
     assert orders.exclude(study, 2, Order("exclude", reason="leaked"))
     assert not orders.exclude(study, 2, Order("exclude", reason="leaked")), "given twice it is the same"
     assert [each.number for each in ranking.leading_trials(wanted, study)] == [1, 0]
-    comparable = create.ComparableStudy(study_name=study.study_name, storage=steered.storage)
+    comparable = comparable_study(study)
     assert [each.number for each in comparable.get_trials()] == [0, 1], "pruners do not compare with it"
     assert orders.exclude(study, 2, Order("include"))
     assert [each.number for each in ranking.leading_trials(wanted, study)] == [2, 1, 0]

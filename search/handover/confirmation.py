@@ -14,6 +14,7 @@ from search.errors import SearchError
 from search.stopping import Interruption, signals
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed
+from search.study.comparable import comparable_trials
 from search.training.result import TrialResult
 from search.workers import worker
 from search.workers.base import Slot
@@ -55,7 +56,7 @@ def confirm(context: Context) -> int:
     """
     definition, study = context.definition, context.study
     budget = context.settings.confirm * sum(map(seconds_of, context.trials()))
-    ranked = ranking.best_trials(definition, attributes.comparable_trials(study))
+    ranked = ranking.best_trials(definition, comparable_trials(study))
     if budget <= 0 or len(definition.metrics) > 1 or not ranked:
         return 0
     interruption = Interruption("interrupted; everything finished so far is kept")

@@ -22,6 +22,7 @@ from search.handover.outcome import Outcome
 from search.register import best_of, check_usable, register_best
 from search.reporting import plots
 from search.study import attributes, ranking
+from search.study.comparable import comparable_trials
 from search.studyfile.settings import arguments_of, resume_command
 from search.tracking.pages import outcomes
 from search.workers import worker
@@ -225,7 +226,7 @@ class _Ending:
         trials = context.trials()
         counts = count(trials)
         several = len(self._definition.metrics) > 1
-        front = ranking.pareto_front(self._definition, attributes.comparable_trials(self._study)) if several else []
+        front = ranking.pareto_front(self._definition, comparable_trials(self._study)) if several else []
         return Outcome(
             study=context.settings.study_name,
             experiment_id=run.experiment_id if run is not None else "",

@@ -10,6 +10,7 @@ from search.figures import finite
 from search.register import Best, best_of
 from search.reporting import insight
 from search.study import attributes, ranking
+from search.study.comparable import comparable_trials
 from search.studyfile.schema import Definition
 from search.tracking.pages import outcomes
 
@@ -72,7 +73,7 @@ def findings_of(study: optuna.Study, definition: Definition, top: int) -> Findin
         top: How many of the best trials.
     """
     trials = study.get_trials(deepcopy=False)
-    comparable = attributes.comparable_trials(study)
+    comparable = comparable_trials(study)
     ranked = ranking.best_trials(definition, comparable)
     return Findings(
         study=study.study_name,

@@ -14,7 +14,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.figures import number, plural
-from search.study import attributes, ranking
+from search.study import ranking
+from search.study.comparable import comparable_study, comparable_trials
 from search.studyfile.parameters import FloatParameter, IntParameter
 from search.studyfile.schema import Definition
 
@@ -49,7 +50,7 @@ class Edge:
 
 def importances(study: optuna.Study, definition: Definition) -> dict[str, float]:
     """Return each parameter's share in the difference between good and bad trials; empty with too few trials."""
-    complete = attributes.comparable_trials(study, (TrialState.COMPLETE,))
+    complete = comparable_trials(study, (TrialState.COMPLETE,))
     if not varied(complete):
         return {}
     target = (lambda trial: trial.values[0]) if len(definition.metrics) > 1 else None
@@ -57,7 +58,7 @@ def importances(study: optuna.Study, definition: Definition) -> dict[str, float]
         warnings.simplefilter("ignore")
         try:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            return optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
+            return optuna.importance.get_param_importances(comparable_study(study), evaluator=evaluator, target=target)
         except UNDRAWN:  # no parameter is in every trial, or none varies
             return {}
 
@@ -74,7 +75,7 @@ def varied(complete: Sequence[FrozenTrial]) -> bool:
 
 def edges(study: optuna.Study, definition: Definition) -> list[Edge]:
     """Return the parameters whose best values all sit at one end of their range."""
-    ranked = ranking.best_trials(definition, attributes.comparable_trials(study))
+    ranked = ranking.best_trials(definition, comparable_trials(study))
     if len(ranked) < _FEWEST:
         return []
     best = ranked[: max(3, min(5, len(ranked) // 5))]

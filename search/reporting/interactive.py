@@ -17,6 +17,7 @@ from search.figures import number
 from search.register import beside_trivial, best_of
 from search.reporting import insight
 from search.study import attributes, ranking
+from search.study.comparable import comparable_study, comparable_trials
 from search.studyfile.schema import Definition
 
 _STYLE = (
@@ -32,7 +33,7 @@ def page(study: optuna.Study, definition: Definition) -> str:
 
     title = html.escape(study.study_name)
     parts = [f"<h1>Study {title}</h1>", *_facts(study, definition)]
-    for heading, figure in _figures(study, definition):
+    for heading, figure in _figures(comparable_study(study), definition):
         parts += [f"<h2>{heading}</h2>", figure.to_html(full_html=False, include_plotlyjs=False)]
     head = f"<meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script>"
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>"
@@ -43,7 +44,7 @@ def _facts(study: optuna.Study, definition: Definition) -> Iterator[str]:
     states = [state for state in TrialState if any(trial.state == state for trial in trials)]
     counts = ", ".join(f"{sum(t.state == state for t in trials)} {state.name.lower()}" for state in states)
     yield f"<p>{html.escape(definition.description)}</p><p>{counts}.</p>"
-    ranked = ranking.best_trials(definition, attributes.comparable_trials(study))[:5]
+    ranked = ranking.best_trials(definition, comparable_trials(study))[:5]
     tests = sorted(
         {name for trial in ranked for name in attributes.metrics_of_trial(trial) if name.startswith("test_")}
     )
@@ -70,9 +71,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def _figures(study: optuna.Study, definition: Definition) -> Iterator[tuple[str, Any]]:
     """Yield each plot with its heading; one that Optuna cannot draw for these trials is left out."""
-    complete = attributes.comparable_trials(study, (TrialState.COMPLETE,))
+    complete = comparable_trials(study, (TrialState.COMPLETE,))
     several = len(definition.metrics) > 1
-    pruned = [trial for trial in attributes.comparable_trials(study, (TrialState.PRUNED,)) if trial.values]
+    pruned = [trial for trial in comparable_trials(study, (TrialState.PRUNED,)) if trial.values]
     logarithmic = spans_decades([trial.values[0] for trial in (*complete, *pruned)])
     caveat = insight.caveat(len(complete))
     headings: Mapping[str, str] = {

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from search.errors import SearchError, StorageError
 from search.reporting.findings import states_of
-from search.study import attributes
+from search.study.comparable import comparable_trials
 from search.study.storage import file_of, open_storage, storage_errors
 
 _JOURNALS = "studies/*.journal"
@@ -86,7 +86,7 @@ def _studies(url: str) -> Iterator[StudyOverview]:
 
 
 def _best(study: optuna.Study) -> float | None:
-    values: list[float] = [trial.values[0] for trial in attributes.comparable_trials(study, (TrialState.COMPLETE,))]
+    values: list[float] = [trial.values[0] for trial in comparable_trials(study, (TrialState.COMPLETE,))]
     if not values:
         return None
     return min(values) if study.directions[0] == StudyDirection.MINIMIZE else max(values)

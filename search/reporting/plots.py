@@ -16,7 +16,8 @@ from search.errors import UsageError, did_you_mean
 from search.figures import literal
 from search.reporting import insight, interactive
 from search.reporting.table import trials_table
-from search.study import attributes, ranking
+from search.study import ranking
+from search.study.comparable import comparable_study, comparable_trials
 from search.studyfile.schema import Definition
 
 
@@ -46,7 +47,7 @@ def draw(study: optuna.Study, definition: Definition, name: str, folder: Path) -
     Returns:
         The file, or nothing when the study has too few trials for that plot.
     """
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    complete = comparable_trials(study, (TrialState.COMPLETE,))
     several = len(definition.metrics) > 1
     if not complete or (name == "pareto_front" and not several):
         return []
@@ -62,7 +63,7 @@ def draw(study: optuna.Study, definition: Definition, name: str, folder: Path) -
     with warnings.catch_warnings(), suppress(*insight.UNDRAWN):
         warnings.simplefilter("ignore")  # Optuna's plots are experimental, and say so each time
         path = folder / f"{name}.png"
-        _save(_AXES[name](study, definition), path)
+        _save(_AXES[name](comparable_study(study), definition), path)
         return [path]
     return []
 
@@ -77,7 +78,7 @@ def axes(study: optuna.Study, definition: Definition, name: str) -> Any:
         raise UsageError(f"no plot '{name}'; there are {', '.join(PLOTS)}{did_you_mean(name, PLOTS)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _AXES[name](study, definition)
+        return _AXES[name](comparable_study(study), definition)
 
 
 def _target(definition: Definition) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def _importances(study: optuna.Study, definition: Definition) -> Any:
     bars = axes.barh([name for name, _ in shares], [share for _, share in shares], color="tab:blue")
     axes.bar_label(bars, [f"{share:.2f}" for _, share in shares], padding=3)
     axes.set_xlim(0, 1.1 * max((share for _, share in shares), default=1.0))
-    caveat = insight.caveat(len(attributes.comparable_trials(study, (TrialState.COMPLETE,))))
+    caveat = insight.caveat(len(comparable_trials(study, (TrialState.COMPLETE,))))
     axes.set_title(f"How much {definition.metrics[0]} depends on each parameter")
     axes.set_xlabel(f"importance{f' ({caveat})' if caveat else ''}")
     return axes
@@ -103,7 +104,7 @@ def _parallel(study: optuna.Study, definition: Definition) -> Any:
     from optuna.visualization import matplotlib as plots
 
     target = _target(definition)
-    complete = attributes.comparable_trials(study, (TrialState.COMPLETE,))
+    complete = comparable_trials(study, (TrialState.COMPLETE,))
     if interactive.spans_decades([trial.values[0] for trial in complete]):
         name = f"log10 {definition.metrics[0]}"  # else all but the worst have one colour
         target = {"target_name": name, "target": lambda trial: math.log10(trial.values[0])}
@@ -120,8 +121,8 @@ def _history(study: optuna.Study, definition: Definition) -> Any:
     from matplotlib import pyplot
 
     axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")[1]
-    complete = attributes.comparable_trials(study, (TrialState.COMPLETE,))
-    pruned = [each for each in attributes.comparable_trials(study, (TrialState.PRUNED,)) if each.values]
+    complete = comparable_trials(study, (TrialState.COMPLETE,))
+    pruned = [each for each in comparable_trials(study, (TrialState.PRUNED,)) if each.values]
     _points(axes, pruned, [each.number for each in pruned], pruned=True)
     _points(axes, complete, [each.number for each in complete])
     best, curve = None, []
@@ -140,8 +141,8 @@ def _slice(study: optuna.Study, definition: Definition) -> Any:
     """Draw the value by each parameter, a panel each, on that parameter's own scale."""
     from matplotlib import pyplot
 
-    complete = attributes.comparable_trials(study, (TrialState.COMPLETE,))
-    pruned = [each for each in attributes.comparable_trials(study, (TrialState.PRUNED,)) if each.values]
+    complete = comparable_trials(study, (TrialState.COMPLETE,))
+    pruned = [each for each in comparable_trials(study, (TrialState.PRUNED,)) if each.values]
     names = list(dict.fromkeys(name for trial in complete for name in trial.params))
     columns = max(1, min(3, len(names)))  # MLflow's pages are about 1000 pixels wide
     size = (3.2 * columns, 3.0 * -(-len(names) // columns))

@@ -31,7 +31,7 @@ CONSTRAINTS = "constraints"  # how far it is beyond each constraint
 METRIC = "metric"
 TRIVIAL = "trivial"  # what the trivial answer scores, by metric
 DATA = "data"  # what its values were measured on
-FIRST_COMPARABLE = "first_comparable"  # the number of its first trial on the data that it has now
+FIRST_COMPARABLE = "first_comparable"  # of searches that note no basis: the number of the first trial on these data
 CONFIRMED = "confirmed:"  # followed by a trial's number: what its configuration reached under new seeds
 ORDER = "order:"  # followed by the id of a search: the orders that it got
 EXCLUDED = "excluded:"  # followed by a trial's number: the orders to leave it out and to take it back
@@ -105,23 +105,10 @@ def set_metrics(study: optuna.Study, metrics: Sequence[str]) -> None:
         study.set_user_attr(METRIC, list(metrics))
 
 
-def comparable_trials(study: optuna.Study, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
-    """Return the trials whose values can be compared, by number, of all states or of these."""
-    return comparable(study.user_attrs, study.get_trials(deepcopy=False, states=states))
-
-
-def comparable(known: Mapping[str, Any], trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Return those of a study's trials that were measured on its data of now and that nobody excluded.
-
-    Args:
-        known: The study's attributes.
-        trials: The trials.
-    """
-    first = int(known.get(FIRST_COMPARABLE, 0))
-    out = {name for name, orders in known.items() if name.startswith(EXCLUDED) and orders[-1]["kind"] == "exclude"}
-    if not first and not out:
-        return trials
-    return [trial for trial in trials if trial.number >= first and f"{EXCLUDED}{trial.number}" not in out]
+def excluded(study: optuna.Study) -> set[int]:
+    """Return the numbers of the trials that somebody excluded."""
+    known = {name: orders for name, orders in study.user_attrs.items() if name.startswith(EXCLUDED)}
+    return {int(name.removeprefix(EXCLUDED)) for name, orders in known.items() if orders[-1]["kind"] == "exclude"}
 
 
 def ended_elsewhere(trial: FrozenTrial) -> bool:

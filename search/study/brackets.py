@@ -9,7 +9,8 @@ import optuna
 from optuna import pruners
 from optuna.trial import FrozenTrial
 
-from search.study.attributes import BRACKET, FIRST_COMPARABLE
+from search.study.attributes import BRACKET
+from search.study.comparable import is_comparable
 
 _NONE = -1
 
@@ -27,7 +28,7 @@ class HyperbandPruner(pruners.HyperbandPruner):
         Optuna has no public way to choose it; its samplers call this method too.
         """
         whole = getattr(study, "_study", study)  # a bracket's study hides what is not in the bracket
-        if trial.number < int(whole.user_attrs.get(FIRST_COMPARABLE, 0)):
+        if not is_comparable(whole, trial):
             return _NONE
         if not self._pruners:
             self._try_initialization(whole)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.attributes import comparable_trials, confirmed_of, constraints_of
+from search.study.attributes import confirmed_of, constraints_of
+from search.study.comparable import comparable_trials
 from search.studyfile.schema import Definition
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # states whose configuration is not tried again

@@ -12,6 +12,7 @@ from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study import attributes, orders, ranking, space
+from search.study.comparable import comparable_trials
 from search.study.spool import Spool
 from search.studyfile.schema import Definition
 from search.tracking import entries, registry
@@ -123,7 +124,7 @@ def _excluded(study: optuna.Study) -> Iterator[str]:
 def _twice(definition: Definition, study: optuna.Study) -> Iterator[str]:
     """Yield configurations that were trained twice, where a configuration is all that a trial is."""
     known = space.distributions(definition)
-    ended = [trial for trial in attributes.comparable_trials(study) if trial.state in ranking.FINISHED]
+    ended = [trial for trial in comparable_trials(study) if trial.state in ranking.FINISHED]
     if any(not trial.params.keys() <= known.keys() for trial in ended):
         return
     for configuration, times in Counter(space.configuration(trial.params) for trial in ended).items():

@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.errors import redact
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed
+from search.study.comparable import comparable_trials
 from search.studyfile.schema import Definition
 from search.tracking import entries, origin
 from search.tracking.entries import distinct, legal, milliseconds
@@ -308,7 +309,7 @@ class SearchRun:
             with suppress(OSError):  # artifacts that cannot be listed are not shown
                 there = {each.path for each in self._client.list_artifacts(self.run_id)}
                 shown = [name for name in descriptions.PICTURES if name in there]
-        known = attributes.comparable_trials(study)
+        known = comparable_trials(study)
         text = descriptions.of_search(
             self._definition,
             trials,

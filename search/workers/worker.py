@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -33,7 +33,8 @@ from search.data.loading import TrialData
 from search.errors import ModelError, SearchError, one_line, printable, redact
 from search.reporting import data as data_picture
 from search.reporting import plots
-from search.study import attributes, create, orders, ranking, samplers, storage
+from search.study import attributes, orders, ranking, samplers, storage
+from search.study.comparable import comparable_study
 from search.studyfile.objects import provide
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
@@ -66,6 +67,7 @@ class Job:
         threads: Threads of a worker that was not started for this search.
         stop_file: A file whose presence asks running trials to stop at their next epoch.
         guarded: Whether the same trial may be given to a worker twice, as dask does.
+        basis: What the search's values are measured on.
         shared: The folder in which workers of this machine share data; empty where each has its own.
     """
 
@@ -75,6 +77,7 @@ class Job:
     threads: int = 0
     stop_file: str = ""
     guarded: bool = False
+    basis: Mapping[str, Any] = field(default_factory=dict, repr=False)
     shared: str = ""
 
     @property
@@ -167,12 +170,13 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
     seed = trial.seed_of(job.settings.seed, number)
     # Parameters that a builder suggests are sampled here, each trial from a seed of its own.
     sampler_name = job.settings.sampler if job.settings.sampler in ("tpe", "random") else "random"
-    current = create.ComparableStudy(
+    whole = optuna.load_study(
         study_name=job.settings.study_name,
         storage=storage,
         sampler=samplers.make_sampler(definition, sampler_name, seed),
         pruner=samplers.make_pruner(definition, job.settings.pruner),
     )
+    current = comparable_study(whole, job.basis)
     trial_id = attributes.id_of(storage, current, number)
     kept = storage.get_trial(trial_id)
     if kept.state != TrialState.RUNNING:  # a cluster runs a finished task again when its worker dies
@@ -313,7 +317,7 @@ def draw(job: Job, plot: str) -> dict[str, bytes]:
     """Draw one plot of the study, and return the file by its name; nothing when it has too few trials."""
     current = optuna.load_study(study_name=job.settings.study_name, storage=_storage(job))
     with tempfile.TemporaryDirectory() as folder:
-        files = plots.draw(current, job.definition, plot, Path(folder))
+        files = plots.draw(comparable_study(current, job.basis), job.definition, plot, Path(folder))
         return {file.name: file.read_bytes() for file in files}
 
 

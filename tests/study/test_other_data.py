@@ -12,7 +12,7 @@ import pytest
 from search.data.loading import load
 from search.errors import StorageError
 from search.study import attributes
-from search.study.create import check_data
+from search.study.comparable import check_data
 from search.studyfile.settings import resolve
 from tests.studyfiles import definition
 
@@ -83,7 +83,7 @@ class Measured:
             folder=self.folder,
         )
         data = load(wanted)
-        known: Any = SimpleNamespace(digest=data.digest, cut=data.cut, task=data.task)
+        known: Any = SimpleNamespace(digest=data.digest, cut=data.cut, task=data.task, trivial={})
         check_data(self.study, resolve(wanted), known)
 
 

@@ -1,0 +1,155 @@
+"""Which trials may be compared: those whose search had the same data. What ranks, learns, prunes or draws asks here.
+
+A search's record has what its values are measured on, its basis. A search compares by its own basis, whatever runs
+beside it; who looks at the study from outside compares by the data that were accepted last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.errors import StorageError
+from search.study import attributes
+from search.studyfile.schema import Definition
+from search.studyfile.settings import Settings
+
+if TYPE_CHECKING:
+    from search.data.summary import DataSummary
+
+Basis = Mapping[str, Any]
+_NO_SPLIT = {"source", "options", "task"}  # of [data]: the digest of the rows knows what they change
+
+
+class Comparison:
+    """Says of a study's trials whether their values compare with those of a search, or of the study now."""
+
+    def __init__(self, study: optuna.Study, basis: Basis | None = None) -> None:
+        known = study.user_attrs
+        self._study, self._basis = study, basis or known.get(attributes.DATA, {})
+        self._first = int(known.get(attributes.FIRST_COMPARABLE, 0))
+        self._same: dict[str, bool | None] = {}  # by search; None where an earlier release noted no basis
+
+    def holds(self, trial: FrozenTrial) -> bool:
+        """Return whether the trial's value compares."""
+        search_id = str(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
+        if search_id not in self._same:
+            self._look_up(search_id)
+        same = self._same[search_id]
+        return trial.number >= self._first if same is None else same
+
+    def _look_up(self, search_id: str) -> None:
+        for each, record in attributes.searches_of(self._study).items():
+            basis = record.get("basis")
+            self._same[each] = not changes(basis, self._basis) if basis and self._basis else None
+        self._same.setdefault(search_id, None)
+
+
+class SearchedStudy(optuna.Study):
+    """A study as one search has it: what compares, compares with this search's trials."""
+
+    comparison: Comparison | None = None
+
+
+class ComparableStudy(SearchedStudy):
+    """A study that shows its comparable trials alone: to pruners, samplers, plots and importances of Optuna's."""
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        """Return these trials; Optuna's samplers call this one, and its public `get_trials` does."""
+        return _compared(self, super()._get_trials(deepcopy, states, use_cache))
+
+
+def _comparison(study: optuna.Study) -> Comparison:
+    kept = study.comparison if isinstance(study, SearchedStudy) else None
+    return kept or Comparison(study)
+
+
+def _compared(study: optuna.Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    comparison, excluded = _comparison(study), attributes.excluded(study)
+    return [trial for trial in trials if trial.number not in excluded and comparison.holds(trial)]
+
+
+def is_comparable(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Return whether a trial's value compares with those of the study."""
+    return bool(_compared(study, [trial]))
+
+
+def comparable_trials(study: optuna.Study, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
+    """Return the trials whose values compare and that nobody excluded, by number, of all states or of these."""
+    return _compared(study, study.get_trials(deepcopy=False, states=states))
+
+
+def comparable_study(study: optuna.Study, basis: Basis | None = None) -> ComparableStudy:
+    """Return a study that shows the comparable trials alone, for what Optuna does with a study.
+
+    Args:
+        study: The study.
+        basis: The basis of the search that looks at it; None for what the study has.
+    """
+    made = ComparableStudy.__new__(ComparableStudy)  # Optuna has no public way to a study's storage
+    vars(made).update(vars(study))
+    made.comparison = Comparison(study, basis) if basis else _comparison(study)
+    return made
+
+
+def check_data(study: optuna.Study, settings: Settings, data: DataSummary) -> dict[str, Any]:
+    """Return what a search's values are measured on, and refuse other data than those of the study's earlier trials.
+
+    Raises:
+        StorageError: The rows or the split changed, and nobody said that they may.
+    """
+    now = {"rows": data.digest, "parts": data.cut, "split": _split(settings.definition, data.task)}
+    known = attributes.data_of(study)
+    before = (_basis_to_resume(study) or known) if settings.resume else known
+    changed = changes(before, now) if before else []
+    trials = len(study.get_trials(deepcopy=False))
+    if changed and trials and not (settings.accept_new_data and not settings.resume):
+        way = ", without --resume" if settings.resume else ""
+        raise StorageError(
+            f"study '{settings.study_name}': {', '.join(changed)} changed since its earlier trials, whose values "
+            f"cannot be compared; begin a study with --study-name NEW, or use --accept-new-data{way}"
+        )
+    if before is known:
+        attributes.set_trivial(study, data.trivial)
+    if before is known and known != now:
+        attributes.set_data(study, now, trials if changed else 0)
+    if isinstance(study, SearchedStudy):
+        study.comparison = Comparison(study, now)
+    return now
+
+
+def _basis_to_resume(study: optuna.Study) -> dict[str, Any]:
+    """Return what the newest interrupted search was measured on; empty when it does not say."""
+    records = sorted(attributes.searches_of(study).values(), key=lambda each: str(each.get("began", "")))
+    interrupted = [each for each in records if each.get("state") in ("interrupted", "trained")]
+    newest = (interrupted or records)[-1:]  # one that was killed is still noted as running
+    return dict(newest[0].get("basis") or {}) if newest else {}
+
+
+def _split(definition: Definition, task: str) -> dict[str, Any]:
+    """Return what of a study file decides which rows a value is measured on, and how, by its keys."""
+    split = {f"data.{key}": value for key, value in definition.data.model_dump(mode="json", exclude=_NO_SPLIT).items()}
+    split["data.task"] = task
+    chosen = {name.removeprefix("val_") for name in definition.metrics}
+    own = {key: each.model_dump(mode="json") for key, each in definition.own_metrics.items() if key in chosen}
+    if definition.fit.validation_steps is not None:
+        split["fit.validation_steps"] = definition.fit.validation_steps
+    return split | {f"metrics.{key}": each for key, each in own.items()}
+
+
+def changes(before: Basis, now: Basis) -> list[str]:
+    """Return what of a study's data changed, the rows first."""
+    rows = [f"the rows (digest {before['rows']}, now {now['rows']})"] if before["rows"] != now["rows"] else []
+    if not rows and before.get("parts", now["parts"]) != now["parts"]:
+        rows = [f"the parts that the data come in ({before['parts'] or 'one'}, now {now['parts'] or 'one'})"]
+    known, wanted = before.get("split", {}), now["split"]
+    if "parts" not in before:  # an earlier release wrote it, of [data] alone
+        known = {f"data.{key}": value for key, value in known.items()}
+        wanted = {key: value for key, value in wanted.items() if key in known}
+    keys = [key for key in {**wanted, **known} if known.get(key) != wanted.get(key)]
+    return rows + [f"{key} ({known.get(key)}, now {wanted.get(key)})" for key in keys]

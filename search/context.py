@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial
 from search import resume
 from search.budget import OnProgress
 from search.data.summary import DataSummary
+from search.study.files import StudyFiles
 from search.study.listener import Listener
-from search.study.spool import Spool
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
 from search.workers import worker
@@ -82,7 +82,7 @@ class Context:
     study: optuna.Study
     storage: BaseStorage
     claim: resume.Claim
-    spool: Spool
+    spool: StudyFiles
     pool: Pool
     job: worker.Job
     data: DataSummary

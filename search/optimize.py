@@ -220,7 +220,6 @@ class Search:
     def _tell_ended(self, seconds: float) -> None:
         """Wait for trials to end, tell the study of those that did, and look after the others."""
         wait([each.future for each in self._running], timeout=seconds, return_when="FIRST_COMPLETED")
-        self._context.claim.record_heartbeat()
         self._look_for_order()
         for running in list(self._running):
             if running.future.done():
@@ -298,7 +297,7 @@ class Search:
 
     def _goes_on(self, running: _Running) -> bool:
         """Return whether a trial whose worker died goes on from its checkpoint; of a paused search by --resume."""
-        return (running.retries > 0 or self.paused) and worker.goes_on(self._context.job, running.number)
+        return (running.retries > 0 or self.paused) and self._context.spool.goes_on(running.number)
 
     def _record(self, running: _Running, result: TrialResult) -> tuple[FrozenTrial, TrialResult]:
         """Write what became of a trial; return it as the study has it, with what became of it after all."""
@@ -307,6 +306,7 @@ class Search:
             spool.put_model(number, result.model, result.predictions, result.data, result.answers)
         with suppress(UpdateFinishedTrialError):
             record(self._storage, self._study, running.trial, running.trial_id, result)
+        spool.forget_checkpoint(number)
         trial = self._storage.get_trial(running.trial_id)
         if trial.state == result.state and attributes.outcome_of(trial) is not None:
             return trial, result
@@ -323,12 +323,14 @@ class Search:
             stop_file.parent.mkdir(parents=True, exist_ok=True)
             stop_file.touch()
         deadline = time.monotonic() + _STOP_SECONDS
-        while self._running and time.monotonic() < deadline:
-            self._tell_ended(0.1)
-        for running in list(self._running):
-            running.slot.stop()
-            self._tell(running, self._without_result(running, "died", worker.STOPPED))
-        stop_file.unlink(missing_ok=True)
+        try:
+            while self._running and time.monotonic() < deadline:
+                self._tell_ended(0.1)
+            for running in list(self._running):
+                running.slot.stop()
+                self._tell(running, self._without_result(running, "died", worker.STOPPED))
+        finally:  # a second signal comes
+            stop_file.unlink(missing_ok=True)
 
     def _abandon(self, error: BaseException) -> None:
         """Tell the study, if it can be told, that running trials failed; their configurations may be tried again."""
@@ -342,7 +344,7 @@ class Search:
     def _fail_unbegun(self) -> None:
         """Fail trials that were stored but never handed to a worker, or whose worker's result could not be stored."""
         for trial in trials_of(self._study, self._context.search_id):
-            if trial.state == TrialState.RUNNING and not worker.goes_on(self._context.job, trial.number):
+            if trial.state == TrialState.RUNNING and not self._context.spool.goes_on(trial.number):
                 finish_running(self._study, self._storage, trial)
                 self._mirror.update(trial.number)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -21,20 +19,18 @@ from optuna.trial import FrozenTrial, TrialState
 from search.budget import RUN_AGAIN, failed_itself
 from search.errors import UsageError
 from search.study import attributes, ranking, space
+from search.study.files import Lock, StudyFiles
 from search.study.proposals import Suggestion
-from search.study.spool import SearchLock, Spool
+from search.system import machine
 from search.training.result import TrialResult
 
 BEAT_SECONDS = 30.0  # how often a search shows that it lives
-_STALE_SECONDS = 4 * BEAT_SECONDS  # a search on another machine that was silent for so long is dead
+_SILENT_SECONDS = 4 * BEAT_SECONDS  # a search whose last beat is older than that, by this machine's clock, is watched
+_WATCH_SECONDS = 2 * BEAT_SECONDS  # one that does not beat once while it is watched is dead
 _CLAIM_SECONDS = 0.3  # until a claim written to the study counts, where no file lock decides
 WITH_ITS_SEARCH = f"stopped with its search; {RUN_AGAIN}"
 
-
-def _boot_id() -> str:
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return ""
+OnMessage = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -47,9 +43,11 @@ class SearchRecord:
         state: `running`; `interrupted`; `trained` when only MLflow is owed something; `finished`,
             which is written last.
         began: When it began, UTC, ISO 8601.
-        host: Where it runs; for messages.
-        pid: Its process; for messages.
-        boot_id: The boot of the machine that it runs on.
+        host: Its process, as `machine.Process` has it.
+        boot_id: Likewise.
+        namespace: Likewise; empty when version 0.1 wrote the record.
+        pid: Likewise.
+        started: Likewise.
         owner: Who claimed it last.
         beat: When it last showed that it lives, in seconds since 1970.
         described: Its settings, as MLflow shows them.
@@ -63,9 +61,11 @@ class SearchRecord:
     n_trials: int
     state: str = "running"
     began: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
-    host: str = field(default_factory=socket.gethostname)
-    pid: int = field(default_factory=os.getpid)
-    boot_id: str = field(default_factory=_boot_id)
+    host: str = ""
+    boot_id: str = ""
+    namespace: str = ""
+    pid: int = 0
+    started: float = 0.0
     owner: str = field(default_factory=lambda: uuid.uuid4().hex)
     beat: float = field(default_factory=time.time)
     described: dict[str, str] = field(default_factory=dict)
@@ -73,6 +73,11 @@ class SearchRecord:
     stopped: str = ""
     registers: bool = True
     basis: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def process(self) -> machine.Process:
+        """The process that runs it."""
+        return machine.Process(self.host, self.boot_id, self.namespace, self.pid, self.started)
 
     def write(self, study: optuna.Study) -> None:
         """Write the record to the study."""
@@ -95,94 +100,102 @@ def trials_of(study: optuna.Study, search_id: str) -> list[FrozenTrial]:
 
 
 class Claim:
-    """A search of this process: its record in the study, and the lock that shows that it lives."""
+    """A search of this process: its record in the study, and the lock and the beats that show that it lives."""
 
-    def __init__(self, study: optuna.Study, record: SearchRecord, lock: SearchLock) -> None:
+    def __init__(self, study: optuna.Study, record: SearchRecord, lock: Lock) -> None:
         self._study, self._lock, self.record = study, lock, record
-        self._last = time.monotonic()
+        self._writing, self._over = threading.Lock(), threading.Event()
+        self.write(state="running", beat=time.time(), **asdict(machine.this_process()))
+        threading.Thread(target=self._beat, daemon=True).start()
 
-    def record_heartbeat(self) -> None:
-        """Show, every half minute, that the search lives."""
-        if time.monotonic() - self._last >= BEAT_SECONDS:
-            self._last = time.monotonic()
-            self.write(beat=time.time())
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            with suppress(Exception):  # the storage is away; the search itself meets that too
+                self.write(beat=time.time())
 
     def write(self, **changes: Any) -> None:
         """Write changes of the record to the study."""
-        self.record = replace(self.record, **changes)
-        self.record.write(self._study)
+        with self._writing:
+            self.record = replace(self.record, **changes)
+            self.record.write(self._study)
 
     def ended(self, state: str, stopped: str = "") -> None:
         """Write that the search is `finished` or `interrupted`, and release its lock."""
+        self._over.set()
         self.write(state=state, stopped=stopped)
         self.release()
 
     def release(self) -> None:
         """Release the lock; a search that is still noted as running then counts as killed."""
+        self._over.set()
         self._lock.release()
 
 
-def begin(study: optuna.Study, spool: Spool, n_trials: int, **facts: Any) -> Claim:
+def begin(study: optuna.Study, files: StudyFiles, n_trials: int, **facts: Any) -> Claim:
     """Note a new search in the study, and hold its lock."""
     record = SearchRecord(uuid.uuid4().hex, n_trials, **facts)
-    lock = spool.lock(record.search_id)
-    lock.take()
-    record.write(study)
+    lock = files.claim(record.search_id)
+    assert lock is not None  # noqa: S101 - for the type checker: nobody else knows its name
     return Claim(study, record, lock)
 
 
-def alive(record: SearchRecord, spool: Spool) -> bool:
-    """Return whether a running search's process may still live.
+def alive(record: SearchRecord, files: StudyFiles) -> bool | None:
+    """Return whether a running search lives; None where neither its lock nor its process is seen, and it is silent.
 
-    A lock file decides where there is one: the system releases the lock of a process that died,
-    also of one that waits to be reaped and of one in a container that is gone. Elsewhere the
-    search's own heartbeat does.
+    The system releases the lock of a process that died, also in a container that is gone, but tells other machines of
+    it only where the file system does.
     """
-    held = spool.lock(record.search_id).held_elsewhere()
-    fresh = time.time() - record.beat < _STALE_SECONDS
-    if held is None:
-        return fresh and not (record.boot_id == _boot_id() and _gone(record.pid))
-    return held or (fresh and record.boot_id != _boot_id() and record.host != socket.gethostname())
-
-
-def _gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
+    held = files.claimed(record.search_id)
+    lives = record.process.lives()
+    if held or lives is not None:
+        return held or lives
+    if held is False and record.boot_id == machine.boot_id():
         return False
-    with suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
-    return False
+    return True if 0 <= time.time() - record.beat < _SILENT_SECONDS else None
+
+
+def _dead(study: optuna.Study, files: StudyFiles, on_message: OnMessage) -> list[SearchRecord]:
+    """Return the searches noted as running that do not live; a clock alone decides nothing: silent ones are watched."""
+    running = [(record, alive(record, files)) for record in search_records(study) if record.state == "running"]
+    silent = {record.search_id: record for record, lives in running if lives is None}
+    if silent:
+        hosts = ", ".join(sorted({record.host for record in silent.values()}))
+        on_message(f"a search on {hosts} is silent; watching for up to {_WATCH_SECONDS:g} s whether it lives")
+    deadline = time.monotonic() + _WATCH_SECONDS
+    while silent and time.monotonic() < deadline:
+        time.sleep(min(1.0, _WATCH_SECONDS / 10))
+        for record in search_records(study):
+            if record.search_id in silent and record.beat != silent[record.search_id].beat:
+                del silent[record.search_id]
+    return [record for record, lives in running if lives is False or record.search_id in silent]
 
 
 def recover_killed_searches(
-    study: optuna.Study, storage: BaseStorage, spool: Spool, goes_on: Callable[[int], bool] = lambda _: False
+    study: optuna.Study, storage: BaseStorage, files: StudyFiles, on_message: OnMessage = lambda _: None
 ) -> set[str]:
     """Finish what killed searches left: trials RUNNING in the study, searches noted as running.
+
+    A trial that left a checkpoint stays RUNNING until its search is resumed.
 
     Args:
         study: The study.
         storage: Its storage.
-        spool: Its waiting files.
-        goes_on: Whether a trial of this number can go on from a checkpoint; it stays RUNNING until
-            its search is resumed.
+        files: Its files.
+        on_message: Told when a search is watched for long.
 
     Returns:
         The searches that were killed.
     """
-    recovered: set[str] = set()
     _fail_stale(study, storage)
-    for record in search_records(study):
-        if record.state != "running" or alive(record, spool):
-            continue
+    dead = _dead(study, files, on_message)
+    for record in dead:
         for trial in trials_of(study, record.search_id):
-            if trial.state == TrialState.RUNNING and not goes_on(trial.number):
+            ended = attributes.outcome_of(trial) is not None
+            if trial.state == TrialState.RUNNING and (ended or not files.goes_on(trial.number)):
                 finish_running(study, storage, trial)
-        recovered.add(record.search_id)
+                files.forget_checkpoint(trial.number)
         replace(record, state="interrupted").write(study)
-    return recovered
+    return {record.search_id for record in dead}
 
 
 def finish_running(study: optuna.Study, storage: BaseStorage, trial: FrozenTrial) -> None:
@@ -223,16 +236,13 @@ class Unfinished:
     first: list[Suggestion]
 
 
-def claim_interrupted(
-    study: optuna.Study, spool: Spool, retries: int, sleep: Callable[[float], None] = time.sleep
-) -> Unfinished:
+def claim_interrupted(study: optuna.Study, files: StudyFiles, retries: int) -> Unfinished:
     """Claim the newest interrupted search, so that no other process continues it too.
 
     Args:
         study: The study.
-        spool: Its waiting files.
+        files: Its files.
         retries: How often a configuration that it had begun may be tried again.
-        sleep: Waits.
 
     Raises:
         UsageError: There is none, or another process claimed it first.
@@ -242,22 +252,14 @@ def claim_interrupted(
     if not interrupted:
         raise UsageError(f"study '{study.study_name}' has no interrupted search; {_what_instead(records)}")
     record = interrupted[-1]
-    lock = spool.lock(record.search_id)
-    owner = uuid.uuid4().hex
-    if lock.take():
-        claim = Claim(study, record, lock)
-        claim.write(
-            state="running",
-            owner=owner,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            boot_id=_boot_id(),
-            beat=time.time(),
-        )
-        sleep(_CLAIM_SECONDS)  # machines that share a database and no files: the last to write has it
+    lock = files.claim(record.search_id)
+    if lock is not None:
+        owner = uuid.uuid4().hex
+        claim = Claim(study, replace(record, owner=owner), lock)
+        time.sleep(_CLAIM_SECONDS)  # machines that share a database and no files: the last to write has it
         if attributes.searches_of(study)[record.search_id]["owner"] == owner:
             return _unfinished(study, claim, retries)
-        lock.release()
+        claim.release()
     raise UsageError(f"study '{study.study_name}': another process has just resumed its interrupted search")
 
 

@@ -23,8 +23,8 @@ from search.optimize import Search
 from search.stopping import check_terminator
 from search.study import attributes, create, ranking, samplers, space
 from search.study.comparable import check_data, comparable_trials
+from search.study.files import StudyFiles
 from search.study.proposals import Suggestion
-from search.study.spool import Spool
 from search.study.storage import open_storage, storage_errors
 from search.studyfile.references import from_outside
 from search.studyfile.schema import Definition
@@ -150,9 +150,10 @@ def _begin(
     study = create.create(definition, settings.study_name, storage, sampler, pruner)
     basis = check_data(study, settings, data)
     _say_what_is_learned(definition, study, on_message)
-    spool = Spool(settings)
-    recovered = resume.recover_killed_searches(study, storage, spool, lambda number: worker.goes_on(job, number))
-    enqueued = create.first_configurations(definition, study, new=not study.get_trials(deepcopy=False))
+    new = not study.get_trials(deepcopy=False)
+    spool = _files(settings, study, on_message, new=new)
+    recovered = resume.recover_killed_searches(study, storage, spool, on_message)
+    enqueued = create.first_configurations(definition, study, new=new)
     first: list[Suggestion] = []
     if settings.resume:
         unfinished = resume.claim_interrupted(study, spool, definition.search.retries)
@@ -166,10 +167,20 @@ def _begin(
     stack.callback(claim.release)
     search_id = claim.record.search_id
     spool.put_data(search_id, data)
-    job = replace(job, stop_file=str(spool.stop_file(search_id).absolute()), basis=basis)
+    checkpoints = str(spool.checkpoints) if pool.sees(spool.folder) else ""
+    job = replace(job, stop_file=str(spool.stop_file(search_id)), checkpoints=checkpoints, basis=basis)
     context = Context(settings, started, study, storage, claim, spool, pool, job, data, on_progress, on_message)
     context = context if settings.offline else _with_mlflow(context, recovered)
     return context, Search(context, first, enqueued)
+
+
+def _files(settings: Settings, study: optuna.Study, on_message: OnMessage, *, new: bool) -> StudyFiles:
+    """Return the study's files; of a new study, tell of those of others of its name."""
+    files = StudyFiles(study, settings)
+    files.take_over()
+    for left in files.strangers() if new else ():
+        on_message(f"{left} belongs to another study named '{settings.study_name}', which may be gone; it is not read")
+    return files
 
 
 def _with_mlflow(context: Context, recovered: set[str]) -> Context:

@@ -50,5 +50,5 @@ def test_a_killed_worker_s_trial_goes_on_from_its_last_epoch(tiny: Tiny, run_sea
         curves.append([metric.value for metric in history])
         study = optuna.load_study(study_name=name, storage=open_storage(f"studies/{name}.journal"))
         assert len(study.trials) == 1
-        assert not list(folder.glob("studies/*.checkpoints"))
+        assert not list(folder.glob("studies/*.files"))
     assert curves[0] == curves[1]

@@ -70,6 +70,9 @@ HOMES: dict[str, set[str]] = {
     "plotly": {"reporting.interactive"},
     "sklearn": {"comparison.scores", "data.sources", "data.splits", "workers.preload"},
     "scipy": {"comparison.bootstrap", "ensemble.choice"},
+    "psutil": {"system.machine"},
+    "joblib": {"system.machine"},
+    "filelock": {"study.files"},
     "cloudpickle": {"studyfile.objects"},
     "pandas": {
         "promotion.rows",

@@ -12,7 +12,7 @@ from search import resume
 from search.errors import TrackingError
 from search.register import best_of, register_best
 from search.study import attributes, create, ranking
-from search.study.spool import Spool
+from search.study.files import StudyFiles
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
 from search.workers.fresh import FreshProcess
@@ -55,7 +55,7 @@ def sync(settings: Settings, on_message: Callable[[str], None], *, only_check: b
     study, storage = create.load_with_storage(settings.study_name, settings.storage)
     from search.tracking import agreement, store
 
-    definition, spool = settings.definition, Spool(settings)
+    definition, spool = settings.definition, StudyFiles(study, settings)
     checked = len(study.get_trials(deepcopy=False))
     uri = store.set_uri(settings.tracking_uri)
     if only_check:
@@ -75,7 +75,7 @@ def sync(settings: Settings, on_message: Callable[[str], None], *, only_check: b
 
 
 def _send(
-    definition: Definition, study: optuna.Study, storage: Any, spool: Spool, on_message: Callable[[str], None]
+    definition: Definition, study: optuna.Study, storage: Any, spool: StudyFiles, on_message: Callable[[str], None]
 ) -> int:
     """Write every trial that MLflow does not show as the study has it, and return how many."""
     from search.tracking import agreement
@@ -95,7 +95,7 @@ def _send(
     return len(due)
 
 
-def _register(settings: Settings, study: optuna.Study, spool: Spool) -> None:
+def _register(settings: Settings, study: optuna.Study, spool: StudyFiles) -> None:
     """Register the best trial's model, where a search that owes it kept what is known of the data."""
     from search.tracking import agreement
 
@@ -116,7 +116,7 @@ def _register(settings: Settings, study: optuna.Study, spool: Spool) -> None:
             register_best(settings.study_name, definition, ranked[0], best, data, model_id, fresh.begin_check(model_id))
 
 
-def _end_searches(definition: Definition, study: optuna.Study, spool: Spool) -> None:
+def _end_searches(definition: Definition, study: optuna.Study, spool: StudyFiles) -> None:
     """End the runs of searches that are over, and note those that owed only this as finished."""
     from search.tracking import agreement
 

@@ -28,6 +28,7 @@ BRACKET = "search:bracket"  # the number that chooses its bracket of Hyperband: 
 FIXED = "fixed_params"  # Optuna's own: values that a builder's suggestions must take
 CONSTRAINTS = "constraints"  # how far it is beyond each constraint
 # Of a study.
+ID = "id"  # what tells it from any other study, also from a later one of its name
 METRIC = "metric"
 TRIVIAL = "trivial"  # what the trivial answer scores, by metric
 DATA = "data"  # what its values were measured on
@@ -91,6 +92,19 @@ def constraints_of(trial: FrozenTrial) -> Sequence[float]:
 def metrics_of_trial(trial: FrozenTrial) -> dict[str, float]:
     """Return a finished trial's metrics by name."""
     return dict(trial.system_attrs.get(RECORDED, {}))
+
+
+def identity_of(study: optuna.Study) -> str:
+    """Return what tells a study from any other; that of version 0.1 is its first search's id, or empty."""
+    kept = study.user_attrs.get(ID)
+    searches = searches_of(study)
+    return str(kept or min(searches, key=lambda each: str(searches[each].get("began")), default=""))
+
+
+def set_identity(study: optuna.Study, identity: str) -> None:
+    """Write what tells the study from any other, once."""
+    if ID not in study.user_attrs:
+        study.set_user_attr(ID, identity)
 
 
 def metrics_of(study: optuna.Study) -> list[str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
+from optuna.exceptions import DuplicatedStudyError
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
@@ -15,9 +19,11 @@ from search.study import attributes, space
 from search.study.comparable import SearchedStudy, comparable_trials
 from search.study.ranking import best_trials
 from search.study.storage import file_of, open_storage, storage_errors
-from search.studyfile.schema import Definition
+from search.studyfile.schema import Definition, Direction
 from search.studyfile.secret import read_url, revealed
 from search.studyfile.settings import default_storage
+
+_CREATION_SECONDS = 3.0  # how long another process may take to name a study that it has just created
 
 
 def create(
@@ -29,12 +35,7 @@ def create(
         StorageError: The study exists with other directions or metrics.
     """
     try:
-        optuna.create_study(
-            study_name=name,
-            storage=storage,
-            directions=list(definition.directions),
-            load_if_exists=True,
-        )
+        _create(name, storage, list(definition.directions))
         study = SearchedStudy(name, storage, sampler, pruner)
     except ValueError as error:
         raise StorageError(
@@ -51,6 +52,20 @@ def create(
     if study.metric_names is None:
         study.set_metric_names(list(definition.metrics))  # optuna-dashboard shows them instead of "Objective 0"
     return study
+
+
+def _create(name: str, storage: BaseStorage, directions: Sequence[Direction]) -> None:
+    """Create the study where it is not there; the process that does gives it its identity."""
+    try:
+        study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+    except DuplicatedStudyError:
+        study = optuna.load_study(study_name=name, storage=storage)
+        deadline = time.monotonic() + _CREATION_SECONDS
+        while not attributes.identity_of(study) and not study.get_trials(deepcopy=False):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+    attributes.set_identity(study, attributes.identity_of(study) or uuid.uuid4().hex)
 
 
 def load(name: str, storage_url: str) -> optuna.Study:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.study import attributes, orders, ranking, space
 from search.study.comparable import comparable_trials
-from search.study.spool import Spool
+from search.study.files import StudyFiles
 from search.studyfile.schema import Definition
 from search.tracking import entries, registry
 from search.tracking.runs import STATUS, TRIAL, SearchRun, logged_models, model_of_run, objectives
@@ -212,7 +212,7 @@ def models_of(definition: Definition, study: optuna.Study) -> dict[int, str]:
 
 
 def awaited_model(
-    definition: Definition, study: optuna.Study, trial: FrozenTrial, spool: Spool, patience: float
+    definition: Definition, study: optuna.Study, trial: FrozenTrial, spool: StudyFiles, patience: float
 ) -> str:
     """Return the logged model of a trial; wait while the search that trained it, another one, still has to log it.
 

@@ -22,8 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.data.summary import Interface
 from search.study import attributes
+from search.study.files import StudyFiles
 from search.study.listener import Listener
-from search.study.spool import Spool
 from search.studyfile.schema import Definition
 from search.system.outbox import NotSent, Outbox
 from search.tracking import logged_model, store
@@ -66,7 +66,7 @@ class Mirror(Listener):
         storage: BaseStorage,
         definition: Definition,
         searches: Mapping[str, SearchRun],
-        spool: Spool,
+        spool: StudyFiles,
         on_message: Callable[[str], None] = lambda _: None,
         fresh: str = "",
     ) -> None:

@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,19 +35,6 @@ _PLAIN = (bool, int, float, str, np.ndarray, np.generic, type(None))
 
 class CheckpointDamaged(Exception):
     """A checkpoint cannot be read; it was removed."""
-
-
-def folder_of(storage: str, study_name: str, number: int) -> Path:
-    """Return where a trial's checkpoints are: beside its study's journal, or in `studies/` for a database."""
-    beside = Path("studies", f"{study_name}.journal") if "://" in storage else Path(storage)
-    return beside.absolute().with_suffix(".checkpoints") / f"{study_name}-{number:05d}"
-
-
-def remove(folder: Path) -> None:
-    """Remove a trial's checkpoints, and the study's folder of them when it is the last trial's."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # other trials have some, or there were none
-        folder.parent.rmdir()
 
 
 def checkpointing(

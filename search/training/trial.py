@@ -157,7 +157,7 @@ def run(
         seed: The study's seed; the trial's own is derived from it and the trial's number.
         is_kept: Whether these values are among the best so far, so that the model is kept.
         on_epochs: Called after each epoch with all epochs so far.
-        checkpoints: The trial's folder of checkpoints, as `checkpoint.folder_of` names it; a trial that was
+        checkpoints: The trial's folder of checkpoints; a trial that was
             killed goes on from what is there. None to keep none.
     """
     log = _TrialLog(on_epochs, checkpoints=checkpoints)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class Pool(Protocol):
 
     def reach(self, job: worker.Job) -> worker.Job:
         """Return the job as workers can do it, with the user's files where they lack them."""
+
+    def sees(self, folder: Path) -> bool:
+        """Return whether every worker can write to a folder of this machine, which need not be there yet."""
 
     def close(self) -> None:
         """End every worker that was started here."""

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from distributed import Client, WorkerPlugin
 
 from search.errors import ClusterError, StorageError, one_line
+from search.study.storage import file_of
 from search.studyfile import objects
 from search.studyfile.copy import common_layout
 from search.studyfile.schema import Definition
@@ -201,8 +202,12 @@ class ClusterPool:
         key = f"search-shipped-{job.definition.digest}-{secrets.token_hex(8)}"
         self.client.register_plugin(ShippedFiles(key, files), name=key)
         self._plugin = key
-        if elsewhere and ("://" not in job.settings.storage or job.settings.storage.startswith("sqlite")):
-            self._see_file(job.settings.storage)
+        file = file_of(job.settings.storage)
+        if file is not None and not self.sees(file.absolute().parent):
+            raise StorageError(
+                f"storage {job.settings.storage} is a file that the cluster's workers do not see; "
+                "say --storage postgresql+psycopg://… or grpc://host:port"
+            )
         threads = min((details.get("nthreads", 1) for details in self.workers().values()), default=1)
         definition = job.definition.model_copy(update={"path": Path(path)})
         return replace(
@@ -217,16 +222,16 @@ class ClusterPool:
         """Return whether workers run on other machines."""
         return not set(self.client.run(socket.gethostname).values()) <= {socket.gethostname()}
 
-    def _see_file(self, storage: str) -> None:
-        """Check that workers on other machines see the folder of a file storage, by a mark left in it."""
-        folder = Path(storage.removeprefix("sqlite:///")).absolute().parent
+    def sees(self, folder: Path) -> bool:
+        """Return whether every worker sees a folder of this machine, by a mark left in it or above it."""
+        if not self._elsewhere():
+            return True
         existing = next(each for each in (folder, *folder.parents) if each.is_dir())
-        with tempfile.NamedTemporaryFile(dir=existing) as mark:
-            if not all(self.client.run(os.path.exists, mark.name).values()):
-                raise StorageError(
-                    f"storage {storage} is a file that the cluster's workers do not see; "
-                    "say --storage postgresql+psycopg://… or grpc://host:port"
-                )
+        try:
+            with tempfile.NamedTemporaryFile(dir=existing) as mark:
+                return all(self.client.run(os.path.exists, mark.name).values())
+        except OSError:  # nothing can be written there
+            return False
 
     def check(self, job: worker.Job) -> DryRun:
         """Check the study on one worker; creates nothing."""

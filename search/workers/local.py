@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from search.errors import ModelError, UsageError, one_line
+from search.study.files import SharedFolder
 from search.workers.backend import check_backend
 from search.workers.base import Slot
 
@@ -180,8 +181,6 @@ class LocalPool:
     """
 
     def __init__(self, wanted: int | str, n_trials: int, gpu_share: float = 1.0, gpus_each: int = 1) -> None:
-        from search.workers.sharing import SharedFolder
-
         start_forkserver()
         gpus = in_groups(visible_gpus(), gpus_each)
         count, why = choose_workers(wanted, n_trials, gpus, gpu_share)
@@ -193,19 +192,12 @@ class LocalPool:
         shares = f" and {gpu_share * gpus_each:g} GPU{'s' * (gpus_each > 1)}" if gpus else ""
         each = f"{threads} thread{'s' if threads > 1 else ''}{shares} each"
         self._shared = SharedFolder() if count > 1 else None
-        self._loading: subprocess.Popen[bytes] | None = None
-        self._closed = False
         self.description = f"{count} worker{'s' if count > 1 else ''} ({why}), {each}"
 
     def check(self, job: worker.Job) -> DryRun:
         """Check the study in one slot; creates nothing."""
-        from search.workers import early, worker
+        from search.workers import worker
 
-        self._loading = early.begin(job.definition, job.shared)
-        if self._loading is not None:
-            self._loading.wait()  # while the server imports the framework
-        if self._closed:
-            raise ModelError("the search was stopped while its data were loaded")
         try:
             return self.slots[0].submit(worker.check, job).result()
         except ProcessExpired as error:
@@ -217,14 +209,14 @@ class LocalPool:
         """Return the job with the folder in which workers share data; this machine has the user's files."""
         return job if self._shared is None else replace(job, shared=self._shared.path)
 
+    def sees(self, folder: Path) -> bool:  # noqa: ARG002 - as the protocol has it
+        """Return true: this machine's workers see what it sees."""
+        return True
+
     def close(self) -> None:
         """End every worker."""
-        self._closed = True
         for slot in self.slots:
             slot.stop()
-        if self._loading is not None:
-            self._loading.kill()
-            self._loading.wait()
         if self._shared is not None:
             self._shared.close()
 

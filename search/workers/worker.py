@@ -35,11 +35,12 @@ from search.reporting import data as data_picture
 from search.reporting import plots
 from search.study import attributes, orders, ranking, samplers, storage
 from search.study.comparable import comparable_study
+from search.study.files import checkpoint_name
 from search.studyfile.objects import provide
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
-from search.training import checkpoint, trial
 from search.training import result as results
+from search.training import trial
 from search.training.dry_run import DryRun, dry_run
 from search.training.model import has_user_code
 from search.training.probes import probes
@@ -65,6 +66,7 @@ class Job:
         shipped: Where the user's files were put on workers of a cluster; the study file's path is
             then relative to that folder.
         threads: Threads of a worker that was not started for this search.
+        checkpoints: The folder in which each trial has a folder of checkpoints; empty where workers do not see it.
         stop_file: A file whose presence asks running trials to stop at their next epoch.
         guarded: Whether the same trial may be given to a worker twice, as dask does.
         basis: What the search's values are measured on.
@@ -75,6 +77,7 @@ class Job:
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     shipped: str = ""
     threads: int = 0
+    checkpoints: str = ""
     stop_file: str = ""
     guarded: bool = False
     basis: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -188,7 +191,7 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
         storage.set_trial_system_attr(trial_id, attributes.BEGUN, f"{socket.gethostname()}:{os.getpid()}")
     _run_user_code_in(job, run_id)
     live = _Live(storage, trial_id, job.stop_file)
-    checkpoints = checkpoint.folder_of(job.settings.storage, job.settings.study_name, number)
+    checkpoints = Path(job.checkpoints, checkpoint_name(number)) if job.checkpoints else None
 
     with _alone(definition) as log:
         result = trial.run(
@@ -200,8 +203,6 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
             on_epochs=live,
             checkpoints=checkpoints,
         )
-        if result.fate != "died":  # a stopped trial goes on from its checkpoint
-            checkpoint.remove(checkpoints)
     return replace(result, log=log.text())
 
 
@@ -349,11 +350,6 @@ class _Live:
         order = orders.of_trial(self._storage.get_trial(self._trial_id))
         if order is not None:
             raise optuna.TrialPruned(str(order))
-
-
-def goes_on(job: Job, number: int) -> bool:
-    """Return whether a trial left a checkpoint from which it can go on."""
-    return checkpoint.folder_of(job.settings.storage, job.settings.study_name, number).is_dir()
 
 
 def _data(job: Job, *, first: bool = False) -> tuple[Definition, TrialData]:

@@ -10,7 +10,7 @@ import pytest
 
 from search.study import space
 from search.studyfile.schema import Definition
-from search.training import checkpoint, trial
+from search.training import trial
 from search.training.fit import BATCHES, WHOLE_EPOCHS
 from search.training.result import Epoch, TrialResult
 from tests.training.test_trial import study_of
@@ -126,16 +126,3 @@ def test_short_epochs_are_not_saved(tmp_path: Path, wanted: Any, saved: bool) ->
     study = Study(study_of(tmp_path, WATCHES, model=DROPS, fit={"epochs": 3, "checkpoint": wanted}))
     study.run(tmp_path / "checkpoints")
     assert (tmp_path / "checkpoints").exists() == saved
-
-
-def test_checkpoints_are_removed_with_the_trial(tmp_path: Path) -> None:
-    """Gigabytes would stay beside the journal."""
-    one, other = (checkpoint.folder_of(str(tmp_path / "s.journal"), "s", number) for number in (1, 2))
-    assert one == tmp_path / "s.checkpoints" / "s-00001"
-    for folder in (one, other):
-        folder.mkdir(parents=True)
-    checkpoint.remove(one)
-    assert other.exists()
-    checkpoint.remove(other)
-    assert not other.parent.exists()
-    checkpoint.remove(other)

@@ -149,7 +149,7 @@ def test_a_search_that_died_elsewhere_is_found_by_its_heartbeat(
     """
     from search import resume
     from search.study import attributes, storage
-    from search.study.spool import Spool
+    from search.study.files import StudyFiles
 
     monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
     url = postgres.replace("@/postgres", "@/optuna")
@@ -165,13 +165,14 @@ def test_a_search_that_died_elsewhere_is_found_by_its_heartbeat(
         state=optuna.trial.TrialState.RUNNING, system_attrs={attributes.SEARCH_RUN: "elsewhere"}
     )
     trial_id = storage.create_new_trial(storage.get_study_id_from_name("beats"), template_trial=running)
-    spool = Spool(resolve(definition, storage=url))
+    files = StudyFiles(kept, resolve(definition, storage=url))
     resume.record_heartbeat(storage, trial_id)
-    resume.recover_killed_searches(kept, storage, spool)
+    resume.recover_killed_searches(kept, storage, files)
     assert storage.get_trial(trial_id).state == optuna.trial.TrialState.RUNNING, "it is given twice its interval"
     time.sleep(3)
-    monkeypatch.setattr(resume, "_STALE_SECONDS", 2)
-    resume.recover_killed_searches(kept, storage, spool)
+    monkeypatch.setattr(resume, "_SILENT_SECONDS", 2)
+    monkeypatch.setattr(resume, "_WATCH_SECONDS", 1)
+    resume.recover_killed_searches(kept, storage, files)
     assert [record.state for record in resume.search_records(kept)] == ["finished", "interrupted"]
     assert storage.get_trial(trial_id).state == optuna.trial.TrialState.FAIL
     resumed = run_search(definition, resume=True, storage=url)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,15 +16,16 @@ import keras
 import numpy as np
 import pytest
 
-from search.data import mapped, sources
+from search.data import mapped
 from search.data.dataset import Data
 from search.data.loading import TrialData, load
 from search.data.preprocessing import leaves
+from search.study.files import SharedFolder
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
 from search.training import fit
 from search.workers import sharing
-from search.workers.sharing import SharedFolder, trial_data
+from search.workers.sharing import trial_data
 from tests.conftest import Searcher
 
 STUDY = """
@@ -205,7 +205,7 @@ def test_folders_are_removed_with_their_search_or_after_it(tmp_path: Path, monke
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yours = tmp_path / "search-data-of-your-own"
     yours.mkdir()
-    code = "from search.workers.sharing import SharedFolder; s = SharedFolder(); print(s.path, flush=True); input()"
+    code = "from search.study.files import SharedFolder; s = SharedFolder(); print(s.path, flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -225,55 +225,6 @@ def test_folders_are_removed_with_their_search_or_after_it(tmp_path: Path, monke
     assert Path(mine.path).is_dir()
     mine.close()
     assert list(tmp_path.glob("search-data-*")) == [yours]
-
-
-FILE = """
-name = "file"
-metric = "val_loss"
-direction = "minimize"
-
-[data]
-source = "npz:rows.npz"
-validation_size = {share}
-
-[space]
-epochs = {{ type = "int", low = 1, high = 2 }}
-"""
-
-
-def test_a_search_takes_over_what_another_one_loaded(
-    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If this fails, two searches of one file hold it twice, or one trains on what the file was before."""
-    loads = []
-    monkeypatch.setattr(sources, "read", lambda *given, read=sources.read: (loads.append(0), read(*given))[1])
-
-    def begin(folder: str, seed: int = 0, share: float = 0.2) -> list[Any]:
-        rows = np.random.default_rng(seed).normal(size=(400, 5)).astype("float32")
-        np.savez(tmp_path / "rows.npz", x=rows, y=rows[:, 0] > 0)
-        (tmp_path / "file.toml").write_text(FILE.format(share=share))
-        return arrays(same_of(trial_data(load_definition(tmp_path / "file.toml"), folder, first=True)))
-
-    other, third, fourth, fifth = (SharedFolder() for _ in range(4))
-    first = begin(place)
-    again = begin(other.path)
-    assert len(loads) == 1
-    assert all(one.tobytes() == two.tobytes() for one, two in zip(first, again, strict=True))
-    files = [sorted((Path(folder, "data")).glob("*.npy")) for folder in (place, other.path)]
-    assert [each.stat().st_ino for each in files[0]] == [each.stat().st_ino for each in files[1]] != []
-    begin(third.path, seed=1)
-    assert len(loads) == 2, "the file holds other rows"
-    begin(fourth.path, share=0.3)
-    assert len(loads) == 3, "they are split otherwise"
-    begin(fifth.path, seed=1)
-    assert len(loads) == 3
-    shutil.rmtree(place)
-    third.close()
-    definition = load_definition(tmp_path / "file.toml")
-    for folder in (other, fifth):
-        assert arrays(same_of(trial_data(definition, folder.path, first=False)))
-        folder.close()
-    assert len(loads) == 3, "files that another search has linked stay"
 
 
 CODE = """

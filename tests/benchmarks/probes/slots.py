@@ -106,6 +106,10 @@ class WaitingPool:
         """Return the job."""
         return job
 
+    def sees(self, folder: Path) -> bool:
+        """Return true."""
+        return True
+
     def close(self) -> None:
         """Do nothing."""
 

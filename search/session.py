@@ -66,7 +66,7 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
         if settings.storage.startswith("sqlite"):
             on_message("the study is kept in SQLite; a journal file or PostgreSQL is about ten times faster")
         job = pool.reach(worker.Job(settings.located()))
-        checked = in_background(pool.check, job)
+        checked = in_background(pool.dry_run, job)
         publish = _open_store(settings, stack)
         if not settings.offline and not checked.done():
             pictures.prepare()

@@ -43,7 +43,7 @@ HOMES: dict[str, set[str]] = {
     },
     "optuna_integration": {"tracking.runs"},
     "sqlalchemy": {"study.database", "study.storage", "tracking.store"},
-    "pebble": {"workers.fresh", "workers.local"},
+    "pebble": {"workers.local", "workers.reproduction"},
     "distributed": {"workers.cluster"},
     "tensorflow": {
         "graphs",
@@ -72,7 +72,7 @@ HOMES: dict[str, set[str]] = {
     "scipy": {"comparison.bootstrap", "ensemble.choice"},
     "psutil": {"system.machine"},
     "joblib": {"system.machine"},
-    "filelock": {"study.files"},
+    "filelock": {"study.files", "tracking.history"},
     "cloudpickle": {"studyfile.objects"},
     "pandas": {
         "promotion.rows",

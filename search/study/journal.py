@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from optuna.storages.journal import JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileOpenLock
 
 from search.errors import StorageError
 from search.system.whole import whole
@@ -21,42 +21,17 @@ _GRACE_SECONDS = 10  # how long a process may hold a journal's lock: it appends 
 _BEGINNING_SECONDS = 3.0  # how long another process may take from making a journal to its first record
 
 
-class JournalLock(JournalFileSymlinkLock):
-    """Optuna's lock of a journal, taken over when the process that holds it was killed.
+def lock_of(path: Path) -> JournalFileOpenLock:
+    """Return the lock of a journal, which is taken over when the process that holds it was killed.
 
-    The lock is a link beside the journal. Optuna judges its age by the file that it names, which it never finds when
-    the journal was given by a relative path: then it waits for ever. Here the link itself is looked at.
+    Optuna waits for ever for a link that names nothing, which is its own lock of a journal given by a relative path.
     """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path.absolute()))
-        self._link = Path(self._lock_file)
-
-    def acquire(self) -> bool:
-        """Wait for the lock, and take it.
-
-        Raises:
-            OSError: No link can be made there.
-        """
-        held, since, pause = None, time.monotonic(), 0.001
-        while True:
-            with suppress(FileExistsError):
-                self._link.symlink_to(self._lock_target_file)
-                return True
-            if (now := self._holder()) != held:
-                held, since = now, time.monotonic()
-            elif time.monotonic() - since > _GRACE_SECONDS:
-                with suppress(RuntimeError):  # another process took it over at the same moment
-                    self.release()
-            time.sleep(pause)
-            pause = min(2 * pause, 0.1)
-
-    def _holder(self) -> tuple[int, int] | None:
-        """Return what tells one holder's link from another's; None where there is none."""
-        with suppress(OSError):
-            link = self._link.lstat()
-            return link.st_ino, link.st_mtime_ns
-        return None
+    link, deadline = Path(f"{path.absolute()}.lock"), time.monotonic() + _GRACE_SECONDS
+    while link.is_symlink() and not link.exists():
+        if time.monotonic() > deadline:
+            link.unlink(missing_ok=True)
+        time.sleep(0.1)
+    return JournalFileOpenLock(str(path.absolute()), grace_period=_GRACE_SECONDS)
 
 
 def check(path: Path, on_message: Callable[[str], None] = lambda _: None) -> None:
@@ -78,7 +53,7 @@ def check(path: Path, on_message: Callable[[str], None] = lambda _: None) -> Non
         raise StorageError(f"{path} is a folder, not a journal; give a file")
     _wait_until_begun(path)
     _check_beginning(path)
-    lock = JournalLock(path)
+    lock = lock_of(path)
     lock.acquire()
     try:
         start, tail = _tail_of(path)

@@ -27,6 +27,7 @@ from search.data.loading import TrialData
 from search.data.summary import DataSummary, Interface
 from search.errors import SearchError, TrialFailed, one_line, printable
 from search.studyfile.schema import Definition
+from search.system import machine
 from search.training.checkpoint import CheckpointDamaged
 from search.training.description import answers, describe, interface, looks
 from search.training.epochs import Epochs, OnEpoch
@@ -193,7 +194,7 @@ def run(
         summary=log.summary,
         path=log.path,
         worker=f"{socket.gethostname()}:{os.getpid()}",
-        memory=resident_size(),
+        memory=machine.resident_memory(),
         **fate,
     )
 
@@ -402,12 +403,3 @@ def _refit(
     training = Training(definition, data.refit(), trial, seed, log.folder / "refit", epochs, log.saved("refit"))
     log.metrics["refit_epochs"] = float(epochs)
     return training.fit(lambda epoch, logs, _: log.ended(epoch, logs, "refit"))
-
-
-def resident_size() -> int:
-    """Return this process's resident size in bytes; 0 where the system does not tell."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0

@@ -40,7 +40,7 @@ class Pool(Protocol):
     slots: list[Slot]
     description: str
 
-    def check(self, job: worker.Job) -> DryRun:
+    def dry_run(self, job: worker.Job) -> DryRun:
         """Check the study in one slot; creates nothing."""
 
     def reach(self, job: worker.Job) -> worker.Job:

@@ -233,9 +233,9 @@ class ClusterPool:
         except OSError:  # nothing can be written there
             return False
 
-    def check(self, job: worker.Job) -> DryRun:
+    def dry_run(self, job: worker.Job) -> DryRun:
         """Check the study on one worker; creates nothing."""
-        return self.slots[0].submit(worker.check, job).result()
+        return self.slots[0].submit(worker.try_out, job).result()
 
     def close(self) -> None:
         """Leave the cluster; its workers stay, without this search's plug-in."""

@@ -17,13 +17,12 @@ from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
-from pebble import ProcessPool
 
 from search.data.summary import ANSWERS, Answers
 from search.errors import ModelError, one_line
 from search.studyfile.schema import Definition
 from search.training.dry_run import DryRun, maker, told_and_mended
-from search.workers.local import Allotment, begin_worker, fork_context
+from search.workers.local import Allotment, LocalSlot
 
 _PATIENCE = 300.0  # seconds; loading takes less than one
 _CLOSE = 0.01  # of a value, and of the largest value: graphs and precisions differ between processes
@@ -33,10 +32,8 @@ class FreshProcess:
     """A process that loads logged models; it is started before it is needed."""
 
     def __init__(self) -> None:
-        self._pool = ProcessPool(
-            max_workers=1, initializer=begin_worker, initargs=(Allotment(1),), context=fork_context()
-        )
-        self._ready = self._pool.schedule(os.getpid)
+        self._slot = LocalSlot(Allotment(1))
+        self._slot.submit(os.getpid)
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +57,7 @@ class FreshProcess:
         return self._begin(folder, example)()
 
     def _begin(self, folder: Path, example: Any) -> Callable[[], str]:
-        begun = self._pool.schedule(loaded_elsewhere, args=(str(folder), example))
+        begun = self._slot.submit(loaded_elsewhere, str(folder), example)
 
         def answer() -> str:
             try:
@@ -74,8 +71,7 @@ class FreshProcess:
 
     def close(self) -> None:
         """End the process."""
-        self._pool.stop()
-        self._pool.join(2)
+        self._slot.stop()
 
 
 def check_loads(definition: Definition, tried: DryRun) -> None:

@@ -6,11 +6,9 @@ is lost, and the slot starts another. `search.cluster` offers the same slots on 
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import multiprocessing.util
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +28,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from search.errors import ModelError, UsageError, one_line
 from search.study.files import SharedFolder
+from search.system import machine
 from search.workers.backend import check_backend
 from search.workers.base import Slot
 
@@ -43,7 +42,6 @@ _LONGEST_FOLDER = 70  # bytes of a path; that of a socket in it has 107 at most
 _WORKER_BYTES = 1.5e9  # what a worker with TensorFlow and a small study takes, generously
 _GROWTH = 1.25  # a worker that takes more, and this multiple of its size after its first trial, is replaced
 _SIGKILL = -9
-_PR_SET_PDEATHSIG = 1
 _naming = threading.Lock()  # of the main module, which is one for all threads
 
 
@@ -115,14 +113,10 @@ def _call(function: Callable[..., T], /, *args: Any) -> T:
 
 
 def _end_with_the_search() -> None:
-    """End this process when the search ends, however that ends, and when the server that it was forked from does.
-
-    The server outlives the search as long as a worker does, so its end says nothing of the search's.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Exit with the search or its forkserver, whichever ends first."""
+    machine.end_with_parent()
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent is not None:  # the server outlives the search as long as a worker does
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 
 
@@ -184,7 +178,7 @@ class LocalPool:
         start_forkserver()
         gpus = in_groups(visible_gpus(), gpus_each)
         count, why = choose_workers(wanted, n_trials, gpus, gpu_share)
-        threads = max(1, cores() // count)
+        threads = max(1, machine.processors() // count)
         self.slots: list[Slot] = [
             LocalSlot(Allotment(threads, gpus[index % len(gpus)] if gpus else None, gpu_share))
             for index in range(count)
@@ -194,12 +188,12 @@ class LocalPool:
         self._shared = SharedFolder() if count > 1 else None
         self.description = f"{count} worker{'s' if count > 1 else ''} ({why}), {each}"
 
-    def check(self, job: worker.Job) -> DryRun:
+    def dry_run(self, job: worker.Job) -> DryRun:
         """Check the study in one slot; creates nothing."""
         from search.workers import worker
 
         try:
-            return self.slots[0].submit(worker.check, job).result()
+            return self.slots[0].submit(worker.try_out, job).result()
         except ProcessExpired as error:
             raise ModelError(
                 f"loading the data or building the first model ended its process: {reason_of(error)}"
@@ -285,11 +279,6 @@ def start_forkserver() -> None:
     forkserver.ensure_running()
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def visible_gpus() -> list[str]:
     """Return the GPUs that workers may use, as in `CUDA_VISIBLE_DEVICES`, without touching them."""
     stated = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -319,19 +308,12 @@ def choose_workers(wanted: int | str, n_trials: int, gpus: list[str], gpu_share:
     """
     if isinstance(wanted, int):
         return max(1, min(wanted, n_trials)), "as asked" if wanted <= n_trials else _each(n_trials)
-    places = len(gpus) * int(1 / gpu_share) if gpus else cores()
+    places = len(gpus) * int(1 / gpu_share) if gpus else machine.processors()
     place = f"one for each of {places} {'GPU shares' if gpus else 'cores'}"
-    limits = {places: place, max(1, int(_free_memory() / _WORKER_BYTES)): "as many as memory holds"}
+    limits = {places: place, max(1, int(machine.available_memory() / _WORKER_BYTES)): "as many as memory holds"}
     limits.setdefault(max(1, n_trials), _each(n_trials))
     count = min(limits)
     return count, limits[count]
-
-
-def _free_memory() -> float:
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError):
-        return 4 * _WORKER_BYTES
 
 
 def reason_of(error: BaseException) -> str:

@@ -5,12 +5,12 @@ whatever their log level; those are kept from the person. An import that fails i
 each worker, which says so.
 """
 
-import ctypes
 import gc
 import os
 import signal
-import sys
 from contextlib import contextmanager, suppress
+
+from search.system import machine
 
 
 @contextmanager
@@ -25,16 +25,9 @@ def _quiet():  # type: ignore[no-untyped-def]
         os.close(kept)
 
 
-def _end_with_the_search(number: int) -> None:
-    """Have the system send this signal when the search ends; 0 for none."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-
-
-_PR_SET_PDEATHSIG = 1
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the search, which ends its workers itself
 
-_end_with_the_search(signal.SIGKILL)  # once it serves, the server ends by itself; importing takes seconds
+machine.end_with_parent()  # once it serves, the server ends by itself; importing takes seconds
 
 with _quiet(), suppress(Exception):
     import keras  # noqa: F401
@@ -44,5 +37,5 @@ with _quiet(), suppress(Exception):
 
     import search.workers.worker  # noqa: F401
 
-_end_with_the_search(0)
+machine.end_with_parent(0)
 gc.freeze()  # what is imported never dies: no worker need look at it again

@@ -12,21 +12,22 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState, create_trial
+from pebble import ProcessExpired
 
 from search.data.loading import TrialData
-from search.errors import UsageError
+from search.errors import ModelError, UsageError
 from search.figures import finite
 from search.study import attributes, space
 from search.studyfile import objects
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
+from search.system import machine
 from search.tracking import origin
 from search.tracking.origin import Recorded
-from search.tracking.versions import import_keras
 from search.training import trial
 from search.training.result import Epoch, TrialResult
 from search.workers.devices import spread
-from search.workers.local import Allotment, cores
+from search.workers.local import Allotment, LocalSlot, reason_of, start_forkserver
 
 TOLERANCE = 0.01  # relative, on other versions or another processor
 _TIMES = ("train_seconds", "latency_ms")  # measured, so never the same
@@ -77,28 +78,31 @@ def reproduce(run_id: str) -> Reproduction:
         definition = load_definition(source.study_file)
         if any(each.startswith(f"{objects.PREFIX}:") for each in definition.references.values()):
             raise UsageError("the study's functions or data were given in Python, not in files, and were not kept")
-        before = Path.cwd()
-        os.chdir(definition.path.parent)
-        try:
-            with origin.unrecorded(Path(name)):  # what the user's own code logs goes nowhere
-                every, result = _train(definition, recorded)
-        finally:
-            os.chdir(before)
+        digest, result = _elsewhere(definition, recorded, name)
     # Of data that depend on the trial the digest tells those of another one.
-    if recorded.digest and every.same is not None and every.same.digest != recorded.digest:
-        changed.append(f"data digest {recorded.digest}, now {every.same.digest}")
+    if recorded.digest and digest not in ("", recorded.digest):
+        changed.append(f"data digest {recorded.digest}, now {digest}")
     return _compared(recorded, result, changed)
 
 
-def _train(definition: Definition, recorded: Recorded) -> tuple[TrialData, TrialResult]:
-    """Train the trial as one of its search's workers did."""
-    from search.workers import worker
+def _elsewhere(definition: Definition, recorded: Recorded, folder: str) -> tuple[str, TrialResult]:
+    """Train the trial in a process like those of its search; return the digest of its data too.
 
-    threads = max(1, cores() // max(1, recorded.workers))
-    os.environ.update(Allotment(threads).environment())
-    import_keras()
-    worker.warm(threads)
-    every = TrialData(definition)
+    Raises:
+        ModelError: The process ended.
+    """
+    start_forkserver()
+    slot = LocalSlot(Allotment(max(1, machine.processors() // max(1, recorded.workers))))
+    try:
+        return slot.submit(_train, definition, recorded, folder).result()
+    except ProcessExpired as error:
+        raise ModelError(f"training the trial again ended its process: {reason_of(error)}") from error
+    finally:
+        slot.stop()
+
+
+def _train(definition: Definition, recorded: Recorded, folder: str) -> tuple[str, TrialResult]:
+    os.chdir(definition.path.parent)
     last = _epochs_recorded(recorded)
 
     def on_epochs(epochs: list[Epoch]) -> None:
@@ -106,8 +110,9 @@ def _train(definition: Definition, recorded: Recorded) -> tuple[TrialData, Trial
             raise optuna.TrialPruned
 
     refitted = definition.search.refit and "refit_epochs" in recorded.metrics
-    with spread(definition):
-        return every, trial.run(
+    with origin.unrecorded(Path(folder)), spread(definition):  # what the user's own code logs goes nowhere
+        every = TrialData(definition)
+        result = trial.run(
             definition,
             every,
             _trial(definition, recorded),
@@ -115,6 +120,7 @@ def _train(definition: Definition, recorded: Recorded) -> tuple[TrialData, Trial
             is_kept=lambda _: refitted,
             on_epochs=on_epochs,
         )
+    return "" if every.same is None else every.same.digest, result
 
 
 def _epochs_recorded(recorded: Recorded) -> int:

@@ -39,6 +39,7 @@ from search.study.files import checkpoint_name
 from search.studyfile.objects import provide
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
+from search.system import machine
 from search.training import result as results
 from search.training import trial
 from search.training.dry_run import DryRun, dry_run
@@ -90,8 +91,8 @@ class Job:
 
 
 @dataclass
-class _Loaded:
-    """What this process has loaded; one study at a time."""
+class _Cache:
+    """What this process keeps between trials; of one study at a time."""
 
     key: str = ""
     definition: Definition | None = None
@@ -101,7 +102,7 @@ class _Loaded:
     memory: int = 0  # resident bytes after the last collection
 
 
-_loaded = _Loaded()
+_cache = _Cache()
 
 
 def warm(threads: int) -> None:
@@ -121,17 +122,17 @@ def warm(threads: int) -> None:
             make_virtual()
 
 
-def check(job: Job) -> DryRun:
+def try_out(job: Job) -> DryRun:
     """Load the data and build one model, creating nothing.
 
     Raises:
         UsageError: The data or the model cannot be used.
     """
-    tried: DryRun = _with_our_errors("loading the data or building the first model", _checked, job)
+    tried: DryRun = _with_our_errors("loading the data or building the first model", _tried_out, job)
     return tried
 
 
-def _checked(job: Job) -> DryRun:
+def _tried_out(job: Job) -> DryRun:
     check_devices(job.definition)
     started = time.perf_counter()
     definition, data = _data(job, first=True)
@@ -355,7 +356,7 @@ class _Live:
 def _data(job: Job, *, first: bool = False) -> tuple[Definition, TrialData]:
     given = hashlib.sha256(job.settings.objects).hexdigest()
     key = f"{job.definition.digest}:{job.definition.path}:{job.shipped}:{given}"
-    if _loaded.key != key or _loaded.data is None or _loaded.definition is None:
+    if _cache.key != key or _cache.data is None or _cache.definition is None:
         if job.threads:
             warm(job.threads)
         _forget_shipped(job.shipped)
@@ -363,9 +364,9 @@ def _data(job: Job, *, first: bool = False) -> tuple[Definition, TrialData]:
         definition = job.definition
         if job.shipped:
             definition = definition.model_copy(update={"path": shipped_folder(job.shipped) / definition.path})
-        _loaded.data = sharing.trial_data(definition, job.shared, first=first)
-        _loaded.definition, _loaded.key = definition, key
-    return _loaded.definition, _loaded.data
+        _cache.data = sharing.trial_data(definition, job.shared, first=first)
+        _cache.definition, _cache.key = definition, key
+    return _cache.definition, _cache.data
 
 
 def _forget_shipped(key: str) -> None:
@@ -380,7 +381,7 @@ def _forget_shipped(key: str) -> None:
 
 def shipped_folder(key: str) -> Path:
     """Return where the files shipped under this key lie."""
-    return Path(tempfile.gettempdir()) / f"{key}-{os.getuid()}"
+    return Path(tempfile.gettempdir()) / f"{key}-{machine.user()}"
 
 
 def versions() -> dict[str, str]:
@@ -390,12 +391,12 @@ def versions() -> dict[str, str]:
 
 
 def _storage(job: Job) -> BaseStorage:
-    if _loaded.storage is None or _loaded.storage_url != job.settings.storage:
-        _loaded.storage, _loaded.storage_url = (
+    if _cache.storage is None or _cache.storage_url != job.settings.storage:
+        _cache.storage, _cache.storage_url = (
             storage.open_storage(job.settings.storage),
             job.settings.storage,
         )
-    return _loaded.storage
+    return _cache.storage
 
 
 def _run_user_code_in(job: Job, run_id: str) -> None:
@@ -412,11 +413,11 @@ def _forget_model(definition: Definition) -> None:
     # Collecting takes up to 0.2 s, more with every trial; Python does it in its own time, and at once only
     # where models are large enough to matter. Without code of the user's own there is nothing else to clear,
     # and TensorFlow keeps what it has optimised.
-    grown = 0 < _loaded.memory < trial.resident_size() - _COLLECT_BYTES
+    grown = 0 < _cache.memory < machine.resident_memory() - _COLLECT_BYTES
     if grown or has_user_code(definition):
         keras.backend.clear_session(free_memory=grown)
-    if grown or not _loaded.memory:
-        _loaded.memory = trial.resident_size()
+    if grown or not _cache.memory:
+        _cache.memory = machine.resident_memory()
     mlflow = sys.modules.get("mlflow")
     while mlflow is not None and mlflow.active_run() is not None:
         mlflow.end_run("RUNNING")

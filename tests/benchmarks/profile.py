@@ -78,7 +78,7 @@ def timeline(started: float, ended: float, spans: list[Span]) -> list[tuple[str,
 
 def in_workers(spans: list[Span], workers: int) -> list[tuple[str, float]]:
     """Return what workers did while trials ran, as seconds of all of them together."""
-    checks = [span for span in spans if span.name == "worker.check"]  # it builds a model too
+    checks = [span for span in spans if span.name == "worker.try_out"]  # it builds a model too
     total = _total(span for span in spans if not any(_inside(span, check) for check in checks))
     epochs = total["first epoch"] + total["other epoch"]  # with the pruner, which is asked in between
     parts = {

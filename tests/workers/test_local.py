@@ -252,7 +252,7 @@ def test_a_cluster_worker_forgets_the_files_of_an_earlier_search(
         try:
             job = pool.reach(Job(resolve(load_definition(definition.path), storage="grpc://nowhere:1")))
             assert shipped_folder(job.shipped).is_dir()
-            return pool.check(job).data.digest
+            return pool.dry_run(job).data.digest
         finally:
             pool.close()
             assert not shipped_folder(job.shipped).exists(), "the files are removed with the search"

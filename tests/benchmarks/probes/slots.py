@@ -96,11 +96,11 @@ class WaitingPool:
         self.slots: list[Slot] = [WaitingSlot(timer, seconds) for _ in range(count)]
         self.description = f"{count} slots that wait"
 
-    def check(self, job: Any) -> Any:
+    def dry_run(self, job: Any) -> Any:
         """Check the study here."""
         from search.workers import worker
 
-        return worker.check(job)
+        return worker.try_out(job)
 
     def reach(self, job: Any) -> Any:
         """Return the job."""

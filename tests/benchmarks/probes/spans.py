@@ -91,7 +91,7 @@ def _time_session(session: Any) -> None:
     for name in ("search", "_pool", "_open_store", "_storage"):
         time_calls(session, name, name)
     time_calls(session, "finish", "finish")
-    time_calls(session.workers.LocalPool, "check", "check")
+    time_calls(session.workers.LocalPool, "dry_run", "check")
     time_calls(session.workers.LocalPool, "close", "close")
     time_calls(optimize.Search, "optimize", "optimize")
     time_calls(optimize.Search, "_ask", "ask the sampler")
@@ -110,7 +110,7 @@ def _time_worker(worker: Any) -> None:
 
     from search.training import fit, model, training, whole_epochs
 
-    for name in ("check", "train", "_forget_model"):
+    for name in ("try_out", "train", "_forget_model"):
         time_calls(worker, name, f"worker.{name}")
     time_calls(model, "build", "build")
     time_calls(training, "archive", "archive")

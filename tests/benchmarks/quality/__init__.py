@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from search.workers.local import cores
+from search.system.machine import processors
 from tests.benchmarks.quality import averages, parts, tasks
 from tests.benchmarks.timing import HERE, Size, machine, note, table
 
@@ -158,7 +158,7 @@ def _losses(found: dict[tuple[str, int], averages.Given]) -> list[list[str]]:
 def _caption(plan: parts.Plan, names: list[str], count: int) -> str:
     return (
         f"{len(names)} tasks, {count} tasks and splits, {len(parts.tools())} tools, {plan.seconds} s for each search "
-        f"on {cores()} core(s), {len(plan.seeds)} seed(s); configurations judged under {plan.judges} fresh seeds. "
+        f"on {processors()} core(s), {len(plan.seeds)} seed(s); configurations judged under {plan.judges} fresh seeds. "
         f"Lower is better. {datetime.date.today()}, {machine()}."  # noqa: DTZ011 - the reader's day
     )
 

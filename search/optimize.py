@@ -23,14 +23,13 @@ from search.budget import GRACE_SECONDS, Budget, OnProgress, Progress
 from search.context import Context
 from search.errors import Interrupted
 from search.figures import duration
-from search.resume import finish_running, record_heartbeat, trials_of
+from search.resume import finish_running, trials_of
 from search.stopping import INTERRUPTED, Interruption, Stopping, signals
 from search.study import attributes, orders, ranking, samplers, space
 from search.study.comparable import comparable_trials
 from search.study.listener import Listener
 from search.study.orders import Order
 from search.study.proposals import Sampling, Suggestion
-from search.study.storage import HEARTBEAT_SECONDS
 from search.studyfile.settings import Settings, resume_command
 from search.training.model import has_user_code
 from search.training.result import Epoch, Fate, TrialResult, live_epochs
@@ -58,7 +57,6 @@ class _Running:
     future: Future[TrialResult]
     began: float
     looked: float  # when the study was last asked for its epochs
-    last_heartbeat: float = 0.0
     order: Order | None = None  # what somebody asks of it
 
     @property
@@ -251,11 +249,8 @@ class Search:
         return TrialResult(running.number, fate, seed, reason=reason, epochs=tuple(epochs))
 
     def _look_after(self, running: _Running) -> tuple[Fate, str] | None:
-        """Keep a running trial's heartbeat and tell of its epochs; return how and why to end it, if it must end."""
+        """Tell of a running trial's epochs; return how and why to end it, if it must end."""
         now = time.monotonic()
-        if now - running.last_heartbeat >= HEARTBEAT_SECONDS:
-            running.last_heartbeat = now
-            record_heartbeat(self._storage, running.trial_id)
         if now - running.looked >= max(_LOOK_SECONDS, 0.05 * len(self._running)):
             running.looked = now
             trial = self._storage.get_trial(running.trial_id)

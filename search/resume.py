@@ -13,7 +13,6 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.storages._heartbeat import BaseHeartbeat  # no public name; a test fails loudly when it moves
 from optuna.trial import FrozenTrial, TrialState
 
 from search.budget import RUN_AGAIN, failed_itself
@@ -186,7 +185,6 @@ def recover_killed_searches(
     Returns:
         The searches that were killed.
     """
-    _fail_stale(study, storage)
     dead = _dead(study, files, on_message)
     for record in dead:
         for trial in trials_of(study, record.search_id):
@@ -208,18 +206,6 @@ def finish_running(study: optuna.Study, storage: BaseStorage, trial: FrozenTrial
     else:
         result = TrialResult.from_text(text)
     study.tell(trial.number, result.objectives, state=result.state)
-
-
-def record_heartbeat(storage: BaseStorage, trial_id: int) -> None:
-    """Show that a trial is alive, where the storage keeps heartbeats."""
-    if isinstance(storage, BaseHeartbeat) and storage.get_heartbeat_interval() is not None:
-        storage.record_heartbeat(trial_id)
-
-
-def _fail_stale(study: optuna.Study, storage: BaseStorage) -> None:
-    """Fail trials whose heartbeat stopped, on whatever machine they ran."""
-    if isinstance(storage, BaseHeartbeat) and storage.get_heartbeat_interval() is not None:
-        optuna.storages.fail_stale_trials(study)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from search import resume
 from search.errors import TrackingError, UsageError, one_line
 from search.study import create, orders
 from search.study.orders import Order
-from search.study.spool import Spool
+from search.study.files import StudyFiles
 from search.studyfile.settings import Settings
 
 
@@ -22,8 +22,9 @@ def stop(settings: Settings, order: Order, number: int | None = None) -> str:
     if number is not None:
         orders.give_to_trial(study, storage, number, order)
         return f"trial {number} of study '{study.study_name}' ends {when}"
-    spool = Spool(settings)
-    running = [each for each in resume.search_records(study) if each.state == "running" and resume.alive(each, spool)]
+    files = StudyFiles(study, settings)
+    records = resume.search_records(study)
+    running = [each for each in records if each.state == "running" and resume.alive(each, files) is not False]
     if not running:
         raise UsageError(f"study '{study.study_name}': no search runs")
     for record in running:

@@ -22,7 +22,7 @@ from search.optimize import Search
 from search.study import attributes, create, orders, ranking
 from search.study.comparable import comparable_study
 from search.study.orders import Order
-from search.study.spool import Spool
+from search.study.files import StudyFiles
 from search.study.storage import open_storage
 from search.studyfile.settings import resolve
 from search.training.result import Epoch, TrialResult
@@ -89,7 +89,7 @@ class Steered:
         self.settings = resolve(wanted, study_name=name, storage=url, n_trials=n_trials, offline=True)
         storage = open_storage(url)
         study = create.create(wanted, name, storage, optuna.samplers.RandomSampler(), optuna.pruners.NopPruner())
-        spool, self.slot, self.told = Spool(self.settings), HeldSlot(), list[Progress]()
+        spool, self.slot, self.told = StudyFiles(study, self.settings), HeldSlot(), list[Progress]()
         self.claim = resume.begin(study, spool, n_trials)
         job, anything = worker.Job(self.settings), Any
         pool: anything = None
@@ -210,7 +210,7 @@ def test_a_search_is_paused_and_resumed(url: str, tmp_path: Path) -> None:
     assert steered.search.paused
     assert steered.states() == ["FAIL"]
     steered.claim.ended("interrupted", steered.search.stopped)
-    unfinished = resume.claim_interrupted(steered.study, Spool(steered.settings), 1)
+    unfinished = resume.claim_interrupted(steered.study, StudyFiles(steered.study, steered.settings), 1)
     assert unfinished.left == 3
     assert [each.params for each in unfinished.first] == [steered.study.trials[0].params]
     assert orders.of_search(steered.study, search_id) is not None

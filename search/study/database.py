@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +11,10 @@ import sqlalchemy.exc
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 
+from search.system.retry import retried
+
 PATIENCE_SECONDS = 30.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
+_AWAY = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, optuna.exceptions.StorageInternalError)
 _HOPELESS = ("disk is full", "No space left", "readonly", "does not exist", "authentication failed")
 
 
@@ -30,33 +31,32 @@ class PatientStorage(RDBStorage):
 def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def tried(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
-        deadline, pause = 0.0, _FIRST_PAUSE
-        while True:
+        again = False
+
+        def call() -> Any:
             try:
                 return method(self, *args, **kwargs)
             except UpdateFinishedTrialError:
-                if not deadline:
-                    raise
-                return True  # the first try was carried out, only its answer was lost
-            except (
-                sqlalchemy.exc.OperationalError,
-                sqlalchemy.exc.InterfaceError,
-                optuna.exceptions.StorageInternalError,
-            ) as error:
-                text = f"{error} {error.__cause__ or ''}"
-                if any(each in text for each in _HOPELESS) or (deadline and time.monotonic() + pause > deadline):
-                    raise
-                if not deadline:  # from the first failure on: the request itself may have hung for long
-                    deadline = time.monotonic() + PATIENCE_SECONDS
-                    self.on_message(f"the study's database does not answer; trying again for {PATIENCE_SECONDS:g} s")
-                time.sleep(pause)
-                pause = min(_LONGEST_PAUSE, 2 * pause)
+                if again:  # the first try was carried out, only its answer was lost
+                    return True
+                raise
+
+        def wait() -> None:
+            nonlocal again
+            again = True
+            self.on_message(f"the study's database does not answer; trying again for {PATIENCE_SECONDS:g} s")
+
+        return retried(call, _is_away, PATIENCE_SECONDS, wait)
 
     return tried
 
 
+def _is_away(error: Exception) -> bool:
+    text = f"{error} {error.__cause__ or ''}"
+    return isinstance(error, _AWAY) and not any(each in text for each in _HOPELESS)
+
+
 for _name in (
-    "_get_stale_trial_ids",
     "create_new_trial",
     "get_all_studies",
     "get_all_trials",
@@ -70,7 +70,6 @@ for _name in (
     "get_trial",
     "get_trial_id_from_study_id_trial_number",
     "get_trial_number_from_id",
-    "record_heartbeat",
     "set_study_system_attr",
     "set_study_user_attr",
     "set_trial_intermediate_value",

@@ -16,11 +16,12 @@ from optuna.storages import BaseStorage
 from search.errors import StorageError, one_line
 from search.study import journal
 from search.studyfile.secret import SecretUrl, revealed
+from search.system.retry import retried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HEARTBEAT_SECONDS = 30  # after twice as long without one, a trial in a database counts as dead
+_OPENING_SECONDS = 3.0  # how long another search may take to create a database's tables
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -76,23 +77,18 @@ def _relational(url: str, create: bool, on_message: Callable[[str], None]) -> Ba
         options["connect_args"] = {"connect_timeout": 10}
     if not create and not _holds_studies(url, options):
         raise StorageError(f"storage {url} holds no study; give the storage that the search used")
-    for attempt in range(5):
-        try:
-            opened = PatientStorage(
-                url,
-                engine_kwargs=options,
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                skip_table_creation=not create,
-                skip_compatibility_check=not create,
-            )
-        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.OperationalError):
-            # Searches that open a fresh database at the same moment create its tables twice.
-            if attempt == 4 or not _reachable(url, options):
-                raise
-        else:
-            opened.on_message = on_message
-            return opened
-    raise AssertionError("unreachable")
+
+    def opened() -> PatientStorage:
+        return PatientStorage(
+            url, engine_kwargs=options, skip_table_creation=not create, skip_compatibility_check=not create
+        )
+
+    def passes(error: Exception) -> bool:  # searches that open a fresh database at once create its tables twice
+        return isinstance(error, sqlalchemy.exc.DatabaseError) and _reachable(url, options)
+
+    storage = retried(opened, passes, _OPENING_SECONDS)
+    storage.on_message = on_message
+    return storage
 
 
 def _holds_studies(url: str, options: dict[str, Any]) -> bool:

@@ -32,6 +32,7 @@ from search.study import attributes, ranking
 from search.study.attributes import Confirmed
 from search.study.comparable import comparable_trials
 from search.studyfile.schema import Definition
+from search.system.retry import retried
 from search.tracking import entries, origin
 from search.tracking.entries import distinct, legal, milliseconds
 from search.tracking.pages import descriptions, experiment, pictures, views
@@ -145,15 +146,11 @@ class SearchRun:
         """Log the data set to the search's run, which creates it, before trials do so side by side."""
         if self._dataset is None:
             return
-        for attempt in range(5):
-            try:
-                self._client.log_inputs(run_id, datasets=[self._dataset])
-            except MlflowException:  # another search created the same data set in this moment
-                if attempt == 4:
-                    raise
-                time.sleep(0.1 * (attempt + 1))
-            else:
-                return
+        # Another search may create the same data set in this moment.
+        datasets = [self._dataset]
+        retried(
+            lambda: self._client.log_inputs(run_id, datasets=datasets), lambda e: isinstance(e, MlflowException), 1.0
+        )
 
     @cached_property
     def _tags(self) -> dict[str, str]:

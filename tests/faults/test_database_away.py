@@ -13,7 +13,6 @@ from search.study.storage import open_storage, storage_errors
 from tests.faults.night import postgresql
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_database_that_is_killed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """If this fails, a PostgreSQL that restarts in the night ends every search that uses it."""
     said: list[str] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from mlflow import MlflowClient
@@ -11,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from search.errors import TrackingError
 from search.studyfile.schema import Definition
+from search.system.retry import retried
 from search.tracking import store
 from search.tracking.pages import descriptions
 
@@ -28,7 +28,8 @@ def find_or_create(client: MlflowClient, definition: Definition, name: str) -> s
     Raises:
         TrackingError: The experiment is deleted.
     """
-    for attempt in range(3):
+
+    def found() -> str:
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             if experiment.lifecycle_stage != "active":
@@ -40,13 +41,10 @@ def find_or_create(client: MlflowClient, definition: Definition, name: str) -> s
             return str(experiment.experiment_id)
         note = descriptions.of_experiment(definition, name)
         tags = {_NOTE: note, _WRITTEN: note, "mlflow.experimentKind": "custom_model_development"}
-        try:
-            return str(client.create_experiment(name, store.artifact_location(name), tags=tags))
-        except MlflowException:
-            if attempt == 2:
-                raise
-        time.sleep(0.2 * attempt)  # another search created it in this moment
-    raise TrackingError(f"MLflow experiment '{name}' can neither be found nor created")
+        return str(client.create_experiment(name, store.artifact_location(name), tags=tags))
+
+    # Another search may create it in this moment.
+    return retried(found, lambda error: isinstance(error, MlflowException), 1.0)
 
 
 def describe(

@@ -144,7 +144,7 @@ class Study:
         asked = {**options, "n_trials": n_trials, "storage": self._storage, "tracking_uri": self._tracking_uri}
         settings = resolve(self._definition, objects=objects, **asked)
         with unchanged():
-            from search.workers.local import start_forkserver
+            from search.workers.process import start_forkserver
 
             provide(settings.objects)
             if settings.cluster is None:

@@ -36,7 +36,7 @@ from search.training.result import Epoch, Fate, TrialResult, live_epochs
 from search.training.trial import seed_of
 from search.workers import worker
 from search.workers.base import Slot
-from search.workers.local import reason_of
+from search.workers.process import reason_of
 from search.workers.silence import Silence
 
 _POLL_SECONDS = 0.5

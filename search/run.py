@@ -11,7 +11,7 @@ from search.cli import Debug, Json, Study, execute, print_json, with_options
 from search.errors import Interrupted
 from search.studyfile.load import find_study, load_definition
 from search.studyfile.settings import OPTIONS, resolve
-from search.workers.local import start_forkserver
+from search.workers.process import start_forkserver
 
 
 @with_options(*OPTIONS)

@@ -43,7 +43,7 @@ HOMES: dict[str, set[str]] = {
     },
     "optuna_integration": {"tracking.runs"},
     "sqlalchemy": {"study.database", "study.storage", "tracking.store"},
-    "pebble": {"workers.local", "workers.reproduction"},
+    "pebble": {"workers.local", "workers.process", "workers.reproduction"},
     "distributed": {"workers.cluster"},
     "tensorflow": {
         "graphs",

@@ -18,7 +18,7 @@ from search.study.comparable import comparable_trials
 from search.training.result import TrialResult
 from search.workers import worker
 from search.workers.base import Slot
-from search.workers.local import reason_of
+from search.workers.process import reason_of
 
 FINALISTS = 3
 _MOST_SEEDS = 10  # trainings of one finalist

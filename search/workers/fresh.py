@@ -22,7 +22,7 @@ from search.data.summary import ANSWERS, Answers
 from search.errors import ModelError, one_line
 from search.studyfile.schema import Definition
 from search.training.dry_run import DryRun, maker, told_and_mended
-from search.workers.local import Allotment, LocalSlot
+from search.workers.process import Allotment, LocalSlot
 
 _PATIENCE = 300.0  # seconds; loading takes less than one
 _CLOSE = 0.01  # of a value, and of the largest value: graphs and precisions differ between processes

@@ -27,7 +27,7 @@ from search.tracking.origin import Recorded
 from search.training import trial
 from search.training.result import Epoch, TrialResult
 from search.workers.devices import spread
-from search.workers.local import Allotment, LocalSlot, reason_of, start_forkserver
+from search.workers.process import Allotment, LocalSlot, reason_of, start_forkserver
 
 TOLERANCE = 0.01  # relative, on other versions or another processor
 _TIMES = ("train_seconds", "latency_ms")  # measured, so never the same

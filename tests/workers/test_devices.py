@@ -10,7 +10,8 @@ import keras
 import pytest
 
 from search.training.trial import RetrainedTrial, seed_of
-from search.workers.local import Allotment, in_groups
+from search.workers.local import in_groups
+from search.workers.process import Allotment
 from tests.conftest import Command, command
 
 PROGRAM = """

@@ -18,7 +18,7 @@ from pathlib import Path
 def main() -> None:
     """Search, and print the moments (seconds since 1970) by the trials' numbers."""
     from search.studyfile.load import load_definition
-    from search.workers.local import start_forkserver
+    from search.workers.process import start_forkserver
 
     definition = load_definition(Path(sys.argv[1]))
     address = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from search import resume
 from search.errors import TrackingError, UsageError, one_line
 from search.study import create, orders
-from search.study.orders import Order
 from search.study.files import StudyFiles
+from search.study.orders import Order
 from search.studyfile.settings import Settings
 
 

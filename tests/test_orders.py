@@ -21,8 +21,8 @@ from search.errors import UsageError
 from search.optimize import Search
 from search.study import attributes, create, orders, ranking
 from search.study.comparable import comparable_study
-from search.study.orders import Order
 from search.study.files import StudyFiles
+from search.study.orders import Order
 from search.study.storage import open_storage
 from search.studyfile.settings import resolve
 from search.training.result import Epoch, TrialResult

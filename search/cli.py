@@ -20,6 +20,7 @@ from search.errors import Interrupted, SearchError, UsageError, did_you_mean, on
 from search.figures import paragraph, width_of
 from search.studyfile import settings
 from search.studyfile.options import SearchOptions
+from search.system import machine
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -144,9 +145,8 @@ def execute(function: Callable[..., None], name: str) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own lines about GPUs that are not there
     if "--json" in sys.argv and not {"-h", "--help"} & set(sys.argv):
         _keep_for_json()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _terminate)
+    for number in machine.ending_signals():
+        signal.signal(number, _terminate)
     try:
         called = sys.argv[0] if sys.argv[0].startswith("search ") else name  # by the console command
         _check_encoding()

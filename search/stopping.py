@@ -17,6 +17,7 @@ from search.study.comparable import comparable_study, comparable_trials
 from search.study.listener import Listener
 from search.study.ranking import best_trials, feasible, leads
 from search.studyfile.schema import Definition
+from search.system import machine
 
 if TYPE_CHECKING:
     from search.training.result import TrialResult
@@ -129,9 +130,7 @@ def signals(handle: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    names = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-        names.append(signal.SIGHUP)
+    names = [signal.SIGINT, *machine.ending_signals()]
     before = {name: signal.signal(name, lambda number, _: handle(number)) for name in names}
     try:
         yield

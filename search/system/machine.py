@@ -80,7 +80,13 @@ def _started(pid: int) -> float | None:
     return None
 
 
-def end_with_parent(number: int = signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL) -> None:
+def ending_signals() -> list[signal.Signals]:
+    """Return the signals beside Ctrl-C's that end a program here, but for those that it was told to ignore: `nohup`."""
+    there = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    return [each for each in there if signal.getsignal(each) is not signal.SIG_IGN]
+
+
+def end_with_parent(number: int = getattr(signal, "SIGKILL", signal.SIGTERM)) -> None:
     """Have the system send this process a signal when its parent ends, where it can; 0 for none."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

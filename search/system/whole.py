@@ -38,3 +38,18 @@ def write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as made:
         made.write_bytes(content)
+
+
+def first(made: Path, path: Path) -> None:
+    """Give a whole file the name `path`, unless there is one of that name.
+
+    Raises:
+        OSError: `path` cannot be written.
+    """
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        return
+    except (AttributeError, OSError):  # no such links here
+        if not path.exists():
+            os.replace(made, path)

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from search.errors import TrackingError, one_line, printable
 from search.studyfile.secret import revealed
+from search.system import whole
 
 _SQLITE = "sqlite:///"
 _LONGEST = 200  # characters of a reason that is not known
@@ -87,11 +88,7 @@ def fresh_store(uri: str) -> Iterator[Callable[[], None]]:
             MlflowClient(tracking_uri=_sqlite_uri(made)).search_experiments(max_results=1)
             shutil.copyfile(made, copy)
 
-        def publish() -> None:
-            with suppress(FileExistsError):  # another search was first; its store serves us too
-                os.link(copy, path)
-
-        yield publish
+        yield lambda: whole.first(copy, path)  # where another search was first, its store serves this one too
 
 
 def _connect(uri: str) -> None:

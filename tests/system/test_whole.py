@@ -41,3 +41,15 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
         whole.whole(tmp_path / "gone" / "model.keras"),
     ):
         pass
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_first_of_two_files_has_the_name(tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two searches that begin together one would remove the other's MLflow store."""
+    if not links:
+        monkeypatch.delattr("os.link")
+    for text in ("one", "two"):
+        made = tmp_path / f"made-{text}"
+        made.write_text(text)
+        whole.first(made, tmp_path / "mlflow.db")
+    assert (tmp_path / "mlflow.db").read_text() == "one"

@@ -281,7 +281,7 @@ class Result:
 
     @property
     def best(self) -> Best:
-        """The best trial of the study: `number`, `params`, `value`, `metrics`, `run_id`."""
+        """The best trial: `number`, `params`, `value`, `metrics`, `run_id`; `ensemble` where several were averaged."""
         return self.outcome.best
 
     @property
@@ -340,6 +340,8 @@ class Result:
         best = self.best
         rows = {"study": self._study.name, "best trial": best.number, "value": f"{best.value:.6g}", **best.params}
         rows |= {name: f"{value:.6g}" for name, value in best.metrics.items() if name.startswith("test_")}
+        if best.ensemble is not None:
+            rows["averaged"] = str(best.ensemble)
         if self.model is not None:
             rows["model"] = self.model.uri
         return html_table(rows)

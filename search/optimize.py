@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.budget import GRACE_SECONDS, Budget, OnProgress, Progress
 from search.context import Context
+from search.ensemble.kept import MOST, Kept
 from search.errors import Interrupted
 from search.figures import duration
 from search.resume import finish_running, trials_of
@@ -297,8 +298,12 @@ class Search:
     def _record(self, running: _Running, result: TrialResult) -> tuple[FrozenTrial, TrialResult]:
         """Write what became of a trial; return it as the study has it, with what became of it after all."""
         number, spool = running.number, self._context.spool
-        if result.model is not None and ranking.worth_keeping(self._definition, self._study, result.values, number):
+        if result.model is not None and ranking.worth_keeping(
+            self._definition, self._study, result.values, number, self._settings.models_kept
+        ):
             spool.put_model(number, result.model, result.predictions, result.data, result.answers)
+        if result.values and ranking.worth_keeping(self._definition, self._study, result.values, number, MOST):
+            Kept(spool.folder).put(number, result.validated)
         with suppress(UpdateFinishedTrialError):
             record(self._storage, self._study, running.trial, running.trial_id, result)
         spool.forget_checkpoint(number)

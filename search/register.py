@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
 from search.data.summary import DataSummary, TensorSpec
+from search.ensemble.members import Ensemble
 from search.errors import SearchError, printable
 from search.figures import markdown_table, number, plural
 from search.study import attributes
@@ -36,6 +38,7 @@ class Best:
         confirmed: What its configuration reached under new seeds; None when it was not trained again.
         trivial: What the trivial answer, the same for every row, has in the first metric; None where it is not known.
         maximize: Whether more is better in the first metric.
+        ensemble: The trainings that are averaged in the model to register; None where it stands alone.
     """
 
     number: int
@@ -46,6 +49,7 @@ class Best:
     confirmed: Confirmed | None = None
     trivial: float | None = None
     maximize: bool = False
+    ensemble: Ensemble | None = None
 
     @property
     def beats_trivial(self) -> bool:
@@ -140,6 +144,8 @@ def register_best(
     """
     from search.tracking import registry
 
+    if best.ensemble is not None:
+        best = replace(best, run_id=best.ensemble.run_id, metrics={**best.metrics, **best.ensemble.metrics})
     known = registry.version_of_run(name, best.run_id)
     if known is not None:
         return registry.as_challenger(known), False
@@ -155,6 +161,7 @@ def register_best(
         registry.TEST_VALUE: str(best.metrics.get(test_metric, "")),
         registry.TEST_DIRECTION: direction,
         **_confirmed_tags(best.confirmed),
+        **({} if best.ensemble is None else {"ensemble": json.dumps(best.ensemble.as_json())}),
         **{legal(f"metric.{metric}"): f"{value:.6g}" for metric, value in best.metrics.items() if _judged(metric)},
     }
     return registry.register(
@@ -200,8 +207,9 @@ def _description(name: str, best: Best, data: DataSummary, definition: Definitio
     values = ", ".join(f"`{m}` {number(v)}" for m, v in zip(definition.metrics, best.values, strict=True))
     tests = ", ".join(f"`{name}` {number(value)}" for name, value in best.metrics.items() if name.startswith("test_"))
     rows = [[key, number(value)] for key, value in best.params.items()]
+    averaged = "" if best.ensemble is None else f" It is in a mean that is surely better: **{best.ensemble}**."
     parts = [
-        f"Trial {best.number} of study **{name}**: {values}.",
+        f"Trial {best.number} of study **{name}**: {values}.{averaged}",
         beside_trivial(definition, best),
         luck(definition, best),
         _refitted(best, definition),

@@ -165,6 +165,8 @@ class Display:
             printer.line(f"Of trial {outcome.best.number} is no number: {', '.join(no_numbers)}.", "yellow")
         if outcome.best.confirmed is not None:
             printer.line(luck(self._definition, outcome.best))
+        if outcome.near:
+            printer.line(f"{outcome.near}.")
         printer.line("")
         ended, interrupted = _counts(outcome.n_trials), outcome.stopped == INTERRUPTED
         if outcome.died:
@@ -183,7 +185,8 @@ class Display:
     def _registered(self, printer: _Printer, outcome: Outcome) -> None:
         model = outcome.model
         if model is not None and outcome.newly_registered:
-            printer.line(f"Registered trial {outcome.best.number} as {model.uri}, alias {model.alias}.", "green")
+            what = outcome.best.ensemble or f"trial {outcome.best.number}"
+            printer.line(f"Registered {what} as {model.uri}, alias {model.alias}.", "green")
         elif model is not None:
             champion = ", the champion's" if model.champion else "'s"
             printer.line(f"No better trial than {model.uri}{champion}: nothing new was registered.")
@@ -225,6 +228,8 @@ def print_findings(found: Findings, definition: Definition, files: Sequence[Path
     printer.best(found.best, definition, found.study)
     printer.line("")
     printer.line(f"Trials: {_counts(found.states)}.")
+    if found.ensemble is not None:
+        printer.line(f"Registered: {found.ensemble}.")
     if found.saved.trials:
         printer.line(f"{found.saved}.")
     printer.failures(found.failures)

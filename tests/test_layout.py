@@ -37,6 +37,7 @@ HOMES: dict[str, set[str]] = {
         "tracking.registry",
         "tracking.runs",
         "tracking.store",
+        "tracking.pages.averaged",
         "tracking.pages.experiment",
         "tracking.pages.views",
         "tracking.versions",

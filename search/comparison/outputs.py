@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,29 @@ def _total(losses: _Losses, targets: Mapping[str, NDArray[Any]], raw: Mapping[st
             return None
         total = weight * part if total is None else total + weight * part
     return total
+
+
+def losses_of(
+    model: keras.Model, targets: Mapping[str, NDArray[Any]]
+) -> Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]:
+    """Return what gives the loss of each row of outputs, by a model's compiled loss.
+
+    The outputs may be those of several models for the same rows, one model's after another's.
+
+    Raises:
+        ValueError: The loss gives no number for each row.
+    """
+    losses, count = _losses(model, list(targets)), len(next(iter(targets.values())))
+
+    def of(outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        models = len(next(iter(outputs.values()))) // count
+        several = {name: np.concatenate([each] * models) for name, each in targets.items()}
+        found = _total(losses, several, {name: each.astype("float32") for name, each in outputs.items()})
+        if found is None:
+            raise ValueError("the loss gives no number for each row")
+        return found
+
+    return of
 
 
 def _outputs(model: keras.Model, x: Any) -> Any:

@@ -124,6 +124,16 @@ def _with_loss(kept: Predictions, loss: NDArray[np.float64]) -> Predictions:
     return replace(kept, outputs={}, loss=loss)
 
 
+def activations(predictions: Predictions) -> dict[str, str]:
+    """Return the activation behind each output that gives logits, by its name."""
+    about = zip(predictions.about.meanings, predictions.outputs.items(), strict=False)
+    return {
+        name: "softmax" if not meaning.independent and output.ndim > 1 and output.shape[-1] > 1 else "sigmoid"
+        for meaning, (name, output) in about
+        if meaning.kind == "logits"
+    }
+
+
 def _probabilities(output: NDArray[np.float64], activation: str) -> NDArray[np.float64]:
     from scipy import special
 

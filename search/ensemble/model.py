@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 
 
 def average(
-    members: Mapping[str, keras.Model], counts: Sequence[int], logits: Mapping[str, str], example: Any
+    members: Mapping[str, keras.Model],
+    counts: Sequence[int],
+    logits: Mapping[str, str],
+    example: Any,
+    compiled: keras.Model,
 ) -> keras.Model:
-    """Return the mean of several models as one model, compiled as the first of them.
+    """Return the mean of several models as one model.
 
     Probabilities and numbers are averaged as they are. Logits are averaged as probabilities, and the mean is given as
     logits again, so that the loss, the metrics and whoever reads the outputs keep their meaning.
@@ -25,6 +29,7 @@ def average(
         logits: The activation (`sigmoid` or `softmax`) behind each output that gives logits, by the output's name;
             of a single output by any.
         example: A few rows as the models take them, for models that do not say what they take.
+        compiled: A model that is compiled as the mean is to be.
     """
     import keras
 
@@ -40,10 +45,10 @@ def average(
     known = dict(zip(names, logits.values(), strict=False)) if len(names) == 1 else logits
     means = [_mean([each[at] for each in flat], known.get(name, ""), name) for at, name in enumerate(names)]
     averaged = keras.Model(inputs, keras.tree.pack_sequence_as(given[0], means))
-    config = first.get_compile_config() if first.compiled else None
-    if config:
-        with suppress(Exception):  # a loss of the user's own that Keras cannot make again: predicting needs none
-            averaged.compile_from_config(config)
+    try:
+        averaged.compile_from_config(compiled.get_compile_config())
+    except Exception:  # of the user's own: Keras cannot make it again
+        averaged.compile(loss=getattr(compiled, "loss", None))
     return averaged
 
 

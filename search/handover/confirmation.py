@@ -10,6 +10,7 @@ from contextlib import suppress
 from optuna.trial import FrozenTrial
 
 from search.context import Context
+from search.ensemble.kept import Kept
 from search.errors import SearchError
 from search.stopping import Interruption, signals
 from search.study import attributes, ranking
@@ -104,7 +105,8 @@ def _train(
         for future in wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED).done:
             task, slot = running.pop(future)
             free.append(slot)
-            results[task] = _result_of(future, task[0])
+            results[task] = result = _result_of(future, task[0])
+            Kept(context.spool.folder).put(task[0], result.validated, result.seed, result.model)
     for _, slot in running.values():
         slot.stop()
     return results

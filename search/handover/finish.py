@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from search.budget import Stage, count
+from search.comparison.predictions import Predictions
 from search.context import Context
+from search.ensemble.kept import MOST, Kept
+from search.ensemble.near import near
 from search.errors import Interrupted, NoTrialCompleted, RegistryError, SearchError, TrackingError, one_line, printable
 from search.figures import plural
+from search.handover.averaging import average
 from search.handover.confirmation import confirm
 from search.handover.outcome import Outcome
 from search.register import best_of, check_usable, register_best
@@ -79,6 +83,7 @@ class _Ending:
             state = _TRAINED
         context.claim.ended(state, self._stopped)
         self._mirror.close()
+        Kept(context.spool.folder).forget([trial.number for trial in ranked[:MOST]] if settings.ensemble > 1 else ())
         if state == _FINISHED and not not_mirrored:
             context.spool.forget(context.search_id)
         return self._told(outcome, halted)
@@ -128,7 +133,7 @@ class _Ending:
                     self._log_model_again(ranked[0].number)
                 outcome = outcome and self._with_run(outcome, ranked[0])
                 if outcome is not None and fresh is not None:
-                    outcome = self._register(run, outcome, ranked[0], drawn, fresh)
+                    outcome = self._register(run, outcome, ranked, drawn, fresh)
                 elif drawn:
                     self._log_plots(run, drawn)
                 model = outcome.model.uri if outcome is not None and outcome.model is not None else ""
@@ -160,12 +165,15 @@ class _Ending:
         self,
         run: SearchRun,
         outcome: Outcome,
-        best: FrozenTrial,
+        ranked: Sequence[FrozenTrial],
         drawn: Sequence[Future[dict[str, bytes]]],
         fresh: FreshProcess,
     ) -> Outcome:
-        """Register the best trial's model; the plots are logged while a fresh process loads it."""
-        model_id = self._model_of(best)
+        """Register the best trial's model, or one that averages several; the plots are logged while it is loaded."""
+        best = ranked[0]
+        averaged = None if self._interrupted is not None else average(self._context, ranked, outcome.best)
+        ensemble, model_id = (None, self._model_of(best)) if averaged is None else averaged
+        outcome = replace(outcome, best=replace(outcome.best, ensemble=ensemble))
         loaded = fresh.begin_check(model_id) if model_id else str
         if drawn:
             self._log_plots(run, drawn)
@@ -249,7 +257,15 @@ class _Ending:
             resume=resume_command(context.settings),
             failures=outcomes.failures(trials),
             saved=str(outcomes.saved(trials)),
+            near=self._near(ranked),
         )
+
+    def _near(self, ranked: Sequence[FrozenTrial]) -> str:
+        """Return how many trials cannot be told from the best; empty where that is not known."""
+        kept = Kept(self._context.spool.folder).read()
+        known = {trial.number: Predictions.from_bytes(kept[trial.number]) for trial in ranked if trial.number in kept}
+        found = near(known, ranked[0].number, folds=bool(self._definition.data.folds))
+        return "" if found is None else str(found)
 
     def _nothing_completed(self) -> NoTrialCompleted:
         trials = self._context.trials()

@@ -34,6 +34,7 @@ class Outcome:
         resume: The command that goes on with the search, had it been interrupted.
         failures: Its failed trials by their reason.
         saved: What pruning saved, in words; empty when nothing was pruned.
+        near: How many trials cannot be told from the best, in words; empty where there are none, or it is not known.
     """
 
     study: str
@@ -58,6 +59,7 @@ class Outcome:
     resume: str = ""
     failures: tuple[Failures, ...] = ()
     saved: str = ""
+    near: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -79,6 +81,7 @@ class Outcome:
                 "run_id": self.best.run_id,
                 "metrics": self.best.metrics,
                 **({"confirmed": self.best.confirmed.as_json()} if self.best.confirmed is not None else {}),
+                **({"ensemble": self.best.ensemble.as_json()} if self.best.ensemble is not None else {}),
             },
             **several,
             "model": model,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from search.ensemble.members import Ensemble, of_record
 from search.figures import finite
 from search.register import Best, best_of
 from search.reporting import insight
@@ -16,6 +18,7 @@ from search.tracking.pages import outcomes
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Findings:
         saved: What pruning saved.
         edges: Parameters whose best values sit at one end of their range.
         failures: Failed trials by their reason.
+        ensemble: The trainings whose mean was registered last; None where none was, or another trial leads now.
     """
 
     study: str
@@ -40,6 +44,7 @@ class Findings:
     saved: outcomes.Saved
     edges: tuple[insight.Edge, ...]
     failures: tuple[outcomes.Failures, ...]
+    ensemble: Ensemble | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -55,6 +60,7 @@ class Findings:
             "caveat": self.caveat or None,
             "saved": {"trials": self.saved.trials, "epochs": self.saved.epochs, "seconds": self.saved.seconds},
             "edges": [vars(each) for each in self.edges],
+            **({} if self.ensemble is None else {"ensemble": self.ensemble.as_json()}),
             "failures": [{"reason": each.reason, "trials": list(each.numbers)} for each in self.failures],
         }
 
@@ -84,7 +90,14 @@ def findings_of(study: optuna.Study, definition: Definition, top: int) -> Findin
         saved=outcomes.saved(trials),
         edges=tuple(insight.edges(study, definition)),
         failures=outcomes.failures(trials),
+        ensemble=_ensemble(study, ranked),
     )
+
+
+def _ensemble(study: optuna.Study, ranked: Sequence[FrozenTrial]) -> Ensemble | None:
+    record = attributes.ensemble_of(study)
+    found = of_record(record) if record and ranked else None
+    return found if found is not None and ranked[0].number in {each.number for each in found.members} else None
 
 
 def states_of(study: optuna.Study) -> dict[str, int]:

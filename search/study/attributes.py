@@ -33,6 +33,7 @@ METRIC = "metric"
 TRIVIAL = "trivial"  # what the trivial answer scores, by metric
 DATA = "data"  # what its values were measured on
 FIRST_COMPARABLE = "first_comparable"  # of searches that note no basis: the number of the first trial on these data
+ENSEMBLE = "ensemble"  # the trainings that were averaged last, and what came of it
 CONFIRMED = "confirmed:"  # followed by a trial's number: what its configuration reached under new seeds
 ORDER = "order:"  # followed by the id of a search: the orders that it got
 EXCLUDED = "excluded:"  # followed by a trial's number: the orders to leave it out and to take it back
@@ -186,6 +187,16 @@ def set_trivial(study: optuna.Study, scores: Mapping[str, float]) -> None:
 def trivial_of(study: optuna.Study) -> dict[str, float]:
     """Return what the trivial answer scores, by metric; empty where it is not known."""
     return dict(study.user_attrs.get(TRIVIAL, {}))
+
+
+def ensemble_of(study: optuna.Study) -> dict[str, Any]:
+    """Return the record of the trainings that were averaged last; empty when none were."""
+    return dict(study.user_attrs.get(ENSEMBLE, {}))
+
+
+def set_ensemble(study: optuna.Study, record: dict[str, Any]) -> None:
+    """Write which trainings were averaged, and what came of it."""
+    study.set_user_attr(ENSEMBLE, record)
 
 
 def set_outcome(storage: BaseStorage, trial_id: int, text: str) -> None:

@@ -49,11 +49,13 @@ def leads(
     return True
 
 
-def worth_keeping(definition: Definition, study: optuna.Study, values: Sequence[float], number: int) -> bool:
-    """Return whether a trial's model is kept: it would be among the study's `keep` best complete trials."""
+def worth_keeping(
+    definition: Definition, study: optuna.Study, values: Sequence[float], number: int, places: int
+) -> bool:
+    """Return whether a trial would be among so many best complete trials of the study."""
     complete = comparable_trials(study, (TrialState.COMPLETE,))
     others = ((each.values, each.number) for each in complete if each.number != number and feasible(each))
-    return leads(definition, values, number, others, definition.search.keep)
+    return leads(definition, values, number, others, places)
 
 
 def best_trials(definition: Definition, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

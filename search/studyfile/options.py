@@ -69,3 +69,8 @@ class SearchOptions(Table):
         Field(ge=0, le=10),
         Option("Extra training time, as a share, to retrain the leaders under new seeds.", "SHARE"),
     ] = 0.0
+    ensemble: Annotated[
+        int,
+        Field(ge=0, le=100),
+        Option("Average up to N trainings into one model, where that is surely better than the best alone.", "N"),
+    ] = 0

@@ -329,6 +329,10 @@ class Definition(Table):
     path: Path = Field(default=Path(), exclude=True)
     text: str = Field(default="", exclude=True, repr=False)
 
+    def averaging(self, ensemble: int) -> Definition:
+        """Return the study with this `[search] ensemble`."""
+        return self.model_copy(update={"search": self.search.model_copy(update={"ensemble": ensemble})})
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics, one for each objective."""

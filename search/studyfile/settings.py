@@ -85,6 +85,11 @@ class Settings(SearchOptions):
     registers: Annotated[bool, Field(alias="register"), Option("Register no model.", flags=("--no-register",))] = True
     objects: bytes = Field(default=b"", repr=False)
 
+    @property
+    def models_kept(self) -> int:
+        """Of how many of the best trials the models are kept: twice as many as may be averaged are candidates."""
+        return max(self.definition.search.keep, 2 * self.ensemble if self.ensemble > 1 else 0)
+
     def located(self) -> Settings:
         """Return the settings as a process in another working directory can use them: no relative path."""
         if "://" in self.storage:
@@ -232,6 +237,7 @@ def described(settings: Settings, workers: int) -> dict[str, str]:
         "pruner": settings.pruner,
         "seed": settings.seed,
         "workers": workers,
+        "ensemble": settings.ensemble or None,
         "metric": ", ".join(definition.metrics),
         "direction": ", ".join(definition.directions),
         "storage": str(settings.storage),

@@ -16,7 +16,7 @@ from search.study.comparable import comparable_trials
 from search.study.files import StudyFiles
 from search.studyfile.schema import Definition
 from search.tracking import entries, registry
-from search.tracking.runs import STATUS, TRIAL, SearchRun, logged_models, model_of_run, objectives
+from search.tracking.runs import ENSEMBLE, STATUS, TRIAL, SearchRun, logged_models, model_of_run, objectives
 
 _DEFAULT_BEGAN = "1970-01-01T00:00:00+00:00"
 _PAUSE = 0.2  # seconds between two looks at whether another search has logged its model
@@ -49,6 +49,8 @@ def shown_trials(run: SearchRun) -> dict[int, list[Run]]:
     """Return the runs under a search's run by the number of their trial; -1 for those of no trial."""
     found: dict[int, list[Run]] = defaultdict(list)
     for each in run.trial_runs():
+        if each.data.tags.get("kind") == ENSEMBLE:
+            continue
         number = each.data.tags.get(TRIAL, each.data.tags.get("number", ""))
         found[int(number) if number.isdecimal() else -1].append(each)
     return dict(found)

@@ -125,6 +125,7 @@ class Recorded:
         digest: The digest of its data; empty where it is not known.
         metrics: Each metric's values by step.
         search_run: The run of its search, which keeps the origin.
+        ensemble: How many trainings its search could average.
     """
 
     run_id: str
@@ -136,6 +137,7 @@ class Recorded:
     digest: str
     metrics: dict[str, dict[int, float]]
     search_run: str
+    ensemble: int = 0
 
 
 def recorded(run_id: str) -> Recorded:
@@ -171,6 +173,7 @@ def recorded(run_id: str) -> Recorded:
             for name in sorted(run.data.metrics)
         },
         search_run=above,
+        ensemble=int(settings.get("ensemble", 0)),
     )
 
 

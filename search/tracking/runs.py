@@ -40,6 +40,7 @@ from search.training.result import Epoch, TrialResult
 
 OBJECTIVE = "objective"
 TRIAL, SEARCH_ID = "trial", "search_id"  # tags by which a run is found again
+ENSEMBLE = "ensemble"  # the tag `kind` of the run of an averaged model
 CONFIRMS = "confirms"  # of a training under a new seed: the number of its trial
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
 _ASKED = ("n_trials", "timeout", "sampler", "pruner", "seed", "workers")  # settings that a description names

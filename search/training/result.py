@@ -49,6 +49,7 @@ class TrialResult:
         model: The Keras archive (`.keras`) as bytes, when the trial was the best so far.
         predictions: That model's predictions for the test rows, as `Predictions.to_bytes` writes them.
         answers: What it gives for the rows of its input example, as `Answers.to_bytes` writes them.
+        validated: What the trial's models give for the validation rows, as `Predictions.to_bytes` writes it.
         data: What the model takes and gives, with its data where they depend on the trial.
         training: What autologging would have recorded: optimizer, loss, `fit`'s arguments.
         summary: The model's layers as a table of text.
@@ -71,6 +72,7 @@ class TrialResult:
     model: bytes | None = field(default=None, repr=False)
     predictions: bytes | None = field(default=None, repr=False)
     answers: bytes | None = field(default=None, repr=False)
+    validated: bytes | None = field(default=None, repr=False)
     data: DataSummary | Interface | None = field(default=None, repr=False)
     training: dict[str, Any] = field(default_factory=dict)
     summary: str = ""
@@ -105,7 +107,7 @@ class TrialResult:
 
     def as_text(self) -> str:
         """Return everything but the model, and what comes with it, as text that `from_text` reads: compressed JSON."""
-        content = asdict(replace(self, model=None, predictions=None, answers=None, data=None))
+        content = asdict(replace(self, model=None, predictions=None, answers=None, validated=None, data=None))
         return base64.b85encode(zlib.compress(json.dumps(content, default=str).encode())).decode("ascii")
 
     @classmethod

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from search.data import streams
 from search.data.dataset import Data, Part
 from search.data.loading import TrialData
 from search.data.summary import DataSummary, Interface
+from search.ensemble.outputs import mean_or_best, validated
 from search.errors import SearchError, TrialFailed, one_line, printable
 from search.studyfile.schema import Definition
 from search.system import machine
@@ -132,6 +133,7 @@ class _Finished:
     violations: tuple[float, ...]
     model: keras.Model
     kept: bool
+    validated: bytes | None
 
 
 def seed_of(study_seed: int, number: int, repeat: int = 0) -> int:
@@ -169,11 +171,9 @@ def run(
             own = data.of(trial)
             finished = _train(definition, own, trial, seed, is_kept, log)
         fate = {"fate": "complete", "values": finished.values, "violations": finished.violations}
+        fate |= {"validated": finished.validated}
         if finished.kept:
-            kept = exported(definition, finished.model, own)
-            fate |= {"model": archive(kept), "data": _described(definition, data, own, kept)}
-            fate |= {"answers": _answers(definition, kept, own)}
-            fate |= {"predictions": _predicted(definition, finished.model, own, log)}
+            fate |= handed_over(definition, data, own, finished.model, log.metrics)
             fate |= {"looks": _looks(definition, finished.model, own)}
     except optuna.TrialPruned as error:
         fate = {"fate": "pruned", "reason": str(error)}
@@ -205,6 +205,27 @@ def _disk_is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and (error.errno in full or os.strerror(errno.ENOSPC) in str(error))
 
 
+def handed_over(
+    definition: Definition, every: Data | TrialData, own: Data, model: keras.Model, metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the archive of a model to register and what goes with it, as `TrialResult` has them.
+
+    Args:
+        definition: The study file.
+        every: The study's data, or those of each trial.
+        own: The data that the model was trained on.
+        model: The trained model.
+        metrics: Its metrics, `test_*` among them.
+    """
+    kept = exported(definition, model, own)
+    return {
+        "model": archive(kept),
+        "data": _described(definition, every, own, kept),
+        "answers": _answers(definition, kept, own),
+        "predictions": _predicted(definition, model, own, metrics),
+    }
+
+
 def _described(
     definition: Definition, every: Data | TrialData, own: Data, model: keras.Model
 ) -> DataSummary | Interface:
@@ -228,23 +249,34 @@ def _train(
     values = values_of(definition, metrics)
     violations = violations_of(definition, metrics)
     kept = all(each <= 0 for each in violations) and is_kept(values)
+    models, model = [each.model for each in trained], _best(definition, trained).model
+    outputs = None
+    if takes_rows(definition, model, data):
+        batches = partial(_batches, steps=definition.fit.validation_steps)
+        model = mean_or_best(definition, data, models, model, batches)
+        outputs = validated(definition, data, models if data.folds else [model], batches)
     if data.folds or (kept and definition.search.refit):
         log.metrics = {**metrics, **log.metrics}  # the refit's epochs now come last, and they have no `val_` metrics
-        best = _refit(definition, data, trial, trained, seed_of(seed, trial.number), log)
-    else:
-        best = _best(definition, trained)
-    log.metrics |= {f"test_{name}": value for name, value in _tested(definition, best, data).items()}
-    return _Finished(values, violations, best.model, kept)
+        model = _refit(definition, data, trial, trained, seed_of(seed, trial.number), log).model
+    log.metrics |= tested(definition, model, data, trained[0].test_rows)
+    return _Finished(values, violations, model, kept, outputs)
 
 
-def _tested(definition: Definition, trained: Trained, data: Data) -> dict[str, float]:
-    """Return every metric of a model on the test part; none where it takes other inputs than the study's rows."""
-    model = trained.model
+def tested(definition: Definition, model: keras.Model, data: Data, rows: int | None) -> dict[str, float]:
+    """Return every metric of a model on the test part; none where it takes other inputs than the study's rows.
+
+    Args:
+        definition: The study file.
+        model: The model.
+        data: The data.
+        rows: How many are measured at once, as `evaluate` takes it.
+    """
     if data.test is None or not takes_rows(definition, model, data):
         return {}
     steps = definition.fit.validation_steps
-    tested = evaluate(model, data.test, trained.test_rows, steps=steps) if model.compiled else {}
-    return {**tested, **measure(definition, model, data, data.test)}
+    found = evaluate(model, data.test, rows, steps=steps) if model.compiled else {}
+    found |= measure(definition, model, data, data.test)
+    return {f"test_{name}": value for name, value in found.items()}
 
 
 def _answers(definition: Definition, model: keras.Model, data: Data) -> bytes | None:
@@ -256,14 +288,14 @@ def _answers(definition: Definition, model: keras.Model, data: Data) -> bytes | 
         return None
 
 
-def _predicted(definition: Definition, model: keras.Model, data: Data, log: _TrialLog) -> bytes | None:
+def _predicted(definition: Definition, model: keras.Model, data: Data, metrics: Mapping[str, float]) -> bytes | None:
     """Return a model's predictions for the test rows; None where they cannot be made: the trial is done without."""
-    tested = {name.removeprefix("test_"): value for name, value in log.metrics.items() if name.startswith("test_")}
+    known = {name.removeprefix("test_"): value for name, value in metrics.items() if name.startswith("test_")}
     if data.test is None:
         return None
     try:
         batches = _batches(model, data.test, definition.fit.validation_steps)
-        return predict(definition, data, model, batches, tested).to_bytes()
+        return predict(definition, data, model, batches, known).to_bytes()
     except Exception as error:  # whatever a model or a loss of the user's own raises
         sys.stderr.write(f"the predictions for the test rows are not kept: {one_line(error)}\n")
         return None

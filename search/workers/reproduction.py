@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.trial import TrialState, create_trial
 from pebble import ProcessExpired
 
 from search.data.loading import TrialData
+from search.ensemble.members import Ensemble
 from search.errors import ModelError, UsageError
 from search.figures import finite
 from search.study import attributes, space
@@ -24,14 +27,18 @@ from search.studyfile.schema import Definition
 from search.system import machine
 from search.tracking import origin
 from search.tracking.origin import Recorded
+from search.tracking.pages import averaged
 from search.training import trial
 from search.training.result import Epoch, TrialResult
+from search.workers import averaging
+from search.workers.averaging import Averaged
 from search.workers.devices import spread
 from search.workers.process import Allotment, LocalSlot, reason_of, start_forkserver
 
 TOLERANCE = 0.01  # relative, on other versions or another processor
 _TIMES = ("train_seconds", "latency_ms")  # measured, so never the same
 _VALUE = "objective"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,29 +71,67 @@ class Reproduction:
 
 
 def reproduce(run_id: str) -> Reproduction:
-    """Train a trial again in an empty folder, from its run and its search's run alone.
+    """Train a trial again in an empty folder, from its run and its search's run alone; of an average each member.
 
     Raises:
         UsageError: There is no such trial, or what it needs was not kept.
     """
+    if (ensemble := averaged.ensemble_of(run_id)) is not None:
+        return _average(run_id, ensemble)
     recorded = origin.recorded(run_id)
+    with _rebuilt(recorded) as (definition, folder, changed):
+        digest, result = _elsewhere(recorded, _train, definition, recorded, folder)
+    return _compared(recorded, result, changed + _other_data(recorded, digest))
+
+
+@contextmanager
+def _rebuilt(recorded: Recorded) -> Iterator[tuple[Definition, str, list[str]]]:
+    """Bring back what a trial was made of; give the study file, the folder, and how this machine and code differ."""
     with tempfile.TemporaryDirectory(prefix="search-reproduce-") as name:
         source = origin.fetch(recorded.search_run, Path(name))
         if source.missing:
             raise UsageError(f"the search did not keep {', '.join(source.missing)}: too large; it cannot be rebuilt")
-        changed = origin.changed(source)
         definition = load_definition(source.study_file)
         if any(each.startswith(f"{objects.PREFIX}:") for each in definition.references.values()):
             raise UsageError("the study's functions or data were given in Python, not in files, and were not kept")
-        digest, result = _elsewhere(definition, recorded, name)
-    # Of data that depend on the trial the digest tells those of another one.
-    if recorded.digest and digest not in ("", recorded.digest):
-        changed.append(f"data digest {recorded.digest}, now {digest}")
-    return _compared(recorded, result, changed)
+        yield definition.averaging(recorded.ensemble), name, origin.changed(source)
 
 
-def _elsewhere(definition: Definition, recorded: Recorded, folder: str) -> tuple[str, TrialResult]:
-    """Train the trial in a process like those of its search; return the digest of its data too.
+def _other_data(recorded: Recorded, digest: str) -> list[str]:
+    """Return in words that the data changed; of data that depend on the trial the digest tells those of another one."""
+    changed = bool(recorded.digest) and digest not in ("", recorded.digest)
+    return [f"data digest {recorded.digest}, now {digest}"] if changed else []
+
+
+def _average(run_id: str, ensemble: Ensemble) -> Reproduction:
+    """Train the members of an averaged model again, average them, and compare what was measured on the test part."""
+    archives, kept, found = dict[str, bytes](), b"", list[Reproduction]()
+    for member in ensemble.members:
+        recorded = origin.recorded(member.run_id)
+        with _rebuilt(recorded) as (definition, folder, changed):
+            digest, result = _elsewhere(recorded, _train, definition, recorded, folder, member.seed, keep=True)
+            differs = changed + _other_data(recorded, digest)
+            found.append(_compared(recorded, result, differs, whole=member.seed is None))
+            if result.model is None or result.validated is None:
+                raise UsageError(f"trial {member.number} fails now: {result.reason}")
+            archives[member.name], kept = result.model, kept or result.validated
+            if len(archives) == len(ensemble.members):
+                again = _elsewhere(recorded, _mean, definition, recorded, folder, ensemble, archives, kept)
+    pairs = {name: (value, again.metrics.get(name)) for name, value in ensemble.test.items()}
+    exact = all(_equal(*pair) for pair in pairs.values()) and all(each.exact for each in found)
+    return Reproduction(
+        run_id=run_id,
+        number=ensemble.members[0].number,
+        same=all(_close(*pair) for pair in pairs.values()) and all(each.same for each in found),
+        exact=exact,
+        metrics=pairs,
+        differs=tuple(dict.fromkeys(text for each in found for text in each.differs)),
+        epochs=sum(each.epochs for each in found),
+    )
+
+
+def _elsewhere(recorded: Recorded, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    """Call a function in a process like those of a trial's search.
 
     Raises:
         ModelError: The process ended.
@@ -94,14 +139,33 @@ def _elsewhere(definition: Definition, recorded: Recorded, folder: str) -> tuple
     start_forkserver()
     slot = LocalSlot(Allotment(max(1, machine.processors() // max(1, recorded.workers))))
     try:
-        return slot.submit(_train, definition, recorded, folder).result()
+        result: T = slot.submit(partial(function, **named), *arguments).result()
     except ProcessExpired as error:
         raise ModelError(f"training the trial again ended its process: {reason_of(error)}") from error
     finally:
         slot.stop()
+    return result
 
 
-def _train(definition: Definition, recorded: Recorded, folder: str) -> tuple[str, TrialResult]:
+def _mean(
+    definition: Definition,
+    recorded: Recorded,
+    folder: str,
+    ensemble: Ensemble,
+    archives: Mapping[str, bytes],
+    kept: bytes,
+) -> Averaged:
+    os.chdir(definition.path.parent)
+    counts = [each.count for each in ensemble.members]
+    trained = trial.RetrainedTrial(_params(definition, recorded), recorded.number)
+    with origin.unrecorded(Path(folder)), spread(definition):
+        return averaging.averaged(definition, TrialData(definition), trained, archives, counts, kept)
+
+
+def _train(
+    definition: Definition, recorded: Recorded, folder: str, seed: int | None = None, *, keep: bool = False
+) -> tuple[str, TrialResult]:
+    """Train a trial as it was, or as it was confirmed under another seed; return the digest of its data too."""
     os.chdir(definition.path.parent)
     last = _epochs_recorded(recorded)
 
@@ -111,13 +175,13 @@ def _train(definition: Definition, recorded: Recorded, folder: str) -> tuple[str
 
     refitted = definition.search.refit and "refit_epochs" in recorded.metrics
     with origin.unrecorded(Path(folder)), spread(definition):  # what the user's own code logs goes nowhere
-        every = TrialData(definition)
+        every = TrialData(definition, fold_seed=seed if definition.data.folds else None)
         result = trial.run(
             definition,
             every,
             _trial(definition, recorded),
-            seed=recorded.seed,
-            is_kept=lambda _: refitted,
+            seed=recorded.seed if seed is None else seed,
+            is_kept=lambda _: keep or refitted,
             on_epochs=on_epochs,
         )
     return "" if every.same is None else every.same.digest, result
@@ -138,8 +202,7 @@ def _trial(definition: Definition, recorded: Recorded) -> optuna.Trial:
     study = optuna.create_study(directions=list(definition.directions), pruner=optuna.pruners.NopPruner())
     for _ in range(recorded.number):
         study.add_trial(create_trial(state=TrialState.FAIL))
-    known = space.distributions(definition)
-    params = {name: _value(known.get(name), text) for name, text in recorded.params.items()}
+    known, params = space.distributions(definition), _params(definition, recorded)
     inside = {name: value for name, value in params.items() if name in known}
     template = create_trial(
         state=TrialState.RUNNING,
@@ -150,6 +213,11 @@ def _trial(definition: Definition, recorded: Recorded) -> optuna.Trial:
     # There is no public way to begin a trial with its parameters set but through the storage.
     storage = study._storage  # noqa: SLF001
     return optuna.trial.Trial(study, storage.create_new_trial(study._study_id, template_trial=template))  # noqa: SLF001
+
+
+def _params(definition: Definition, recorded: Recorded) -> dict[str, Any]:
+    known = space.distributions(definition)
+    return {name: _value(known.get(name), text) for name, text in recorded.params.items()}
 
 
 def _value(distribution: optuna.distributions.BaseDistribution | None, text: str) -> Any:
@@ -166,11 +234,12 @@ def _value(distribution: optuna.distributions.BaseDistribution | None, text: str
     return {"True": True, "False": False, "None": None}.get(text, text)
 
 
-def _compared(recorded: Recorded, result: TrialResult, changed: list[str]) -> Reproduction:
+def _compared(recorded: Recorded, result: TrialResult, changed: list[str], *, whole: bool = True) -> Reproduction:
+    """Return how a training compares with what was recorded; one under another seed is not compared as a `whole`."""
     ours = _by_step(result)
     metrics: dict[str, tuple[float, float | None]] = {}
     unequal, exact, within = list[str](), True, True
-    for name, values in recorded.metrics.items():
+    for name, values in (recorded.metrics if whole else {}).items():
         if name in _TIMES or name.startswith((_VALUE, "system/")) or (name not in ours and not _trained(name)):
             continue
         again = ours.get(name, {})

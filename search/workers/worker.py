@@ -200,7 +200,7 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
             data,
             optuna.trial.Trial(current, trial_id),
             seed=job.settings.seed,
-            is_kept=lambda values: ranking.worth_keeping(definition, current, values, number),
+            is_kept=lambda values: ranking.worth_keeping(definition, current, values, number, job.settings.models_kept),
             on_epochs=live,
             checkpoints=checkpoints,
         )
@@ -219,7 +219,7 @@ def train_again(job: Job, number: int, seed_index: int) -> results.TrialResult:
     definition, data = _data(job)
     if definition.data.folds:
         data = TrialData(definition, fold_seed=seed)
-    return _again(job, definition, data, number, seed, keep=False)
+    return _again(job, definition, data, number, seed, keep=job.settings.ensemble > 1)
 
 
 def train_same(job: Job, number: int) -> results.TrialResult:
@@ -231,19 +231,26 @@ def train_same(job: Job, number: int) -> results.TrialResult:
 def _again(
     job: Job, definition: Definition, data: TrialData, number: int, seed: int, *, keep: bool
 ) -> results.TrialResult:
+    params = _retrained(job, number)
+    with _alone(definition) as log:
+        result = trial.run(definition, data, params, seed=seed, is_kept=lambda _: keep, on_epochs=lambda _: None)
+    return replace(result, log=log.text())
+
+
+def _retrained(job: Job, number: int) -> trial.RetrainedTrial:
     study = optuna.load_study(study_name=job.settings.study_name, storage=_storage(job))
     params = next(each.params for each in study.get_trials(deepcopy=False) if each.number == number)
     os.environ.pop("MLFLOW_RUN_ID", None)  # the user's own logging would change the run of another trial
-    with _alone(definition) as log:
-        result = trial.run(
-            definition,
-            data,
-            trial.RetrainedTrial(params, number),
-            seed=seed,
-            is_kept=lambda _: keep,
-            on_epochs=lambda _: None,
-        )
-    return replace(result, log=log.text())
+    return trial.RetrainedTrial(params, number)
+
+
+@contextmanager
+def finished(job: Job, number: int) -> Iterator[tuple[Definition, TrialData, trial.RetrainedTrial]]:
+    """Give the study file, the data and the parameters of a finished trial to what runs inside this block."""
+    definition, data = _data(job)
+    params = _retrained(job, number)
+    with _alone(definition):
+        yield definition, data, params
 
 
 @contextmanager
@@ -364,6 +371,7 @@ def _data(job: Job, *, first: bool = False) -> tuple[Definition, TrialData]:
         definition = job.definition
         if job.shipped:
             definition = definition.model_copy(update={"path": shipped_folder(job.shipped) / definition.path})
+        definition = definition.averaging(job.settings.ensemble)
         _cache.data = sharing.trial_data(definition, job.shared, first=first)
         _cache.definition, _cache.key = definition, key
     return _cache.definition, _cache.data

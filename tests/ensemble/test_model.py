@@ -15,6 +15,10 @@ from scipy import special
 from search.ensemble.model import alike, average
 from search.training.training import archive
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # keras 3.15 saves variables so
+    pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`"),
+]
 RNG = np.random.default_rng(0)
 X = RNG.random((8, 3)).astype("float32")
 
@@ -125,7 +129,9 @@ def test_it_gives_the_mean_of_its_members_wherever_it_is_loaded(
     """Who loads the registered version would predict with another model than the one that was judged."""
     members = [_loaded(make(), tmp_path) for _ in range(3)]
     wanted = [keras.tree.flatten(member.predict(X, verbose=0)) for member in members]
-    made = average({f"trial_{n}": member for n, member in enumerate(members)}, [2, 1, 1], {"only": activation}, X)
+    made = average(
+        {f"trial_{n}": member for n, member in enumerate(members)}, [2, 1, 1], {"only": activation}, X, make()
+    )
     loaded = _loaded(made, tmp_path)
     given = keras.tree.flatten(loaded.predict(X, verbose=0))
     for at, each in enumerate(given):
@@ -140,7 +146,7 @@ def test_it_gives_the_mean_of_its_members_wherever_it_is_loaded(
 
 def test_a_graph_of_it_is_exported(tmp_path: Path) -> None:
     """A version would be registered that cannot be served without Keras."""
-    made = average({"trial_0": one_logit(), "trial_1": one_logit()}, [1, 1], {"only": "sigmoid"}, X)
+    made = average({"trial_0": one_logit(), "trial_1": one_logit()}, [1, 1], {"only": "sigmoid"}, X, one_logit())
     made.export(tmp_path / "exported", verbose=False)
     assert (tmp_path / "exported" / "saved_model.pb").is_file()
 
@@ -158,7 +164,7 @@ def test_texts_stay_with_their_vocabulary(tmp_path: Path) -> None:
     x = {"city": ops.convert_to_tensor([["a"], ["b"], ["c"]]), "number": X[:3, :2]}
     members = [_loaded(make(), tmp_path) for _ in range(2)]
     wanted = np.mean([ops.convert_to_numpy(member(x)) for member in members], axis=0)
-    made = _loaded(average({"one": members[0], "other": members[1]}, [1, 1], {}, x), tmp_path)
+    made = _loaded(average({"one": members[0], "other": members[1]}, [1, 1], {}, x, make()), tmp_path)
     np.testing.assert_allclose(ops.convert_to_numpy(made(x)), wanted, atol=1e-6)
     assert len(np.unique(wanted)) == 3
 

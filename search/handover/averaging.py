@@ -1,0 +1,161 @@
+"""Averages a study's best trainings into one model, where that is surely better than the best trial alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from optuna.trial import FrozenTrial
+
+from search.budget import Stage
+from search.comparison.verdict import gain
+from search.context import Context
+from search.data.summary import Interface
+from search.ensemble.kept import Kept
+from search.ensemble.members import Ensemble, Member, of_record
+from search.errors import one_line
+from search.figures import plural
+from search.register import Best
+from search.study import attributes
+from search.training.metrics import violations_of
+from search.workers import averaging
+from search.workers.averaging import Averaged, Chosen
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A training that may become a member: what it gave for the validation rows, and where its model is."""
+
+    member: Member
+    outputs: bytes
+    archive: Callable[[], bytes]
+
+
+def average(context: Context, ranked: Sequence[FrozenTrial], best: Best) -> tuple[Ensemble, str] | None:
+    """Average a study's best trainings, where that is surely better than the best trial alone.
+
+    Whatever goes wrong is said in a line, and the best trial stands alone.
+
+    Args:
+        context: The search, which has ended; MLflow shows its trials.
+        ranked: The study's best trials, the best first.
+        best: The best trial.
+
+    Returns:
+        What was averaged, and the model's id in MLflow (empty where an earlier search registered it); None where the
+        best trial stands alone.
+    """
+    if context.settings.ensemble < 2:
+        return None
+    context.on_message(Stage("averaging the best trainings"))
+    try:
+        return _Averaging(context, ranked).run(best)
+    except _StandsAlone as error:
+        why = str(error)
+    except Exception as error:  # of a worker, of the user's own layers, of MLflow
+        why = f"the best trainings could not be averaged ({one_line(error)})"
+    context.on_message(f"{why}; trial {best.number} alone is registered")
+    return None
+
+
+class _StandsAlone(Exception):
+    """The best trial is better alone, or what would be averaged is not there; the message says why."""
+
+
+class _Averaging:
+    def __init__(self, context: Context, ranked: Sequence[FrozenTrial]) -> None:
+        self._context, self._ranked, self._definition = context, ranked, context.definition
+        self._most = context.settings.ensemble
+
+    def run(self, best: Best) -> tuple[Ensemble, str]:
+        """Return what `average` returns."""
+        if len(self._definition.metrics) > 1 or self._definition.model.export:
+            raise _StandsAlone("models of several metrics, or with model.export, are not averaged")
+        candidates = list(self._candidates())
+        if len(candidates) < 2 or candidates[0].member.number != best.number:
+            raise _StandsAlone("averaging needs two models with their outputs for the validation rows")
+        slot, job = self._context.pool.slots[0], self._context.job
+        outputs = [each.outputs for each in candidates]
+        chosen = slot.submit(averaging.choose, job, best.number, outputs, self._most).result()
+        self._tell_left_out([candidates[at].member for at in chosen.left_out])
+        several = [(candidates[at], count) for at, count in enumerate(chosen.counts) if count]
+        members = tuple(replace(each.member, count=count) for each, count in several)
+        if not chosen.verdict.better or len(members) < 2:
+            raise _StandsAlone(f"the mean of the best trainings is not surely better {_interval(chosen)}")
+        if known := self._known(members):
+            return known, ""
+        archives = {each.member.name: each.archive() for each, _ in several}
+        counts = [each.count for each in members]
+        made = slot.submit(averaging.make, job, best.number, archives, counts, outputs[0]).result()
+        if broken := self._broken(chosen, made):
+            raise _StandsAlone(f"the mean of {plural(len(members), 'training')} does not meet {broken}")
+        averaged = Ensemble(
+            members=members,
+            metric=self._definition.metrics[0],
+            value=chosen.values.get(self._definition.metrics[0]),
+            alone=best.value,
+            metrics=made.metrics,
+            slower=made.slower,
+        )
+        return self._logged(best.number, averaged, made)
+
+    def _candidates(self) -> Iterator[_Candidate]:
+        """Yield trainings whose model and outputs were kept: the best trial, its new seeds, then further trials."""
+        from search.tracking import agreement
+        from search.tracking.pages import averaged
+
+        files, study = Kept(self._context.spool.folder), self._context.study
+        models = agreement.models_of(self._definition, study)  # the best first
+        for number in list(models)[: self._context.settings.models_kept]:
+            run_id = averaged.run_of(models[number])
+            if (outputs := files.outputs(number)).is_file():
+                archive = partial(averaged.archive, models[number])
+                yield _Candidate(Member(number, run_id), outputs.read_bytes(), archive)
+            for seed in files.seeds(number) if number == self._ranked[0].number else ():
+                outputs, model = files.outputs(number, seed), files.model(number, seed)
+                yield _Candidate(Member(number, run_id, seed=seed), outputs.read_bytes(), model.read_bytes)
+
+    def _tell_left_out(self, members: Sequence[Member]) -> None:
+        if members:
+            numbers = ", ".join(str(each.number) for each in members)
+            self._context.on_message(
+                f"trial{'s' * (len(members) > 1)} {numbers} cannot be averaged with trial {self._ranked[0].number}: "
+                "other validation rows, or outputs of another shape or meaning"
+            )
+
+    def _broken(self, chosen: Chosen, made: Averaged) -> str:
+        """Return the constraints that the averaged model does not meet; empty when it meets all."""
+        constraints = self._definition.search.constraints
+        violations = violations_of(self._definition, {**chosen.values, **made.metrics})
+        return ", ".join(text for text, beyond in zip(constraints, violations, strict=True) if beyond > 0)
+
+    def _logged(self, number: int, ensemble: Ensemble, made: Averaged) -> tuple[Ensemble, str]:
+        """Log the averaged model to a run of its own, and remember it with the study."""
+        from search.tracking.pages import averaged
+
+        context = self._context
+        assert context.run is not None  # noqa: S101 - for the type checker: MLflow is in reach
+        data = made.data.instead(context.data) if isinstance(made.data, Interface) else made.data
+        run_id, model_id = averaged.log(context.run, self._definition, data, number, ensemble, made)
+        ensemble = replace(ensemble, run_id=run_id)
+        attributes.set_ensemble(context.study, ensemble.record())
+        return ensemble, model_id
+
+    def _known(self, members: tuple[Member, ...]) -> Ensemble | None:
+        """Return what an earlier search registered of the same members; None where there is none."""
+        from search.tracking import registry
+
+        record = attributes.ensemble_of(self._context.study)
+        if not record or (ensemble := of_record(record)).members != members:
+            return None
+        name = self._context.settings.study_name
+        return ensemble if registry.version_of_run(name, ensemble.run_id) is not None else None
+
+
+def _interval(chosen: Chosen) -> str:
+    """Return how much better the mean is, with its interval."""
+    difference, interval = chosen.verdict.difference, chosen.verdict.interval
+    if difference is None or interval is None:
+        return "(its loss is no number)"
+    return f"({gain(difference)}, 95 % interval {interval[0]:+.3g} to {interval[1]:+.3g}; above 0 is better)"

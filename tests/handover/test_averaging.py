@@ -1,0 +1,119 @@
+"""Several trainings become one registered model, where that is surely better than the best trial alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from search.studyfile.load import load_definition
+from search.studyfile.schema import Definition
+from search.tracking import registry
+from search.workers.reproduction import reproduce
+from tests.conftest import Searcher
+
+STUDY = """
+name = "mean"
+metric = "val_loss"
+direction = "minimize"
+[data]
+source = "sklearn:make_friedman1"
+options = { n_samples = 900, noise = 3.0, random_state = 0 }
+test_size = 0.2
+validation_size = 0.6
+seed = 0
+[model]
+build = "mlp"
+width = 128
+optimizer = "adam"
+learning_rate = 0.01
+[fit]
+epochs = 40
+[space]
+batch_size = { type = "categorical", choices = [20, 21, 22, 23, 24, 25] }
+[search]
+n_trials = 6
+pruner = "none"
+ensemble = 4
+"""
+
+
+@pytest.fixture
+def study(folder: Path) -> Definition:
+    """Return a study whose trials are equally good and err differently: their mean is surely better."""
+    return _study(folder)
+
+
+def _study(folder: Path, changes: dict[str, str] | None = None) -> Definition:
+    text = STUDY
+    for old, new in (changes or {}).items():
+        assert old in text
+        text = text.replace(old, new)
+    file = folder / "studies" / "mean.toml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    return load_definition(file)
+
+
+def test_the_mean_of_the_best_trials_is_registered(study: Definition, run_search: Searcher) -> None:
+    """Good trials would be paid for and thrown away; or a mean be registered that nobody can trace."""
+    outcome = run_search(study, n_trials=6)
+    ensemble = outcome.best.ensemble
+    assert ensemble is not None
+    assert outcome.model is not None
+    told: dict[str, Any] = json.loads(json.dumps(outcome.as_json()))["best"]["ensemble"]
+    assert told.keys() == {"members", "weights", "value", "test", "slower"}
+    assert len(told["members"]) == 4
+    assert sum(told["weights"]) == pytest.approx(1, abs=1e-5)
+    assert told["value"] < outcome.best.value
+    assert outcome.best.number in told["members"]
+
+    version = registry.find("mean")
+    said = f"4 trials averaged: `val_loss` {told['value']:.4g}"[:-2]
+    assert said in version.description
+    assert "times slower a row" in version.description
+    assert version.tags["trial"] == str(outcome.best.number)
+    run = MlflowClient().get_run(version.run_id)
+    assert run.data.tags["kind"] == "ensemble"
+    assert run.data.tags["mlflow.parentRunId"] == outcome.search_run_id
+    assert run.data.metrics["test_loss"] == pytest.approx(told["test"]["test_loss"])
+    assert all(each.run_id in run.data.tags["mlflow.note.content"] for each in ensemble.members)
+
+    kept = registry.predictions_of(version)
+    assert kept is not None
+    assert kept.loss is not None
+    assert kept.loss.mean() == pytest.approx(told["test"]["test_loss"], rel=1e-5)
+    members = [layer for layer in registry.load_keras(version.uri).layers if isinstance(layer, keras.Model)]
+    assert {member.name for member in members} == {f"trial_{each.number}" for each in ensemble.members}
+    rows = np.random.default_rng(0).random((5, 10)).astype("float32")
+    mean = np.mean([member.predict(rows, verbose=0) for member in members], axis=0)
+    served = mlflow.pyfunc.load_model(version.uri).predict(rows)
+    np.testing.assert_allclose(np.asarray(served).reshape(-1), mean.reshape(-1), rtol=1e-4)
+
+    again = run_search(study, n_trials=1)
+    if again.best.number == outcome.best.number and again.best.ensemble == ensemble:
+        assert not again.newly_registered
+
+
+def test_a_mean_that_is_not_surely_better_is_not_registered(folder: Path, run_search: Searcher) -> None:
+    """The best trial would give way to a mean with ones that learned nothing."""
+    far = '[space]\nepochs = { type = "categorical", choices = [1, 40] }'
+    definition = _study(folder, {"[space]": far, "[fit]\nepochs = 40\n": "", "n_trials = 6": "n_trials = 3"})
+    outcome = run_search(definition, n_trials=3)
+    assert outcome.best.ensemble is None
+    assert "ensemble" not in outcome.as_json()["best"]
+
+
+def test_an_average_is_reproduced_from_its_members(study: Definition, run_search: Searcher) -> None:
+    """Nobody could find out again what a registered mean was made of."""
+    outcome = run_search(study, n_trials=6)
+    assert outcome.best.ensemble is not None
+    found = reproduce(registry.find("mean").run_id)
+    assert found.same, found.differs
+    assert found.metrics.keys() == outcome.best.ensemble.test.keys()

@@ -60,10 +60,10 @@ def predict_command(
         _check_files(input_file, output)
     elif input_file is not None:
         raise UsageError("--export with --input; the model is exported without any rows, so leave one of the two out")
-    from search.tracking import store, versions
+    from search.tracking import registry, store, versions
 
     with store.existing_store(store.set_uri(tracking_uri)):
-        located = versions.locate(model)
+        located = registry.locate(model)
         loaded = versions.load(located)
     told: dict[str, Any] = {"model": located.name or model, "version": located.version, "uri": located.uri}
     if export is not None:

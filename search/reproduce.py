@@ -47,7 +47,7 @@ def reproduce_command(
 def _run_of(run: str) -> str:
     if ":/" not in run and "@" not in run:
         return run
-    from search.tracking.versions import locate
+    from search.tracking.registry import locate
 
     located = locate(run)
     if not located.run_id:

@@ -16,7 +16,7 @@ import pytest
 from search.data.files import output
 from search.errors import DataError, RegistryError
 from search.predict import predict_command
-from search.tracking import versions
+from search.tracking import registry, versions
 from tests.conftest import command
 
 TABLE = """
@@ -85,7 +85,7 @@ def test_a_file_of_rows_is_predicted_in_chunks(registered: Path, capsys: pytest.
     assert (told["rows"], told["version"], told["columns"]) == (200, "1", ["label", "probability"])
     assert set(out["label"]) <= {"yes", "no"}
     np.testing.assert_allclose(out["probability_no"] + out["probability_yes"], 1, rtol=1e-5)
-    model = versions.load(versions.locate("flats@challenger")).pyfunc
+    model = versions.load(registry.locate("flats@challenger")).pyfunc
     expected = model.predict(flats(), params={"output": "label"})
     assert out["label"].tolist() == expected.tolist(), "one chunk or many, a file or a frame: the same"
     flats().to_parquet("in.parquet")
@@ -130,7 +130,7 @@ def test_what_cannot_be_predicted_is_told_in_a_line_and_leaves_no_file(registere
         ("flats/7", "model 'flats' has no version '7'; it has 1"),
     ):
         with pytest.raises(RegistryError, match=told):
-            versions.locate(model)
+            registry.locate(model)
 
 
 @pytest.mark.parametrize(

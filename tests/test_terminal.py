@@ -59,7 +59,7 @@ def outcome(**changed: object) -> Outcome:
         died=0,
         best=best(0),
         front=(),
-        model=Registered("eight", "1", "challenger"),
+        model=Registered("eight", "1", ("challenger",)),
         newly_registered=True,
         stopped="",
         seconds=12.34,
@@ -154,7 +154,7 @@ def test_what_is_champion_already_is_not_offered_for_promotion(
 ) -> None:
     """A person would promote, and be told that there is nothing to do."""
     for champion, offered in ((False, True), (True, False)):
-        model = Registered("eight", "1", "challenger", champion=champion)
+        model = Registered("eight", "1", ("challenger", "champion") if champion else ("challenger",))
         Display(definition, silent=False).outcome(outcome(model=model, newly_registered=False))
         assert ("search.promote" in capsys.readouterr().out) == offered
 

@@ -14,14 +14,14 @@ from search.data import files
 from search.errors import RegistryError, UsageError, one_line
 from search.promotion import rows
 from search.tracking import registry, versions
-from search.tracking.registry import Version
+from search.tracking.registry import Registered
 from search.tracking.versions import import_keras
 from search.training.training import median_ms
 
 _WARM_UP = 5
 
 
-def predictions(version: Version, path: Path) -> Predictions:
+def predictions(version: Registered, path: Path) -> Predictions:
     """Return what a version gives for the rows of a file.
 
     Args:
@@ -39,7 +39,7 @@ def predictions(version: Version, path: Path) -> Predictions:
         )
     if len(kept.targets) > 1:
         raise UsageError(f"--data: {version.uri} has {len(kept.targets)} outputs; a file compares models with one")
-    loaded = versions.load(versions.Located(version.uri))
+    loaded = versions.load(version)
     given = rows.read(path, kept.about, loaded.form)
     try:
         outputs = loaded.pyfunc.predict(given.inputs)
@@ -48,7 +48,7 @@ def predictions(version: Version, path: Path) -> Predictions:
     return rows.predictions(given, np.asarray(outputs), kept)
 
 
-def latency_ms(version: Version) -> float:
+def latency_ms(version: Registered) -> float:
     """Return the median time that a loaded version takes for one row of its input example, in milliseconds.
 
     NaN where it has no example or does not predict it here: whatever the model's own code raises.

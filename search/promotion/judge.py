@@ -14,7 +14,7 @@ from search.comparison.verdict import Incomparable, Slice, Verdict, check_same_r
 from search.errors import RegistryError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from search.tracking.registry import Version
+    from search.tracking.registry import Registered
 
 _TRIVIAL = "the trivial model"
 _AGREES = 0.01  # by which share a metric computed again may differ from the recorded one
@@ -105,7 +105,7 @@ class Judge:
     conditions: Conditions
     _kept: dict[str, Predictions | None] = field(default_factory=dict)
 
-    def decide(self, candidate: Version, current: Version | None) -> Decision:
+    def decide(self, candidate: Registered, current: Registered | None) -> Decision:
         """Decide whether a version may take over from another, or become the first."""
         try:
             found = self._compared(candidate, current)
@@ -116,7 +116,7 @@ class Judge:
         beyond = next(_beyond_limits(candidate, self.conditions), None)
         return found if beyond is None else found.refused(beyond)
 
-    def _compared(self, candidate: Version, current: Version | None) -> Decision:
+    def _compared(self, candidate: Registered, current: Registered | None) -> Decision:
         mine = self._predictions(candidate)
         if current is None:
             return self._as_first(candidate, mine)
@@ -133,9 +133,9 @@ class Judge:
             verdict = compare(theirs, mine)
         except Incomparable as error:
             return self._recorded(candidate, current, str(error))
-        return self._with_conditions(_judged(verdict, f"version {current.number}", self.conditions), theirs, mine)
+        return self._with_conditions(_judged(verdict, f"version {current.version}", self.conditions), theirs, mine)
 
-    def _as_first(self, candidate: Version, mine: Predictions | None) -> Decision:
+    def _as_first(self, candidate: Registered, mine: Predictions | None) -> Decision:
         if mine is None:
             return _first_recorded(candidate)
         self._with_conditions(Decision(True, ""), mine, mine)  # a misspelt metric or column is told all the same
@@ -143,7 +143,7 @@ class Judge:
             return self._recorded(candidate, candidate, f"they do not tell its {mine.about.metric}")
         return _first(candidate, mine)
 
-    def _recorded(self, candidate: Version, current: Version, why: str) -> Decision:
+    def _recorded(self, candidate: Registered, current: Registered, why: str) -> Decision:
         c = self.conditions
         if c.data is not None:
             return Decision(False, f"the rows of {c.data} cannot decide: {why}")
@@ -152,7 +152,7 @@ class Judge:
         found = _compare_recorded(candidate, current)
         return Decision(found.passed, f"{found.reason} ({why}: recorded test values, no interval)", found.verdict)
 
-    def _predictions(self, version: Version) -> Predictions | None:
+    def _predictions(self, version: Registered) -> Predictions | None:
         if version.uri not in self._kept:
             from search.tracking import registry
 
@@ -185,7 +185,7 @@ class Judge:
         return found
 
 
-def _first(candidate: Version, mine: Predictions) -> Decision:
+def _first(candidate: Registered, mine: Predictions) -> Decision:
     """Decide about a first version: it must be better than the trivial model, and replaces nothing if it is not."""
     baseline = trivial(mine)
     value = score_of(mine.about.metric, mine)
@@ -194,7 +194,7 @@ def _first(candidate: Version, mine: Predictions) -> Decision:
         return found if not found.passed else Decision(True, f"{found.reason}; no trivial model is known for it")
     verdict = compare(baseline, mine)
     if verdict.difference is None:
-        return Decision(False, f"the {verdict.metric} of version {candidate.number} is not a finite number", verdict)
+        return Decision(False, f"the {verdict.metric} of version {candidate.version} is not a finite number", verdict)
     if verdict.difference > 0:
         sure = "" if verdict.better else ", though not surely"
         return Decision(
@@ -203,22 +203,22 @@ def _first(candidate: Version, mine: Predictions) -> Decision:
     return Decision(False, f"not better than {_TRIVIAL}: {_text(verdict)}", verdict)
 
 
-def _first_recorded(candidate: Version) -> Decision:
+def _first_recorded(candidate: Registered) -> Decision:
     if not math.isfinite(candidate.recorded()):
-        return Decision(False, f"version {candidate.number} recorded no finite {candidate.metric or 'test value'}")
+        return Decision(False, f"version {candidate.version} recorded no finite {candidate.metric or 'test value'}")
     return Decision(
         True,
         "there was no champion before (registered without the data that a comparison with the trivial model needs)",
     )
 
 
-def _compare_recorded(candidate: Version, current: Version) -> Decision:
+def _compare_recorded(candidate: Registered, current: Registered) -> Decision:
     """Compare the test values that two versions were registered with."""
     from search.tracking.registry import DIGEST
 
     metric = current.metric
     if candidate.metric != metric or not metric:
-        return Decision(False, f"versions {candidate.number} and {current.number} recorded no common test metric")
+        return Decision(False, f"versions {candidate.version} and {current.version} recorded no common test metric")
     digests = [version.tags.get(DIGEST, "") for version in (current, candidate)]
     if digests[0] != digests[1]:
         return Decision(False, f"they were tested on different data (digests {digests[0]} and {digests[1]})")
@@ -226,18 +226,18 @@ def _compare_recorded(candidate: Version, current: Version) -> Decision:
     for version, value in ((candidate, ours), (current, theirs)):
         if not math.isfinite(value):
             return Decision(
-                False, f"version {version.number} recorded no finite {metric}; nothing shows which is better"
+                False, f"version {version.version} recorded no finite {metric}; nothing shows which is better"
             )
     difference = (ours - theirs) if current.maximize else (theirs - ours)
     better = None if difference == 0 else difference > 0
     verdict = Verdict(metric, theirs, ours, difference, None, better)
     relation = {True: "better than", False: "worse than", None: "as good as"}[better]
     return Decision(
-        better is not False, f"{metric} {ours:.6g} is {relation} version {current.number}'s {theirs:.6g}", verdict
+        better is not False, f"{metric} {ours:.6g} is {relation} version {current.version}'s {theirs:.6g}", verdict
     )
 
 
-def _check_recorded(candidate: Version, mine: Predictions) -> None:
+def _check_recorded(candidate: Registered, mine: Predictions) -> None:
     """See that a metric computed from the predictions is the one that Keras recorded under its name."""
     name = mine.about.metric
     recorded = candidate.recorded(f"test_{name}")
@@ -317,7 +317,7 @@ def _sliced(theirs: Predictions, mine: Predictions, column: str) -> Sequence[Sli
         raise UsageError(f"--slices {column}: {error}, so no slice can be compared") from None
 
 
-def _beyond_limits(candidate: Version, conditions: Conditions) -> Iterator[str]:
+def _beyond_limits(candidate: Registered, conditions: Conditions) -> Iterator[str]:
     """Yield each limit that a version exceeds, or of which nothing is known."""
     from search.tracking import registry
 
@@ -333,7 +333,7 @@ def _beyond_limits(candidate: Version, conditions: Conditions) -> Iterator[str]:
             yield f"its {name} is {known}, the limit {limit:g}"
 
 
-def _latency(candidate: Version) -> float:
+def _latency(candidate: Registered) -> float:
     """Return the recorded time for one row; measured where the study did not record it."""
     recorded = candidate.recorded("latency_ms")
     if math.isfinite(recorded):

@@ -13,13 +13,13 @@ from search.tracking import registry
 
 if TYPE_CHECKING:
     from search.promotion.promote import Promotion
-    from search.tracking.registry import Version
+    from search.tracking.registry import Registered
 
 _COLORS = {True: "tab:green", False: "tab:red", None: "tab:gray"}
 _MOST_SLICES = 30
 
 
-def keep(version: Version, told: Promotion) -> str:
+def keep(version: Registered, told: Promotion) -> str:
     """Keep a verdict's figures and picture with the run of the version; return Markdown that shows the picture."""
     verdicts = [each for each in (told.verdict, *told.others) if each is not None]
     figures = {"verdicts": [each.as_json() for each in verdicts], "slices": [vars(each) for each in told.slices]}

@@ -13,7 +13,7 @@ from search.promotion.judge import Conditions, Decision, Judge
 
 if TYPE_CHECKING:
     from search.tracking.history import Move
-    from search.tracking.registry import Version
+    from search.tracking.registry import Registered
 
 CHAMPION = "champion"
 _TRIES = 5
@@ -91,7 +91,7 @@ def promote(
         seen = history.moves(target, alias)
         current, decision = _decided(judge, candidate, target, alias)
         if current is not None and _same(candidate, current):
-            number = current.number
+            number = current.version
             return Promotion(target, number, alias, number, False, f"version {number} is {alias} already")
         kind = history.PROMOTED if decision.passed else history.FORCED
         decision = _allowed(decision, conditions)
@@ -108,7 +108,7 @@ def promote(
         return told
 
 
-def _note_refusal(candidate: Version, told: Promotion) -> None:
+def _note_refusal(candidate: Registered, told: Promotion) -> None:
     from search.promotion import plot
     from search.tracking import registry
 
@@ -117,7 +117,7 @@ def _note_refusal(candidate: Version, told: Promotion) -> None:
     registry.describe(candidate, f"Not promoted to **{told.alias}**: {told.reason}{plot.keep(candidate, told)}")
 
 
-def _decided(judge: Judge, candidate: Version, target: str, alias: str) -> tuple[Version | None, Decision]:
+def _decided(judge: Judge, candidate: Registered, target: str, alias: str) -> tuple[Registered | None, Decision]:
     """Decide on the version that has the alias when the decision is made."""
     from search.tracking import registry
 
@@ -127,12 +127,12 @@ def _decided(judge: Judge, candidate: Version, target: str, alias: str) -> tuple
             return current, Decision(False, "")
         decision = judge.decide(candidate, current)
         now = registry.holder(target, alias)
-        if (now and now.number) == (current and current.number):
+        if (now and now.version) == (current and current.version):
             return current, decision
     raise RegistryError(f"alias '{alias}' of model '{target}' is being moved by another process; try again later")
 
 
-def _same(candidate: Version, current: Version) -> bool:
+def _same(candidate: Registered, current: Registered) -> bool:
     from search.tracking.registry import COPIED_FROM
 
     return candidate.uri in (current.uri, current.tags.get(COPIED_FROM))
@@ -150,7 +150,7 @@ def _allowed(decision: Decision, conditions: Conditions) -> Decision:
 
 
 def _settled(
-    judge: Judge, placed: Version, current: Version | None, decision: Decision, move: Move, seen: Sequence[Move]
+    judge: Judge, placed: Registered, current: Registered | None, decision: Decision, move: Move, seen: Sequence[Move]
 ) -> Promotion:
     """Look at promotions at the same time, and yield to an earlier one that this version is not better than."""
     from search.promotion import plot
@@ -163,9 +163,9 @@ def _settled(
         if not decision.passed:
             history.withdraw(placed, move)
             now = registry.holder(move.model, move.alias)
-            if now is not None and now.number == placed.number:
+            if now is not None and now.version == placed.version:
                 registry.move(other, move.alias)
-            reason = f"version {other.number} became {move.alias} at the same time; {decision.reason}"
+            reason = f"version {other.version} became {move.alias} at the same time; {decision.reason}"
             return _promotion(placed, move.model, move.alias, other, decision.refused(reason), promoted=False)
         current = other
         history.withdraw(placed, move)
@@ -178,13 +178,13 @@ def _settled(
 
 
 def _promotion(
-    version: Version, model: str, alias: str, current: Version | None, decision: Decision, *, promoted: bool
+    version: Registered, model: str, alias: str, current: Registered | None, decision: Decision, *, promoted: bool
 ) -> Promotion:
     return Promotion(
         model,
-        version.number,
+        version.version,
         alias,
-        current.number if current is not None else None,
+        current.version if current is not None else None,
         promoted,
         decision.reason,
         decision.verdict,
@@ -210,20 +210,20 @@ def rollback(model: str, *, alias: str = CHAMPION, reason: str = "") -> Promotio
     registry.check_known(model)
     with history.one_at_a_time(model, alias):
         current = registry.holder(model, alias)
-        there = {each.number: each for each in registry.all_versions(model)}
-        line = history.champions(history.moves(model, alias), current.number if current else "")
-        before = [each for each in line if each in there and (current is None or each != current.number)]
+        there = {each.version: each for each in registry.all_versions(model)}
+        line = history.champions(history.moves(model, alias), current.version if current else "")
+        before = [each for each in line if each in there and (current is None or each != current.version)]
         if current is None and not before:
             raise RegistryError(f"model '{model}' has no {alias} to roll back; promote a version first")
         if not before:
             raise RegistryError(f"version {line[-1]} of model '{model}' is its first {alias}; nothing to roll back to")
         restored = there[before[-1]]
-        why = f"rolled back from version {current.number}" if current else f"no version was {alias} any more"
+        why = f"rolled back from version {current.version}" if current else f"no version was {alias} any more"
         why += f": {reason}" if reason else ""
         move = history.begin(restored, alias, current, history.ROLLED_BACK, why, None)
         registry.move(restored, alias)
         history.done(restored, move)
-        return Promotion(model, restored.number, alias, current.number if current else None, True, why)
+        return Promotion(model, restored.version, alias, current.version if current else None, True, why)
 
 
 def moves(model: str, *, alias: str = CHAMPION) -> list[Move]:

@@ -107,9 +107,10 @@ class _Registry:
             return study
         try:
             with store.existing_store(uri):
-                versions, champion = registry.versions(study.study)
+                versions = registry.all_versions(study.study)
+                champion = next((each.version for each in versions if each.champion), None)
         except SearchError as error:
             self._away = True
             self._on_message(f"{error}; versions and champions are not shown")
             return study
-        return replace(study, versions=versions, champion=champion)
+        return replace(study, versions=len(versions), champion=champion)

@@ -120,7 +120,7 @@ def _excluded(study: optuna.Study) -> Iterator[str]:
         number = version.tags.get("trial", "")
         text = str(now.get(int(number), "")) if number.isdecimal() else ""
         if version.tags.get(registry.EXCLUDED, "") != text:
-            yield f"version {version.number} does not say whether trial {number} is excluded"
+            yield f"version {version.version} does not say whether trial {number} is excluded"
 
 
 def _twice(definition: Definition, study: optuna.Study) -> Iterator[str]:
@@ -136,7 +136,7 @@ def _twice(definition: Definition, study: optuna.Study) -> Iterator[str]:
 
 def _challenger(definition: Definition, study: optuna.Study) -> Iterator[str]:
     """Yield that the challenger is not the study's best trial, where there is a challenger."""
-    version = registry.challenger(study.study_name)
+    version = registry.holder(study.study_name, registry.CHALLENGER)
     ranked = ranking.leading_trials(definition, study)
     if version is not None and ranked and version.tags.get("trial") != str(ranked[0].number):
         yield f"the challenger is trial {version.tags.get('trial')}, the best is trial {ranked[0].number}"

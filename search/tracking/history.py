@@ -21,7 +21,7 @@ import mlflow
 
 from search.system import machine
 from search.tracking import registry
-from search.tracking.registry import Version
+from search.tracking.registry import Registered
 
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
 PROMOTED, FORCED, ROLLED_BACK = "promoted", "forced", "rolled back"
@@ -72,7 +72,7 @@ def moves(model: str, alias: str) -> list[Move]:
     return sorted(found, key=lambda each: (each.at, int(each.version)))
 
 
-def _moves_of(version: Version, alias: str) -> Iterator[Move]:
+def _moves_of(version: Registered, alias: str) -> Iterator[Move]:
     noted = False
     for key, text in version.tags.items():
         stamp = key.removeprefix(f"{alias}.")
@@ -81,14 +81,14 @@ def _moves_of(version: Version, alias: str) -> Iterator[Move]:
         with suppress(ValueError, TypeError):
             move = Move(**json.loads(text))
             noted = True
-            if (move.model, move.version) == (version.name, version.number):  # else copied with the version
+            if (move.model, move.version) == (version.name, version.version):  # else copied with the version
                 yield move
     since = version.tags.get(f"{alias}.since")
     if since and not noted and registry.COPIED_FROM not in version.tags:  # a promotion of an earlier release
         with suppress(ValueError):
             at = datetime.fromisoformat(since).astimezone(UTC).strftime(_STAMP)
             before, reason = version.tags.get(f"{alias}.previous", ""), version.tags.get(f"{alias}.reason", "")
-            yield Move(version.name, version.number, alias, before, at, PROMOTED, reason)
+            yield Move(version.name, version.version, alias, before, at, PROMOTED, reason)
 
 
 def champions(found: Sequence[Move], now: str = "") -> list[str]:
@@ -113,20 +113,25 @@ def champions(found: Sequence[Move], now: str = "") -> list[str]:
 
 
 def begin(
-    version: Version, alias: str, previous: Version | None, kind: str, reason: str, verdict: Mapping[str, Any] | None
+    version: Registered,
+    alias: str,
+    previous: Registered | None,
+    kind: str,
+    reason: str,
+    verdict: Mapping[str, Any] | None,
 ) -> Move:
     """Note a move before the alias moves, and return it."""
     by = ""
     with suppress(Exception):
         by = getpass.getuser()
     at = datetime.now(UTC).strftime(_STAMP)
-    before = previous.number if previous else ""
-    move = Move(version.name, version.number, alias, before, at, kind, reason, by, verdict, done=False)
+    before = previous.version if previous else ""
+    move = Move(version.name, version.version, alias, before, at, kind, reason, by, verdict, done=False)
     _write(version, move)
     return move
 
 
-def done(version: Version, move: Move) -> None:
+def done(version: Registered, move: Move) -> None:
     """Mark a move as done, and let the version's plain tags tell it."""
     _write(version, replace(move, done=True))
     told = {"since": move.when, "reason": move.reason, "previous": move.previous}
@@ -134,12 +139,12 @@ def done(version: Version, move: Move) -> None:
     registry.tag(version, {f"{move.alias}.{name}": value for name, value in told.items()})
 
 
-def withdraw(version: Version, move: Move) -> None:
+def withdraw(version: Registered, move: Move) -> None:
     """Forget a move that gave way to another one."""
     registry.untag(version, move.key)
 
 
-def _write(version: Version, move: Move) -> None:
+def _write(version: Registered, move: Move) -> None:
     registry.tag(version, {move.key: json.dumps(asdict(move))})
 
 

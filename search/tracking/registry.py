@@ -11,7 +11,7 @@ import math
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,50 +38,47 @@ _NOT_FOUND, _INVALID = "RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"
 
 @dataclass(frozen=True)
 class Registered:
-    """A version in the registry.
+    """A version of a registered model, as the registry has it; or another logged model that a person named.
 
     Attributes:
-        uri: What `mlflow.pyfunc.load_model` takes.
-        refused: Why it has no alias: what happened when it was loaded outside the study's folder.
-        champion: Whether it is champion already.
-    """
-
-    name: str
-    version: str
-    alias: str | None
-    refused: str = ""
-    champion: bool = False
-
-    @property
-    def uri(self) -> str:
-        """The version's own URI."""
-        return f"models:/{self.name}/{self.version}"
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version of a registered model, as the registry has it.
-
-    Attributes:
-        name: The registered model.
-        number: Its number there.
+        name: The registered model; empty for a logged model that is no version.
+        version: Its number there.
+        aliases: The aliases that it carries.
         run_id: The run that made it; empty when it names none.
         model_id: Its logged model; empty for a version of another origin.
         tags: Its tags.
         description: Its description, in Markdown.
+        source: What MLflow calls a logged model that is no version.
     """
 
     name: str
-    number: str
-    run_id: str
-    model_id: str
-    tags: Mapping[str, str]
-    description: str
+    version: str
+    aliases: tuple[str, ...] = ()
+    run_id: str = field(default="", repr=False)
+    model_id: str = field(default="", repr=False)
+    tags: Mapping[str, str] = field(default_factory=dict, repr=False)
+    description: str = field(default="", repr=False)
+    source: str = field(default="", repr=False)
 
     @property
     def uri(self) -> str:
-        """The version's own URI."""
-        return f"models:/{self.name}/{self.number}"
+        """What `mlflow.pyfunc.load_model` takes."""
+        return self.source or f"models:/{self.name}/{self.version}"
+
+    @property
+    def alias(self) -> str | None:
+        """The alias that a person knows it by: `challenger` before others."""
+        return CHALLENGER if CHALLENGER in self.aliases else next(iter(self.aliases), None)
+
+    @property
+    def champion(self) -> bool:
+        """Whether it is champion."""
+        return CHAMPION in self.aliases
+
+    @property
+    def refused(self) -> str:
+        """Why it has no alias: what happened when it was loaded outside the study's folder; empty for most."""
+        return self.tags.get(REFUSED, "")
 
     @property
     def metric(self) -> str:
@@ -130,36 +127,20 @@ def register(
         client.update_model_version(name, version, description=printable(description, _LONGEST))
         if str(version) == "1":
             client.update_registered_model(name, description=printable(about, _LONGEST))
-    return Registered(name, str(version), None if refused else CHALLENGER, refused)
+    return find(name, str(version))
 
 
 def version_of_run(name: str, run_id: str) -> Registered | None:
     """Return the version made from a run, if there is one."""
-    client = MlflowClient()
-    if _model(client, name) is None:
-        return None
-    for version in client.search_model_versions(f"run_id = '{run_id}'"):
-        if version.name != name:
-            continue
-        full = client.get_model_version(name, version.version)
-        alias = CHALLENGER if CHALLENGER in full.aliases else next(iter(full.aliases), None)
-        return Registered(name, str(version.version), alias, full.tags.get(REFUSED, ""), CHAMPION in full.aliases)
-    return None
+    return next((each for each in all_versions(name) if each.run_id == run_id), None)
 
 
 def as_challenger(registered: Registered) -> Registered:
     """Give a version alias `challenger` where it has none: its registration may have ended before that."""
-    if registered.refused:
+    if registered.refused or registered.aliases:
         return registered
-    if registered.alias is None:
-        MlflowClient().set_registered_model_alias(registered.name, CHALLENGER, registered.version)
-    return replace(registered, alias=registered.alias or CHALLENGER)
-
-
-def versions(name: str) -> tuple[int, str | None]:
-    """Return how many versions a registered model has, and which is champion; none where there is no such model."""
-    champion = holder(name, CHAMPION)
-    return len(all_versions(name)), None if champion is None else champion.number
+    move(registered, CHALLENGER)
+    return replace(registered, aliases=(CHALLENGER,))
 
 
 def load_keras(uri: str) -> Any:
@@ -167,63 +148,79 @@ def load_keras(uri: str) -> Any:
     return mlflow.pyfunc.load_model(uri).get_raw_model()
 
 
-def challenger(name: str) -> Version | None:
-    """Return the version with alias `challenger`; None when there is no such model or version."""
-    return holder(name, CHALLENGER)
+def holder(name: str, alias: str) -> Registered | None:
+    """Return the version that carries an alias; None when none does, or when it was deleted."""
+    return next((each for each in all_versions(name) if alias in each.aliases), None)
 
 
-def holder(name: str, alias: str) -> Version | None:
-    """Return the version that carries an alias; None when none does.
+def locate(model: str) -> Registered:
+    """Return the model that a name stands for.
+
+    Args:
+        model: A registered model (its champion, else its challenger, else its newest version), `name@alias`,
+            `name/version`, or a URI that begins with `models:/` or `runs:/`.
+
+    Raises:
+        RegistryError: There is no such model, version or alias.
+    """
+    if model.startswith("runs:/"):
+        return Registered("", "", run_id=model.removeprefix("runs:/").partition("/")[0], source=model)
+    plain = model.removeprefix("models:/").strip("/")
+    if model.startswith("models:/") and plain.startswith("m-") and "/" not in plain and "@" not in plain:
+        return Registered("", "", model_id=plain, source=model)
+    if "@" in plain:
+        name, _, alias = plain.rpartition("@")
+        return find(name, alias=alias)
+    name, _, version = plain.partition("/")
+    if version and version != "latest":
+        return find(name, version)
+    check_known(name)
+    known = all_versions(name)
+    if not known:
+        raise RegistryError(f"model '{name}' has no version; run a search first")
+    aliases = {alias: each for each in known for alias in each.aliases} if not version else {}
+    return aliases.get(CHAMPION) or aliases.get(CHALLENGER) or known[0]
+
+
+def find(model: str, version: str | None = None, *, alias: str = CHALLENGER) -> Registered:
+    """Return a version by its number, or where none is given by an alias.
+
+    Raises:
+        RegistryError: There is no such model, version or alias.
+    """
+    check_known(model)
+    known = all_versions(model)
+    if version is None:
+        aliases = {each_alias: each for each in known for each_alias in each.aliases}
+        if alias in aliases:
+            return aliases[alias]
+        have = ", ".join(sorted(aliases)) or "none"
+        hint = "; name a version" if alias == CHALLENGER else did_you_mean(alias, aliases)
+        raise RegistryError(f"model '{model}' has no version with alias '{alias}'; it has {have}{hint}")
+    found = next((each for each in known if each.version == version), None)
+    if found is None:
+        have = ", ".join(each.version for each in reversed(known)) or "none"
+        raise RegistryError(f"model '{model}' has no version '{version}'; it has {have}")
+    return found
+
+
+def all_versions(model: str) -> list[Registered]:
+    """Return every version of a registered model, the newest first; none where there is no such model.
 
     The model itself says which aliases it has, so an error of the registry is never taken for "none".
     """
-    model = _model(MlflowClient(), name)
-    number = (model.aliases if model is not None else {}).get(alias)
-    return None if number is None else _full(name, str(number))
-
-
-def _full(name: str, number: str) -> Version | None:
-    """Return a version with its tags; None where it was deleted, which some stores leave the alias of."""
-    try:
-        return _version(MlflowClient().get_model_version(name, number))
-    except MlflowException as error:
-        if error.error_code == _NOT_FOUND:
-            return None
-        raise
-
-
-def find(model: str, version: str | None = None) -> Version:
-    """Return a version, by default the challenger.
-
-    Raises:
-        RegistryError: There is no such model or version.
-    """
-    check_known(model)
-    if version is None:
-        candidate = challenger(model)
-        if candidate is None:
-            raise RegistryError(f"model '{model}' has no version with alias '{CHALLENGER}'; name one with --version")
-        return candidate
-    known = {each.number: each for each in all_versions(model)}
-    if version not in known:
-        have = ", ".join(sorted(known, key=int))
-        raise RegistryError(f"model '{model}' has no version '{version}'; it has {have or 'none'}")
-    return known[version]
-
-
-def all_versions(model: str) -> list[Version]:
-    """Return every version of a registered model, the newest first; none where there is no such model."""
     client = MlflowClient()
-    if _model(client, model) is None:
+    registered = _model(client, model)
+    if registered is None:
         return []
-    found: list[Version] = []
+    found: list[Registered] = []
     token = None
     while True:
         page = client.search_model_versions(named(model), page_token=token)
-        found += [_version(each) for each in page if each.name == model]
+        found += [_registered(each, registered.aliases) for each in page if each.name == model]
         token = page.token
         if not token:
-            return sorted(found, key=lambda each: -int(each.number))
+            return sorted(found, key=lambda each: -int(each.version))
 
 
 def named(model: str) -> str | None:
@@ -265,46 +262,46 @@ def check_name(model: str) -> None:
         raise UsageError(f"--to '{model}': a registered model's name is not empty and has neither '/' nor ':'")
 
 
-def move(version: Version, alias: str) -> None:
+def move(version: Registered, alias: str) -> None:
     """Give a version an alias, whoever carries it now."""
-    MlflowClient().set_registered_model_alias(version.name, alias, version.number)
+    MlflowClient().set_registered_model_alias(version.name, alias, version.version)
 
 
-def tag(version: Version, tags: Mapping[str, str]) -> None:
+def tag(version: Registered, tags: Mapping[str, str]) -> None:
     """Write tags to a version."""
     for key, value in tags.items():
-        MlflowClient().set_model_version_tag(version.name, version.number, key, value)
+        MlflowClient().set_model_version_tag(version.name, version.version, key, value)
 
 
-def untag(version: Version, key: str) -> None:
+def untag(version: Registered, key: str) -> None:
     """Remove a tag from a version, if it is there."""
     with contextlib.suppress(MlflowException):
-        MlflowClient().delete_model_version_tag(version.name, version.number, key)
+        MlflowClient().delete_model_version_tag(version.name, version.version, key)
 
 
-def describe(version: Version, paragraph: str) -> None:
+def describe(version: Registered, paragraph: str) -> None:
     """Add a paragraph to a version's description, in place of an earlier one of this kind."""
     text = f"{version.description.partition(_RULE)[0][: _LONGEST // 2]}{_RULE}{paragraph}"
     with contextlib.suppress(MlflowException):
-        MlflowClient().update_model_version(version.name, version.number, description=printable(text, _LONGEST))
+        MlflowClient().update_model_version(version.name, version.version, description=printable(text, _LONGEST))
 
 
-def mark_excluded(version: Version, text: str) -> None:
+def mark_excluded(version: Registered, text: str) -> None:
     """Say on a version that its trial is excluded, so that it is nobody's challenger; an empty text takes that back."""
     client, told = MlflowClient(), re.sub(r"\A\*\*Its trial is excluded:.*\n\n", "", version.description)
     if text:
         told = f"**Its trial is excluded: {text}.**\n\n{told}"
         tag(version, {EXCLUDED: text})
-        holding = challenger(version.name)
-        if holding is not None and holding.number == version.number:
+        holding = holder(version.name, CHALLENGER)
+        if holding is not None and holding.version == version.version:
             client.delete_registered_model_alias(version.name, CHALLENGER)
     else:
         untag(version, EXCLUDED)
     with contextlib.suppress(MlflowException):
-        client.update_model_version(version.name, version.number, description=printable(told, _LONGEST))
+        client.update_model_version(version.name, version.version, description=printable(told, _LONGEST))
 
 
-def attach(version: Version, folder: str, place: str) -> str:
+def attach(version: Registered, folder: str, place: str) -> str:
     """Add files to the run that made a version, and return the run; empty where they cannot be added."""
     with contextlib.suppress(MlflowException, OSError):  # they explain a decision that is made already
         MlflowClient().log_artifacts(version.run_id, folder, place)
@@ -312,20 +309,19 @@ def attach(version: Version, folder: str, place: str) -> str:
     return ""
 
 
-def copy(version: Version, name: str) -> Version:
+def copy(version: Registered, name: str) -> Registered:
     """Return a version of another registered model with the same logged model, copied there unless it is there."""
     for each in all_versions(name):
         if each.tags.get(COPIED_FROM) == version.uri:
             return each
     client = MlflowClient()
     with contextlib.redirect_stderr(io.StringIO()):
-        made = client.copy_model_version(version.uri, name)
-    copied = _version(made)
+        copied = find(name, str(client.copy_model_version(version.uri, name).version))
     tag(copied, {COPIED_FROM: version.uri})
-    return find(name, copied.number)
+    return find(name, copied.version)
 
 
-def predictions_of(version: Version) -> Predictions | None:
+def predictions_of(version: Registered) -> Predictions | None:
     """Return a version's predictions for the test rows; None when it was registered without them.
 
     Raises:
@@ -349,7 +345,7 @@ def predictions_of(version: Version) -> Predictions | None:
         ) from error
 
 
-def size_mb(version: Version) -> float:
+def size_mb(version: Registered) -> float:
     """Return the size of a version's Keras archive in megabytes; NaN when it is not known."""
     if not version.model_id:
         return math.nan
@@ -361,10 +357,11 @@ def size_mb(version: Version) -> float:
     return sum(sizes) / 1e6 if sizes else math.nan
 
 
-def _version(version: ModelVersion) -> Version:
-    return Version(
+def _registered(version: ModelVersion, aliases: Mapping[str, Any]) -> Registered:
+    return Registered(
         version.name,
         str(version.version),
+        tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(version.version))),
         version.run_id or "",
         version.model_id or (version.tags or {}).get(MODEL_ID, "") or _logged_model(version.source or ""),
         dict(version.tags or {}),

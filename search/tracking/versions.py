@@ -17,90 +17,19 @@ from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from search import serving
 from search.data import files
-from search.errors import DataError, RegistryError, did_you_mean, one_line
+from search.errors import DataError, RegistryError, one_line
 from search.serving.meaning import Meaning
 from search.system.whole import whole
 from search.tracking.logged_model import DESCRIPTION, REFERENCE
-from search.tracking.registry import CHALLENGER, CHAMPION, all_versions
+from search.tracking.registry import Registered
 
 _NAMED = 5  # columns in a message
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
-
-
-@dataclass(frozen=True)
-class Located:
-    """A logged model that a person named.
-
-    Attributes:
-        uri: What MLflow calls it: `models:/<name>/<version>` where it is a version.
-        name: The registered model; empty for a run's.
-        version: Its version; empty for a run's.
-        run_id: The run that trained it; empty where it is not known.
-    """
-
-    uri: str
-    name: str = ""
-    version: str = ""
-    run_id: str = ""
-
-
-def locate(model: str) -> Located:
-    """Return the model that a name stands for.
-
-    Args:
-        model: A registered model (its champion, else its challenger, else its newest version), `name@alias`,
-            `name/version`, or a URI that begins with `models:/` or `runs:/`.
-
-    Raises:
-        RegistryError: There is no such model, version or alias.
-    """
-    if model.startswith("runs:/"):
-        return Located(model, run_id=model.removeprefix("runs:/").partition("/")[0])
-    plain = model.removeprefix("models:/").strip("/")
-    if model.startswith("models:/") and plain.startswith("m-") and "/" not in plain and "@" not in plain:
-        return Located(model)  # a logged model that is no version
-    if "@" in plain:
-        name, _, alias = plain.rpartition("@")
-        version = ""
-    else:
-        name, _, version = plain.partition("/")
-        alias = ""
-    found = _version(MlflowClient(), name, alias, version)
-    return Located(f"models:/{name}/{found.version}", name, str(found.version), str(found.run_id or ""))
-
-
-def _version(client: MlflowClient, name: str, alias: str, version: str) -> ModelVersion:
-    registered = _registered(client, name)
-    aliases = {each: str(number) for each, number in registered.aliases.items()}
-    if alias and alias not in aliases:
-        have = ", ".join(sorted(aliases)) or "none"
-        raise RegistryError(f"model '{name}' has no alias '{alias}'; it has {have}{did_you_mean(alias, aliases)}")
-    versions = sorted(int(each.number) for each in all_versions(name))
-    if not versions:
-        raise RegistryError(f"model '{name}' has no version; run a search first")
-    wanted = aliases[alias] if alias else version or aliases.get(CHAMPION) or aliases.get(CHALLENGER)
-    wanted = str(versions[-1]) if wanted in (None, "latest") else str(wanted)
-    if not wanted.isdecimal() or int(wanted) not in versions:
-        raise RegistryError(f"model '{name}' has no version '{wanted}'; it has {', '.join(map(str, versions))}")
-    return client.get_model_version(name, wanted)
-
-
-def _registered(client: MlflowClient, name: str) -> Any:
-    try:
-        return client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code not in _ABSENT:
-            raise
-        names = [each.name for each in client.search_registered_models()]
-        have = f"the registry has {', '.join(names)}" if names else "the registry is empty"
-        raise RegistryError(f"no registered model '{name}'; {have}{did_you_mean(name, names)}") from None
 
 
 @dataclass
@@ -236,7 +165,7 @@ def import_keras() -> None:
         os.close(kept)
 
 
-def load(located: Located) -> Loaded:
+def load(model: Registered) -> Loaded:
     """Bring a model to this machine and load it.
 
     Raises:
@@ -245,13 +174,13 @@ def load(located: Located) -> Loaded:
     import_keras()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=located.uri))
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model.uri))
     except (MlflowException, OSError) as error:
-        raise RegistryError(f"model {located.uri} cannot be fetched ({one_line(error)})") from error
+        raise RegistryError(f"model {model.uri} cannot be fetched ({one_line(error)})") from error
     try:
         loaded = mlflow.pyfunc.load_model(str(folder))
     except Exception as error:  # whatever the user's own code raises when it is imported
-        raise RegistryError(f"model {located.uri} cannot be loaded ({one_line(error)})") from error
+        raise RegistryError(f"model {model.uri} cannot be loaded ({one_line(error)})") from error
     return Loaded(loaded, _json(folder / DESCRIPTION), _json(folder / REFERENCE))
 
 

@@ -74,7 +74,7 @@ def _rounds(uri: str, count: int, one_machine: bool) -> list[str]:
         start.wait()
         end.wait()
         holder, moves = registry.holder("m", "champion"), promotion.moves("m")
-        found.append(_judged(dict(told), holder.number if holder else "none", [each.version for each in moves]))
+        found.append(_judged(dict(told), holder.version if holder else "none", [each.version for each in moves]))
     for process in processes:
         process.join()
     return found

@@ -197,7 +197,7 @@ def test_rows_of_a_file_decide_alone() -> None:
     good, bad = (classifier(y, np.random.default_rng(1), skill, **accuracy) for skill in (2.0, 0.2))
     tags = {registry.TEST_METRIC: "test_accuracy", registry.TEST_DIRECTION: "maximize", registry.DIGEST: "0123abcd"}
     versions = [
-        registry.Version("m", number, "", "", {**tags, "metric.test_accuracy": value, registry.TEST_VALUE: value}, "")
+        registry.Registered("m", number, tags={**tags, "metric.test_accuracy": value, registry.TEST_VALUE: value})
         for number, value in (("1", "0.6"), ("2", "0.999"))
     ]
 
@@ -393,7 +393,7 @@ def test_the_later_of_two_yields_when_it_is_not_better(add: Add, monkeypatch: py
     add(predictions(2.0))
     inner = registry.move
 
-    def other_first(version: registry.Version, alias: str) -> None:
+    def other_first(version: registry.Registered, alias: str) -> None:
         monkeypatch.setattr(registry, "move", inner)
         assert promotion.promote("m", version="2").promoted, "it is decided and done before this one moves"
         inner(version, alias)

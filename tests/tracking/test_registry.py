@@ -63,7 +63,7 @@ def test_an_error_of_the_registry_is_not_an_absent_champion(
         with pytest.raises(TrackingError, match="the database is locked"), store.store_errors(uri):
             promotion.promote("m")
         with pytest.raises(MlflowException, match="the database is locked"):
-            registry.challenger("m")
+            registry.holder("m", registry.CHALLENGER)
         with pytest.raises(MlflowException, match="the database is locked"):
             registry.version_of_run("m", "0" * 32)
     assert client.get_model_version_by_alias("m", "champion").version == 1

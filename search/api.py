@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from search.budget import Progress
     from search.promotion import Promotion
+    from search.reporting.side_by_side import Side
     from search.tracking.history import Move
     from search.tracking.registry import Registered
 
@@ -323,6 +324,17 @@ class Result:
             from search.tracking.agreement import models_of
 
             return models_of(self._study.definition, self.study)
+
+    def compare(self, *others: Result) -> list[Side]:
+        """Put this study and others side by side: what `search.studies --compare` does.
+
+        Raises:
+            UsageError: Metric or data differ.
+        """
+        with self._study.registry():
+            from search.reporting.side_by_side import side_by_side
+
+            return side_by_side([self.study, *(other.study for other in others)])
 
     def plot(self, name: str = "parallel_coordinate") -> matplotlib.axes.Axes:
         """Return one of the study's plots: `parallel_coordinate`, `optimization_history` or `slice`."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from search.register import Best
     from search.reporting.findings import Findings
     from search.reporting.overview import StudyOverview
+    from search.reporting.side_by_side import Side
     from search.tracking.pages.outcomes import Failures
 
 _LINE = 80  # the longest line of a trial in a file
@@ -273,6 +274,31 @@ def print_studies(found: Sequence[StudyOverview]) -> None:
         printer.whole(line, "" if index else "dim")
     if left_out:
         printer.line(f"Not shown, as the terminal is too narrow: {', '.join(left_out)}.", "dim")
+
+
+def print_sides(sides: Sequence[Side], metric: str) -> None:
+    """Print studies side by side, and whether their differences are more than luck."""
+    printer, trials = _Printer(), min(side.trials for side in sides)
+    seconds = f"after {duration(min(side.seconds for side in sides))}"
+    columns = ["study", "trials", "trained", f"best {metric}", f"after {trials} trials", seconds]
+    rows = [
+        [
+            side.study,
+            str(side.trials),
+            duration(side.seconds),
+            number(side.best),
+            number(side.best_of_trials),
+            "" if side.best_of_seconds is None else number(side.best_of_seconds),
+        ]
+        for side in sides
+    ]
+    lines, left_out = table(columns, rows, printer.width)
+    for index, line in enumerate(lines):
+        printer.whole(line, "" if index else "dim")
+    if left_out:
+        printer.line(f"Not shown, as the terminal is too narrow: {', '.join(left_out)}.", "dim")
+    for side in sides[1:]:
+        printer.line(f"{side.study}: {side.luck}.")
 
 
 class _Printer:

@@ -67,7 +67,7 @@ HOMES: dict[str, set[str]] = {
         "studyfile.settings",
     },
     "tomllib": {"studyfile.load", "studyfile.copy"},
-    "matplotlib": {"promotion.plot", "reporting.plots", "tracking.pages.pictures"},
+    "matplotlib": {"promotion.plot", "reporting.plots", "reporting.side_by_side", "tracking.pages.pictures"},
     "plotly": {"reporting.interactive"},
     "sklearn": {"comparison.scores", "data.sources", "data.splits", "workers.preload"},
     "scipy": {"comparison.bootstrap", "ensemble.choice"},

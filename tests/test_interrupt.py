@@ -64,7 +64,7 @@ def test_resume_finishes_what_was_begun(tiny: Tiny, folder: Path, end: signal.Si
         assert process.returncode == 130
         told = ANSI.sub("", printed).rpartition("Best of study night")[2]
         assert "Interrupted: everything finished so far is kept.\n" in told
-        assert "  python -m search.run night --resume\n" in told
+        assert "  python -m search.run night --workers 2 --resume\n" in told
         assert "error" not in told
         assert not set("━╌") & set(told), "the bar that moves is gone before the results are printed"
         client = MlflowClient()
@@ -127,9 +127,24 @@ def _alive_in_group(group: int) -> list[str]:
     return alive
 
 
+TRAINS_LONG = """
+import time
+
+import keras
+
+
+class Waits(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        time.sleep(600)
+"""
+
+
 def test_sigterm_before_the_first_complete_trial_is_told_by_the_exit_status(tiny: Tiny, folder: Path) -> None:
     """A cluster's scheduler that ends a job would read that somebody pressed Ctrl-C."""
-    tiny("early", "waits.py:build", WAITS)
+    definition = tiny("early", more="\n")
+    (definition.folder / "waits.py").write_text(TRAINS_LONG)
+    text = definition.path.read_text().replace("epochs = 2", 'epochs = 2\ncallbacks = ["waits.py:Waits"]')
+    definition.path.write_text(text)
     process = begin(folder, "early", "--n-trials", "2", "--workers", "1", terminal=False)
     wait_for_trials("early", 1, TrialState.RUNNING)
     process.send_signal(signal.SIGTERM)

@@ -284,6 +284,7 @@ def test_progress_tells_every_beginning_and_end(tiny: Tiny, run_search: Searcher
     """If this fails, the terminal shows a bar that does not move."""
     told: list[Progress] = []
     run_search(tiny("told"), told.append, n_trials=3, pruner="none")
+    told = [each for each in told if each.state != "training"]  # of trials that take two seconds
     assert [each.state for each in told] == ["began", "complete"] * 3
     assert [each.done for each in told] == [0, 1, 1, 2, 2, 3]
     assert told[-1].best_value == min(each.value for each in told if each.value is not None)

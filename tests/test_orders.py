@@ -43,8 +43,9 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A storage of each kind."""
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A storage of each kind; the study's files lie in the working folder where it is a database."""
+    monkeypatch.chdir(tmp_path)
     if request.param == "postgresql":
         return str(request.getfixturevalue("postgresql"))
     return str(tmp_path / "any.journal") if request.param == "journal" else f"sqlite:///{tmp_path}/any.db"

@@ -16,6 +16,7 @@ import optuna
 from search.data import files
 from search.errors import DataError, ModelError, UsageError, did_you_mean, one_line
 from search.studyfile.references import load_object
+from search.studyfile.registry import parted
 from search.studyfile.schema import Definition
 
 _TRIAL = "trial"  # a data function that takes a parameter of this name is called for each trial
@@ -152,7 +153,7 @@ def taken(definition: Definition, trial: Any) -> dict[str, Any]:
 
 def code_digest(definition: Definition) -> str:
     """Return eight hexadecimal digits of the data function's file: what is known of streams made for each trial."""
-    file = definition.folder / definition.data.source.partition(":")[0]
+    file = definition.folder / parted(definition.data.source)[0]
     content = file.read_bytes() if file.is_file() else definition.data.source.encode()
     return hashlib.sha256(content).hexdigest()[:8]
 

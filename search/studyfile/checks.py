@@ -19,6 +19,7 @@ from search.studyfile.parameters import (
     describe,
     written,
 )
+from search.studyfile.registry import parted
 from search.studyfile.schema import TRIAL_METRICS, Definition, FitDefinition, is_file, parse_constraint
 
 FIT_PARAMETERS = ("epochs", "batch_size")
@@ -177,7 +178,7 @@ def _batches_of_gpus(definition: Definition) -> Iterator[Finding]:
 
 def _fit(definition: Definition) -> Iterator[Finding]:
     for key, reference in (("fit.function", definition.fit.function), ("model.export", definition.model.export)):
-        if reference is not None and not all(reference.partition(":")):
+        if reference is not None and not all(parted(reference)):
             yield key, f"{written(reference)} is not a function", "use '<file.py>:<function>' or '<module>:<function>'"
     for name in definition.own_metrics:
         if not _METRIC_NAME.fullmatch(name) or name.startswith(("val_", "test_")):
@@ -194,7 +195,7 @@ def _builder(definition: Definition) -> Iterator[Finding]:
     build = definition.model.build
     if build == "mlp":
         yield from _mlp(definition)
-    elif not all(build.partition(":")):
+    elif not all(parted(build)):
         yield (
             "model.build",
             f"{written(build)} is not a builder",

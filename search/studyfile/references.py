@@ -13,7 +13,7 @@ from typing import Any
 
 from search.errors import ModelError, did_you_mean, one_line
 from search.studyfile import objects
-from search.studyfile.registry import PYTHON, SOURCES
+from search.studyfile.registry import PYTHON, SOURCES, parted
 
 _OWN = "__search_loaded__"  # marks the modules that were imported from a user's file
 _OURS = ("keras", "sklearn", "search")  # what the package itself runs anyway
@@ -28,7 +28,7 @@ def load_object(reference: str, folder: Path, key: str) -> Any:
     Raises:
         ModelError: The module cannot be imported, or has no such name, or may not be named.
     """
-    where, _, name = reference.partition(":")
+    where, name = parted(reference)
     if where == objects.PREFIX:
         return objects.provided(name, key)
     if not where.endswith(".py") and _of_python(where):
@@ -72,12 +72,12 @@ def from_outside(references: Mapping[str, str], folder: Path) -> list[str]:
     """
     found = []
     for key, reference in references.items():
-        where, colon, rest = reference.partition(":")
+        where, rest = parted(reference)
         if where.endswith(".py") or (key == "data.source" and SOURCES.get(where, PYTHON).file):
             path = (folder / (where if where.endswith(".py") else rest)).resolve()
             if not path.is_relative_to(folder.resolve()):
                 found.append(f"{key} = {reference} (file {path})")
-        elif colon and where not in (*SOURCES, objects.PREFIX) and where.partition(".")[0] not in _OURS:
+        elif rest and where not in (*SOURCES, objects.PREFIX) and where.partition(".")[0] not in _OURS:
             found.append(f"{key} = {reference} ({_home(where.partition('.')[0])})")
     return found
 

@@ -5,6 +5,7 @@ An entry says where its code is, so that a study file is checked before any of i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -14,6 +15,13 @@ from pydantic import AfterValidator, WithJsonSchema
 from search.errors import did_you_mean
 
 OWN = ("<file.py>:<function>", "<module>:<function>")  # how the user's own code is named
+
+
+def parted(reference: str) -> tuple[str, str]:
+    """Return what stands before and after a reference's colon, which is not that of a drive: `C:/mine.py:build`."""
+    drive = 2 if re.match(r"[A-Za-z]:[\\/]", reference) else 0
+    where, _, name = reference[drive:].partition(":")
+    return reference[:drive] + where, name
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ def alternatives(words: list[str]) -> str:
 
 def _one_of(known: Mapping[str, Choice]) -> tuple[AfterValidator, WithJsonSchema]:
     def check(word: str) -> str:
-        if word not in known and not all(word.partition(":")):
+        if word not in known and not all(parted(word)):
             raise ValueError(f"{word!r}; use {alternatives([*known, *OWN])}{did_you_mean(word, known)}")
         return word
 
@@ -109,7 +117,7 @@ _SOURCE_SCHEMA = {
 
 
 def _source(source: str) -> str:
-    if not all(source.partition(":")):
+    if not all(parted(source)):
         raise ValueError(f"{source!r} is not a valid source; use {alternatives(_FORMS)}")
     return source
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_v
 
 from search.studyfile.options import SearchOptions
 from search.studyfile.parameters import Count, Parameter, Scalar, Seed, Share, Strings, Table, as_tuple
-from search.studyfile.registry import PYTHON, SOURCES, Source, SourceName
+from search.studyfile.registry import PYTHON, SOURCES, Source, SourceName, parted
 from search.studyfile.secret import SecretUrl
 
 Direction = Literal["minimize", "maximize"]
@@ -165,7 +165,7 @@ class CallbackDefinition(Table):
 
 def _callbacks(value: object) -> object:
     """Return a list of names and tables as tables alone; one text is a function that returns the list."""
-    if isinstance(value, str) and not all(value.partition(":")):
+    if isinstance(value, str) and not all(parted(value)):
         raise ValueError(f"{value!r} is not a list; use a list of names and tables, or '<file.py>:<function>'")
     if isinstance(value, list | tuple):
         return tuple({"class": each} if isinstance(each, str) else each for each in value)
@@ -194,7 +194,7 @@ class MetricDefinition(Table):
     @field_validator("function")
     @classmethod
     def _names_both(cls, function: str) -> str:
-        if not all(function.partition(":")):
+        if not all(parted(function)):
             raise ValueError(f"{function!r} is not a function; use '<file.py>:<function>' or '<module>:<function>'")
         return function
 
@@ -363,7 +363,7 @@ class Definition(Table):
         """The files that the study names, Python and data, by the key that names each; relative to `folder`."""
         found = {}
         for key, reference in self.references.items():
-            where, _, rest = reference.partition(":")
+            where, rest = parted(reference)
             if key == "data.source" and self.data.reader.file:
                 found[key] = Path(rest)
             elif where.endswith(".py"):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from search.serving import OBJECTS
 from search.studyfile import objects
+from search.studyfile.registry import parted
 from search.studyfile.schema import Definition
 
 
@@ -69,7 +70,7 @@ def _users_file(module: str) -> Path | None:
 def _model_files(definition: Definition, named: Sequence[str]) -> list[Path]:
     """Return the files that build the study's model; what only loads data or watches training is not among them."""
     found = []
-    for where in (each.partition(":")[0] for each in named):
+    for where, _ in map(parted, named):
         if where.endswith(".py"):
             found.append((definition.folder / where).resolve())
         elif (file := _find(where, [*map(Path, sys.path)])) is not None and not _installed(file):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
 from search.errors import ModelError
 from search.studyfile.references import from_outside, load_object
+from search.studyfile.registry import parted
 
 
 @pytest.fixture
@@ -82,3 +83,21 @@ def test_what_lies_outside_the_folder_is_named(package: str, tmp_path: Path) -> 
         f"metrics.score.function = somebody:load (module {tmp_path}/installed/somebody.py)",
     ]
     assert from_outside({"data.source": "sklearn:make_blobs", "model.build": "mlp"}, folder) == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts"),
+    [
+        (r"C:\models\mine.py:build", (r"C:\models\mine.py", "build")),
+        ("d:/models/mine.py:build", ("d:/models/mine.py", "build")),
+        (r"sub\mine.py:build", (r"sub\mine.py", "build")),
+        (r"csv:C:\data\rows.csv", ("csv", r"C:\data\rows.csv")),
+        ("m:load", ("m", "load")),
+        (r"C:\models\mine.py", (r"C:\models\mine.py", "")),
+        ("mine", ("mine", "")),
+    ],
+)
+def test_a_drive_is_part_of_the_path(reference: str, parts: tuple[str, str]) -> None:
+    """On Windows a file named by its whole path would be looked for as module `C`."""
+    assert parted(reference) == parts
+    assert not PureWindowsPath(parts[0]).suffix or PureWindowsPath(parts[0]).suffix == ".py"

@@ -176,8 +176,15 @@ def _begin(
 
 def _files(settings: Settings, study: optuna.Study, on_message: OnMessage, *, new: bool) -> StudyFiles:
     """Return the study's files; of a new study, tell of those of others of its name."""
+    if settings.state:
+        attributes.set_state(study, str(Path(settings.state).absolute()))
     files = StudyFiles(study, settings)
-    files.take_over()
+    try:
+        files.folder.mkdir(parents=True, exist_ok=True)
+        files.take_over()
+    except OSError as error:
+        told = f"the study's files cannot be written to {files.folder} ({one_line(error)})"
+        raise StorageError(f"{told}; choose another folder with --state DIR") from None
     for left in files.strangers() if new else ():
         on_message(f"{left} belongs to another study named '{settings.study_name}', which may be gone; it is not read")
     return files

@@ -73,6 +73,7 @@ HOMES: dict[str, set[str]] = {
     "scipy": {"comparison.bootstrap", "ensemble.choice"},
     "psutil": {"system.machine"},
     "joblib": {"system.machine"},
+    "platformdirs": {"study.files"},
     "filelock": {"study.files", "tracking.history"},
     "cloudpickle": {"studyfile.objects"},
     "pandas": {

@@ -29,6 +29,7 @@ FIXED = "fixed_params"  # Optuna's own: values that a builder's suggestions must
 CONSTRAINTS = "constraints"  # how far it is beyond each constraint
 # Of a study.
 ID = "id"  # what tells it from any other study, also from a later one of its name
+STATE = "state"  # the folder that a person chose for what its searches leave
 METRIC = "metric"
 TRIVIAL = "trivial"  # what the trivial answer scores, by metric
 DATA = "data"  # what its values were measured on
@@ -106,6 +107,16 @@ def set_identity(study: optuna.Study, identity: str) -> None:
     """Write what tells the study from any other, once."""
     if ID not in study.user_attrs:
         study.set_user_attr(ID, identity)
+
+
+def state_of(study: optuna.Study) -> str:
+    """Return the folder that a person chose for what the study's searches leave; empty for none."""
+    return str(study.user_attrs.get(STATE, ""))
+
+
+def set_state(study: optuna.Study, folder: str) -> None:
+    """Write the folder that a person chose for what the study's searches leave."""
+    study.set_user_attr(STATE, folder)
 
 
 def metrics_of(study: optuna.Study) -> list[str]:

@@ -18,12 +18,13 @@ from typing import Any
 
 import filelock
 import optuna
+import platformdirs
 from optuna.trial import TrialState
 
 from search.study import attributes
 from search.study.storage import file_of
 from search.studyfile.settings import Settings
-from search.system import whole
+from search.system import machine, whole
 
 _SUFFIX, _SHOWN = ".files", 12  # of the folder's name, and how many characters of the identity it shows
 _CHECKPOINTS = "checkpoints"
@@ -32,22 +33,27 @@ _CHECKPOINTS = "checkpoints"
 class StudyFiles:
     """The files of one study.
 
+    They lie in the folder that a person chose; else beside the storage's file, or in `studies/` where it has none;
+    else, where nothing can be written there, in the user's own folder for the state of programs.
+
     Args:
         study: The study.
-        settings: Say where its storage is; without a file of its own the folder lies in `studies/`.
+        settings: Say where its storage is, and which folder was chosen.
 
     Attributes:
         folder: Where the files are.
     """
 
     def __init__(self, study: optuna.Study, settings: Settings) -> None:
-        self._study, self._storage = study, settings.storage
-        self._name = study.study_name
-        identity = attributes.identity_of(study)[:_SHOWN]
+        self._study, self._storage, self._name = study, settings.storage, study.study_name
         file = file_of(settings.storage)
         self._beside = (Path("studies") if file is None else file.parent).absolute()
-        named = self._beside / f"{self._name}.{identity}{_SUFFIX}"
-        self.folder = next(self._beside.glob(f"*.{identity}{_SUFFIX}"), named)
+        chosen = settings.state or attributes.state_of(study)
+        places = [Path(chosen).absolute()] if chosen else [self._beside, platformdirs.user_state_path("search")]
+        identity = attributes.identity_of(study)[:_SHOWN]
+        there = (each for place in places for each in place.glob(f"*.{identity}{_SUFFIX}"))
+        place = next(filter(machine.is_writable, places), places[0])
+        self.folder = next(there, place / f"{self._name}.{identity}{_SUFFIX}")
 
     def model(self, number: int) -> Path:
         """Return where the model of a trial waits."""
@@ -156,7 +162,7 @@ class StudyFiles:
 
     def strangers(self) -> list[Path]:
         """Return folders of other studies of this name, which may be gone; nothing of them is read."""
-        named = self._beside.glob(f"{glob.escape(self._name)}.*{_SUFFIX}")
+        named = self.folder.parent.glob(f"{glob.escape(self._name)}.*{_SUFFIX}")
         return [each for each in (*sorted(named), *self._earlier()) if each.is_dir() and each != self.folder]
 
     def _earlier(self) -> tuple[Path, Path]:

@@ -81,6 +81,11 @@ class Settings(SearchOptions):
         bool, Option("Continue although rows or split changed; earlier trials are not compared.")
     ] = False
     resume: Annotated[bool, Option("Run only the trials an interrupted search still owes.")] = False
+    state: Annotated[
+        str | None,
+        Field(min_length=1),
+        Option("Keep models and checkpoints that wait in this folder.", "DIR", "beside the journal, or in studies/"),
+    ] = None
     offline: Annotated[bool, Option("Do not write to MLflow now; python -m search.sync does it later.")] = False
     registers: Annotated[bool, Field(alias="register"), Option("Register no model.", flags=("--no-register",))] = True
     objects: bytes = Field(default=b"", repr=False)

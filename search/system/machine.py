@@ -97,6 +97,11 @@ def user() -> str:
     return str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
 
 
+def is_writable(folder: Path) -> bool:
+    """Return whether files can be made in a folder, or the folder itself where it is not there."""
+    return os.access(next(each for each in (folder, *folder.parents) if each.exists()), os.W_OK | os.X_OK)
+
+
 def resident_memory() -> int:
     """Return this process's resident size in bytes."""
     return int(psutil.Process().memory_info().rss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -197,3 +198,25 @@ print(attributes.identity_of(create.create(definition, "one", open_storage("stud
     said = {each.communicate(timeout=60)[0] for each in started}
     assert len(said) == 1
     assert len(said.pop().strip()) == 32
+
+
+def test_the_files_lie_where_something_can_be_written(
+    definition: Definition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container whose working folder is read-only, with all else remote, a search would train nothing."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    url = f"sqlite:///{tmp_path}/kept/one.db"
+    (tmp_path / "kept").mkdir()
+    study = study_in(definition, "one", url)
+    assert StudyFiles(study, resolve(definition, storage=url)).folder.parent == tmp_path / "kept"
+    served = resolve(definition, storage="postgresql://host/one")
+    assert StudyFiles(study, served).folder.parent == tmp_path / "studies"
+    shutil.rmtree(tmp_path / "studies", ignore_errors=True)
+    (tmp_path / "studies").touch()  # nothing can be written below it
+    files = StudyFiles(study, served)
+    assert files.folder.parent == tmp_path / "home" / "search"
+    files.put_model(0, b"model")
+    (tmp_path / "studies").unlink()
+    assert StudyFiles(study, served).waiting() == {0}, "what is there is found, wherever it was put"
+    attributes.set_state(study, str(tmp_path / "chosen"))
+    assert StudyFiles(study, served).folder.parent == tmp_path / "chosen"

@@ -34,7 +34,7 @@ width = 128
 optimizer = "adam"
 learning_rate = 0.01
 [fit]
-epochs = 40
+epochs = 60
 [space]
 batch_size = { type = "categorical", choices = [20, 21, 22, 23, 24, 25] }
 [search]
@@ -103,8 +103,8 @@ def test_the_mean_of_the_best_trials_is_registered(study: Definition, run_search
 
 def test_a_mean_that_is_not_surely_better_is_not_registered(folder: Path, run_search: Searcher) -> None:
     """The best trial would give way to a mean with ones that learned nothing."""
-    far = '[space]\nepochs = { type = "categorical", choices = [1, 40] }'
-    definition = _study(folder, {"[space]": far, "[fit]\nepochs = 40\n": "", "n_trials = 6": "n_trials = 3"})
+    far = '[space]\nepochs = { type = "categorical", choices = [1, 60] }'
+    definition = _study(folder, {"[space]": far, "[fit]\nepochs = 60\n": "", "n_trials = 6": "n_trials = 3"})
     outcome = run_search(definition, n_trials=3)
     assert outcome.best.ensemble is None
     assert "ensemble" not in outcome.as_json()["best"]

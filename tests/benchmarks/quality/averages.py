@@ -21,12 +21,15 @@ from search.comparison.verdict import Verdict
 from search.ensemble import choice
 from search.ensemble.choice import Candidates
 from tests.benchmarks.quality import tasks
+from tests.benchmarks.timing import HERE
 
 Array = NDArray[Any]
 _CLIP = 1e-7
 _FLOOR = 0.05  # of the trivial model's loss: a difference of losses near 0 is not one of quality
 _RESAMPLES = 2000
 _BINS = 10
+_MARK = "<!-- tables: python -m tests.benchmarks.quality.averages FOLDER --keep -->"
+_SHOWN = ("best 5", "best 10", "greedy, 5 of 10", "best 5, if surely better", "greedy, 5 of 10, if surely better")
 
 
 def losses(kind: str, y: Array, output: Array) -> Array:
@@ -115,7 +118,7 @@ def judged(each: Trained) -> Given:
     for most in (3, 5, 8, 10):
         found[f"best {most}"] = _mean(test, choice.choose(pool, most, rows, greedy=False))
     near = _near(pool)
-    for most in (5, 10):
+    for most in (5,):
         found[f"near {most}"] = test[near[:most]].mean(axis=0)
         some = each.candidates(validation[near], y)
         verdict = choice.judge(some, most, greedy=False) if len(near) > 1 else None
@@ -263,30 +266,57 @@ COLUMNS = ["", "loss", "95 %", "tasks better / worse", "worst task", "splits 5 %
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print the tables, and write them and the picture to the results."""
     from tests.benchmarks.quality.parts import as_markdown
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--keep", action="store_true", help="write the tables to results/ensembles.md")
     asked = parser.parse_args()
     kept = read(asked.folder)
     found = {(each.task, each.split): judged(each) for each in kept}
     floors = {(each.task, each.split): floor(each.kind, each.arrays["y_test"]) for each in kept}
-    many = {(each.task, each.split) for each in kept if len(each.arrays["y_validation"]) >= 300}
-    print("\n".join(as_markdown(COLUMNS, summary(found, floors, "alone"))))
-    for name, keys in (("300 rows to validate and more", many), ("fewer", set(found) - many)):
-        if keys:
-            print(f"\n{name}\n")
-            print("\n".join(as_markdown(COLUMNS, summary({key: found[key] for key in keys}, floors, "alone"))))
-    print("\nfolds\n")
+    rows = {(each.task, each.split): len(each.arrays["y_validation"]) for each in kept}
     folded = {key: given for key, given in found.items() if "folds, refit" in given}
-    print(
-        "\n".join(
-            as_markdown(
-                COLUMNS, [row for row in summary(folded, floors, "folds, refit") if "fold" in row[0] or "12" in row[0]]
-            )
-        )
-    )
+    whole = [row for row in summary(found, floors, "alone") if "fold" not in row[0] and "12 trials" not in row[0]]
+    folds = [row for row in summary(folded, floors, "folds, refit") if "fold" in row[0] or "12 trials" in row[0]]
+    tables = {f"All {len(found)} searches": whole}
+    for name, keys in (
+        ("300 validation rows and more", [key for key in found if rows[key] >= 300]),
+        ("fewer", [key for key in found if rows[key] < 300]),
+    ):
+        chosen = summary({key: found[key] for key in keys}, floors, "alone") if keys else []
+        tables[name] = [row for row in chosen if row[0] in _SHOWN]
+    tables["Five folds, 12 trials, beside the best trial's refit"] = folds
+    lines: list[str] = []
+    for name, several in tables.items():
+        lines += [f"{name}:", "", *as_markdown(COLUMNS, several), ""]
+    print("\n".join(lines))
+    if asked.keep:
+        file = HERE / "results" / "ensembles.md"
+        head = file.read_text(encoding="utf-8").partition(_MARK)[0] if file.is_file() else "# Ensembles\n\n"
+        file.write_text(f"{head}{_MARK}\n\n" + "\n".join(lines), encoding="utf-8")
+        _draw(whole, file.with_suffix(".png"))
+
+
+def _draw(rows: list[list[str]], file: Path) -> None:
+    """Draw the change of the test loss of each way, with its interval."""
+    import matplotlib.figure
+
+    def number(text: str) -> float:
+        return float(text.rstrip("%"))
+
+    shown = [row for row in rows if row[0] != "alone"][::-1]
+    middle = np.asarray([number(row[1]) for row in shown])
+    ends = np.asarray([[number(each) for each in row[2].split(" to ")] for row in shown])
+    figure = matplotlib.figure.Figure(figsize=(7, 7), layout="constrained")
+    axes = figure.subplots()
+    spread = np.abs(ends.T - middle)
+    axes.errorbar(middle, range(len(shown)), xerr=spread, fmt="o", capsize=2)
+    axes.axvline(0, color="grey", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [row[0] for row in shown])
+    axes.set(xlabel="test loss beside the best trial's alone, %, with its 95 % interval")
+    figure.savefig(file, dpi=110)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ and the search goes on; any other error ends the command.
     │   ├── DataError              the data cannot be read, split or learned from
     │   ├── ModelError             the model cannot be built or compiled
     │   ├── StorageError           Optuna's storage or its study cannot be used
+    │   │   └── NewerVersionError  a newer version of this package wrote what cannot be read
     │   ├── TrackingError          MLflow's store cannot be used
     │   ├── RegistryError          no such model, version or alias
     │   └── ClusterError           the cluster's scheduler cannot be used
@@ -208,6 +209,22 @@ class ModelError(UsageError):
 
 class StorageError(UsageError):
     """Optuna's storage, or the study in it, cannot be used."""
+
+
+class NewerVersionError(StorageError):
+    """A record lacks what this version of the package needs.
+
+    Args:
+        what: What the record is of.
+        version: This version.
+    """
+
+    def __init__(self, what: str, version: str) -> None:
+        self.what, self.version = what, version
+        super().__init__(f"{what} was written by a newer version of search than {version}; upgrade search here too")
+
+    def __reduce__(self) -> tuple[type[NewerVersionError], tuple[str, str]]:
+        return type(self), (self.what, self.version)
 
 
 class TrackingError(UsageError):

@@ -17,7 +17,7 @@ from search.study import attributes
 from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
 from search.tracking.entries import legal
-from search.training.result import TrialResult
+from search.training.result import result_of
 
 if TYPE_CHECKING:
     from search.tracking.registry import Registered
@@ -78,14 +78,13 @@ def best_of(
         confirmed: What its configuration reached under new seeds.
         trivial: What the trivial answer scores, by metric.
     """
-    text = attributes.outcome_of(trial)
-    metrics = TrialResult.from_text(text).recorded if text else {}
+    result = result_of(trial)
     return Best(
         number=trial.number,
         values=tuple(trial.values),
         params=dict(trial.params),
         run_id=run_id or str(trial.system_attrs.get(attributes.RUN_ID, "")),
-        metrics=metrics,
+        metrics=result.recorded if result is not None else {},
         confirmed=confirmed,
         trivial=(trivial or {}).get(definition.metrics[0]),
         maximize=definition.directions[0] == "maximize",

@@ -21,7 +21,8 @@ from search.study import attributes, ranking, space
 from search.study.files import Lock, StudyFiles
 from search.study.proposals import Suggestion
 from search.system import machine
-from search.training.result import TrialResult
+from search.system.other_versions import VERSION, read
+from search.training.result import TrialResult, result_of
 
 BEAT_SECONDS = 30.0  # how often a search shows that it lives
 _SILENT_SECONDS = 4 * BEAT_SECONDS  # a search whose last beat is older than that, by this machine's clock, is watched
@@ -54,6 +55,7 @@ class SearchRecord:
         stopped: Why it ended before its budget was spent.
         registers: Whether it registers the best trial's model.
         basis: What its values are measured on; see `search.study.comparable`.
+        version: The version of this package that began or resumed it last; empty where an earlier one did.
     """
 
     search_id: str
@@ -72,6 +74,7 @@ class SearchRecord:
     stopped: str = ""
     registers: bool = True
     basis: dict[str, Any] = field(default_factory=dict)
+    version: str = ""
 
     @property
     def process(self) -> machine.Process:
@@ -85,9 +88,8 @@ class SearchRecord:
 
 def search_records(study: optuna.Study) -> list[SearchRecord]:
     """Return the records of a study's searches, oldest first."""
-    known = set(SearchRecord.__dataclass_fields__)
     found = [
-        SearchRecord(search_id, **{name: each for name, each in value.items() if name in known})
+        read(SearchRecord, {**value, "search_id": search_id}, f"search {search_id}")
         for search_id, value in attributes.searches_of(study).items()
     ]
     return sorted(found, key=lambda each: each.began)
@@ -104,7 +106,7 @@ class Claim:
     def __init__(self, study: optuna.Study, record: SearchRecord, lock: Lock) -> None:
         self._study, self._lock, self.record = study, lock, record
         self._writing, self._over = threading.Lock(), threading.Event()
-        self.write(state="running", beat=time.time(), **asdict(machine.this_process()))
+        self.write(state="running", beat=time.time(), version=VERSION, **asdict(machine.this_process()))
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _beat(self) -> None:
@@ -199,12 +201,10 @@ def recover_killed_searches(
 def finish_running(study: optuna.Study, storage: BaseStorage, trial: FrozenTrial) -> None:
     """Tell the study what became of a trial whose search died: its outcome if that was written, else that it failed."""
     trial_id = attributes.id_of(storage, study, trial.number)
-    text = attributes.outcome_of(trial)
-    if text is None:
+    result = result_of(trial)
+    if result is None:
         result = TrialResult(trial.number, "died", 0, reason=WITH_ITS_SEARCH)
         attributes.set_outcome(storage, trial_id, result.as_text())
-    else:
-        result = TrialResult.from_text(text)
     study.tell(trial.number, result.objectives, state=result.state)
 
 

@@ -18,6 +18,10 @@ def sync_command(
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     check: Annotated[bool, typer.Option("--check", help="Only look; exit 1 when they differ.")] = False,
+    moved_from: Annotated[
+        str | None,
+        typer.Option("--moved-from", metavar="OLD", help="Mend MLflow's paths after the project's folder was moved."),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -30,7 +34,7 @@ def sync_command(
     )
     from search.handover.syncing import sync
 
-    synced = sync(settings, lambda line: print(line, file=sys.stderr), only_check=check)
+    synced = sync(settings, lambda line: print(line, file=sys.stderr), only_check=check, moved_from=moved_from)
     if as_json:
         print_json(synced.as_json())
     else:

@@ -266,10 +266,11 @@ def print_studies(found: Sequence[StudyOverview]) -> None:
             "" if each.versions is None else str(each.versions),
             each.champion or "",
             *(str(each.states.get(state, 0)) for state in states),
+            each.package,
         ]
         for each in found
     ]
-    lines, left_out = table(["study", "best", "versions", "champion", *states], rows, printer.width)
+    lines, left_out = table(["study", "best", "versions", "champion", *states, "by search"], rows, printer.width)
     for index, line in enumerate(lines):
         printer.whole(line, "" if index else "dim")
     if left_out:

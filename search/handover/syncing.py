@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 
 from search import resume
-from search.errors import TrackingError
+from search.errors import TrackingError, UsageError
 from search.register import best_of, register_best
 from search.study import attributes, create, ranking
 from search.study.files import StudyFiles
@@ -40,21 +40,28 @@ class Synced:
         return {"study": self.study, "checked": self.checked, "mended": self.mended, "differs": list(self.differs)}
 
 
-def sync(settings: Settings, on_message: Callable[[str], None], *, only_check: bool = False) -> Synced:
+def sync(
+    settings: Settings, on_message: Callable[[str], None], *, only_check: bool = False, moved_from: str | None = None
+) -> Synced:
     """Write to MLflow what the study says and MLflow does not show.
 
     Args:
         settings: Names the study, its storage and the tracking store.
         on_message: Called with a line for the person.
         only_check: Look and write nothing.
+        moved_from: Where the project's folder was, whose paths MLflow's store still names.
 
     Raises:
         StorageError: There is no such study.
         TrackingError: MLflow's store cannot be used, or went away.
     """
-    study, storage = create.load_with_storage(settings.study_name, settings.storage)
     from search.tracking import agreement, store
 
+    if moved_from is not None:
+        if only_check:
+            raise UsageError("--check with --moved-from; --check writes nothing; leave one of the two out")
+        store.rewrite_moved(store.set_uri(settings.tracking_uri), moved_from, on_message)
+    study, storage = create.load_with_storage(settings.study_name, settings.storage)
     definition, spool = settings.definition, StudyFiles(study, settings)
     checked = len(study.get_trials(deepcopy=False))
     uri = store.set_uri(settings.tracking_uri)

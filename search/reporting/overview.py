@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from search.errors import SearchError, StorageError
 from search.reporting.findings import states_of
+from search.resume import search_records
 from search.study.comparable import comparable_trials
 from search.study.storage import file_of, open_storage, storage_errors
 
@@ -28,6 +29,7 @@ class StudyOverview:
         best: The best value; of several metrics the best of the first; None without a complete trial.
         versions: How many versions the registered model of its name has; None where MLflow cannot be asked.
         champion: The version that is champion.
+        package: The version of this package that searched last; empty before 0.2 and where none did.
     """
 
     study: str
@@ -36,6 +38,7 @@ class StudyOverview:
     best: float | None
     versions: int | None
     champion: str | None
+    package: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -45,6 +48,7 @@ class StudyOverview:
             "best": self.best,
             "versions": self.versions or 0,
             "champion": self.champion,
+            "package": self.package,
         }
 
 
@@ -82,7 +86,8 @@ def _studies(url: str) -> Iterator[StudyOverview]:
         names = optuna.get_all_study_names(storage)
     for name in names:
         study = optuna.load_study(study_name=name, storage=storage)
-        yield StudyOverview(name, url, states_of(study), _best(study), None, None)
+        package = next((each.version for each in reversed(search_records(study)) if each.version), "")
+        yield StudyOverview(name, url, states_of(study), _best(study), None, None, package)
 
 
 def _best(study: optuna.Study) -> float | None:

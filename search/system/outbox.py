@@ -20,11 +20,12 @@ class NotSent(Exception):
         fault: What is wrong, as `does not answer (reason)`.
         reason: The reason alone.
         refused: Whether it lies in the item, so that others may be sent.
+        for_good: Whether another try is of no use.
     """
 
-    def __init__(self, fault: str, reason: str, *, refused: bool) -> None:
+    def __init__(self, fault: str, reason: str, *, refused: bool, for_good: bool = False) -> None:
         super().__init__(fault)
-        self.fault, self.reason, self.refused = fault, reason, refused
+        self.fault, self.reason, self.refused, self.for_good = fault, reason, refused, for_good
 
 
 class Outbox:
@@ -139,7 +140,7 @@ class Outbox:
             self._on_message(f"{self._receiver} answers again")
 
     def _failed(self, number: int, error: NotSent) -> None:
-        if error.refused and self._given_up(number):
+        if error.refused and (error.for_good or self._given_up(number)):
             with self._changed:  # it answered
                 self._refused.add(number)
                 self._pause = self._paused_until = 0.0

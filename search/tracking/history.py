@@ -20,6 +20,7 @@ from typing import Any
 import mlflow
 
 from search.system import machine
+from search.system.other_versions import read
 from search.tracking import registry
 from search.tracking.registry import Registered
 
@@ -78,11 +79,15 @@ def _moves_of(version: Registered, alias: str) -> Iterator[Move]:
         stamp = key.removeprefix(f"{alias}.")
         if stamp == key or not stamp[:1].isdigit():
             continue
-        with suppress(ValueError, TypeError):
-            move = Move(**json.loads(text))
-            noted = True
-            if (move.model, move.version) == (version.name, version.version):  # else copied with the version
-                yield move
+        content = None
+        with suppress(ValueError):
+            content = json.loads(text)
+        if not isinstance(content, dict):  # a tag of somebody else's
+            continue
+        move = read(Move, content, f"a promotion of {version.name}")
+        noted = True
+        if (move.model, move.version) == (version.name, version.version):  # else copied with the version
+            yield move
     since = version.tags.get(f"{alias}.since")
     if since and not noted and registry.COPIED_FROM not in version.tags:  # a promotion of an earlier release
         with suppress(ValueError):

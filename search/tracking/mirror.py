@@ -21,6 +21,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.data.summary import Interface
+from search.errors import SearchError
 from search.study import attributes
 from search.study.files import StudyFiles
 from search.study.listener import Listener
@@ -29,7 +30,7 @@ from search.system.outbox import NotSent, Outbox
 from search.tracking import logged_model, store
 from search.tracking.runs import SearchRun, model_of_run
 from search.tracking.user_code import model_code
-from search.training.result import Epoch, TrialResult, live_epochs
+from search.training.result import Epoch, TrialResult, live_epochs, result_of
 
 _DESCRIBED_SECONDS = 30.0  # how often a running search's description is brought up to date
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "PERMISSION_DENIED")
@@ -134,8 +135,7 @@ class Mirror(Listener):
             return
         run.open()
         shown.run_id = shown.run_id or run.find_trial(number)
-        text = attributes.outcome_of(trial)
-        self._log_model(trial, shown, None if text is None else TrialResult.from_text(text))
+        self._log_model(trial, shown, result_of(trial))
         self._spool.forget_model(number)
 
     def _send(self, number: int) -> bool:
@@ -196,8 +196,7 @@ class Mirror(Listener):
         return True
 
     def _show_end(self, run: SearchRun, trial: FrozenTrial, shown: _Shown) -> None:
-        text = attributes.outcome_of(trial)
-        result = None if text is None else TrialResult.from_text(text)
+        result = result_of(trial)
         kept = self._spool.model(trial.number).exists()
         logged = shown.epochs if shown.certain else 0
         if result is not None and kept:
@@ -248,4 +247,5 @@ def _not_sent(error: Exception) -> NotSent:
     defect = not isinstance(error, MlflowException | OSError)
     names_file = isinstance(error, OSError) and error.filename is not None
     fault = f"{'cannot be written' if names_file else 'does not answer'} ({reason})"
-    return NotSent(fault, reason, refused=refused or defect)
+    for_good = isinstance(error, SearchError)  # as a record of a newer version
+    return NotSent(fault, reason, refused=refused or defect, for_good=for_good)

@@ -6,6 +6,7 @@ there, and may be called again.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import tempfile
@@ -49,6 +50,12 @@ _ASKED = ("n_trials", "timeout", "sampler", "pruner", "seed", "workers")  # sett
 warnings.filterwarnings("ignore", message=".*MLflowCallback.*", category=FutureWarning)
 
 
+def _dataset(facts: Mapping[str, str]) -> Dataset:
+    """Return a search's data as MLflow shows them; what another version of this package says further is left out."""
+    known = inspect.signature(Dataset).parameters
+    return Dataset(**{name: value for name, value in facts.items() if name in known})
+
+
 class SearchRun:
     """One search in MLflow: the parent run, and the runs of its trials under it.
 
@@ -76,7 +83,7 @@ class SearchRun:
         self._described, self._began = described, datetime.fromisoformat(began)
         self._facts = dict(dataset)
         self._dataset = (
-            DatasetInput(Dataset(**dataset), [InputTag("mlflow.data.context", "training")]) if dataset else None
+            DatasetInput(_dataset(dataset), [InputTag("mlflow.data.context", "training")]) if dataset else None
         )
         self._client = MlflowClient()
         self._lock = threading.Lock()

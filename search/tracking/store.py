@@ -17,9 +17,10 @@ import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from search.errors import TrackingError, one_line, printable
+from search.errors import TrackingError, UsageError, one_line, printable
 from search.studyfile.secret import revealed
 from search.system import whole
+from search.tracking import moved
 
 _SQLITE = "sqlite:///"
 _LONGEST = 200  # characters of a reason that is not known
@@ -107,6 +108,8 @@ def _connect(uri: str) -> None:
                 raise
         finally:
             engine.dispose()
+    if path is not None and path.is_file():
+        moved.check(path)
 
 
 @contextmanager
@@ -130,6 +133,18 @@ def exists(uri: str) -> bool:
     """Return whether a store may be there; of a server or database only asking tells."""
     path = _sqlite_path(uri)
     return path is None or path.is_file()
+
+
+def rewrite_moved(uri: str, old: str, on_message: Callable[[str], None]) -> None:
+    """Let a store's artifacts lie where its project's folder is now, and no longer in `old`.
+
+    Raises:
+        UsageError: It is no SQLite file, or names nothing in that folder.
+    """
+    path = _sqlite_path(uri)
+    if path is None or not path.is_file():
+        raise UsageError(f"--moved-from: {uri} is no SQLite file here; only such a store keeps its project's paths")
+    moved.rewrite(path, Path(old).absolute(), on_message)
 
 
 def _sqlite_path(uri: str) -> Path | None:

@@ -24,6 +24,7 @@ from search import serving
 from search.data import files
 from search.errors import DataError, RegistryError, one_line
 from search.serving.meaning import Meaning
+from search.system.other_versions import read
 from search.system.whole import whole
 from search.tracking.logged_model import DESCRIPTION, REFERENCE
 from search.tracking.registry import Registered
@@ -66,7 +67,8 @@ class Loaded:
         """How files for it are written."""
         optional = self.described.get("optional", ())
         wanted = tuple(name for name in (*self.numeric, *self.texts) if name not in optional)
-        return files.Form(**self.described.get("reading", {}), texts=self.texts, wanted=wanted)
+        kept = {**self.described.get("reading", {}), "texts": self.texts, "wanted": wanted}
+        return read(files.Form, kept, "a version's description")
 
     @property
     def _outputs(self) -> list[dict[str, Any]]:

@@ -6,12 +6,14 @@ import base64
 import json
 import zlib
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.data.summary import DataSummary, Interface
+from search.errors import NewerVersionError
 from search.study import attributes
+from search.system.other_versions import VERSION, read
 
 Fate = Literal["complete", "pruned", "failed", "died"]  # died: with its worker, or stopped before its end
 
@@ -112,12 +114,22 @@ class TrialResult:
 
     @classmethod
     def from_text(cls, text: str) -> TrialResult:
-        """Return the result that `as_text` wrote."""
-        content = json.loads(zlib.decompress(base64.b85decode(text)))
-        content["epochs"] = tuple(Epoch(**each) for each in content["epochs"])
-        for name in ("values", "violations"):
-            content[name] = tuple(content[name])
-        return cls(**content)
+        """Return the result that `as_text` wrote, in this version of the package or another.
+
+        Raises:
+            NewerVersionError: It lacks what this version needs.
+        """
+        what = "what became of a trial"
+        try:
+            content = json.loads(zlib.decompress(base64.b85decode(text)))
+            content["epochs"] = tuple(read(Epoch, each, what) for each in content["epochs"])
+            content |= {name: tuple(content[name]) for name in ("values", "violations")}
+            found = read(cls, content, what)
+        except (ValueError, KeyError, TypeError, zlib.error) as error:
+            raise NewerVersionError(what, VERSION) from error
+        if found.fate not in get_args(Fate):
+            raise NewerVersionError(f"{what} ('{found.fate}')", VERSION)
+        return found
 
     @property
     def recorded(self) -> dict[str, float]:
@@ -126,11 +138,21 @@ class TrialResult:
         return {name: value for name, value in {**last, **self.metrics}.items() if "/" not in name}
 
 
+def result_of(trial: FrozenTrial) -> TrialResult | None:
+    """Return what a trial's worker told of it; None when it told nothing.
+
+    Raises:
+        NewerVersionError: A newer version of the package wrote it.
+    """
+    text = attributes.outcome_of(trial)
+    return None if text is None else TrialResult.from_text(text)
+
+
 def live_epochs(trial: FrozenTrial) -> list[Epoch]:
     """Return the epochs that a running trial has passed on, in the order of time."""
     prefix = f"{attributes.EPOCHS}:"
     parts = sorted((name, each) for name, each in trial.system_attrs.items() if name.startswith(prefix))
-    epochs = [Epoch(**each) for _, part in parts for each in part]
+    epochs = [read(Epoch, each, "a trial's epochs") for _, part in parts for each in part]
     # A trial that went on from a checkpoint passes its first epochs on again.
     once = {(epoch.step, *sorted(epoch.logs)): epoch for epoch in epochs}
     return sorted(once.values(), key=lambda epoch: epoch.time)

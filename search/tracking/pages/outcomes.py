@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 
 from search.figures import plural
-from search.study import attributes
-from search.training.result import TrialResult
+from search.training.result import result_of
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
@@ -49,12 +48,6 @@ class Saved:
         pruned = f"{plural(self.trials, 'trial')} pruned"
         epochs = plural(self.epochs, "epoch")
         return f"{pruned}: {epochs} not trained, about {self.seconds:.3g} s of one worker's time saved"
-
-
-def result_of(trial: FrozenTrial) -> TrialResult | None:
-    """Return what a trial's worker told of it; None when it told nothing."""
-    text = attributes.outcome_of(trial)
-    return None if text is None else TrialResult.from_text(text)
 
 
 def failures(trials: Sequence[FrozenTrial]) -> tuple[Failures, ...]:

@@ -19,9 +19,9 @@ from search.budget import RUN_AGAIN, failed_itself
 from search.errors import UsageError
 from search.study import attributes, ranking, space
 from search.study.files import Lock, StudyFiles
+from search.study.other_versions import VERSION, read
 from search.study.proposals import Suggestion
 from search.system import machine
-from search.system.other_versions import VERSION, read
 from search.training.result import TrialResult, result_of
 
 BEAT_SECONDS = 30.0  # how often a search shows that it lives

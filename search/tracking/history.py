@@ -19,8 +19,8 @@ from typing import Any
 
 import mlflow
 
+from search.study.other_versions import read
 from search.system import machine
-from search.system.other_versions import read
 from search.tracking import registry
 from search.tracking.registry import Registered
 

@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.budget import RUN_AGAIN, failed_itself
 from search.errors import UsageError
 from search.study import attributes, ranking, space
+from search.study.attributes import VERSION, read
 from search.study.files import Lock, StudyFiles
-from search.study.other_versions import VERSION, read
 from search.study.proposals import Suggestion
 from search.system import machine
 from search.training.result import TrialResult, result_of

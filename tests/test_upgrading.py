@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from search import resume
 from search.errors import NewerVersionError
 from search.study import attributes
-from search.study.other_versions import VERSION
+from search.study.attributes import VERSION
 from search.study.storage import open_storage
 from search.tracking import history
 from search.training.result import Epoch, TrialResult

@@ -8,11 +8,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from importlib import metadata
+from typing import Any, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+
+from search.errors import NewerVersionError
 
 # Of a trial.
 SEARCH_RUN = "search:run"  # the search that it belongs to
@@ -43,7 +46,28 @@ SEARCH = "search:"  # followed by the id of a search: what is known of that sear
 # optuna-dashboard's own, as its `save_note` writes them: a study's note in parts, and how often it was written.
 _NOTE, _NOTE_VERSION, _NOTE_PART = "dashboard:note_str:", "dashboard:note_ver", 2045
 
+VERSION = metadata.version("search")
 _LONGEST = 60_000  # characters of an attribute; MySQL keeps no longer text
+
+T = TypeVar("T")
+
+
+def read(kind: type[T], content: Mapping[str, Any], what: str) -> T:
+    """Return a dataclass with the values that a record has; fields that this version does not know are ignored.
+
+    Args:
+        kind: The dataclass.
+        content: The record.
+        what: What the record is of, for the error.
+
+    Raises:
+        NewerVersionError: A field that this version needs is missing.
+    """
+    known: Mapping[str, Any] = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    try:
+        return kind(**{name: value for name, value in content.items() if name in known})
+    except (AttributeError, TypeError) as error:
+        raise NewerVersionError(what, VERSION) from error
 
 
 @dataclass(frozen=True)

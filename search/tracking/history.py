@@ -19,7 +19,7 @@ from typing import Any
 
 import mlflow
 
-from search.study.other_versions import read
+from search.study.attributes import read
 from search.system import machine
 from search.tracking import registry
 from search.tracking.registry import Registered

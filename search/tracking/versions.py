@@ -24,7 +24,7 @@ from search import serving
 from search.data import files
 from search.errors import DataError, RegistryError, one_line
 from search.serving.meaning import Meaning
-from search.study.other_versions import read
+from search.study.attributes import read
 from search.system.whole import whole
 from search.tracking.logged_model import DESCRIPTION, REFERENCE
 from search.tracking.registry import Registered

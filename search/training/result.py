@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.data.summary import DataSummary, Interface
 from search.errors import NewerVersionError
 from search.study import attributes
-from search.study.other_versions import VERSION, read
+from search.study.attributes import VERSION, read
 
 Fate = Literal["complete", "pruned", "failed", "died"]  # died: with its worker, or stopped before its end
 

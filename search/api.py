@@ -102,8 +102,8 @@ class Study:
             content = {key: value for key, value in content.items() if value not in (None, {}, [])}
             text = as_text(content, self._objects)
             self._definition = parse_definition(content, Path(f"{name}.json"), text)
-        kept = resolve(self._definition, storage=storage, tracking_uri=tracking_uri)
-        self._storage, self._tracking_uri = kept.storage, kept.tracking_uri
+        self._kept = resolve(self._definition, storage=storage, tracking_uri=tracking_uri)
+        self._storage, self._tracking_uri = self._kept.storage, self._kept.tracking_uri
 
     @property
     def name(self) -> str:
@@ -151,6 +151,51 @@ class Study:
             if settings.cluster is None:
                 start_forkserver()
             return Result(self, _run(settings, progress, on_progress), settings)
+
+    def enqueue(self, params: Mapping[str, Any]) -> None:
+        """Try a configuration next, in the running search or the next one; parameters that it leaves out are sampled.
+
+        Raises:
+            StorageError: No search has begun the study.
+            UsageError: A value is outside the space.
+        """
+        from search.study import space
+
+        if refused := space.outside(self._definition, params):
+            raise UsageError(f"study '{self.name}': {refused}")
+        self.study.enqueue_trial(dict(params))
+
+    def stop(self, trial: int | None = None, *, now: bool = False, pause: bool = False, reason: str = "") -> str:
+        """End a running search, wherever it runs, or one of its trials: what `search.stop` does.
+
+        Args:
+            trial: The trial to stop; the whole search when left out.
+            now: Whether running trials end at once.
+            pause: Whether the search is to be resumed.
+            reason: Why; kept with the study.
+
+        Returns:
+            What will happen, in a sentence.
+
+        Raises:
+            UsageError: No search runs, or that trial does not.
+        """
+        from search import steering
+        from search.study.orders import Order
+
+        return steering.stop(self._kept, Order("pause" if pause else "stop", now=now, reason=reason), trial)
+
+    def exclude(self, trial: int, reason: str, *, undo: bool = False) -> str:
+        """Leave a trial out, so that it is shown and never counts, or take it back: what `search.exclude` does.
+
+        Raises:
+            UsageError: There is no such trial, or it has not finished.
+        """
+        from search import steering
+        from search.study.orders import Order
+
+        with unchanged():
+            return steering.exclude(self._kept, trial, Order("include" if undo else "exclude", reason=reason))
 
     def promote(
         self,

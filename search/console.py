@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": "predict the rows of a file",
     "reproduce": "train a trial again, and compare",
     "sync": "make MLflow agree with a study",
+    "mcp": "serve these as tools for an assistant",
     "new": "copy a study, to make it your own",
 }
 _HELP = ("-h", "--help")

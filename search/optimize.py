@@ -85,7 +85,7 @@ class Search:
         command = resume_command(settings)
         self._interruption = Interruption(f"interrupted; everything finished so far is kept; go on with: {command}")
         self._order: Order | None = None
-        self._before = orders.of_search(study, context.search_id)  # of a search that is resumed: it was obeyed
+        self._obeyed = orders.of_search(study, context.search_id)  # before a search was resumed
         self._looked = 0.0  # when orders were last looked for
         self._sampled = space.first_distributions(study.get_trials(deepcopy=False))
         trials = comparable_trials(study)
@@ -230,11 +230,11 @@ class Search:
     def _look_for_order(self) -> None:
         """Take note of what somebody asks of the search; the reason to stop tells who and why."""
         now = time.monotonic()
-        if self._order is not None or now - self._looked < _LOOK_SECONDS:
+        if now - self._looked < _LOOK_SECONDS:
             return
         self._looked, order = now, orders.of_search(self._study, self._context.search_id)
-        if order is not None and order != self._before:
-            self._order = order
+        if order is not None and order != self._obeyed:
+            self._order = self._obeyed = order
             self._stopping.stop(str(order))
 
     def _result(self, running: _Running) -> TrialResult:
@@ -264,9 +264,10 @@ class Search:
         return self._reason_to_end(running)
 
     def _reason_to_end(self, running: _Running) -> tuple[Fate, str] | None:
-        order, limit = self._order or running.order, self._settings.trial_timeout
-        if order is not None and order.now:
-            return ("died", worker.STOPPED) if order.kind == "pause" else ("pruned", str(order))
+        limit = self._settings.trial_timeout
+        for order in (self._order, running.order):
+            if order is not None and order.now:
+                return ("died", worker.STOPPED) if order.kind == "pause" else ("pruned", str(order))
         if (lost := running.slot.lost()) is not None:
             return "died", f"its worker died: {lost}"
         if limit is not None and time.monotonic() - running.began > limit:

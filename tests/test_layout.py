@@ -66,6 +66,7 @@ HOMES: dict[str, set[str]] = {
         "studyfile.schema",
         "studyfile.settings",
     },
+    "mcp": {"mcp"},
     "tomllib": {"studyfile.load", "studyfile.copy"},
     "matplotlib": {"promotion.plot", "reporting.plots", "reporting.side_by_side", "tracking.pages.pictures"},
     "plotly": {"reporting.interactive"},
@@ -111,7 +112,7 @@ ROOMS = (
     {"terminal"},
     {"api"},
     {"cli"},
-    {"console", "run", "stop", "exclude", "predict", "promote", "report", "reproduce", "new", "studies", "sync"},
+    {"console", "mcp", "run", "stop", "exclude", "predict", "promote", "report", "reproduce", "new", "studies", "sync"},
 )
 MOST_IN_ONE_ROOM = 14
 

@@ -153,11 +153,10 @@ class Study:
             return Result(self, _run(settings, progress, on_progress), settings)
 
     def enqueue(self, params: Mapping[str, Any]) -> None:
-        """Try a configuration next, in the running search or the next one; parameters that it leaves out are sampled.
+        """Try a configuration next, in the running search or the next one; what it leaves out is sampled.
 
         Raises:
-            StorageError: No search has begun the study.
-            UsageError: A value is outside the space.
+            UsageError: A value is outside the space, or no search has begun the study.
         """
         from search.study import space
 
@@ -168,22 +167,12 @@ class Study:
     def stop(self, trial: int | None = None, *, now: bool = False, pause: bool = False, reason: str = "") -> str:
         """End a running search, wherever it runs, or one of its trials: what `search.stop` does.
 
-        Args:
-            trial: The trial to stop; the whole search when left out.
-            now: Whether running trials end at once.
-            pause: Whether the search is to be resumed.
-            reason: Why; kept with the study.
-
-        Returns:
-            What will happen, in a sentence.
-
         Raises:
             UsageError: No search runs, or that trial does not.
         """
         from search import steering
-        from search.study.orders import Order
 
-        return steering.stop(self._kept, Order("pause" if pause else "stop", now=now, reason=reason), trial)
+        return steering.stop(self._kept, trial, now=now, pause=pause, reason=reason)
 
     def exclude(self, trial: int, reason: str, *, undo: bool = False) -> str:
         """Leave a trial out, so that it is shown and never counts, or take it back: what `search.exclude` does.
@@ -191,11 +180,10 @@ class Study:
         Raises:
             UsageError: There is no such trial, or it has not finished.
         """
-        from search import steering
-        from search.study.orders import Order
-
         with unchanged():
-            return steering.exclude(self._kept, trial, Order("include" if undo else "exclude", reason=reason))
+            from search import steering
+
+            return steering.exclude(self._kept, trial, reason, undo=undo)
 
     def promote(
         self,

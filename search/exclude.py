@@ -33,9 +33,8 @@ def exclude_command(
         load_definition(find_study(study)), study_name=study_name, storage=storage, tracking_uri=tracking_uri
     )
     from search import steering
-    from search.study.orders import Order
 
-    told = steering.exclude(settings, trial, Order("include" if undo else "exclude", reason=reason))
+    told = steering.exclude(settings, trial, reason, undo=undo)
     if as_json:
         print_json({"study": settings.study_name, "trial": trial, "excluded": not undo, "reason": reason})
     else:

@@ -10,7 +10,9 @@ from search.study.orders import Order
 from search.studyfile.settings import Settings
 
 
-def stop(settings: Settings, order: Order, number: int | None = None) -> str:
+def stop(
+    settings: Settings, number: int | None = None, *, now: bool = False, pause: bool = False, reason: str = ""
+) -> str:
     """Ask the running searches of a study, or one of its trials, to end; return what will happen, in a sentence.
 
     Raises:
@@ -18,6 +20,7 @@ def stop(settings: Settings, order: Order, number: int | None = None) -> str:
         UsageError: No search runs, or that trial does not.
     """
     study, storage = create.load_with_storage(settings.study_name, settings.storage)
+    order = Order("pause" if pause else "stop", now=now, reason=reason)
     when = "at once" if order.now else "at its next epoch"
     if number is not None:
         orders.give_to_trial(study, storage, number, order)
@@ -35,7 +38,7 @@ def stop(settings: Settings, order: Order, number: int | None = None) -> str:
     return f"the search of study '{study.study_name}' ({where}) ends; running trials {trials}; {then}"
 
 
-def exclude(settings: Settings, number: int, order: Order) -> str:
+def exclude(settings: Settings, number: int, reason: str = "", *, undo: bool = False) -> str:
     """Leave a trial of a study out, or take it back; return what that changed, in a sentence.
 
     Raises:
@@ -43,8 +46,8 @@ def exclude(settings: Settings, number: int, order: Order) -> str:
         UsageError: There is no such trial, or it has not finished.
     """
     study = create.load(settings.study_name, settings.storage)
-    changed = orders.exclude(study, number, order)
-    state = "excluded" if order.kind == "exclude" else "included"
+    changed = orders.exclude(study, number, Order("include" if undo else "exclude", reason=reason))
+    state = "included" if undo else "excluded"
     told = f"trial {number} of study '{study.study_name}' is {state}{'' if changed else ' already'}"
     try:
         from search.tracking import agreement, store

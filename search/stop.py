@@ -33,9 +33,8 @@ def stop_command(
         raise UsageError("--pause is for a search; a trial that is stopped is not resumed")
     settings = resolve(load_definition(find_study(study)), study_name=study_name, storage=storage)
     from search import steering
-    from search.study.orders import Order
 
-    told = steering.stop(settings, Order("pause" if pause else "stop", now=now, reason=reason), trial)
+    told = steering.stop(settings, trial, now=now, pause=pause, reason=reason)
     if as_json:
         print_json({"study": settings.study_name, "trial": trial, "pause": pause, "now": now, "reason": reason})
     else:

@@ -278,12 +278,12 @@ def _pass_of_graphs(model: keras.Model, graphs: _Graphs, spec: Any, *, until_nan
 
 
 def _compiled(model: keras.Model, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a step as Keras runs it: XLA compiles it once for each number of rows that it meets."""
+    """Return a step as a function of its own, as Keras runs it; in the loop itself TensorFlow sums in other orders."""
     import tensorflow as tf
 
-    if not model.jit_compile:
-        return step
-    compiled: Callable[..., Any] = tf.function(step, jit_compile=True, reduce_retracing=True, autograph=False)
+    compiled: Callable[..., Any] = tf.function(
+        step, jit_compile=model.jit_compile or None, reduce_retracing=True, autograph=False
+    )
     return compiled
 
 

@@ -75,7 +75,7 @@ def meanings(model: keras.Model, x: Any, data: Data) -> tuple[Meaning, ...]:
 
     one = keras.tree.map_structure(lambda each: each[:1], x)
     try:
-        given = _outputs(model, one)
+        given = outputs_of(model, one)
     except Exception:  # a `predict_step` of the user's own, for other rows
         given = model(one, training=False)
     return decide(model, one, given, str(data.task), data.classes, targets=data.example_targets(_SOME))
@@ -94,7 +94,7 @@ class _Tested:
 def _tested(model: keras.Model, batches: Iterable[Batch]) -> Iterator[_Tested]:
     losses: _Losses | None = None
     for x, y, weight in batches:
-        raw = _by_name(model, _outputs(model, x))
+        raw = _by_name(model, outputs_of(model, x))
         outputs, targets = _arrays(raw), _arrays(_by_name(model, y))
         single = weight is None or not isinstance(weight, Mapping | list | tuple)
         losses = _losses(model, list(outputs)) if losses is None else losses
@@ -118,7 +118,7 @@ def _losses(model: keras.Model, names: Sequence[str]) -> _Losses:
     loss = getattr(model, "loss", None)
     try:
         weights = (model.get_compile_config() or {}).get("loss_weights")
-    except (AttributeError, TypeError, ValueError):  # losses of the user's own that Keras cannot describe
+    except Exception:  # losses and schedules of the user's own that Keras cannot describe
         return {} if len(names) > 1 or loss is None else {names[0]: (loss, 1.0)}
     return {
         name: (each, 1.0 if weight is None else float(weight))
@@ -162,7 +162,7 @@ def losses_of(
     return of
 
 
-def _outputs(model: keras.Model, x: Any) -> Any:
+def outputs_of(model: keras.Model, x: Any) -> Any:
     """Return what a model gives for a batch; calling it is as good as `predict` and traces nothing."""
     import keras
 

@@ -84,6 +84,8 @@ class Data:
         rest: All rows but the test part; None without folds.
         test_rows: The number of each test row in the source; None for a stream.
         test_group: What test rows that belong together have in common; None when rows are independent.
+        epochs: How many epochs the builder's model is trained for; 0 before that is known.
+        batch_size: Rows in its batches; 0 before that is known.
     """
 
     task: AnyTask
@@ -103,6 +105,8 @@ class Data:
     rest: Part | None = None
     test_rows: NDArray[Any] | None = field(default=None, repr=False)
     test_group: NDArray[Any] | None = field(default=None, repr=False)
+    epochs: int = 0
+    batch_size: int = 0
     _first: tuple[Any, Any] | None = field(default=None, repr=False, compare=False)  # batch of a stream
     _fitted: list[Preparation] = field(default_factory=list, repr=False, compare=False)
 

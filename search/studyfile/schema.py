@@ -208,12 +208,14 @@ class FitDefinition(Table):
         early_stopping: Stop a trial that no longer improves.
         class_weight: `balanced`, or a weight for each class label.
         precision: Keras's dtype policy.
-        callbacks: Names and tables of callbacks, or `<file.py>:<function>`, called as `callbacks(trial, data)`.
+        callbacks: Names and tables of callbacks, or `<file.py>:<function>`, called as `callbacks(trial, data)`
+            or, by its parameters, `callbacks(trial, data, model)`.
         function: `<file.py>:<function>`, the user's own training, called as `fit(trial, model, data, epochs=…,
-            batch_size=…, callbacks=[…])`.
+            batch_size=…, callbacks=[…])`; it may return the trained model too: `(history, model)`.
         shuffle: Whether the training rows get a new order in each epoch.
         steps_per_epoch: Batches in an epoch, for streams that do not say.
         validation_steps: Batches of the validation and test part, for streams that do not say.
+        validation_freq: After how many epochs the validation part is measured each time; also after the last.
         checkpoint: Whether a killed trial goes on from its last epoch; `auto` once an epoch takes seconds.
         keep_epoch: The epoch whose weights the model keeps and whose metrics the trial records: `last`, or
             `best` in the study's metric. When left out: `last`, or `best` with early stopping.
@@ -230,6 +232,7 @@ class FitDefinition(Table):
     shuffle: bool = True
     steps_per_epoch: Count | None = None
     validation_steps: Count | None = None
+    validation_freq: Count = 1
     checkpoint: Literal["auto"] | bool = "auto"
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     keep_epoch: Literal["best", "last"] | None = None

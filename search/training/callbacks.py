@@ -40,7 +40,7 @@ _WRITERS = {
 
 
 def callbacks(
-    definition: Definition, data: Data, epochs: int, trial: BaseTrial, folder: Path
+    definition: Definition, data: Data, epochs: int, trial: BaseTrial, folder: Path, model: keras.Model
 ) -> list[keras.callbacks.Callback]:
     """Return new instances of all callbacks that `[fit]` asks for: own metrics first, early stopping last.
 
@@ -50,8 +50,9 @@ def callbacks(
         epochs: How many epochs a schedule spans.
         trial: What a function of callbacks is given.
         folder: The trial's own; where Keras's callbacks write.
+        model: What is trained, for a function of callbacks that takes it.
     """
-    wanted = user_callbacks(definition, data, trial, folder)
+    wanted = user_callbacks(definition, data, trial, folder, model)
     if data.validation is None:
         wanted = _without_validation(wanted)
     if definition.fit.learning_rate_schedule is not None:
@@ -65,7 +66,7 @@ def callbacks(
 
 
 def user_callbacks(
-    definition: Definition, data: Data, trial: BaseTrial, folder: Path
+    definition: Definition, data: Data, trial: BaseTrial, folder: Path, model: keras.Model
 ) -> list[keras.callbacks.Callback]:
     """Return new instances of the callbacks that the study file names.
 
@@ -76,23 +77,34 @@ def user_callbacks(
     """
     wanted = definition.fit.callbacks
     if isinstance(wanted, str):
-        return _from_function(definition, wanted, data, trial)
+        return _from_function(definition, wanted, data, trial, model)
     return [_user_callback(definition, f"fit.callbacks[{index}]", each, folder) for index, each in enumerate(wanted)]
 
 
-def _from_function(definition: Definition, name: str, data: Data, trial: BaseTrial) -> list[keras.callbacks.Callback]:
+def _from_function(
+    definition: Definition, name: str, data: Data, trial: BaseTrial, model: keras.Model
+) -> list[keras.callbacks.Callback]:
     function = load_object(name, definition.folder, "fit.callbacks")
     try:
-        made = function(trial, data)
+        made = function(trial, data, model) if _takes_model(function) else function(trial, data)
     except (optuna.TrialPruned, KeyboardInterrupt):
         raise
     except BaseException as error:
         raise Refused(
-            f"fit.callbacks: {name} raised {one_line(error)}; it is called as callbacks(trial, data)"
+            f"fit.callbacks: {name} raised {one_line(error)}; it is called as callbacks(trial, data) or, by its "
+            "parameters, callbacks(trial, data, model)"
         ) from error
     if not isinstance(made, list | tuple):
         raise ModelError(f"fit.callbacks: {name} returned {type(made).__name__}; return a list of callbacks")
     return [_checked("fit.callbacks", name, each) for each in made]
+
+
+def _takes_model(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return True
+    return "model" in inspect.signature(function).parameters
 
 
 def _user_callback(

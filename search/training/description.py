@@ -102,7 +102,7 @@ def _output(
 
     one = keras.tree.map_structure(lambda each: each[: fit.fixed_rows(model) or 1], example)
     try:
-        predicted = model(fit.as_tensors(one), training=False)
+        predicted = outputs.outputs_of(model, fit.as_tensors(one))
     except NotImplementedError:
         raise ModelError(
             f"model.build: {definition.model.build}: the model has no `call`, so it cannot be registered; "
@@ -139,7 +139,7 @@ def _left_open_by_shorter(
     }
     shorter = keras.tree.map_structure(lambda each: each[parts[id(each)]], one)
     try:
-        given = [each.shape for _, each in named(model, model(fit.as_tensors(shorter), training=False))]
+        given = [each.shape for _, each in named(model, outputs.outputs_of(model, fit.as_tensors(shorter)))]
     except Exception:  # whatever a model of the user's own raises of other sizes
         return shapes
     return [
@@ -159,7 +159,7 @@ def answers(definition: Definition, model: keras.Model, data: Data) -> bytes:
 def _plain_outputs(model: keras.Model, example: Any) -> Iterator[tuple[str, Any]]:
     import keras
 
-    for name, each in named(model, model(fit.as_tensors(example), training=False)):
+    for name, each in named(model, outputs.outputs_of(model, fit.as_tensors(example))):
         if _dtype(each) == "object":  # texts, which have no distance
             continue
         yield name or "", keras.ops.convert_to_numpy(keras.ops.cast(each, "float32"))
@@ -261,7 +261,7 @@ def looks(model: keras.Model, data: Data) -> dict[str, Any]:
 def _plain(model: keras.Model, x: Any) -> NDArray[Any]:
     import keras
 
-    return np.asarray(keras.ops.convert_to_numpy(model(fit.as_tensors(x), training=False)), "float64")
+    return np.asarray(keras.ops.convert_to_numpy(outputs.outputs_of(model, fit.as_tensors(x))), "float64")
 
 
 def _regions(model: keras.Model, data: Data, meaning: Meaning) -> dict[str, Any]:

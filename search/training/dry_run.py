@@ -22,7 +22,7 @@ from search.studyfile.checks import check_parameters, wrong_directions
 from search.studyfile.schema import TRIAL_METRICS, Definition
 from search.training import callbacks, fit, metrics, own_fit
 from search.training.description import answers, describe
-from search.training.model import Refused, check_batches, check_new, exported, try_build
+from search.training.model import Refused, check_batches, check_new, exported, settings_of, try_build
 from search.training.probes import check_enqueued
 from search.training.training import archive
 
@@ -120,12 +120,12 @@ def _try_configuration(definition: Definition, trial: BaseTrial, every: Data | T
     began = time.monotonic()
     model = try_build(definition, trial, data)
     seconds = time.monotonic() - began
-    check_batches(definition, model, data, int(trial.params.get("batch_size", definition.fit.batch_size)))
+    check_batches(definition, model, data, settings_of(definition, trial)["batch_size"])
     log_names = _try_batch(definition, model, data, class_weight)
     check_new(definition, model)
     if seconds < _QUICK and definition.model.build != "mlp":
         _check_again(definition, trial, data)
-    made = _try_callbacks(definition, data, trial)
+    made = _try_callbacks(definition, data, trial, model)
     path = own_fit.OWN_FIT if definition.fit.function else fit.path_of(model, data, made)
     return _Tried(data, _try_export(definition, model, data), log_names, path)
 
@@ -138,10 +138,12 @@ def _check_again(definition: Definition, trial: BaseTrial, data: Data) -> None:
         check_new(definition, again)
 
 
-def _try_callbacks(definition: Definition, data: Data, trial: BaseTrial) -> list[keras.callbacks.Callback]:
+def _try_callbacks(
+    definition: Definition, data: Data, trial: BaseTrial, model: keras.Model
+) -> list[keras.callbacks.Callback]:
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return callbacks.callbacks(definition, data, 1, trial, Path(folder))
+            return callbacks.callbacks(definition, data, 1, trial, Path(folder), model)
     except optuna.TrialPruned as error:
         raise Refused(f"fit.callbacks raised {one_line(error)}") from error
 
@@ -254,7 +256,10 @@ def _try_archive(definition: Definition, model: keras.Model) -> bytes:
         raise ModelError(f"{where}: the model cannot be saved and loaded again ({told}); {mended}") from error
 
 
-_DECORATE = "decorate own classes and functions with @keras.saving.register_keras_serializable()"
+_DECORATE = (
+    "decorate own classes and functions with @keras.saving.register_keras_serializable(), and give a class that takes "
+    "arguments a get_config that returns them"
+)
 
 
 def maker(definition: Definition) -> str:
@@ -265,10 +270,12 @@ def maker(definition: Definition) -> str:
 
 def told_and_mended(reason: str) -> tuple[str, str]:
     """Return why a model cannot be loaded, without what Keras advises beside it, and what mends it."""
-    if "lambda" in reason:
-        return "it holds a Python lambda", f"write a named function instead; {_DECORATE}"
+    unnamed = "lambda" if "lambda" in reason or "{'value': [" in reason else ""  # Keras's form of a lambda's code
+    unnamed = "functools.partial" if "functools.partial" in reason else unnamed
+    if unnamed:
+        return f"it holds a Python {unnamed}", f"write a named function instead; {_DECORATE}"
     if "was created by passing" in reason:  # Keras's line ends here
-        reason = f"{reason} arguments that Keras does not keep"
+        reason = f"{reason} arguments that Keras does not keep: it has no get_config"
     if "__init__() got an unexpected" in reason or "__init__() missing" in reason or "get_config" in reason:
         return reason, "its class needs an __init__ that takes **kwargs and a get_config that returns its arguments"
     if "FileNotFoundError" in reason or "ModuleNotFoundError" in reason:

@@ -97,11 +97,11 @@ def _plain_log_names(
 
     logged: dict[str, Any] = {}
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logged.update(logs))  # noqa: ARG005
-    small = replace(data, train=one_batch(), validation=one_batch())
+    small = replace(data, train=one_batch(), validation=one_batch() if data.validation is not None else None)
     steps = {"steps_per_epoch": 1, "validation_steps": 1} if small.train.streamed else {}
     settings: dict[str, Any] = {"epochs": 1, "callbacks": [note], "verbose": 0, **steps}
     _fit_plainly(model, small, _DRY_ROWS * devices(), class_weight, settings)
-    held_out = evaluate(model, one_batch(), steps=1)
+    held_out = {} if data.validation is data.test is None else evaluate(model, one_batch(), steps=1)
     return tuple(dict.fromkeys((*logged, *held_out, *(f"val_{name}" for name in held_out))))
 
 
@@ -140,6 +140,7 @@ def fit(
     shuffle: bool = True,
     steps_per_epoch: int | None = None,
     validation_steps: int | None = None,
+    validation_freq: int = 1,
     built_in: bool = False,
     on_path: Callable[[str], None] = lambda _: None,
 ) -> None:
@@ -156,11 +157,13 @@ def fit(
         shuffle: Whether each epoch has an order of its own; else the rows come as they are.
         steps_per_epoch: Batches in an epoch; needed for a stream without end.
         validation_steps: Batches of the validation part; needed for a stream without end.
+        validation_freq: After how many epochs the validation part is measured each time.
         built_in: Whether the whole model is made by this package, and no code of the user's reaches it.
         on_path: Called with how the model is trained, a path or `REUSED`, when that is known.
     """
     path = path_of(model, data, callbacks) if steps_per_epoch is validation_steps is None else PLAIN
     settings: dict[str, Any] = {"epochs": epochs, "callbacks": list(callbacks), "verbose": 0}
+    settings |= {"validation_freq": validation_freq}
     if path == PLAIN:
         on_path(path)
         settings |= {"shuffle": shuffle, "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
@@ -177,6 +180,7 @@ def fit(
             orders.next,
             followed,
             epochs=epochs,
+            validation_freq=validation_freq,
             shared=built_in,
             on_traced=lambda reused: on_path(REUSED if reused else path),
         )
@@ -368,12 +372,16 @@ def _batches(tensors: Any, orders_of: _Orders, batch_size: int) -> tf.data.Datas
 def _in_order(model: keras.Model, part: Part, batch_size: int | None) -> tuple[tf.data.Dataset, int]:
     """Return the rows in order without end, and how many batches are one pass.
 
-    The batch axis stays unknown to the graph, so that one traced test function serves every part.
+    The batch axis stays unknown to the graph, so that one traced test function serves every part. A step of the user's
+    own gets inputs without targets as `fit` gives them: alone.
     """
+    import keras
     import tensorflow as tf
 
     held_out = _held_out(model, part, batch_size)
-    dataset = tf.data.Dataset.from_tensor_slices(held_out.tensors).batch(held_out.batch_size).repeat()
+    alone = len(held_out.tensors) == 1 and overrides(model, keras.Model, *_OWN)
+    tensors = keras.utils.pack_x_y_sample_weight(*held_out.tensors) if alone else held_out.tensors
+    dataset = tf.data.Dataset.from_tensor_slices(tensors).batch(held_out.batch_size).repeat()
     return _plain_pipeline(dataset), -(-held_out.count // held_out.batch_size)
 
 

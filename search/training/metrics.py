@@ -51,7 +51,7 @@ def check_finite(definition: Definition, metrics: Metrics, when: str) -> None:
 
 
 def check_known(definition: Definition, logs: Metrics) -> None:
-    """Fail the trial after its first epoch when a callback was to log a metric of the study, and did not.
+    """Fail the trial after its first validated epoch when a callback was to log a metric of the study, and did not.
 
     What is only known at the end is not looked for: metrics of the trial, of `[metrics]`, of the user's own
     training, and of the validation part where there is none.
@@ -62,8 +62,8 @@ def check_known(definition: Definition, logs: Metrics) -> None:
     late = {*TRIAL_METRICS, *(f"val_{name}" for name in definition.own_metrics)}
     for name in definition.metrics:
         if name not in logs and name not in late and not definition.fit.function:
-            known = ", ".join(logs)
-            raise TrialFailed(f"no metric '{name}' in the logs after epoch 1 ({known}){did_you_mean(name, logs)}")
+            epoch, known = definition.fit.validation_freq, ", ".join(logs)
+            raise TrialFailed(f"no metric '{name}' in the logs after epoch {epoch} ({known}){did_you_mean(name, logs)}")
 
 
 def values_of(definition: Definition, metrics: Metrics) -> tuple[float, ...]:

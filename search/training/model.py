@@ -8,11 +8,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from search.comparison.outputs import outputs_of
 from search.data.dataset import Data
 from search.errors import ModelError, one_line
 from search.studyfile.checks import MLP_PARAMETERS
@@ -57,12 +59,21 @@ def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
         inspect.signature(builder).bind(trial, data, **definition.model.fixed)
     except TypeError as error:
         raise ModelError(f"model.build: {name}: {error}; write build(trial, data, …) -> keras.Model") from None
+    told = settings_of(definition, trial)
+    data = replace(data, epochs=told.get("epochs", 0), batch_size=told["batch_size"])
     model = builder(trial, data, **definition.model.fixed)
     if not isinstance(model, keras.Model):
         raise Refused(f"model.build: {name} returned {type(model).__name__}; return a compiled keras.Model")
     if not model.compiled and not definition.fit.function:
         raise Refused(f"model.build: {name} returned a model that is not compiled; call model.compile(…)")
     return model
+
+
+def settings_of(definition: Definition, trial: BaseTrial) -> dict[str, int]:
+    """Return for how many epochs a trial's model is trained, and how many rows its batches have."""
+    fit = definition.fit
+    given = {"epochs": fit.epochs, "batch_size": fit.batch_size, **trial.params}
+    return {name: int(given[name]) for name in ("epochs", "batch_size") if given[name] is not None}
 
 
 def _count_layers_anew(builder: Builder) -> None:
@@ -278,7 +289,7 @@ def takes_rows(definition: Definition, model: keras.Model, data: Data) -> bool:
 
 def _takes(model: keras.Model, x: Any) -> bool:
     try:
-        model(as_tensors(x), training=False)
+        outputs_of(model, as_tensors(x))
     except Exception:  # other inputs than the study's
         return False
     return True

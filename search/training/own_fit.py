@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,29 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 OWN_FIT = "own fit"
-_PASSED = ("shuffle", "steps_per_epoch", "validation_steps")  # settings passed on where the study file gives them
+_PASSED = (
+    "shuffle",
+    "steps_per_epoch",
+    "validation_steps",
+    "validation_freq",
+)  # settings passed on where the study file gives them
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the user's function returned.
+
+    Attributes:
+        metrics: The metrics of the trained model.
+        history: The logs of each epoch, where it returned a history.
+        by_keras: Whether that is Keras's own.
+        model: The model that it trained, where it says so.
+    """
+
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    by_keras: bool
+    model: keras.Model | None
 
 
 def load(definition: Definition) -> Callable[..., Any]:
@@ -72,11 +95,8 @@ def train(
     batch_size: int,
     callbacks: list[keras.callbacks.Callback],
     class_weight: dict[int, float] | None,
-) -> tuple[dict[str, float], list[dict[str, float]], bool]:
+) -> Answer:
     """Call the user's function.
-
-    Returns:
-        The metrics that it returned, the epochs' logs where it returned a history, and whether that is Keras's.
 
     Raises:
         TrialFailed: It returned something else.
@@ -93,7 +113,10 @@ def train(
     if class_weight is not None:
         settings["class_weight"] = class_weight
     returned = function(trial, model, data, **_taken(function, settings))
-    return *_read(definition, returned), isinstance(returned, keras.callbacks.History)
+    trained = None
+    if isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], keras.Model):
+        returned, trained = returned
+    return Answer(*_read(definition, returned), isinstance(returned, keras.callbacks.History), trained)
 
 
 def _read(definition: Definition, returned: Any) -> tuple[dict[str, float], list[dict[str, float]]]:
@@ -119,5 +142,5 @@ def _number(definition: Definition, value: Any, name: str = "") -> float:
     under = f" under '{name}'" if name else ""
     raise TrialFailed(
         f"fit.function: {definition.fit.function} returned {type(value).__name__}{under}; "
-        "return a History, a dictionary of numbers or a number"
+        "return a History, a dictionary of numbers or a number, alone or with the trained model: (history, model)"
     )

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import random
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from search.data.dataset import Data
+from search.errors import TrialFailed
 from search.studyfile.schema import Definition
 from search.training import callbacks, checkpoint, fit, metrics, own_fit
 from search.training.epochs import Epochs, OnEpoch, measured_with, restores, watcher
-from search.training.model import build, check_batches, check_new, has_user_code, is_built_in, takes_rows
+from search.training.model import build, check_batches, check_new, has_user_code, is_built_in, settings_of, takes_rows
 
 if TYPE_CHECKING:
     import keras
+    from numpy.typing import NDArray
     from optuna.trial import BaseTrial
 
 _WARM_UP_CALLS, _TIMED_CALLS = 3, 30
@@ -77,14 +77,13 @@ class Training:
         self.model = build(definition, trial, data)
         fit.ensure_built(self.model, data)
         check_new(definition, self.model)
-        settings = {"epochs": definition.fit.epochs, "batch_size": definition.fit.batch_size, **trial.params}
-        self.batch_size = int(settings["batch_size"])
-        self.epochs = epochs or int(settings["epochs"])
+        settings = settings_of(definition, trial)
+        self.batch_size, self.epochs = settings["batch_size"], epochs or settings["epochs"]
         check_batches(definition, self.model, data, self.batch_size)
         self._definition, self._data, self._trial, self._seed = definition, data, trial, seed
         self._checkpoints = checkpoints
         self._test_rows = None if is_built_in(definition) else self.batch_size
-        self._callbacks = callbacks.callbacks(definition, data, int(settings["epochs"]), trial, folder)
+        self._callbacks = callbacks.callbacks(definition, data, settings["epochs"], trial, folder, self.model)
         self.settings = callbacks.settings_of(self.model, definition, self.epochs, self.batch_size)
 
     def fit(
@@ -111,7 +110,7 @@ class Training:
             self._fit(epochs, on_epoch, on_path, on_restored)
         seconds = time.perf_counter() - started
         kept = epochs.kept(self.model, self._callbacks)
-        logs = self._measured(epochs) if kept is None else epochs.logs[kept]
+        logs = self._measured(epochs) if kept is None else self._validated(epochs.logs[kept])
         if kept is not None and (kept != epochs.last or any(map(restores, self._callbacks))):
             logs = {**logs, "best_epoch": float(kept)}
         logs = {**logs, **self._own_metrics(logs, measured=kept is None), **returned}
@@ -150,12 +149,14 @@ class Training:
             shuffle=wanted.shuffle,
             steps_per_epoch=wanted.steps_per_epoch,
             validation_steps=wanted.validation_steps,
+            validation_freq=wanted.validation_freq,
             on_path=on_path,
         )
 
     def _fit_by_function(self, epochs: Epochs, on_epoch: OnEpoch) -> dict[str, float]:
         """Train by the user's function, and return the metrics that it returned."""
-        returned, history, by_keras = own_fit.train(
+        before = self.model.get_weights()
+        answer = own_fit.train(
             self._definition,
             self._trial,
             self.model,
@@ -165,11 +166,18 @@ class Training:
             callbacks=self._followed(epochs, on_epoch),
             class_weight=own_fit.class_weight(self._definition, self._data),
         )
+        if answer.model is not None:
+            self.model = answer.model
+        elif (epochs.logs or answer.history) and _same(before, self.model):
+            raise TrialFailed(
+                f"fit.function: {self._definition.fit.function} trained another model than model.build returned, whose "
+                "weights are as they were; return (history, model)"
+            )
         if not epochs.logs:  # it did not use the callbacks
-            for epoch, logs in enumerate(history):
+            for epoch, logs in enumerate(answer.history):
                 on_epoch(epochs.add(epoch, logs), logs, True)
-            epochs.found = self._epoch_of(epochs, by_keras=by_keras) if history else None
-        return returned
+            epochs.found = self._epoch_of(epochs, by_keras=answer.by_keras) if answer.history else None
+        return answer.metrics
 
     def _followed(self, epochs: Epochs, on_epoch: OnEpoch) -> list[keras.callbacks.Callback]:
         """Return the training's callbacks between those that note its epochs."""
@@ -181,11 +189,9 @@ class Training:
 
         Where no epoch has them: none if Keras measured them, else the last, as the user's function measured it.
         """
-        validation = self._data.validation
-        if validation is None or not self.model.compiled or not takes_rows(self._definition, self.model, self._data):
+        now = self._validation()
+        if not now:
             return epochs.last
-        measured = fit.evaluate(self.model, validation, self._test_rows, steps=self._definition.fit.validation_steps)
-        now = {f"val_{name}": value for name, value in measured.items()}
         for step, logs in sorted(epochs.logs.items(), reverse=True):
             if all(
                 math.isclose(now[name], logs[name], rel_tol=1e-3, abs_tol=1e-6) for name in now.keys() & logs.keys()
@@ -210,16 +216,32 @@ class Training:
 
     def _measured(self, epochs: Epochs) -> dict[str, float]:
         """Return the metrics of the model as it is, and of the last epoch what only a callback can tell."""
-        logs, train, validation = dict(epochs.logs.get(epochs.last, {})), self._data.train, self._data.validation
-        if not self.model.compiled or not takes_rows(self._definition, self.model, self._data):
-            return logs
-        if not train.streamed:
+        logs, train = dict(epochs.logs.get(epochs.last, {})), self._data.train
+        if self._evaluates() and not train.streamed:
             logs |= fit.evaluate(self.model, train, self._test_rows)
-        if validation is not None:
-            steps = self._definition.fit.validation_steps
-            measured = fit.evaluate(self.model, validation, self._test_rows, steps=steps)
-            logs |= {f"val_{name}": value for name, value in measured.items()}
-        return logs
+        return logs | self._validation()
+
+    def _validated(self, logs: dict[str, float]) -> dict[str, float]:
+        """Return an epoch's logs, with the validation's where `validation_freq` left that epoch out."""
+        seen = self._definition.fit.validation_freq == 1 or any(name.startswith("val_") for name in logs)
+        return logs if seen else logs | self._validation()
+
+    def _validation(self) -> dict[str, float]:
+        """Return what the model measures on the validation part; nothing where there is none."""
+        part = self._data.validation
+        if part is None or not self._evaluates():
+            return {}
+        measured = fit.evaluate(self.model, part, self._test_rows, steps=self._definition.fit.validation_steps)
+        return {f"val_{name}": value for name, value in measured.items()}
+
+    def _evaluates(self) -> bool:
+        return bool(self.model.compiled) and takes_rows(self._definition, self.model, self._data)
+
+
+def _same(before: list[NDArray[Any]], model: keras.Model) -> bool:
+    """Return whether a model has weights to train, and all of them are as they were."""
+    now = model.get_weights()
+    return bool(model.trainable_weights and before) and all(map(np.array_equal, before, now))
 
 
 def parameter_count(model: keras.Model) -> int:
@@ -293,16 +315,26 @@ def archive(model: keras.Model) -> bytes:
     optimizer = model.optimizer if model.compiled else None
     if optimizer is not None and not optimizer.built:  # trained by another: Keras would not load it again
         optimizer.build(model.trainable_variables)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _saved_as_it_can_be_loaded(model):
         path = Path(folder) / "model.keras"
         model.save(path)
-        if not _compiles_again(model):
-            _leave_out_compiling(path)
         return path.read_bytes()
 
 
+@contextmanager
+def _saved_as_it_can_be_loaded(model: keras.Model) -> Iterator[None]:
+    """Let a model be saved as if it were not compiled, where Keras cannot load its loss, metrics or optimizer."""
+    if _compiles_again(model):
+        yield
+        return
+    model.get_compile_config = lambda: None
+    try:
+        yield
+    finally:
+        del model.get_compile_config
+
+
 def _compiles_again(model: keras.Model) -> bool:
-    """Return whether Keras can load the model's loss, metrics and optimizer."""
     import keras
 
     try:
@@ -310,15 +342,3 @@ def _compiles_again(model: keras.Model) -> bool:
     except Exception:  # whatever an object of the user's own raises
         return False
     return True
-
-
-def _leave_out_compiling(path: Path) -> None:
-    """Write a saved model again, as if it had not been compiled."""
-    with zipfile.ZipFile(path) as saved:
-        entries = {name: saved.read(name) for name in saved.namelist()}
-    config = json.loads(entries["config.json"])
-    config.pop("compile_config", None)
-    entries["config.json"] = json.dumps(config).encode()
-    with zipfile.ZipFile(path, "w") as saved:
-        for name, content in entries.items():
-            saved.writestr(name, content)

@@ -369,7 +369,7 @@ def _on_epoch(
 
     def on_epoch(epoch: int, logs: dict[str, float], last: bool) -> None:
         log.ended(epoch, logs, part)
-        if epoch == 0:
+        if epoch + 1 == definition.fit.validation_freq:
             check_known(definition, logs)
         check_finite(definition, logs, f"after epoch {epoch + 1}" + (f" of {part}" if part else ""))
         if asks and metric in logs:

@@ -94,6 +94,7 @@ def fit_whole_epochs(
     callbacks: Sequence[keras.callbacks.Callback],
     *,
     epochs: int,
+    validation_freq: int,
     shared: bool,
     on_traced: Callable[[bool], None],
 ) -> None:
@@ -106,6 +107,7 @@ def fit_whole_epochs(
         next_order: Gives the order of the training rows in the epoch that has begun.
         callbacks: None of them looks at batches.
         epochs: How many to train.
+        validation_freq: After how many epochs the held-out rows are tested each time.
         shared: Whether the whole model is made by this package, and its callbacks leave it as it is.
         on_traced: Called once the training function is traced, with whether its graph was there already.
     """
@@ -129,7 +131,8 @@ def fit_whole_epochs(
             steps=-(-train.count // train.batch_size),
             verbose=0,
         )
-        held: dict[str, Any] = {} if held_out is None else {"validation_data": sign, "validation_steps": 1}
+        held: dict[str, Any] = {"validation_data": sign, "validation_steps": 1, "validation_freq": validation_freq}
+        held = {} if held_out is None else held
         model.fit(sign, steps_per_epoch=1, epochs=epochs, callbacks=told, verbose=0, shuffle=False, **held)
 
 

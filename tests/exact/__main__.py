@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 FOLLOWERS = 3
+_LAST_BITS = 1e-5  # a share
 _LOADED_AT_ONCE = 20  # models in a fresh process
 
 
@@ -33,6 +34,7 @@ class Record:
     trained: int = 0
     path: str = ""
     differs: list[str] = field(default_factory=list)
+    last_bits: list[str] = field(default_factory=list)  # differences in them alone
     refused: str = ""  # by Keras, and here
     resumed: str = "not tried"
     loaded: str = "not tried"
@@ -65,7 +67,8 @@ def compared(seeds: list[int], folder: Path, followers: int = FOLLOWERS) -> list
             record.path = record.path or ("" if mine.error else mine.path)
             different = mine.differs(theirs)
             if different:
-                record.differs.append(f"follower {follower}: {different}")
+                told = record.differs if mine.differs(theirs, _LAST_BITS) else record.last_bits
+                told.append(f"follower {follower}: {different}")
             elif mine.error:
                 record.refused = mine.error
             if follower or mine.error or different:
@@ -73,8 +76,8 @@ def compared(seeds: list[int], folder: Path, followers: int = FOLLOWERS) -> list
             if seed % 3 == 0 and mine.path != "ordinary fit":
                 again = compare.resumed(each, values, folder / f"checkpoint-{seed}")
                 if again is not None:
-                    mine.epochs = mine.epochs[-len(again.epochs) :]
-                    record.resumed = again.differs(mine) or "same"
+                    mine.epochs = mine.epochs[-len(again.epochs) :] if again.epochs else mine.epochs
+                    record.resumed = again.differs(mine, _LAST_BITS) or "same"
             record.loaded = compare.saved(mine, each, folder / str(seed)) or "kept"
     return list(records.values())
 
@@ -107,7 +110,9 @@ def attack(seeds: list[int], file: Path) -> None:
             for index in range(0, len(part), 2):
                 records += compared(part[index : index + 2], folder)
                 for each in records[-2:]:
-                    sys.stderr.write(f"{each.seed} {each.path} {each.differs or each.refused} {each.resumed}\n")
+                    sys.stderr.write(
+                        f"{each.seed} {each.path} {each.differs or each.last_bits or each.refused} {each.resumed}\n"
+                    )
             loaded = load(folder, [each.seed for each in records if each.loaded == "kept"])
             for each in records:
                 if each.loaded == "kept":
@@ -131,10 +136,11 @@ def table(records: list[dict[str, Any]]) -> str:
             count["trained"] += each["trained"]
             count["refused"] += bool(each["refused"])
             count["differs"] += bool(each["differs"])
+            count["last bits"] += bool(each["last_bits"])
             count["resumed"] += each["resumed"] == "same"
             count["resumed otherwise"] += each["resumed"] not in ("same", "not tried")
             count["loaded"] += each["loaded"] == "same"
-    names = ["models", "trained", "differs", "refused", "resumed", "resumed otherwise", "loaded"]
+    names = ["models", "trained", "differs", "last bits", "refused", "resumed", "resumed otherwise", "loaded"]
     head = f"| kind | {' | '.join(names)} |\n|{' --- |' * (len(names) + 1)}\n"
     rows = (
         f"| {kind} | {' | '.join(str(count[name]) for name in names)} |\n" for kind, count in sorted(counts.items())

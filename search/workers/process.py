@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.util
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -32,6 +33,7 @@ _PRELOAD = "search.workers.preload"
 _LONGEST_FOLDER = 70  # bytes of a path; that of a socket in it has 107 at most
 _GROWTH = 1.25  # a worker that takes more, and this multiple of its size after its first trial, is replaced
 _SIGKILL = -9
+_TEMPORARY_BYTES = 50e6  # free in the temporary folder: a logged model, plots, sockets
 _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 _context: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 _naming = threading.Lock()  # of the main module, which is one for all threads
@@ -165,10 +167,34 @@ class _Process(_context.Process):  # type: ignore[misc]
             super().start()
 
 
+class _NoLock:
+    """Stands for a lock between processes: each pool here has one process."""
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:  # noqa: ARG002 - as Python's locks
+        """Return true."""
+        return True
+
+    def release(self) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, *error: object) -> None:
+        """Do nothing."""
+
+
 class _Context(type(_context)):  # type: ignore[misc]
     """How processes are started."""
 
     Process = _Process
+
+    def RLock(self) -> Any:  # noqa: N802 - Python's name
+        """Return a lock between processes; a container without /dev/shm has none."""
+        try:
+            return super().RLock()
+        except OSError:
+            return _NoLock()
 
 
 @contextmanager
@@ -212,15 +238,29 @@ def start_forkserver() -> None:
     """Begin to import the framework in the server that workers are forked from, where there is one.
 
     Raises:
-        UsageError: Keras is told to use a backend that it cannot import.
+        UsageError: Keras is told to use a backend that it cannot import, or the temporary folder is full.
     """
     check_backend()
+    _check_temporary()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # start-up noise; errors come as exceptions
     _prepared()
     if _FORKS:
         from multiprocessing import forkserver
 
         forkserver.ensure_running()
+
+
+def _check_temporary() -> None:
+    try:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise UsageError(f"no temporary folder can be written ({one_line(error)}); set TMPDIR to one") from None
+    if free < _TEMPORARY_BYTES:
+        need = f"a search needs {_TEMPORARY_BYTES / 1e6:.0f}"
+        raise UsageError(
+            f"the temporary folder {folder} has {free / 1e6:.0f} MB left, {need}; free some, or set TMPDIR"
+        )
 
 
 def reason_of(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import sqlalchemy.exc
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 
 from search.system.retry import retried
 
@@ -56,26 +56,5 @@ def _is_away(error: Exception) -> bool:
     return isinstance(error, _AWAY) and not any(each in text for each in _HOPELESS)
 
 
-for _name in (
-    "create_new_trial",
-    "get_all_studies",
-    "get_all_trials",
-    "get_best_trial",
-    "get_n_trials",
-    "get_study_directions",
-    "get_study_id_from_name",
-    "get_study_name_from_id",
-    "get_study_system_attrs",
-    "get_study_user_attrs",
-    "get_trial",
-    "get_trial_id_from_study_id_trial_number",
-    "get_trial_number_from_id",
-    "set_study_system_attr",
-    "set_study_user_attr",
-    "set_trial_intermediate_value",
-    "set_trial_param",
-    "set_trial_state_values",
-    "set_trial_system_attr",
-    "set_trial_user_attr",
-):
+for _name in {name for name in vars(BaseStorage) if not name.startswith("_")} & vars(RDBStorage).keys():
     setattr(PatientStorage, _name, _patient(getattr(RDBStorage, _name)))

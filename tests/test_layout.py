@@ -96,7 +96,7 @@ HOMES: dict[str, set[str]] = {
 ROOMS = (
     {"errors", "figures", "serving", "system"},
     {"studyfile"},
-    {"data", "study"},
+    {"code", "data", "study"},
     {"comparison", "graphs"},
     {"ensemble"},
     {"training"},

@@ -47,6 +47,7 @@ class DataSummary:
         centers: What is subtracted of columns in double precision, by name.
         reading: Options of the study's file that other files for the model are read with too.
         meanings: What each output means.
+        code: Digests of the user's code that defines a trial, by the key that names it.
     """
 
     name: str
@@ -72,6 +73,7 @@ class DataSummary:
     doubts: tuple[str, ...] = ()
     cut: str = ""
     meanings: tuple[Meaning, ...] = ()
+    code: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

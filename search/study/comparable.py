@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from search.data.summary import DataSummary
 
 Basis = Mapping[str, Any]
+_NO_TRIAL = {"checkpoint", "gpus", "validation_steps"}  # of [fit]: a trial's value does not depend on them
 _NO_SPLIT = {"source", "options", "task"}  # of [data]: the digest of the rows knows what they change
 
 
@@ -98,21 +99,25 @@ def comparable_study(study: optuna.Study, basis: Basis | None = None) -> Compara
 
 
 def check_data(study: optuna.Study, settings: Settings, data: DataSummary) -> dict[str, Any]:
-    """Return what a search's values are measured on, and refuse other data than those of the study's earlier trials.
+    """Return a search's basis, and refuse one that differs from that of the study's earlier trials.
 
     Raises:
-        StorageError: The rows or the split changed, and nobody said that they may.
+        StorageError: The rows, the split or what defines a trial changed, and nobody said that they may.
     """
-    now = {"rows": data.digest, "parts": data.cut, "split": _split(settings.definition, data.task)}
+    now = _basis(settings.definition, data)
     known = attributes.data_of(study)
     before = (_basis_to_resume(study) or known) if settings.resume else known
-    changed = changes(before, now) if before else []
-    trials = len(study.get_trials(deepcopy=False))
-    if changed and trials and not (settings.accept_new_data and not settings.resume):
-        way = ", without --resume" if settings.resume else ""
+    ways = {
+        "--accept-new-data": (settings.accept_new_data, _changes_of_data(before, now) if before else []),
+        "--accept-new-code": (settings.accept_new_code, _changes_of_code(before, now) if before else []),
+    }
+    changed, trials = any(found for _, found in ways.values()), len(study.get_trials(deepcopy=False))
+    refused = {way: found for way, (accepted, found) in ways.items() if found and (settings.resume or not accepted)}
+    if trials and refused:
+        what, way = ", ".join(each for found in refused.values() for each in found), " ".join(refused)
         raise StorageError(
-            f"study '{settings.study_name}': {', '.join(changed)} changed since its earlier trials, whose values "
-            f"cannot be compared; begin a study with --study-name NEW, or use --accept-new-data{way}"
+            f"study '{settings.study_name}': {what} changed since its earlier trials, whose values cannot be compared; "
+            f"begin a study with --study-name NEW, or use {way}{', without --resume' if settings.resume else ''}"
         )
     if before is known:
         attributes.set_trivial(study, data.trivial)
@@ -131,18 +136,35 @@ def _basis_to_resume(study: optuna.Study) -> dict[str, Any]:
     return dict(newest[0].get("basis") or {}) if newest else {}
 
 
-def _split(definition: Definition, task: str) -> dict[str, Any]:
-    """Return what of a study file decides which rows a value is measured on, and how, by its keys."""
+def _basis(definition: Definition, data: DataSummary) -> dict[str, Any]:
+    """Return what values depend on: the rows, how they are split and measured, and what defines a trial."""
     split = {f"data.{key}": value for key, value in definition.data.model_dump(mode="json", exclude=_NO_SPLIT).items()}
-    split["data.task"] = task
+    split["data.task"] = data.task
     chosen = {name.removeprefix("val_") for name in definition.metrics}
     own = {key: each.model_dump(mode="json") for key, each in definition.own_metrics.items() if key in chosen}
     if definition.fit.validation_steps is not None:
         split["fit.validation_steps"] = definition.fit.validation_steps
-    return split | {f"metrics.{key}": each for key, each in own.items()}
+    fit = definition.fit.model_dump(mode="json", by_alias=True, exclude=_NO_TRIAL)
+    model = definition.model.model_dump(mode="json", exclude={"export"})
+    measured = {f"metrics.{key}.function" for key in own}
+    code = {key: each for key, each in data.code.items() if not key.startswith("metrics.") or key in measured}
+    return {
+        "rows": data.digest,
+        "parts": data.cut,
+        "split": split | {f"metrics.{key}": each for key, each in own.items()},
+        "code": code,
+        "set": {f"fit.{key}": each for key, each in fit.items()}
+        | {f"model.{key}": each for key, each in model.items()},
+        "searched": sorted(definition.space),
+    }
 
 
 def changes(before: Basis, now: Basis) -> list[str]:
+    """Return what differs between what two searches are measured on."""
+    return _changes_of_data(before, now) + _changes_of_code(before, now)
+
+
+def _changes_of_data(before: Basis, now: Basis) -> list[str]:
     """Return what of a study's data changed, the rows first."""
     rows = [f"the rows (digest {before['rows']}, now {now['rows']})"] if before["rows"] != now["rows"] else []
     if not rows and before.get("parts", now["parts"]) != now["parts"]:
@@ -151,5 +173,27 @@ def changes(before: Basis, now: Basis) -> list[str]:
     if "parts" not in before:  # an earlier release wrote it, of [data] alone
         known = {f"data.{key}": value for key, value in known.items()}
         wanted = {key: value for key, value in wanted.items() if key in known}
+    return rows + _differences(known, wanted)
+
+
+def _changes_of_code(before: Basis, now: Basis) -> list[str]:
+    """Return what of a trial's definition changed; a parameter that is or was searched is the space's affair."""
+    if "code" not in before or "code" not in now:  # an earlier release wrote it
+        return []
+    shared = before["code"].keys() & now["code"].keys()
+    code = [f"the code of {key}" for key in sorted(shared) if before["code"][key] != now["code"][key]]
+    searched = {*before["searched"], *now["searched"]}
+    known, wanted = (  # where the code is known its file's name does not count
+        {
+            key: value
+            for key, value in each["set"].items()
+            if key not in shared and key.partition(".")[2] not in searched
+        }
+        for each in (before, now)
+    )
+    return code + _differences(known, wanted)
+
+
+def _differences(known: Basis, wanted: Basis) -> list[str]:
     keys = [key for key in {**wanted, **known} if known.get(key) != wanted.get(key)]
-    return rows + [f"{key} ({known.get(key)}, now {wanted.get(key)})" for key in keys]
+    return [f"{key} ({known.get(key)}, now {wanted.get(key)})" for key in keys]

@@ -80,6 +80,9 @@ class Settings(SearchOptions):
     accept_new_data: Annotated[
         bool, Option("Continue although rows or split changed; earlier trials are not compared.")
     ] = False
+    accept_new_code: Annotated[
+        bool, Option("Continue although code, [model] or [fit] changed; earlier trials are not compared.")
+    ] = False
     resume: Annotated[bool, Option("Run only the trials an interrupted search still owes.")] = False
     state: Annotated[
         str | None,
@@ -104,7 +107,12 @@ class Settings(SearchOptions):
 
 FIELDS = {field.alias or name: field for name, field in Settings.model_fields.items()}
 OPTIONS = {name: note for name, field in FIELDS.items() for note in field.metadata if isinstance(note, Option)}
-_NOT_RESUMED = ("n_trials", "resume", "accept_new_data")  # what a search that is continued does not ask again
+_NOT_RESUMED = (
+    "n_trials",
+    "resume",
+    "accept_new_data",
+    "accept_new_code",
+)  # what a search that is continued does not ask again
 
 
 def check(name: str, value: object, *, written_out: bool = False) -> Any:

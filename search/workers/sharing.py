@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from search.code.footprint import footprint
 from search.data import sources
 from search.data.dataset import Data
 from search.data.loading import TrialData
@@ -25,7 +26,6 @@ from search.data.mapped import axes_of, mapped
 from search.data.preprocessing import leaves
 from search.studyfile.schema import Definition
 from search.system.whole import whole
-from search.workers.footprint import footprint
 
 _DATA = "data.pickle"  # the file that stands for all, its large arrays in files beside it
 _LARGE = 16_000_000  # bytes of a study's data from which on they are shared; smaller ones load as fast

@@ -29,6 +29,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from search.budget import RUN_AGAIN
+from search.code.digest import digests_of
 from search.data.loading import TrialData
 from search.errors import ModelError, SearchError, one_line, printable, redact
 from search.reporting import data as data_picture
@@ -137,8 +138,10 @@ def _tried_out(job: Job) -> DryRun:
     started = time.perf_counter()
     definition, data = _data(job, first=True)
     seconds = time.perf_counter() - started
+    said = digests_of(definition)
     with spread(definition):
-        return dry_run(definition, data, probes(definition), seconds)
+        tried = dry_run(definition, data, probes(definition), seconds)
+    return replace(tried, data=replace(tried.data, code=said))
 
 
 def _with_our_errors(what: str, function: Callable[[Job], Any], job: Job) -> Any:

@@ -26,7 +26,7 @@ WANTED = definition()
 
 
 def data_of(digest: str) -> Any:
-    return SimpleNamespace(digest=digest, cut="", task="binary", trivial={})
+    return SimpleNamespace(digest=digest, cut="", task="binary", trivial={}, code={})
 
 
 def add(study: optuna.Study, search_id: str, values: list[float], name: str) -> None:

@@ -76,14 +76,15 @@ class Measured:
     def __call__(self, changes: dict[str, Any], **module: Any) -> None:
         """Check the data of a study file with these changes, read from a module with these values."""
         name = f"rows_{len(list(self.folder.iterdir()))}"
-        (self.folder / f"{name}.py").write_text(MODULE.format(**{"shift": 0, "cut": 40, **module}) + BUILDER)
+        (self.folder / f"{name}.py").write_text(MODULE.format(**{"shift": 0, "cut": 40, **module}))
+        (self.folder / "built.py").write_text(BUILDER)
         source = changes.pop("data.source", "later")
         wanted = definition(
-            {"data.source": f"{name}.py:{source}", "data.options": {}, "model.build": f"{name}.py:build", **changes},
+            {"data.source": f"{name}.py:{source}", "data.options": {}, "model.build": "built.py:build", **changes},
             folder=self.folder,
         )
         data = load(wanted)
-        known: Any = SimpleNamespace(digest=data.digest, cut=data.cut, task=data.task, trivial={})
+        known: Any = SimpleNamespace(digest=data.digest, cut=data.cut, task=data.task, trivial={}, code={})
         check_data(self.study, resolve(wanted), known)
 
 

@@ -45,7 +45,7 @@ class Footprint:
 def footprint(function: Callable[..., Any]) -> Footprint:
     """Return what the user's code holds now, the function included."""
     imported = [each for name, each in sys.modules.copy().items() if name != "__main__"]
-    modules = [vars(each) for each in imported if _of_the_user(getattr(each, "__file__", None))]
+    modules = [vars(each) for each in imported if of_the_user(getattr(each, "__file__", None))]
     objects: dict[int, Any] = {}
     alive: list[Any] = []
     waiting = deque((each, 0) for each in (function, *modules))
@@ -60,7 +60,7 @@ def footprint(function: Callable[..., Any]) -> Footprint:
     return Footprint(objects, _settings(), not waiting, alive)
 
 
-def _of_the_user(file: Any) -> bool:
+def of_the_user(file: Any) -> bool:
     """Return whether a module's file is neither Python's, nor installed, nor of this package."""
     if not isinstance(file, str):
         return False
@@ -96,7 +96,7 @@ def _enclosed(function: FunctionType) -> Iterator[Any]:
 
 def _installed(module: str | None) -> bool:
     known = sys.modules.get(module or "")
-    return known is not None and module != "__main__" and not _of_the_user(getattr(known, "__file__", None))
+    return known is not None and module != "__main__" and not of_the_user(getattr(known, "__file__", None))
 
 
 def _content(each: Any) -> Any:

@@ -91,7 +91,7 @@ class Search:
         trials = comparable_trials(study)
         self._budget = Budget(settings.n_trials, settings.timeout)
         self._stopping = Stopping(definition, study, trials)
-        self._sampling = _sampling(settings, study, trials)
+        self._sampling = _sampling(settings, study)
         self._sampling.enqueue(enqueued)
         for suggestion in first:
             self._sampling.put_first(suggestion)
@@ -411,8 +411,9 @@ class _Told(Listener):
         )
 
 
-def _sampling(settings: Settings, study: optuna.Study, trials: Sequence[FrozenTrial]) -> Sampling:
-    finished = [each for each in trials if each.state in ranking.FINISHED]
+def _sampling(settings: Settings, study: optuna.Study) -> Sampling:
+    # Of other rows too: where they change every day, each day's first draws are others.
+    finished = study.get_trials(deepcopy=False, states=ranking.FINISHED)
     sampler = None
     if settings.sampler != "grid":
         sampler = samplers.make_sampler(settings.definition, settings.sampler, settings.seed, finished)

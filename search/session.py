@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
 from search import resume
 from search.budget import OnProgress, Stage
 from search.context import Context, OnMessage
 from search.data.summary import DataSummary
-from search.errors import ClusterError, Interrupted, StorageError, one_line
+from search.errors import ClusterError, Interrupted, SearchError, StorageError, one_line
+from search.figures import plural
 from search.handover.finish import HURRY, INTERRUPTED, finish
 from search.handover.outcome import Outcome
 from search.optimize import Search
@@ -38,6 +40,9 @@ from search.workers.fresh import check_loads
 
 if TYPE_CHECKING:
     from search.tracking.runs import SearchRun
+
+
+_TAKEN_OVER = 5  # configurations that are trained first on new rows, at most half of the trials
 
 
 def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = lambda _: None) -> Outcome:
@@ -148,12 +153,15 @@ def _begin(
     pruner = samplers.make_pruner(definition, settings.pruner)
     sampler = optuna.samplers.RandomSampler()  # never asked: Sampling asks the study's own
     study = create.create(definition, settings.study_name, storage, sampler, pruner)
+    earlier = comparable_trials(study)
     basis = check_data(study, settings, data)
     _say_what_is_learned(definition, study, on_message)
     new = not study.get_trials(deepcopy=False)
     spool = _files(settings, study, on_message, new=new)
     recovered = resume.recover_killed_searches(study, storage, spool, on_message)
     enqueued = create.first_configurations(definition, study, new=new)
+    if earlier and not comparable_trials(study):
+        enqueued += _taken_over(settings, study, earlier, on_message)
     first: list[Suggestion] = []
     if settings.resume:
         unfinished = resume.claim_interrupted(study, spool, definition.search.retries)
@@ -188,6 +196,25 @@ def _files(settings: Settings, study: optuna.Study, on_message: OnMessage, *, ne
     for left in files.strangers() if new else ():
         on_message(f"{left} belongs to another study named '{settings.study_name}', which may be gone; it is not read")
     return files
+
+
+def _taken_over(
+    settings: Settings, study: optuna.Study, earlier: Sequence[FrozenTrial], on_message: OnMessage
+) -> list[dict[str, Any]]:
+    """Return the configurations of earlier rows that are tried first on new ones, and say which."""
+    champion = ""
+    if not settings.offline:
+        from search.tracking import registry, store
+
+        with suppress(SearchError), store.store_errors(store.uri()):
+            version = registry.holder(settings.study_name, registry.CHAMPION)
+            champion = version.tags.get("trial", "") if version is not None else ""
+    most = max(1, min(_TAKEN_OVER, (settings.n_trials + 1) // 2))
+    taken = create.taken_over(settings.definition, study, earlier, champion, most)
+    named = ", ".join(f"{each.number}{' (the champion)' if str(each.number) == champion else ''}" for each in taken)
+    first = f"the configurations of trials {named} are trained first" if taken else "none fits the space of now"
+    on_message(f"the rows changed: {plural(len(earlier), 'earlier trial')} of other rows are not compared; {first}")
+    return [dict(each.params) for each in taken]
 
 
 def _with_mlflow(context: Context, recovered: set[str]) -> Context:

@@ -133,3 +133,23 @@ def warm_start(definition: Definition) -> list[dict[str, Any]]:
         for trial in complete[: wanted.n_trials]
     ]
     return [configuration for configuration in inside if configuration]
+
+
+def taken_over(
+    definition: Definition, study: optuna.Study, earlier: Sequence[FrozenTrial], champion: str, most: int
+) -> list[FrozenTrial]:
+    """Return the trials whose configurations are tried first on new rows: the champion's, then the best before.
+
+    Args:
+        definition: The study file.
+        study: The study.
+        earlier: Trials that were compared before the rows changed.
+        champion: The number of the champion's trial; empty where it is not known.
+        most: So many configurations at most.
+    """
+    own = [each for each in study.get_trials(deepcopy=False) if str(each.number) == champion]
+    found: dict[str, FrozenTrial] = {}
+    for trial in (*own, *best_trials(definition, earlier)):
+        if not space.outside(definition, trial.params):
+            found.setdefault(repr(sorted(trial.params.items())), trial)
+    return list(found.values())[:most]

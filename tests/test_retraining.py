@@ -1,0 +1,55 @@
+"""A model that is trained anew on each day's rows: ten days of a world that drifts, and what its history says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from search import promotion
+from search.session import search
+from search.study.create import load
+from search.studyfile.schema import Definition
+from search.studyfile.settings import resolve
+
+DAYS = 10
+
+
+def write_day(file: Path, day: int) -> None:
+    """Write the rows of a day: the border between the classes turns by 10 degrees a day."""
+    draw = np.random.default_rng(day)
+    x, turned = draw.normal(size=(80, 2)).astype("float32"), np.deg2rad(10 * day)
+    np.savez(file, x=x, y=(x @ [np.cos(turned), np.sin(turned)] > 0).astype(int))
+
+
+def test_ten_days(folder: Path, tiny: Callable[..., Definition]) -> None:
+    """The same three configurations would be trained every day, and nobody would say what was taken over."""
+    (folder / "studies").mkdir()
+    write_day(folder / "studies" / "day.npz", 0)
+    definition = tiny("loop")
+    data = definition.data.model_copy(update={"source": "npz:day.npz", "options": {}})
+    definition = definition.model_copy(update={"data": data})
+    history, trained, firsts = [], [], []
+    for day in range(DAYS):
+        write_day(folder / "studies" / "day.npz", day)
+        said: list[str] = []
+        request = {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "workers": 1, "n_trials": 3}
+        settings = resolve(definition, accept_new_data=True, **request)
+        before = load("loop", str(folder / "studies/loop.journal")).get_trials() if day else []
+        outcome = search(settings, lambda _: None, said.append)
+        trials = load("loop", str(folder / "studies/loop.journal")).get_trials()[len(before) :]
+        told = [each for each in said if "the rows changed" in each]
+        decided = promotion.promote("loop")
+        history.append(f"day {day}: {told[0] if told else 'the first'}; {decided.reason}")
+        assert outcome.best.number in [each.number for each in trials]
+        trained.append([each.params["width"] for each in trials])
+        if day:
+            assert len(told) == 1
+            assert "3 earlier trials of other rows are not compared" in told[0]
+            firsts.append(trials[0].params == before[int(told[0].split("trials ")[-1].split()[0].strip(","))].params)
+            assert "(the champion)" in told[0]
+    print("\n".join(history))
+    assert all(firsts), "the champion's configuration is the first on new rows"
+    assert len({width for each in trained for width in each}) >= 10
+    assert len({tuple(each) for each in trained}) == DAYS

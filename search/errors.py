@@ -7,6 +7,7 @@ and the search goes on; any other error ends the command.
     ├── UsageError                 bad input; exit status 2
     │   ├── StudyFileError         a study file's key: what was found, what would be right
     │   ├── DataError              the data cannot be read, split or learned from
+    │   │   └── RowsChanged        they are others than those that the search began with
     │   ├── ModelError             the model cannot be built or compiled
     │   ├── StorageError           Optuna's storage or its study cannot be used
     │   │   └── NewerVersionError  a newer version of this package wrote what cannot be read
@@ -201,6 +202,10 @@ class StudyFileError(UsageError):
 
 class DataError(UsageError):
     """The data cannot be read, split or learned from."""
+
+
+class RowsChanged(DataError):
+    """The rows are others than those that the search began with."""
 
 
 class ModelError(UsageError):

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.budget import GRACE_SECONDS, Budget, OnProgress, Progress
 from search.context import Context
 from search.ensemble.kept import MOST, Kept
-from search.errors import Interrupted
+from search.errors import Interrupted, RowsChanged
 from search.figures import duration
 from search.resume import finish_running, trials_of
 from search.stopping import INTERRUPTED, Interruption, Stopping, signals
@@ -241,6 +241,8 @@ class Search:
         try:
             return running.future.result()
         except (Exception, CancelledError) as error:
+            if isinstance(error, RowsChanged):
+                self._stopping.stop(str(error))
             return self._without_result(running, "died", reason_of(error))
 
     def _without_result(self, running: _Running, fate: Fate, reason: str) -> TrialResult:

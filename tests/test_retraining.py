@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from search import promotion
 from search.session import search
@@ -53,3 +54,36 @@ def test_ten_days(folder: Path, tiny: Callable[..., Definition]) -> None:
     assert all(firsts), "the champion's configuration is the first on new rows"
     assert len({width for each in trained for width in each}) >= 10
     assert len({tuple(each) for each in trained}) == DAYS
+
+
+CHANGES = """
+import os
+import keras
+
+def build(trial, data):
+    if trial.number == 1:
+        with open(os.environ["ROWS"], "a") as file:
+            file.write("0.5,1\\\\n" * 20)
+        os._exit(1)
+    inputs, x = data.inputs()
+    model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(x))
+    model.compile("adam", "binary_crossentropy")
+    return model
+"""
+
+
+def test_rows_that_change_while_a_search_runs_end_it(
+    folder: Path, tiny: Callable[..., Definition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials of old and new rows would be ranked together: a worker that starts again reads the file again."""
+    definition = tiny("turns", "turns.py:build", CHANGES)
+    rows = folder / "studies" / "rows.csv"
+    rows.write_text("x,y\\n" + "0.1,0\\n0.9,1\\n0.3,0\\n" * 20)
+    monkeypatch.setenv("ROWS", str(rows))
+    data = definition.data.model_copy(update={"source": "csv:rows.csv", "options": {}, "target": "y"})
+    definition = definition.model_copy(update={"data": data})
+    request = {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "workers": 1, "n_trials": 4}
+    outcome = search(resolve(definition, **request), lambda _: None)
+    assert "the rows of csv:rows.csv changed while the search ran; put them back" in outcome.stopped
+    assert outcome.n_trials["complete"] == 1
+    assert outcome.best.number == 0

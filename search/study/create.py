@@ -12,7 +12,7 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import StorageError, UsageError, did_you_mean, one_line
 from search.study import attributes, space

@@ -31,7 +31,7 @@ from optuna.trial import TrialState
 from search.budget import RUN_AGAIN
 from search.code.digest import digests_of
 from search.data.loading import TrialData
-from search.errors import ModelError, SearchError, one_line, printable, redact
+from search.errors import ModelError, RowsChanged, SearchError, one_line, printable, redact
 from search.reporting import data as data_picture
 from search.reporting import plots
 from search.study import attributes, orders, ranking, samplers, storage
@@ -366,7 +366,8 @@ class _Live:
 def _data(job: Job, *, first: bool = False) -> tuple[Definition, TrialData]:
     given = hashlib.sha256(job.settings.objects).hexdigest()
     key = f"{job.definition.digest}:{job.definition.path}:{job.shipped}:{given}"
-    if _cache.key != key or _cache.data is None or _cache.definition is None:
+    stale = _cache.key != key or first or not _has_rows_of(job, _cache.data)
+    if stale or _cache.data is None or _cache.definition is None:
         if job.threads:
             warm(job.threads)
         _forget_shipped(job.shipped)
@@ -377,7 +378,18 @@ def _data(job: Job, *, first: bool = False) -> tuple[Definition, TrialData]:
         definition = definition.averaging(job.settings.ensemble)
         _cache.data = sharing.trial_data(definition, job.shared, first=first)
         _cache.definition, _cache.key = definition, key
+    if not _has_rows_of(job, _cache.data):
+        raise RowsChanged(
+            f"the rows of {job.definition.data.source} changed while the search ran; put them back, or search the new "
+            "ones with --accept-new-data"
+        )
     return _cache.definition, _cache.data
+
+
+def _has_rows_of(job: Job, data: TrialData | None) -> bool:
+    """Return whether a process has the rows that the search began with, as far as that can be told."""
+    same = data.same if data is not None else None
+    return same is None or not job.basis or (same.digest, same.cut) == (job.basis["rows"], job.basis["parts"])
 
 
 def _forget_shipped(key: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from search.data import preprocessing as features
 from search.data import streams
 from search.data.preprocessing import MISSING, Column, leaves, left_out, numbers, raw, spelt, told_apart
 from search.data.targets import Targets, numbers_as_text
@@ -147,13 +148,21 @@ def merging(x: Any) -> tuple[str, ...]:
 
 def of_targets(goal: Targets, given: Any, chosen: Parts) -> Iterator[str]:
     """Yield what in the targets looks wrong for learning or measuring."""
-    if goal.task == "multilabel" and np.ndim(goal.y) == 2:
-        for name, rows in (("validation", chosen.validation), ("test", chosen.test)):
-            one = [str(goal.classes[at]) for at in np.flatnonzero(np.ptp(goal.y[rows].astype(int), axis=0) == 0)]
-            if one:
-                listed = ", ".join(one[:_SHOWN]) + (", …" if len(one) > _SHOWN else "")
-                yield f"label {listed} has one value in the {name} part, where AUC and the like are NaN; give more rows"
+    for name, rows in (("validation", chosen.validation), ("test", chosen.test)):
+        one = one_valued(goal.task, features.take(goal.y, rows), goal.classes)
+        if one:
+            yield f"{one} in the {name} part, where AUC and the like are NaN; give more rows"
     yield from _of_numbers(goal, given)
+
+
+def one_valued(task: str, y: Any, classes: Sequence[Any]) -> str:
+    """Return which labels, or that the class, has one value in some rows; nothing when each has two."""
+    if not isinstance(y, np.ndarray) or y.dtype.kind not in "fiub" or not len(y):
+        return ""
+    if task == "multilabel" and y.ndim == 2:
+        one = [str(classes[at]) for at in np.flatnonzero(np.ptp(y.astype(int), axis=0) == 0).tolist()]
+        return f"label {', '.join(one[:_SHOWN])}{', …' * (len(one) > _SHOWN)} has one value" if one else ""
+    return "every row is of one class" if task in ("binary", "multiclass") and (y == y[0]).all() else ""
 
 
 def _of_numbers(goal: Targets, given: Any) -> Iterator[str]:

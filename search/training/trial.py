@@ -23,6 +23,7 @@ import optuna
 from search.comparison.outputs import Batch, predict
 from search.data import streams
 from search.data.dataset import Data, Part
+from search.data.facts import one_valued
 from search.data.loading import TrialData
 from search.data.summary import DataSummary, Interface
 from search.ensemble.outputs import mean_or_best, validated
@@ -141,6 +142,14 @@ def seed_of(study_seed: int, number: int, repeat: int = 0) -> int:
     return int(np.random.SeedSequence([study_seed, number, repeat]).generate_state(1)[0] % 2**31)
 
 
+def _why_nan(reason: str, data: Data | TrialData) -> str:
+    """Return what in the validation part makes a metric NaN; nothing of other failures."""
+    known = data.same if isinstance(data, TrialData) else data
+    part = known.validation if known is not None and " is nan " in reason else None
+    one = "" if known is None or part is None else one_valued(known.task, part.y, known.classes)
+    return f": {one} in the validation part" if one else ""
+
+
 def run(
     definition: Definition,
     data: Data | TrialData,
@@ -180,7 +189,7 @@ def run(
     except (TrialStopped, CheckpointDamaged) as error:
         fate = {"fate": "died", "reason": str(error)}
     except TrialFailed as error:
-        fate = {"fate": "failed", "reason": error.reason, "traceback": error.traceback}
+        fate = {"fate": "failed", "reason": error.reason + _why_nan(error.reason, data), "traceback": error.traceback}
     except BaseException as error:  # the user's own code may call sys.exit, or raise KeyboardInterrupt
         trace = printable(traceback.format_exc(), _LONGEST_TRACEBACK)
         reason = str(error) if isinstance(error, SearchError) else one_line(error)

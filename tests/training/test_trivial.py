@@ -10,6 +10,7 @@ import pytest
 
 from search.data.dataset import Data, Part
 from search.training.metrics import trivial_answer
+from search.training.trial import _why_nan
 
 DRAW = np.random.default_rng(0)
 ROWS = 120
@@ -92,3 +93,18 @@ def test_what_has_no_trivial_answer_has_none() -> None:
     assert trivial_answer(reconstruct, data_of(None, "none")) == {}
     untrainable = model_of({"y": (1, None)}, loss=lambda y_true, y_pred: 1 / 0)
     assert trivial_answer(untrainable, data_of(NUMBERS, "regression")) == {}
+
+
+def test_a_metric_that_is_no_number_is_told_with_its_cause() -> None:
+    """An AUC would be called NaN, and nobody say that the label has one value among the validation rows."""
+    labels = (DRAW.random((ROWS, 3)) < 0.4).astype("float32")
+    labels[80:, 2] = 0
+    data = data_of(labels, "multilabel", ("a", "b", "rare"))
+    assert _why_nan("val_auc is nan after epoch 1", data) == ": label rare has one value in the validation part"
+    assert _why_nan("loss is nan after epoch 1", data_of(NUMBERS, "regression")) == ""
+    one = TWO.copy()
+    one[80:] = 0
+    assert _why_nan("val_auc is nan after epoch 1", data_of(one, "binary", (0, 1))) == (
+        ": every row is of one class in the validation part"
+    )
+    assert _why_nan("it took too long", data) == ""

@@ -61,7 +61,7 @@ import keras
 
 def build(trial, data):
     if trial.number == 1:
-        with open(os.environ["ROWS"], "a") as file:
+        with open(ROWS, "a") as file:
             file.write("0.5,1\\n" * 20)
         os._exit(1)
     inputs, x = data.inputs()
@@ -71,14 +71,11 @@ def build(trial, data):
 """
 
 
-def test_rows_that_change_while_a_search_runs_end_it(
-    folder: Path, tiny: Callable[..., Definition], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_change_while_a_search_runs_end_it(folder: Path, tiny: Callable[..., Definition]) -> None:
     """Trials of old and new rows would be ranked together: a worker that starts again reads the file again."""
-    definition = tiny("turns", "turns.py:build", CHANGES)
     rows = folder / "studies" / "rows.csv"
+    definition = tiny("turns", "turns.py:build", f"ROWS = {str(rows)!r}\n{CHANGES}")
     rows.write_text("x,y\n" + "0.1,0\n0.9,1\n0.3,0\n" * 20)
-    monkeypatch.setenv("ROWS", str(rows))
     data = definition.data.model_copy(update={"source": "csv:rows.csv", "options": {}, "target": "y"})
     definition = definition.model_copy(update={"data": data})
     request = {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "workers": 1, "n_trials": 4}

@@ -10,9 +10,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search import finish
 from search.budget import Progress
 from search.errors import StorageError
+from search.handover import finish
 from search.handover.syncing import sync
 from search.session import search
 from search.study.storage import open_storage

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from search import finish
 from search.budget import Progress
 from search.errors import TrackingError
+from search.handover import finish
 from search.handover.outcome import Outcome
 from search.handover.syncing import sync
 from search.session import search

@@ -75,8 +75,8 @@ def test_each_search_compares_with_trials_of_its_own_data(two: Two) -> None:
     assert {trial.number for trial in comparable_trials(two.second)} == {*range(20, 40)}
     assert ranking.leading_trials(WANTED, two.first)[0].number == 0
     assert ranking.leading_trials(WANTED, two.second)[0].number == 20
-    assert not ranking.worth_keeping(WANTED, two.first, [0.002], 41)
-    assert ranking.worth_keeping(WANTED, two.second, [0.002], 41)
+    assert not ranking.worth_keeping(WANTED, two.first, [0.002], 41, 1)
+    assert ranking.worth_keeping(WANTED, two.second, [0.002], 41, 1)
 
 
 def test_what_is_reported_is_of_the_data_that_were_accepted_last(two: Two, tmp_path: Path) -> None:

@@ -281,8 +281,8 @@ def test_of_equal_trials_the_first_stands_first_whichever_ended_first(tmp_path: 
     study = _create(wanted, f"{tmp_path}/ties.journal", "ties")
     study.add_trial(create_trial(state=TrialState.RUNNING))
     study.add_trial(create_trial(state=TrialState.COMPLETE, value=1.0))
-    assert ranking.worth_keeping(wanted, study, (1.0,), 0), "trial 1 ended first, trial 0 stands before it"
-    assert not ranking.worth_keeping(wanted, study, (1.0,), 2)
+    assert ranking.worth_keeping(wanted, study, (1.0,), 0, 1), "trial 1 ended first, trial 0 stands before it"
+    assert not ranking.worth_keeping(wanted, study, (1.0,), 2, 1)
     ranked = ranking.best_trials(wanted, [_trial(1, 1.0), _trial(0, 1.0), _trial(2, 0.5)])
     assert [each.number for each in ranked] == [0, 1, 2]
 

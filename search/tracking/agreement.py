@@ -51,7 +51,7 @@ def shown_trials(run: SearchRun) -> dict[int, list[Run]]:
     for each in run.trial_runs():
         if each.data.tags.get("kind") == ENSEMBLE:
             continue
-        number = each.data.tags.get(TRIAL, each.data.tags.get("number", ""))
+        number = each.data.tags.get(TRIAL, "")
         found[int(number) if number.isdecimal() else -1].append(each)
     return dict(found)
 

@@ -93,11 +93,6 @@ class SearchRun:
     def _title(self) -> str:
         return f"search {self._began.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
-    @property
-    def opened(self) -> bool:
-        """Whether the run is known to be there."""
-        return bool(self.run_id)
-
     def open(self) -> None:
         """Find the experiment and the search's run, or create them.
 
@@ -123,10 +118,6 @@ class SearchRun:
         self._client.update_run(self.run_id, status="RUNNING")
 
     def _find(self) -> str:
-        with suppress(MlflowException):  # a search of the first version is named by its run
-            run = self._client.get_run(self._search_id)
-            if run.info.lifecycle_stage == "active":
-                return str(run.info.run_id)
         found = self._client.search_runs([self.experiment_id], f"tags.{SEARCH_ID} = '{self._search_id}'", max_results=1)
         return str(found[0].info.run_id) if found else ""
 

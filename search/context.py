@@ -65,7 +65,7 @@ class Context:
     Attributes:
         started: When, in seconds of `time.monotonic`.
         claim: The record in the study that says that it runs.
-        spool: Where its models wait for MLflow.
+        files: The study's files, where its models wait for MLflow.
         pool: Where its trials run.
         job: What workers are told.
         data: What is known of its data.
@@ -82,7 +82,7 @@ class Context:
     study: optuna.Study
     storage: BaseStorage
     claim: resume.Claim
-    spool: StudyFiles
+    files: StudyFiles
     pool: Pool
     job: worker.Job
     data: DataSummary

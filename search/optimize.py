@@ -296,24 +296,24 @@ class Search:
 
     def _goes_on(self, running: _Running) -> bool:
         """Return whether a trial whose worker died goes on from its checkpoint; of a paused search by --resume."""
-        return (running.retries > 0 or self.paused) and self._context.spool.goes_on(running.number)
+        return (running.retries > 0 or self.paused) and self._context.files.goes_on(running.number)
 
     def _record(self, running: _Running, result: TrialResult) -> tuple[FrozenTrial, TrialResult]:
         """Write what became of a trial; return it as the study has it, with what became of it after all."""
-        number, spool = running.number, self._context.spool
+        number, files = running.number, self._context.files
         if result.model is not None and ranking.worth_keeping(
             self._definition, self._study, result.values, number, self._settings.models_kept
         ):
-            spool.put_model(number, result.model, result.predictions, result.data, result.answers)
+            files.put_model(number, result.model, result.predictions, result.data, result.answers)
         if result.values and ranking.worth_keeping(self._definition, self._study, result.values, number, MOST):
-            Kept(spool.folder).put(number, result.validated)
+            Kept(files.folder).put(number, result.validated)
         with suppress(UpdateFinishedTrialError):
             record(self._storage, self._study, running.trial, running.trial_id, result)
-        spool.forget_checkpoint(number)
+        files.forget_checkpoint(number)
         trial = self._storage.get_trial(running.trial_id)
         if trial.state == result.state and attributes.outcome_of(trial) is not None:
             return trial, result
-        spool.forget_model(number)
+        files.forget_model(number)
         ended: dict[TrialState, Fate] = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
         fate, values = ended.get(trial.state, "failed"), tuple(trial.values or ())
         return trial, replace(result, fate=fate, values=values, reason=_ELSEWHERE)
@@ -321,7 +321,7 @@ class Search:
     def _interrupt(self) -> None:
         """Ask running trials to stop at their next epoch, and stop those that do not."""
         self._stopping.reason = INTERRUPTED
-        stop_file = self._context.spool.stop_file(self._context.search_id)
+        stop_file = self._context.files.stop_file(self._context.search_id)
         with suppress(OSError):
             stop_file.parent.mkdir(parents=True, exist_ok=True)
             stop_file.touch()
@@ -347,7 +347,7 @@ class Search:
     def _fail_unbegun(self) -> None:
         """Fail trials that were stored but never handed to a worker, or whose worker's result could not be stored."""
         for trial in trials_of(self._study, self._context.search_id):
-            if trial.state == TrialState.RUNNING and not self._context.spool.goes_on(trial.number):
+            if trial.state == TrialState.RUNNING and not self._context.files.goes_on(trial.number):
                 finish_running(self._study, self._storage, trial)
                 self._mirror.update(trial.number)
 

@@ -157,27 +157,27 @@ def _begin(
     basis = check_data(study, settings, data)
     _say_what_is_learned(definition, study, on_message)
     new = not study.get_trials(deepcopy=False)
-    spool = _files(settings, study, on_message, new=new)
-    recovered = resume.recover_killed_searches(study, storage, spool, on_message)
+    files = _files(settings, study, on_message, new=new)
+    recovered = resume.recover_killed_searches(study, storage, files, on_message)
     enqueued = create.first_configurations(definition, study, new=new)
     if earlier and not comparable_trials(study):
         enqueued += _taken_over(settings, study, earlier, on_message)
     first: list[Suggestion] = []
     if settings.resume:
-        unfinished = resume.claim_interrupted(study, spool, definition.search.retries)
+        unfinished = resume.claim_interrupted(study, files, definition.search.retries)
         claim, first = unfinished.claim, unfinished.first
         settings = settings.model_copy(update={"n_trials": unfinished.left})
         claim.write(basis=basis)  # an earlier release noted none
     else:
         asked = described(settings, len(pool.slots))
         facts = {"described": asked, "dataset": dataset_of(data), "registers": settings.registers, "basis": basis}
-        claim = resume.begin(study, spool, settings.n_trials, **facts)
+        claim = resume.begin(study, files, settings.n_trials, **facts)
     stack.callback(claim.release)
     search_id = claim.record.search_id
-    spool.put_data(search_id, data)
-    checkpoints = str(spool.checkpoints) if pool.sees(spool.folder) else ""
-    job = replace(job, stop_file=str(spool.stop_file(search_id)), checkpoints=checkpoints, basis=basis)
-    context = Context(settings, started, study, storage, claim, spool, pool, job, data, on_progress, on_message)
+    files.put_data(search_id, data)
+    checkpoints = str(files.checkpoints) if pool.sees(files.folder) else ""
+    job = replace(job, stop_file=str(files.stop_file(search_id)), checkpoints=checkpoints, basis=basis)
+    context = Context(settings, started, study, storage, claim, files, pool, job, data, on_progress, on_message)
     context = context if settings.offline else _with_mlflow(context, recovered)
     return context, Search(context, first, enqueued)
 
@@ -235,7 +235,7 @@ def _with_mlflow(context: Context, recovered: set[str]) -> Context:
             )
     fresh = "" if settings.resume else context.search_id
     shown = mirror.Mirror(
-        study, context.storage, context.definition, searches, context.spool, context.on_message, fresh
+        study, context.storage, context.definition, searches, context.files, context.on_message, fresh
     )
     for number in _left_behind(context, searches, recovered):
         shown.update(number)
@@ -274,7 +274,7 @@ def _left_behind(context: Context, searches: Mapping[str, SearchRun], recovered:
     else:
         unsettled = {each.search_id for each in records if each.state != "finished"} | recovered
         over = {search_id: run for search_id, run in over.items() if search_id in unsettled}
-    return agreement.due(context.definition, context.study, over, context.spool.waiting())
+    return agreement.due(context.definition, context.study, over, context.files.waiting())
 
 
 def _train(context: Context, searching: Search) -> Interrupted | None:

@@ -90,13 +90,13 @@ class Steered:
         self.settings = resolve(wanted, study_name=name, storage=url, n_trials=n_trials, offline=True)
         storage = open_storage(url)
         study = create.create(wanted, name, storage, optuna.samplers.RandomSampler(), optuna.pruners.NopPruner())
-        spool, self.slot, self.told = StudyFiles(study, self.settings), HeldSlot(), list[Progress]()
-        self.claim = resume.begin(study, spool, n_trials)
+        files, self.slot, self.told = StudyFiles(study, self.settings), HeldSlot(), list[Progress]()
+        self.claim = resume.begin(study, files, n_trials)
         job, anything = worker.Job(self.settings), Any
         pool: anything = None
         data: anything = None
         context = Context(
-            self.settings, 0.0, study, storage, self.claim, spool, pool, job, data, self.told.append, lambda _: None
+            self.settings, 0.0, study, storage, self.claim, files, pool, job, data, self.told.append, lambda _: None
         )
         self.search, self.study = Search(context), create.load(name, url)
         self.storage = open_storage(url)

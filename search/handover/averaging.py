@@ -105,7 +105,7 @@ class _Averaging:
         from search.tracking import agreement
         from search.tracking.pages import averaged
 
-        files, study = Kept(self._context.spool.folder), self._context.study
+        files, study = Kept(self._context.files.folder), self._context.study
         models = agreement.models_of(self._definition, study)  # the best first
         for number in list(models)[: self._context.settings.models_kept]:
             run_id = averaged.run_of(models[number])

@@ -106,7 +106,7 @@ def _train(
             task, slot = running.pop(future)
             free.append(slot)
             results[task] = result = _result_of(future, task[0])
-            Kept(context.spool.folder).put(task[0], result.validated, result.seed, result.model)
+            Kept(context.files.folder).put(task[0], result.validated, result.seed, result.model)
     for _, slot in running.values():
         slot.stop()
     return results
@@ -121,12 +121,12 @@ def _result_of(future: Future[TrialResult], number: int) -> TrialResult:
 
 def _have_model(context: Context, trial: FrozenTrial) -> None:
     """Train the trial that leads after all once more, under its own seed, where its model was not kept."""
-    if trial.number in context.spool.waiting() or _is_logged(context, trial):
+    if trial.number in context.files.waiting() or _is_logged(context, trial):
         return
     result = context.pool.slots[0].submit(worker.train_same, context.job, trial.number).result()
     if result.model is None:
         raise SearchError(f"trial {trial.number} failed when it was trained once more: {result.reason}")
-    context.spool.put_model(trial.number, result.model, result.predictions, result.data, result.answers)
+    context.files.put_model(trial.number, result.model, result.predictions, result.data, result.answers)
 
 
 def _is_logged(context: Context, trial: FrozenTrial) -> bool:

@@ -83,9 +83,9 @@ class _Ending:
             state = _TRAINED
         context.claim.ended(state, self._stopped)
         self._mirror.close()
-        Kept(context.spool.folder).forget([trial.number for trial in ranked[:MOST]] if settings.ensemble > 1 else ())
+        Kept(context.files.folder).forget([trial.number for trial in ranked[:MOST]] if settings.ensemble > 1 else ())
         if state == _FINISHED and not not_mirrored:
-            context.spool.forget(context.search_id)
+            context.files.forget(context.search_id)
         return self._told(outcome, halted)
 
     def _told(self, outcome: Outcome | None, halted: int) -> Outcome:
@@ -188,7 +188,7 @@ class _Ending:
 
     def _log_model_again(self, number: int) -> None:
         """Log the model of the trial that leads since trials were confirmed, where it was not kept before."""
-        if self._context.settings.confirm > 0 and number in self._context.spool.waiting():
+        if self._context.settings.confirm > 0 and number in self._context.files.waiting():
             self._mirror.log_model(number)
 
     def _model_of(self, best: FrozenTrial) -> str:
@@ -199,7 +199,7 @@ class _Ending:
         mine = best.system_attrs.get(attributes.SEARCH_RUN) == context.search_id
         patience = 0 if mine else self._patience  # only another search logs its model later
         return self._mirror.model_id(best.number) or agreement.awaited_model(
-            self._definition, self._study, best, context.spool, patience
+            self._definition, self._study, best, context.files, patience
         )
 
     def _log_plots(self, run: SearchRun, drawn: Sequence[Future[dict[str, bytes]]]) -> None:
@@ -262,7 +262,7 @@ class _Ending:
 
     def _near(self, ranked: Sequence[FrozenTrial]) -> str:
         """Return how many trials cannot be told from the best; empty where that is not known."""
-        kept = Kept(self._context.spool.folder).read()
+        kept = Kept(self._context.files.folder).read()
         known = {trial.number: Predictions.from_bytes(kept[trial.number]) for trial in ranked if trial.number in kept}
         found = near(known, ranked[0].number, folds=bool(self._definition.data.folds))
         return "" if found is None else str(found)

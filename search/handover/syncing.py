@@ -62,37 +62,37 @@ def sync(
             raise UsageError("--check with --moved-from; --check writes nothing; leave one of the two out")
         store.rewrite_moved(store.set_uri(settings.tracking_uri), moved_from, on_message)
     study, storage = create.load_with_storage(settings.study_name, settings.storage)
-    definition, spool = settings.definition, StudyFiles(study, settings)
+    definition, files = settings.definition, StudyFiles(study, settings)
     checked = len(study.get_trials(deepcopy=False))
     uri = store.set_uri(settings.tracking_uri)
     if only_check:
         with store.existing_store(uri):
-            differs = agreement.differences(definition, study, spool.waiting())
+            differs = agreement.differences(definition, study, files.waiting())
         return Synced(settings.study_name, checked, 0, tuple(differs))
     with store.mirrored(), store.fresh_store(uri) as publish, store.store_errors(uri):
         publish()
-        resume.recover_killed_searches(study, storage, spool)
-        mended = _send(definition, study, storage, spool, on_message)
+        resume.recover_killed_searches(study, storage, files)
+        mended = _send(definition, study, storage, files, on_message)
         agreement.show_confirmed(definition, study)
         agreement.show_excluded(definition, study)
-        _register(settings, study, spool)
-        _end_searches(definition, study, spool)
-        differs = agreement.differences(definition, study, spool.waiting())
+        _register(settings, study, files)
+        _end_searches(definition, study, files)
+        differs = agreement.differences(definition, study, files.waiting())
     return Synced(settings.study_name, checked, mended, tuple(differs))
 
 
 def _send(
-    definition: Definition, study: optuna.Study, storage: Any, spool: StudyFiles, on_message: Callable[[str], None]
+    definition: Definition, study: optuna.Study, storage: Any, files: StudyFiles, on_message: Callable[[str], None]
 ) -> int:
     """Write every trial that MLflow does not show as the study has it, and return how many."""
     from search.tracking import agreement
     from search.tracking.mirror import Mirror
 
     searches = agreement.search_runs(definition, study)
-    due = agreement.due(definition, study, searches, spool.waiting())
+    due = agreement.due(definition, study, searches, files.waiting())
     for run in searches.values():
         run.open()
-    mirror = Mirror(study, storage, definition, searches, spool, on_message)
+    mirror = Mirror(study, storage, definition, searches, files, on_message)
     for number in due:
         mirror.update(number)
     left = mirror.drain(_PATIENCE)
@@ -102,7 +102,7 @@ def _send(
     return len(due)
 
 
-def _register(settings: Settings, study: optuna.Study, spool: StudyFiles) -> None:
+def _register(settings: Settings, study: optuna.Study, files: StudyFiles) -> None:
     """Register the best trial's model, where a search that owes it kept what is known of the data."""
     from search.tracking import agreement
 
@@ -110,7 +110,7 @@ def _register(settings: Settings, study: optuna.Study, spool: StudyFiles) -> Non
     ranked = ranking.leading_trials(definition, study)
     owed = [record for record in resume.search_records(study) if record.state == "trained" and record.registers]
     data = next(
-        (each for each in (spool.data(record.search_id) for record in reversed(owed)) if each is not None), None
+        (each for each in (files.data(record.search_id) for record in reversed(owed)) if each is not None), None
     )
     if not ranked or data is None:
         return
@@ -123,7 +123,7 @@ def _register(settings: Settings, study: optuna.Study, spool: StudyFiles) -> Non
             register_best(settings.study_name, definition, ranked[0], best, data, model_id, fresh.begin_check(model_id))
 
 
-def _end_searches(definition: Definition, study: optuna.Study, spool: StudyFiles) -> None:
+def _end_searches(definition: Definition, study: optuna.Study, files: StudyFiles) -> None:
     """End the runs of searches that are over, and note those that owed only this as finished."""
     from search.tracking import agreement
 
@@ -138,4 +138,4 @@ def _end_searches(definition: Definition, study: optuna.Study, spool: StudyFiles
         if record.state == "trained":
             replace(record, state="finished").write(study)
         if record.state != "interrupted":
-            spool.forget(record.search_id)
+            files.forget(record.search_id)

@@ -214,7 +214,7 @@ def models_of(definition: Definition, study: optuna.Study) -> dict[int, str]:
 
 
 def awaited_model(
-    definition: Definition, study: optuna.Study, trial: FrozenTrial, spool: StudyFiles, patience: float
+    definition: Definition, study: optuna.Study, trial: FrozenTrial, files: StudyFiles, patience: float
 ) -> str:
     """Return the logged model of a trial; wait while the search that trained it, another one, still has to log it.
 
@@ -222,7 +222,7 @@ def awaited_model(
         definition: The study file.
         study: The study.
         trial: The trial.
-        spool: Where models wait.
+        files: The study's files, where models wait.
         patience: Seconds to wait at most.
 
     Returns:
@@ -230,7 +230,7 @@ def awaited_model(
     """
     until = time.monotonic() + patience
     while True:
-        waits = trial.number in spool.waiting()  # asked first: a model is logged before its file is removed
+        waits = trial.number in files.waiting()  # asked first: a model is logged before its file is removed
         model = model_of(definition, study, trial)
         if model or not waits or time.monotonic() > until:
             return model

@@ -56,7 +56,7 @@ class Mirror(Listener):
         storage: Its storage.
         definition: Its study file.
         searches: The run of each search by its id; trials of other searches are not shown.
-        spool: Where models wait.
+        files: The study's files, where models wait.
         on_message: Told once when MLflow is away, and when it is back.
         fresh: The search that begins now: its trials cannot have runs yet.
     """
@@ -67,12 +67,12 @@ class Mirror(Listener):
         storage: BaseStorage,
         definition: Definition,
         searches: Mapping[str, SearchRun],
-        spool: StudyFiles,
+        files: StudyFiles,
         on_message: Callable[[str], None] = lambda _: None,
         fresh: str = "",
     ) -> None:
         self._study, self._storage, self._definition = study, storage, definition
-        self._searches, self._spool, self._fresh = searches, spool, fresh
+        self._searches, self._files, self._fresh = searches, files, fresh
         self._shown: dict[int, _Shown] = {}
         self._describing, self._described = threading.Lock(), time.monotonic()
         writers = 1 if _on_sqlite() else 4  # SQLite has one writer at a time
@@ -136,7 +136,7 @@ class Mirror(Listener):
         run.open()
         shown.run_id = shown.run_id or run.find_trial(number)
         self._log_model(trial, shown, result_of(trial))
-        self._spool.forget_model(number)
+        self._files.forget_model(number)
 
     def _send(self, number: int) -> bool:
         """Show a trial; returns whether MLflow was asked for anything, and so answered.
@@ -197,7 +197,7 @@ class Mirror(Listener):
 
     def _show_end(self, run: SearchRun, trial: FrozenTrial, shown: _Shown) -> None:
         result = result_of(trial)
-        kept = self._spool.model(trial.number).exists()
+        kept = self._files.model(trial.number).exists()
         logged = shown.epochs if shown.certain else 0
         if result is not None and kept:
             run.log_result(shown.run_id, result, logged)
@@ -205,23 +205,23 @@ class Mirror(Listener):
         if result is not None and kept:
             run.log_kept(shown.run_id, result, shown.model_id, again=not shown.certain)
         run.finish_trial(shown.run_id, self._study, trial, None if kept else result, logged)
-        self._spool.forget_model(trial.number)
+        self._files.forget_model(trial.number)
         shown.done = True
 
     def _log_model(self, trial: FrozenTrial, shown: _Shown, result: TrialResult | None) -> None:
         """Log the model that waits for this trial, once."""
-        waiting = self._spool.model(trial.number)
+        waiting = self._files.model(trial.number)
         if not waiting.exists():
             return
-        own = self._spool.data_of_trial(trial.number)
-        data = own or self._spool.data(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
+        own = self._files.data_of_trial(trial.number)
+        data = own or self._files.data(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
         if isinstance(own, Interface):
-            searched = self._spool.data(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
+            searched = self._files.data(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
             data = None if searched is None else own.instead(searched)
         if data is None:
             return
         known = "" if shown.certain else model_of_run(shown.run_id)
-        predictions, answers = self._spool.predictions(trial.number), self._spool.answers(trial.number)
+        predictions, answers = self._files.predictions(trial.number), self._files.answers(trial.number)
         shown.model_id = known or logged_model.log(
             waiting.read_bytes(),
             data,

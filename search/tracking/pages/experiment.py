@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 from mlflow import MlflowClient
@@ -14,6 +15,14 @@ from search.system.retry import retried
 from search.tracking import store
 from search.tracking.pages import descriptions
 
+# By the scheme of a store of artifacts: what MLflow's client imports, and the package that brings it.
+_PACKAGES = {
+    "s3": ("boto3", "boto3"),
+    "gs": ("google.cloud.storage", "google-cloud-storage"),
+    "wasbs": ("azure.storage.blob", "azure-storage-blob"),
+    "abfss": ("azure.storage.filedatalake", "azure-storage-file-datalake"),
+    "hdfs": ("pyarrow", "pyarrow"),
+}
 _NOTE, _WRITTEN = "mlflow.note.content", "search.described"  # a description, and the last one written here
 
 
@@ -26,7 +35,7 @@ def find_or_create(client: MlflowClient, definition: Definition, name: str) -> s
         name: The study's name.
 
     Raises:
-        TrackingError: The experiment is deleted.
+        TrackingError: The experiment is deleted, or its artifacts cannot be written from here.
     """
 
     def found() -> str:
@@ -44,7 +53,21 @@ def find_or_create(client: MlflowClient, definition: Definition, name: str) -> s
         return str(client.create_experiment(name, store.artifact_location(name), tags=tags))
 
     # Another search may create it in this moment.
-    return retried(found, lambda error: isinstance(error, MlflowException), 1.0)
+    identity = retried(found, lambda error: isinstance(error, MlflowException), 1.0)
+    _check_artifacts(name, str(client.get_experiment(identity).artifact_location))
+    return identity
+
+
+def _check_artifacts(name: str, location: str) -> None:
+    """Refuse a store of artifacts that this process writes to itself and lacks the package for."""
+    scheme = location.partition("://")[0]
+    module, package = _PACKAGES.get(scheme, ("", ""))
+    try:
+        there = not module or importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that the module lies in
+        there = False
+    if not there:
+        raise TrackingError(f"the artifacts of MLflow experiment '{name}' lie in {scheme}://; pip install {package}")
 
 
 def describe(

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +84,19 @@ def ending_signals() -> list[signal.Signals]:
     """Return the signals beside Ctrl-C's that end a program here, but for those that it was told to ignore: `nohup`."""
     there = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     return [each for each in there if signal.getsignal(each) is not signal.SIG_IGN]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep from the person what libraries write to standard error inside this block: TensorFlow's lines about CUDA."""
+    kept = os.dup(2)
+    with open(os.devnull, "w", encoding="ascii") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def end_with_parent(number: int = getattr(signal, "SIGKILL", signal.SIGTERM)) -> None:

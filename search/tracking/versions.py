@@ -25,6 +25,7 @@ from search.data import files
 from search.errors import DataError, RegistryError, one_line
 from search.serving.meaning import Meaning
 from search.study.attributes import read
+from search.system import machine
 from search.system.whole import whole
 from search.tracking.logged_model import DESCRIPTION, REFERENCE
 from search.tracking.registry import Registered
@@ -157,14 +158,8 @@ class Loaded:
 def import_keras() -> None:
     """Import Keras without the lines that TensorFlow's libraries write to standard error as they are loaded."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    kept = os.dup(2)
-    with open(os.devnull, "w", encoding="ascii") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
+    with machine.quiet():
         importlib.import_module("keras")
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def load(model: Registered) -> Loaded:

@@ -6,30 +6,16 @@ each worker, which says so.
 """
 
 import gc
-import os
 import signal
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from search.system import machine
-
-
-@contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
-    kept = os.dup(2)
-    with open(os.devnull, "w", encoding="ascii") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the search, which ends its workers itself
 
 machine.end_with_parent()  # once it serves, the server ends by itself; importing takes seconds
 
-with _quiet(), suppress(Exception):
+with machine.quiet(), suppress(Exception):
     import keras  # noqa: F401
     import sklearn.datasets
     import sklearn.model_selection  # noqa: F401

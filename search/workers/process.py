@@ -9,13 +9,14 @@ import multiprocessing
 import multiprocessing.util
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -76,13 +77,15 @@ _begun = _Begun()
 
 def begin_worker(allotment: Allotment) -> None:
     """Make the process a worker: called once in each, before anything of the framework runs."""
-    from search.workers import worker
-
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the search, which ends its workers itself
     _end_with_the_search()
     os.dup2(2, 1)  # what the user's code prints belongs on standard error: standard output is the command's
     os.environ.update(allotment.environment())
     try:
-        worker.warm(allotment.threads)
+        with nullcontext() if _FORKS else machine.quiet():  # else the server has imported it
+            from search.workers import worker
+
+            worker.warm(allotment.threads)
     except Exception as error:  # told by the first call, which a process that ends here would never get
         _begun.fault = f"a worker cannot start: {one_line(error)}{_place_of(error)}"
 

@@ -31,6 +31,7 @@ from search.study.storage import open_storage, storage_errors
 from search.studyfile.references import from_outside
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings, described
+from search.system import machine
 from search.tracking.pages import pictures
 from search.tracking.pages.dataset import dataset_of
 from search.workers import local as workers
@@ -187,12 +188,9 @@ def _files(settings: Settings, study: optuna.Study, on_message: OnMessage, *, ne
     if settings.state:
         attributes.set_state(study, str(Path(settings.state).absolute()))
     files = StudyFiles(study, settings)
-    try:
-        files.folder.mkdir(parents=True, exist_ok=True)
-        files.take_over()
-    except OSError as error:
-        told = f"the study's files cannot be written to {files.folder} ({one_line(error)})"
-        raise StorageError(f"{told}; choose another folder with --state DIR") from None
+    if not machine.is_writable(files.folder):
+        raise StorageError(f"{files.folder} cannot be written; name a folder for the study's files with --state DIR")
+    files.take_over()
     for left in files.strangers() if new else ():
         on_message(f"{left} belongs to another study named '{settings.study_name}', which may be gone; it is not read")
     return files

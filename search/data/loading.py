@@ -108,7 +108,7 @@ def _told(definition: Definition, text: str) -> str:
     text = (
         text.replace(f"data.source: {PREFIX}:data", "data").replace(f"{PREFIX}:data", "data").replace(" in [data]", "")
     )
-    return re.sub(r"\b(\w+) = (?=[[{\"\dtf])", r"\1=", re.sub(rf"\bdata\.({keys})\b", r"\1", text))
+    return re.sub(r"\b(\w+) = (?=[\[{\"\dtf])", r"\1=", re.sub(rf"\bdata\.({keys})\b", r"\1", text))
 
 
 def _load(definition: Definition, trial: Any, fold_seed: int | None) -> Data:

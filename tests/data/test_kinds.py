@@ -17,6 +17,7 @@ from search.data.facts import facts
 from search.data.loading import TrialData, load
 from search.data.targets import numbers_as_text
 from search.errors import DataError
+from search.studyfile.objects import Objects, provide
 from search.studyfile.schema import Definition
 from tests.studyfiles import definition
 
@@ -308,3 +309,27 @@ def test_numbers_written_as_texts_are_told_from_texts(texts: list[str], example:
     found = numbers_as_text(texts)
     pattern = re.escape(f"such as '{example}").replace(r"\.\*", ".*")
     assert re.search(pattern, found) if example else found == ""
+
+
+def test_what_is_refused_in_python_is_told_in_its_words() -> None:
+    """A person who wrote no study file would be told to write `drop = ["Dauer"]` in its table [data]."""
+    frame = pd.DataFrame({"Dauer": pd.to_timedelta(np.arange(30), "h"), "nr": np.arange(30), "y": np.arange(30) % 2})
+
+    def given(data: Any, **settings: Any) -> Definition:
+        objects = Objects()
+        changes = {"data.source": objects.refer_to_data(data), "data.options": None}
+        provide(objects.pickled())
+        return definition(changes | {f"data.{key}": value for key, value in settings.items()})
+
+    with pytest.raises(
+        DataError, match=r'column .Dauer. holds durations, which cannot be learned; use drop=\["Dauer"\]$'
+    ):
+        load(given(frame, target="y"))
+    with pytest.raises(DataError, match=r"^target: no column 'z' in data \(it has Dauer, nr, y\)"):
+        load(given(frame, target="z"))
+    with pytest.raises(DataError, match=r"^target: missing; name the target column"):
+        load(given(frame))
+    (told,) = load(given(frame, target="y", drop=["Dauer"])).doubts
+    assert told.endswith('use drop=["nr"]')
+    with pytest.raises(DataError, match=r"^data: different numbers of rows: x has 30, y has 20"):
+        load(given((np.zeros((30, 2)), np.arange(20) % 2)))

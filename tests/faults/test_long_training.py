@@ -34,8 +34,7 @@ def epochs_shown(name: str) -> list[int]:
     """Return the epochs of trial 0 that MLflow shows now."""
     client = MlflowClient()
     experiment = client.get_experiment_by_name(name)
-    runs = client.search_runs([experiment.experiment_id], "tags.kind != 'search'") if experiment else []
-    first = [run for run in runs if run.data.tags.get("trial") == "0"] or runs
+    first = client.search_runs([experiment.experiment_id], "tags.trial = '0'") if experiment else []
     return [each.step for each in client.get_metric_history(first[0].info.run_id, "val_loss")] if first else []
 
 

@@ -84,6 +84,7 @@ class Data:
         rest: All rows but the test part; None without folds.
         test_rows: The number of each test row in the source; None for a stream.
         test_group: What test rows that belong together have in common; None when rows are independent.
+        validation_group: The same of validation rows; with folds of the rows of `rest`.
         epochs: How many epochs the builder's model is trained for; 0 before that is known.
         batch_size: Rows in its batches; 0 before that is known.
     """
@@ -105,6 +106,7 @@ class Data:
     rest: Part | None = None
     test_rows: NDArray[Any] | None = field(default=None, repr=False)
     test_group: NDArray[Any] | None = field(default=None, repr=False)
+    validation_group: NDArray[Any] | None = field(default=None, repr=False)
     epochs: int = 0
     batch_size: int = 0
     _first: tuple[Any, Any] | None = field(default=None, repr=False, compare=False)  # batch of a stream
@@ -187,8 +189,14 @@ class Data:
     def fold(self, index: int) -> Data:
         """Return the data with training and validation rows of one fold."""
         training, validation = self.folds[index]
-        rest = self._rest()
-        return replace(self, train=rest.take(training), validation=rest.take(validation), _fitted=[])
+        rest, group = self._rest(), self.validation_group
+        return replace(
+            self,
+            train=rest.take(training),
+            validation=rest.take(validation),
+            validation_group=None if group is None else group[validation],
+            _fitted=[],
+        )
 
     def refit(self) -> Data:
         """Return the data with everything but the test part as training rows."""

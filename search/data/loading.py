@@ -202,7 +202,7 @@ def _split(
         taken = whole.take(numbers)
         return Part(taken.x, taken.y, taken.weight)
 
-    test = part(chosen.test)
+    test, held_out = part(chosen.test), chosen.rest if chosen.folds else chosen.validation
     return Data(
         task=goal.task,
         classes=goal.classes,
@@ -222,6 +222,7 @@ def _split(
         rest=part(chosen.rest) if chosen.folds else None,
         test_rows=chosen.test,
         test_group=None if whole.group is None else whole.group[chosen.test],
+        validation_group=None if whole.group is None else whole.group[held_out],
     )
 
 

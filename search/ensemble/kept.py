@@ -30,9 +30,9 @@ class Kept:
 
     def put(self, number: int, outputs: bytes | None, seed: int | None = None, model: bytes | None = None) -> None:
         """Keep what a trial gave; of a training under a new seed its model too."""
-        if seed is not None and model is not None and outputs is not None:
+        if seed is not None and model is not None:
             whole.write(self.model(number, seed), model)
-        if outputs is not None:
+        if outputs is not None and (seed is None or model is not None):
             whole.write(self.outputs(number, seed), outputs)
 
     def seeds(self, number: int) -> Iterator[int]:

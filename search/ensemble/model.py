@@ -64,7 +64,7 @@ def _tensors(model: keras.Model) -> Any:
         both = (model.input, model.output)
     except (AttributeError, ValueError):  # a model of the user's own class, which does not say
         return type(model).__name__
-    return keras.tree.map_structure(lambda each: f"{each.shape} {each.dtype}", both)
+    return keras.tree.map_structure(lambda each: f"{each.shape[1:]} {each.dtype}", both)
 
 
 def output_names(model: keras.Model, count: int) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from search.comparison.bootstrap import indices, summed
 from search.comparison.predictions import Predictions
 from search.comparison.scores import score_of
 
@@ -66,7 +67,9 @@ def near(kept: Mapping[int, Predictions], best: int, *, folds: bool) -> Near | N
     ]
     score = score_of(name, kept[best])
     sign = -1.0 if score is not None and score.maximize else 1.0
-    return Near(sum(_within_error(sign * (each - ours)) for each in others), len(others), len(ours), folds)
+    return Near(
+        sum(_within_error(sign * (each - ours), kept[best].group) for each in others), len(others), len(ours), folds
+    )
 
 
 def _of_rows(predictions: Predictions, name: str) -> NDArray[np.float64] | None:
@@ -77,5 +80,6 @@ def _of_rows(predictions: Predictions, name: str) -> NDArray[np.float64] | None:
     return np.asarray(score.parts[:, 0] / score.parts[:, 1].mean())
 
 
-def _within_error(worse: NDArray[np.float64]) -> bool:
-    return bool(worse.mean() <= worse.std(ddof=1) / np.sqrt(len(worse)))
+def _within_error(worse: NDArray[np.float64], group: NDArray[np.str_] | None) -> bool:
+    units = worse if group is None else summed(worse[:, None], indices(group))[:, 0]  # rows that are independent
+    return bool(units.sum() <= units.std(ddof=1) * np.sqrt(len(units)))

@@ -65,11 +65,12 @@ def _each(definition: Definition, data: Data, models: Sequence[keras.Model], bat
         own = data.fold(index) if data.folds else data
         if own.validation is None:
             return
-        rows, part = data.folds[index][1] if data.folds else None, own.validation
+        rows, part, group = data.folds[index][1] if data.folds else None, own.validation, own.validation_group
         if len(part) > _MOST_ROWS // len(models):
             few = np.linspace(0, len(part) - 1, _MOST_ROWS // len(models)).astype(int)
             rows, part = few if rows is None else rows[few], part.take(few)
-        own = replace(own, test=part, test_rows=rows, test_group=None)
+            group = None if group is None else group[few]
+        own = replace(own, test=part, test_rows=rows, test_group=group)
         given = predict(definition, own, model, batches(model, part), known)
         yield replace(given, slices={}, baseline_loss=None)
 
@@ -92,4 +93,5 @@ def _joined(parts: Sequence[Predictions]) -> Predictions:
         outputs={} if large else dict(zip(first.outputs, outputs.values(), strict=True)),
         loss=whole([each.loss for each in parts]),
         weight=whole([each.weight for each in parts]),
+        group=whole([each.group for each in parts]),
     )

@@ -72,13 +72,16 @@ class _Averaging:
         """Return what `average` returns."""
         if len(self._definition.metrics) > 1 or self._definition.model.export:
             raise _StandsAlone("models of several metrics, or with model.export, are not averaged")
-        candidates = list(self._candidates())
+        return self._of(list(self._candidates()), best)
+
+    def _of(self, candidates: Sequence[_Candidate], best: Best) -> tuple[Ensemble, str]:
+        """Average some of the candidates."""
         if len(candidates) < 2 or candidates[0].member.number != best.number:
             raise _StandsAlone("averaging needs two models with their outputs for the validation rows")
         slot, job = self._context.pool.slots[0], self._context.job
         outputs = [each.outputs for each in candidates]
         chosen = slot.submit(averaging.choose, job, best.number, outputs, self._most).result()
-        self._tell_left_out([candidates[at].member for at in chosen.left_out])
+        self._leave_out([candidates[at].member for at in chosen.left_out])
         several = [(candidates[at], count) for at, count in enumerate(chosen.counts) if count]
         members = tuple(replace(each.member, count=count) for each, count in several)
         if not chosen.verdict.better or len(members) < 2:
@@ -88,7 +91,10 @@ class _Averaging:
         archives = {each.member.name: each.archive() for each, _ in several}
         counts = [each.count for each in members]
         made = slot.submit(averaging.make, job, best.number, archives, counts, outputs[0]).result()
-        if broken := self._broken(chosen, made):
+        if not isinstance(made, Averaged):
+            self._leave_out([each for each in members if each.name in made])
+            return self._of([each for each in candidates if each.member.name not in made], best)
+        if broken := self._broken(best, chosen, made):
             raise _StandsAlone(f"the mean of {plural(len(members), 'training')} does not meet {broken}")
         averaged = Ensemble(
             members=members,
@@ -116,18 +122,20 @@ class _Averaging:
                 outputs, model = files.outputs(number, seed), files.model(number, seed)
                 yield _Candidate(Member(number, run_id, seed=seed), outputs.read_bytes(), model.read_bytes)
 
-    def _tell_left_out(self, members: Sequence[Member]) -> None:
+    def _leave_out(self, members: Sequence[Member]) -> None:
+        """Say which trainings are not averaged."""
         if members:
             numbers = ", ".join(str(each.number) for each in members)
             self._context.on_message(
                 f"trial{'s' * (len(members) > 1)} {numbers} cannot be averaged with trial {self._ranked[0].number}: "
-                "other validation rows, or outputs of another shape or meaning"
+                "other rows, inputs, or outputs"
             )
 
-    def _broken(self, chosen: Chosen, made: Averaged) -> str:
+    def _broken(self, best: Best, chosen: Chosen, made: Averaged) -> str:
         """Return the constraints that the averaged model does not meet; empty when it meets all."""
         constraints = self._definition.search.constraints
-        violations = violations_of(self._definition, {**chosen.values, **made.metrics})
+        of_training = {name: value for name, value in best.metrics.items() if not name.startswith(("val_", "test_"))}
+        violations = violations_of(self._definition, {**of_training, **chosen.values, **made.metrics})
         return ", ".join(text for text, beyond in zip(constraints, violations, strict=True) if beyond > 0)
 
     def _logged(self, number: int, ensemble: Ensemble, made: Averaged) -> tuple[Ensemble, str]:

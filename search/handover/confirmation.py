@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 
+import numpy as np
 from optuna.trial import FrozenTrial
 
 from search.context import Context
@@ -23,6 +24,7 @@ from search.workers.process import reason_of
 
 FINALISTS = 3
 _MOST_SEEDS = 10  # trainings of one finalist
+_AGAIN = 7_919  # keeps these seeds apart from those of trials
 _POLL_SECONDS = 0.2
 _PATIENCE = 30.0  # seconds without progress after which MLflow counts as away
 
@@ -73,8 +75,9 @@ def confirm(context: Context) -> int:
 def _train_again(context: Context, numbers: Sequence[int], seeds: int, interruption: Interruption) -> None:
     """Train finalists under new seeds, and keep what each reached as often as all were trained."""
     context.on_message(f"training the {len(numbers)} leading trials again under new seeds")
-    results = _train(context, [(number, seed) for seed in range(seeds) for number in numbers], interruption)
-    whole = [seed for seed in range(seeds) if all((number, seed) in results for number in numbers)]
+    new = [_seed(context.settings.seed, index) for index in range(seeds)]
+    results = _train(context, [(number, seed) for seed in new for number in numbers], interruption)
+    whole = [seed for seed in new if all((number, seed) in results for number in numbers)]
     found = {}
     for number in numbers:
         trainings = [results[number, seed] for seed in whole]
@@ -87,6 +90,11 @@ def _train_again(context: Context, numbers: Sequence[int], seeds: int, interrupt
     attributes.set_confirmed(context.study, found)
 
 
+def _seed(study_seed: int, index: int) -> int:
+    """Return one of the seeds that confirm trials, in place of the study's."""
+    return int(np.random.SeedSequence([study_seed, _AGAIN, index]).generate_state(1)[0])
+
+
 def _kept(result: TrialResult) -> dict[str, float]:
     return {name: value for name, value in result.recorded.items() if math.isfinite(value)}
 
@@ -94,7 +102,7 @@ def _kept(result: TrialResult) -> dict[str, float]:
 def _train(
     context: Context, tasks: Sequence[tuple[int, int]], interruption: Interruption
 ) -> dict[tuple[int, int], TrialResult]:
-    """Train trials of these numbers under the new seeds of these indices; those that were stopped have no result."""
+    """Train trials of these numbers under these seeds; those that were stopped have no result."""
     waiting, free = list(tasks), list(context.pool.slots)
     results = dict[tuple[int, int], TrialResult]()
     running: dict[Future[TrialResult], tuple[tuple[int, int], Slot]] = {}
@@ -106,7 +114,7 @@ def _train(
             task, slot = running.pop(future)
             free.append(slot)
             results[task] = result = _result_of(future, task[0])
-            Kept(context.files.folder).put(task[0], result.validated, result.seed, result.model)
+            Kept(context.files.folder).put(task[0], result.validated, task[1], result.model)
     for _, slot in running.values():
         slot.stop()
     return results

@@ -17,11 +17,11 @@ from search.comparison.verdict import Verdict
 from search.data.loading import TrialData
 from search.data.summary import DataSummary, Interface
 from search.ensemble import choice, model
-from search.errors import ModelError
 from search.studyfile.schema import Definition
 from search.training import trial
+from search.training.fit import ensure_built
 from search.training.metrics import needed
-from search.training.model import build, is_built_in, registered_example
+from search.training.model import build, is_built_in, registered_example, settings_of
 from search.training.training import latency_ms, parameter_count
 from search.workers import worker
 
@@ -113,7 +113,9 @@ def _go_together(one: Predictions, other: Predictions) -> bool:
     return shapes[0] == shapes[1] and kinds[0] == kinds[1] and finite and np.array_equal(one.rows, other.rows)
 
 
-def make(job: worker.Job, number: int, archives: Mapping[str, bytes], counts: Sequence[int], kept: bytes) -> Averaged:
+def make(
+    job: worker.Job, number: int, archives: Mapping[str, bytes], counts: Sequence[int], kept: bytes
+) -> Averaged | tuple[str, ...]:
     """Build an averaged model and test it, with the data and the code of a finished trial.
 
     Args:
@@ -123,8 +125,8 @@ def make(job: worker.Job, number: int, archives: Mapping[str, bytes], counts: Se
         counts: How often each counts.
         kept: The predictions of the best trial, which say what outputs mean.
 
-    Raises:
-        ModelError: The members take other inputs or give other outputs.
+    Returns:
+        The model; or the names of members that take other inputs, or give other outputs, than the best trial's model.
     """
     with worker.finished(job, number) as (definition, every, params):
         return averaged(definition, every, params, archives, counts, kept)
@@ -137,23 +139,20 @@ def averaged(
     archives: Mapping[str, bytes],
     counts: Sequence[int],
     kept: bytes,
-) -> Averaged:
-    """Build and test as `make` does.
-
-    Raises:
-        ModelError: The members take other inputs or give other outputs.
-    """
+) -> Averaged | tuple[str, ...]:
+    """Build and test as `make` does."""
     data = every.of(params)
     compiled = build(definition, params, data)
+    ensure_built(compiled, data)
     members = {name: _loaded(content) for name, content in archives.items()}
+    if unlike := tuple(name for name, each in members.items() if not model.alike(compiled, each)):
+        return unlike
     first = next(iter(members.values()))
-    if unlike := [name for name, each in members.items() if not model.alike(first, each)]:
-        raise ModelError(f"{', '.join(unlike)} and {next(iter(members))} take other inputs or give other outputs")
     best = Predictions.from_bytes(kept)
     example = registered_example(definition, first, data)
     mean = model.average(members, counts, choice.activations(best), example, compiled)
-    rows = {"batch_size": definition.fit.batch_size, **params.params}["batch_size"]
-    metrics = trial.tested(definition, mean, data, None if is_built_in(definition) else int(rows))
+    rows = None if is_built_in(definition) else settings_of(definition, params)["batch_size"]
+    metrics = trial.tested(definition, mean, data, rows)
     timed = [(latency_ms(first, data), latency_ms(mean, data)) for _ in range(_TIMED)]
     alone, together = map(min, zip(*timed, strict=True))
     metrics |= {"parameters": float(parameter_count(mean)), "latency_ms": together}

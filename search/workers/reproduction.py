@@ -117,7 +117,8 @@ def _average(run_id: str, ensemble: Ensemble) -> Reproduction:
             archives[member.name], kept = result.model, kept or result.validated
             if len(archives) == len(ensemble.members):
                 again = _elsewhere(recorded, _mean, definition, recorded, folder, ensemble, archives, kept)
-    pairs = {name: (value, again.metrics.get(name)) for name, value in ensemble.test.items()}
+    metrics = again.metrics if isinstance(again, Averaged) else {}
+    pairs = {name: (value, metrics.get(name)) for name, value in ensemble.test.items()}
     exact = all(_equal(*pair) for pair in pairs.values()) and all(each.exact for each in found)
     return Reproduction(
         run_id=run_id,
@@ -154,7 +155,7 @@ def _mean(
     ensemble: Ensemble,
     archives: Mapping[str, bytes],
     kept: bytes,
-) -> Averaged:
+) -> Averaged | tuple[str, ...]:
     os.chdir(definition.path.parent)
     counts = [each.count for each in ensemble.members]
     trained = trial.RetrainedTrial(_params(definition, recorded), recorded.number)

@@ -23,7 +23,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
@@ -52,7 +51,6 @@ from search.workers.devices import check_devices, make_virtual, operations_at_on
 
 STOPPED = f"stopped; {RUN_AGAIN}"
 OBJECTS = "objects"  # the folder, among shipped files, of large data that a program gave
-_AGAIN = 7_919  # keeps the seeds of trainings that confirm a trial apart from those of trials
 _LOGGED = 50_000  # characters of a trial's prints that are kept, at the beginning and at the end
 _COLLECT_BYTES = 100_000_000
 _LIVE_SECONDS = 2.0  # how often a long trial's epochs reach the storage, and so MLflow
@@ -210,15 +208,14 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
     return replace(result, log=log.text())
 
 
-def train_again(job: Job, number: int, seed_index: int) -> results.TrialResult:
+def train_again(job: Job, number: int, seed: int) -> results.TrialResult:
     """Train a finished trial's configuration under a new seed, with folds on new splits; the study is not told.
 
     Args:
         job: The search.
         number: The trial.
-        seed_index: Which of the new seeds, from 0.
+        seed: In place of the study's.
     """
-    seed = int(np.random.SeedSequence([job.settings.seed, _AGAIN, seed_index]).generate_state(1)[0])
     definition, data = _data(job)
     if definition.data.folds:
         data = TrialData(definition, fold_seed=seed)

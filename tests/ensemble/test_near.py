@@ -54,3 +54,15 @@ def test_trials_are_compared_in_the_metric_where_it_is_a_mean_of_rows() -> None:
     found = near(kept, 0, folds=False)
     assert found is not None
     assert found.count == 1
+
+
+def test_rows_that_belong_together_count_as_one() -> None:
+    """Copies of a row would make a difference look sure."""
+    worse = np.repeat([0.1, -0.08, 0.12, -0.09, 0.1], ROWS // 5)
+    kept = {0: replace(trial(np.zeros(ROWS)), loss=np.zeros(ROWS)), 1: replace(trial(np.zeros(ROWS)), loss=worse)}
+    apart = near(kept, 0, folds=False)
+    group = np.repeat(list("abcde"), ROWS // 5)
+    together = near({number: replace(each, group=group) for number, each in kept.items()}, 0, folds=False)
+    assert apart is not None
+    assert together is not None
+    assert (apart.count, together.count) == (0, 1)

@@ -51,7 +51,7 @@ def draw(study: optuna.Study, definition: Definition, name: str, folder: Path) -
     several = len(definition.metrics) > 1
     if not complete or (name == "pareto_front" and not several):
         return []
-    if name in {"param_importances", REPORT} and not insight.varied(complete):
+    if name == "param_importances" and not insight.varied(complete):
         return []
     if name == REPORT:
         path = folder / f"{REPORT}.html"

@@ -58,11 +58,14 @@ class SearchedStudy(optuna.Study):
 class ComparableStudy(SearchedStudy):
     """A study that shows its comparable trials alone: to pruners, samplers, plots and importances of Optuna's."""
 
+    only: frozenset[int] | None = None  # the numbers of those that it shows; None for all
+
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         """Return these trials; Optuna's samplers call this one, and its public `get_trials` does."""
-        return _compared(self, super()._get_trials(deepcopy, states, use_cache))
+        shown = _compared(self, super()._get_trials(deepcopy, states, use_cache))
+        return shown if self.only is None else [trial for trial in shown if trial.number in self.only]
 
 
 def _comparison(study: optuna.Study) -> Comparison:

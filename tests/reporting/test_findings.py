@@ -165,6 +165,7 @@ def test_studies_are_listed_and_a_damaged_one_hides_no_other(
         "best": pytest.approx(10**-2.9),
         "versions": 0,
         "champion": None,
+        "package": "",
     }
     assert any("broken.journal" in line for line in told)
     assert not (tmp_path / "nowhere.db").exists()
@@ -188,4 +189,30 @@ def test_report_and_studies_answer_in_json_and_in_text(folder: Path, run_search:
     done = command("search.console", "studies", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^found .* 30 +1 +3$", done.stdout, re.MULTILINE), done.stdout
-    assert re.search(r"^other +[0-9.e-]+ +1 +1 +0 +0$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^other +[0-9.e-]+ +1 +1 +0 +0 +[0-9.]+$", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_the_page_is_written_from_the_first_trial_on(tmp_path: Path, definition: Definition) -> None:
+    """After three trials `search.report` would write no page, and not say so."""
+    study = optuna.create_study(study_name="found")
+    assert plots.draw(study, definition, "report", tmp_path) == []
+    study.add_trial(create_trial(params={"width": 8, "dropout": 0.1}, distributions=SPACE, value=1.0))
+    (file,) = plots.draw(study, definition, "report", tmp_path)
+    page = file.read_text(encoding="utf-8")
+    assert "name='viewport'" in page
+    for told in ("sklearn:load_wine", "minimize val_loss", "0.2 held out", "python -m search.promote found", "keras "):
+        assert told in page
+    assert page.count("<h1>") == 1
+    assert '"title":{"text":"Optimization History Plot"}' not in page, "each plot has one title"
+
+
+def test_a_long_study_is_drawn_of_a_sample_that_is_named(definition: Definition) -> None:
+    """A report of 5 000 trials would take minutes, and its page a browser."""
+    study = optuna.create_study(study_name="found")
+    study.add_trials(
+        create_trial(params={"width": 8 + at % 200, "dropout": 0.1}, distributions=SPACE, value=float(at))
+        for at in range(700)
+    )
+    page = interactive.page(study, definition)
+    assert "Parallel coordinates (500 of 700 trials: the 250 best, and others by chance)" in page
+    assert "<h2>Value by trial</h2>" in page

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from search.api import Result, Study
 from search.cli import execute
-from search.errors import UsageError
+from search.errors import SearchError, UsageError
 from search.study import ranking
 
 _INSTRUCTIONS = (
@@ -104,11 +106,23 @@ def server() -> Any:
     """
     try:
         from mcp.server.mcpserver import MCPServer
+        from mcp.server.mcpserver.exceptions import ToolError
     except ModuleNotFoundError:
         raise UsageError("search.mcp needs mcp; pip install 'search[mcp]'") from None
-    made = MCPServer("search", instructions=_INSTRUCTIONS)
+
+    def told(tool: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(tool)
+        def call(*args: Any, **named: Any) -> Any:
+            try:
+                return tool(*args, **named)
+            except SearchError as error:  # its line helps; the server hides other errors
+                raise ToolError(str(error)) from None
+
+        return call
+
+    made = MCPServer("search", instructions=_INSTRUCTIONS, log_level="WARNING")
     for tool in TOOLS:
-        made.add_tool(tool)
+        made.add_tool(told(tool))
     return made
 
 

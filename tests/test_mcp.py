@@ -42,7 +42,7 @@ def test_a_study_is_run_by_tools(tiny: Tiny, folder: Path) -> None:
     tiny("asked", more='\n[search]\npruner = "none"\n')
     told, wrong = call("watch", study="asked")
     assert wrong
-    assert "there is no" in told
+    assert "study 'asked': there is no" in told
     assert call("start", study="asked", n_trials=2, workers=1) == ("a search of study 'asked' has begun", False)
     mcp._running["asked"].join(120)
     outcome, wrong = call("result", study="asked")

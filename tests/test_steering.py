@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,18 @@ class Steered:
         streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process = begin("search.run", *arguments, cwd=folder, **streams)
         self.url = str(folder / "studies" / f"{self.name}.journal")
-        self.study = until(lambda: optuna.load_study(study_name=self.name, storage=open_storage(self.url)))
+        self.wait(lambda: Path(self.url).exists())
+        self.study = self.wait(lambda: optuna.load_study(study_name=self.name, storage=open_storage(self.url)))
         self.wait(lambda: len(self.running()) == 2)
 
     def wait(self, true: Callable[[], Any]) -> Any:
-        def condition() -> Any:
-            assert self.process.poll() is None, self.process.communicate()
-            return true()
-
-        return until(condition)
+        """Return what a condition gives once that is true, while the search runs."""
+        while self.process.poll() is None:
+            with suppress(KeyError):  # the journal is there, the study not yet
+                if found := true():
+                    return found
+            time.sleep(0.2)
+        raise AssertionError(self.process.communicate())
 
     def trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)

@@ -69,6 +69,7 @@ def outcome(**changed: object) -> Outcome:
         url=URL,
         serve="mlflow ui",
         arguments="eight",
+        resume="python -m search.run eight --resume",
         failures=(Failures("ValueError: width 300 is too wide", (3, 4, 5, 6, 7, 8, 9)),),
         saved="1 trial pruned: 10 epochs not trained, about 3 s of one worker's time saved",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,11 @@ class DataSummary:
     meanings: tuple[Meaning, ...] = ()
     code: dict[str, str] = field(default_factory=dict)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was pickled, also by an earlier release, which lacks the newer fields."""
+        newer = {each.name: each.default_factory() for each in fields(self) if each.default_factory is not MISSING}
+        vars(self).update(newer | state)
+
 
 @dataclass(frozen=True)
 class Interface:
@@ -88,6 +93,7 @@ class Interface:
     example: Any
     output: tuple[TensorSpec, ...]
     meanings: tuple[Meaning, ...]
+    centers: dict[str, float] = field(default_factory=dict)
 
     def instead(self, summary: DataSummary) -> DataSummary:
         """Return a summary with this model's inputs and outputs."""

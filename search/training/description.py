@@ -67,7 +67,6 @@ def describe(
         backend=keras.backend.backend(),
         profile=profile_of(data),
         optional=_incomplete(data),
-        centers={column.name: column.center for column in data.columns if column.center},
         reading={"kind": definition.data.kind, "options": files.travelling(definition.data.options)},
         facts=facts(data),
         doubts=data.doubts,
@@ -91,7 +90,8 @@ def interface(definition: Definition, data: Data, model: keras.Model) -> Interfa
     inputs = _inputs(example, model, data)
     output = _output(definition, model, example, inputs)
     meanings = outputs.meanings(model, fit.as_tensors(example), data)
-    return Interface(inputs, _raw_example(data) if data.columns else example, output, meanings)
+    centers = {column.name: column.center for column in data.columns if column.center}
+    return Interface(inputs, _raw_example(data) if data.columns else example, output, meanings, centers)
 
 
 def _output(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from search.data.facts import merging
 from search.data.loading import load
 from search.data.preprocessing import columns_of, raw, to_arrays
 from search.data.profile import Comparison, profile_of
+from search.data.summary import DataSummary
 from search.serving.rows import Rows
 from search.training.description import describe
 from search.training.model import try_build
@@ -101,3 +103,13 @@ def test_arrays_are_checked_too() -> None:
     assert merging([seconds.astype("int64")[:, 1]])
     assert merging(DRAW.integers(0, 255, (50, 8, 8, 3)).astype("uint8")) == ()
     assert merging(seconds.astype("float32")) == ()
+
+
+def test_a_summary_of_an_earlier_release_is_read() -> None:
+    """A study begun with it would end in a traceback when its kept models are logged."""
+    now = DataSummary("x", "npz:x.npz", "0", "binary", (), {}, (), (), None, (), (), "", 0.0, centers={"t": 1.0})
+    state = {name: value for name, value in vars(now).items() if name not in ("centers", "reading", "trivial", "code")}
+    old = DataSummary.__new__(DataSummary)
+    old.__setstate__(state)
+    assert (old.centers, old.reading, old.trivial, old.name) == ({}, {}, {}, "x")
+    assert pickle.loads(pickle.dumps(now)) == now

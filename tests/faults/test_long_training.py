@@ -50,6 +50,7 @@ def begun(folder: Path, count: int, *arguments: str) -> Any:
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(600)
 def test_a_training_of_a_night_survives_it(tiny: Tiny, folder: Path) -> None:
     """Hours on a GPU would be lost to a person's Ctrl-C, a container's restart, or a limit of time."""
     definition = tiny("night", more='\n[search]\npruner = "none"\n')

@@ -60,6 +60,7 @@ def test_nothing_is_missed_that_other_systems_lack() -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(900)  # each of some eight processes imports TensorFlow
 def test_the_main_job_a_kill_and_a_resume(tiny: Tiny, folder: Path) -> None:
     """Whoever learns Keras on Windows could train nothing; or a closed laptop would lose the night."""
     tiny("elsewhere", "kills.py:build", KILLS.format(folder=folder))
@@ -76,7 +77,7 @@ def test_the_main_job_a_kill_and_a_resume(tiny: Tiny, folder: Path) -> None:
     searching.send_signal(signal.SIGKILL)
     searching.communicate(timeout=60)
     (folder / "go").touch()
-    resumed = command("search.run", "elsewhere", "--resume", cwd=folder, env=OTHER, cold=True)
+    resumed = command("search.run", "elsewhere", "--resume", cwd=folder, env=OTHER, cold=True, limit=600)
     assert resumed.returncode == 0, resumed.stderr
     study = optuna.load_study(study_name="elsewhere", storage=open_storage("studies/elsewhere.journal"))
     assert [trial.state.name for trial in study.trials].count("COMPLETE") == 4

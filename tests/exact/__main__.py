@@ -99,7 +99,7 @@ def _load_here(folder: Path, seeds: list[int]) -> None:
     print(json.dumps({seed: compare.load_and_compare(folder / str(seed), draw(seed)) for seed in seeds}))
 
 
-def attack(seeds: list[int], file: Path) -> None:
+def attack(seeds: list[int], file: Path, followers: int) -> None:
     """Compare the models of these seeds that the file has not."""
     known = {each["seed"] for each in read(file)}
     left = [seed for seed in seeds if seed not in known]
@@ -108,7 +108,7 @@ def attack(seeds: list[int], file: Path) -> None:
         with tempfile.TemporaryDirectory() as name:
             folder, records = Path(name), []
             for index in range(0, len(part), 2):
-                records += compared(part[index : index + 2], folder)
+                records += compared(part[index : index + 2], folder, followers)
                 for each in records[-2:]:
                     sys.stderr.write(
                         f"{each.seed} {each.path} {each.differs or each.last_bits or each.refused} {each.resumed}\n"
@@ -154,6 +154,7 @@ def main() -> None:
     options.add_argument("--models", type=int, default=300)
     options.add_argument("--seed", type=int, default=0, help="of the first model")
     options.add_argument("--seeds", type=int, nargs="*", help="these models alone")
+    options.add_argument("--followers", type=int, default=FOLLOWERS, help="later models of each builder")
     options.add_argument("--part", default="0/1", help="0/2 and 1/2 share the models out between two processes")
     options.add_argument("--file", type=Path, default=Path("exact.jsonl"), help="where the outcomes are kept")
     options.add_argument("--load", type=Path, help=argparse.SUPPRESS)
@@ -165,7 +166,7 @@ def main() -> None:
     index, parts = map(int, given.part.split("/"))
     seeds = given.seeds or list(range(given.seed, given.seed + given.models))[index::parts]
     if not given.table:
-        attack(seeds, given.file)
+        attack(seeds, given.file, given.followers)
     print(table(read(given.file)))
     for each in read(given.file):
         for told in each["differs"]:

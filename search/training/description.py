@@ -100,7 +100,8 @@ def _output(
     """Return what the model to register gives: one array, or several with their names."""
     import keras
 
-    one = keras.tree.map_structure(lambda each: each[: fit.fixed_rows(model) or 1], example)
+    rows = fit.fixed_rows(model) or 1
+    one = keras.tree.map_structure(lambda each: each[:rows], example)
     try:
         predicted = outputs.outputs_of(model, fit.as_tensors(one))
     except NotImplementedError:
@@ -115,11 +116,9 @@ def _output(
                 f"model.build: {definition.model.build}: the model's outputs are nested; give one dictionary or one "
                 "list of outputs"
             )
-        if each.shape[0] != 1:
+        if each.shape[0] != rows:
             what = f" in output '{name}'" if name else ""
-            raise ModelError(
-                f"model.build: {definition.model.build}: the model gave {each.shape[0]} predictions for 1 row{what}"
-            )
+            raise ModelError(f"model.build: {definition.model.build}: {each.shape[0]} predictions for {rows} row{what}")
     shapes = [(-1, *_open(each.shape[1:], model, name)) for name, each in found]
     if not getattr(model, "inputs", None) and any(-1 in each.shape[1:] for each in inputs):
         shapes = _left_open_by_shorter(shapes, model, one, inputs)

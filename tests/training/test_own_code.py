@@ -177,7 +177,8 @@ def test_training_that_returns_no_number_fails(tmp_path: Path) -> None:
     """Optuna would be told a text."""
     result = Run(own_fit(tmp_path, "text")).result
     assert result.reason == (
-        "fit.function: user.py:text returned str; return a History, a dictionary of numbers or a number"
+        "fit.function: user.py:text returned str; return a History, a dictionary of numbers or a number, "
+        "alone or with the trained model: (history, model)"
     )
 
 

@@ -330,3 +330,22 @@ def test_a_search_goes_on_after_its_space_changed() -> None:
     learned = [each.params for each in after.sampling._copy.trials if each.state == TrialState.COMPLETE]
     assert len(learned) == len(after.study.trials)
     assert all(each.keys() == {"epochs", "activation", "batch_size"} for each in learned)
+
+
+def test_an_excluded_trial_is_forgotten() -> None:
+    """The sampler would go on learning from a trial that saw the test rows, or lose trials behind it in the list."""
+    run = Run(definition(CONTINUOUS))
+    run.sampling.enqueue([{"epochs": 2}, {"epochs": 3}])
+    run.ask()
+    for value in range(6):
+        _, number = run.ask() or pytest.fail("nothing to try")
+        run.tell(number, TrialState.COMPLETE, float(value))
+    trials = run.study.get_trials(deepcopy=False)
+    run.sampling.ask(lambda: trials)
+    run.sampling.ask(lambda: [trial for trial in trials if trial.number != 3])
+    learned = [trial for trial in run.sampling._copy.trials if trial.state == TrialState.COMPLETE]
+    assert [trial.values[0] for trial in learned] == [0.0, 1.0, 3.0, 4.0, 5.0]
+    run.tell(0, TrialState.COMPLETE, 9.0)
+    run.sampling.ask(lambda: [trial for trial in run.study.trials if trial.number != 3])
+    learned = [trial for trial in run.sampling._copy.trials if trial.state == TrialState.COMPLETE]
+    assert [trial.values[0] for trial in learned] == [0.0, 1.0, 3.0, 4.0, 5.0, 9.0], "also what ran in between"

@@ -27,6 +27,7 @@ import difflib
 import re
 import string
 from collections.abc import Iterable
+from typing import Any
 
 _HIDDEN = "***"
 _NAME_CHARACTERS = string.ascii_letters + string.digits + "._+%-"
@@ -189,15 +190,19 @@ class StudyFileError(UsageError):
         key: The dotted key, for example `space.width.low`; empty for the whole file.
         found: What stands there.
         expected: What would be right.
+        others: What else is wrong in the file: key, found, expected.
     """
 
-    def __init__(self, path: str, key: str, found: str, expected: str) -> None:
-        self.path, self.key, self.found, self.expected = path, key, found, expected
+    def __init__(
+        self, path: str, key: str, found: str, expected: str, others: tuple[tuple[str, str, str], ...] = ()
+    ) -> None:
+        self.path, self.key, self.found, self.expected, self.others = path, key, found, expected, others
         where = f"{path}: {key}" if key else path
-        super().__init__(f"{where}: {found}; {expected}")
+        more = "".join(f" -- also {name}: {what}; {right}" for name, what, right in others)
+        super().__init__(f"{where}: {found}; {expected}{more}")
 
-    def __reduce__(self) -> tuple[type[StudyFileError], tuple[str, str, str, str]]:
-        return type(self), (self.path, self.key, self.found, self.expected)
+    def __reduce__(self) -> tuple[type[StudyFileError], tuple[Any, ...]]:
+        return type(self), (self.path, self.key, self.found, self.expected, self.others)
 
 
 class DataError(UsageError):

@@ -123,6 +123,23 @@ def test_a_data_frame_and_the_built_in_model(folder: Path) -> None:
     assert {"values_val_loss", "values_parameters"} <= set(result.trials)
 
 
+def test_a_builder_that_suggests_everything_needs_no_space(folder: Path) -> None:
+    """Optuna's and KerasTuner's way, where the code alone says what is searched, would be refused: "space: empty"."""
+
+    def build(trial: Any, data: Any) -> Any:
+        import keras
+
+        inputs, x = data.inputs()
+        hidden = keras.layers.Dense(trial.suggest_int("units", 2, 8), activation="relu")(x)
+        model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
+        model.compile(optimizer="adam", loss="binary_crossentropy")
+        return model
+
+    result = study_of_objects("open", build=build, space={}, fit={"epochs": 1}).optimize(3, workers=1, offline=True)
+    assert result.trials["params_units"].between(2, 8).all()
+    assert len(result.trials) == 3
+
+
 def test_it_works_in_a_thread_and_in_a_running_loop(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Jupyter, whose cells run inside an asyncio loop, or a server's thread would get an error about signals."""
     found: list[search.Result] = []

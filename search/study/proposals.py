@@ -89,7 +89,7 @@ class Sampling(Listener):
         self._running: dict[int, space.Configuration] = {}  # by number in the study
         self._known: set[int] = set()
         self._settled = 0  # so many trials, from the first on, are known: most of a long study
-        self._open = False  # whether builders suggest more, so that a `[space]` alone is no configuration
+        self._open = not self._space  # whether builders suggest more, so that a `[space]` alone is no configuration
         self._pending: dict[int, optuna.Trial | None] = {}  # by number in the study; None where the copy has it no more
         self._unseen: list[dict[str, Any]] | None = None
 

@@ -54,12 +54,16 @@ def check_together(definition: Definition) -> None:
     """Check a study file as a whole.
 
     Raises:
-        StudyFileError: Two keys contradict each other, or something named does not exist.
+        StudyFileError: Keys contradict each other, or something named does not exist; it names all of them.
     """
     checks = (_name, _objectives, _search, _space, _fit_parameters, _fit, _builder, _enqueued, _data, _files)
+    wrong: dict[str, Finding] = {}
     for check in checks:
-        for key, found, expected in check(definition):
-            raise StudyFileError(str(definition.path), key, found, expected)
+        for each in check(definition):
+            wrong.setdefault(each[0], each)
+    if wrong:
+        (key, found, expected), *others = wrong.values()
+        raise StudyFileError(str(definition.path), key, found, expected, tuple(others))
 
 
 def _name(definition: Definition) -> Iterator[Finding]:
@@ -133,7 +137,8 @@ def _search(definition: Definition) -> Iterator[Finding]:
 
 
 def _space(definition: Definition) -> Iterator[Finding]:
-    if not definition.space:
+    suggests = definition.model.build != "mlp" or definition.fit.function or definition.data.kind == "python"
+    if not definition.space and not suggests:
         yield "space", "empty", "give at least one parameter to search"
     for name in definition.space:
         key = f"space.{name}"

@@ -21,18 +21,25 @@ _MANY = 10**6  # an upper bound from here on is only there to catch nonsense, an
 
 
 def explain(error: ValidationError, path: str) -> StudyFileError:
-    """Return the first thing wrong as this package's own error; a misspelt key comes first."""
-    return StudyFileError(path, *finding(error, Definition))
+    """Return all that is wrong as one error of this package's own; misspelt keys come first."""
+    (key, found, expected), *others = findings(error, Definition)
+    return StudyFileError(path, key, found, expected, tuple(others))
 
 
-def finding(error: ValidationError, kind: Any) -> Finding:
-    """Return the first thing wrong with a value that should be of this kind."""
-    errors = error.errors(include_url=False)
-    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
-    if first["type"] != "extra_forbidden":  # of a union's complaints, the one that looked deepest
-        same = [each for each in errors if each["loc"][: len(first["loc"]) - 1] == first["loc"][:-1]]
-        first = max(same, key=lambda each: (len(each["loc"]), each["type"] == "finite_number"))
-    return _finding(first, *_locate(first["loc"], kind))
+def findings(error: ValidationError, kind: Any) -> list[Finding]:
+    """Return what is wrong with a value that should be of this kind; of a union's complaints the deepest."""
+    deepest: dict[str, ErrorDetails] = {}
+    for each in error.errors(include_url=False):
+        key = _locate(each["loc"], kind)[0]
+        if key not in deepest or _depth(each) > _depth(deepest[key]):
+            deepest[key] = each
+    inner = [key for key in deepest if not any(each.startswith((f"{key}.", f"{key}[")) for each in deepest)]
+    inner.sort(key=lambda key: deepest[key]["type"] != "extra_forbidden")
+    return [_finding(deepest[key], *_locate(deepest[key]["loc"], kind)) for key in inner]
+
+
+def _depth(error: ErrorDetails) -> tuple[int, bool]:
+    return len(error["loc"]), error["type"] == "finite_number"
 
 
 def _finding(first: ErrorDetails, key: str, annotation: Any, table: type[BaseModel]) -> Finding:
@@ -203,7 +210,7 @@ def _notes(annotation: Any) -> list[Any]:
 def _instead(table: type[BaseModel], word: str) -> str:
     """Return where a key that is unknown in this table belongs, or which keys the table has."""
     known = [name for name in _keys(table) if not (table is Definition and name in _INTERNAL)]
-    nearest = did_you_mean(word, known)
+    nearest = did_you_mean(word, known).removeprefix("; ")
     if table is not Definition and word in _keys(Definition) and word not in _INTERNAL:
         return "it belongs at the top of the file, above the first [table]"
     for name, field in _keys(Definition).items():
@@ -211,7 +218,7 @@ def _instead(table: type[BaseModel], word: str) -> str:
         elsewhere = section is not table and isinstance(section, type) and issubclass(section, BaseModel)
         if elsewhere and word in _keys(section):
             return f"it belongs in [{name}]"
-    return f"known here: {', '.join(known)}{nearest}"
+    return f"{nearest} known here: {', '.join(known)}".lstrip()
 
 
 def _listed(words: Iterable[str], last: str) -> str:

@@ -326,7 +326,7 @@ class Definition(Table):
     model: ModelDefinition = ModelDefinition()
     fit: FitDefinition = FitDefinition()
     own_metrics: dict[str, MetricDefinition] = Field(default_factory=dict, alias="metrics")
-    space: dict[str, Parameter]
+    space: dict[str, Parameter] = Field(default_factory=dict)
     enqueue: Annotated[tuple[dict[str, Scalar], ...], BeforeValidator(as_tuple)] = ()
     search: SearchDefinition = SearchDefinition()
     path: Path = Field(default=Path(), exclude=True)

@@ -135,7 +135,7 @@ def check(name: str, value: object, *, written_out: bool = False) -> Any:
             return adapter.validate_strings(value)
         return adapter.validate_python(value, strict=True)
     except ValidationError as error:
-        raise UsageError("; ".join(messages.finding(error, kind)[1:])) from None
+        raise UsageError("; ".join(messages.findings(error, kind)[0][1:])) from None
 
 
 def default_storage(name: str) -> str:

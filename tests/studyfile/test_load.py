@@ -22,7 +22,7 @@ FILE = Path("folder/mine.toml")
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     # keys
-    ({"metrc": "x"}, "metrc: unknown key; known here: name, metric.*did you mean 'metric'"),
+    ({"metrc": "x"}, "metrc: unknown key; did you mean 'metric'. known here: name, metric"),
     ({"Data": {}}, "Data: unknown key; .*did you mean 'data'"),
     ({"path": "x"}, "path: unknown key; known here"),
     ({"data.sorce": "x"}, "data.sorce: unknown key; .*did you mean 'source'"),
@@ -34,7 +34,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"fit.early_stopping": {"patiense": 2}}, "fit.early_stopping.patiense: .*did you mean 'patience'"),
     ({"name": None}, "name: missing; give text"),
     ({"data": None}, "data: missing; give a table"),
-    ({"space": None}, "space: missing; give a table"),
+    ({"space": None}, "space: empty; give at least one parameter to search"),
     # types
     ({"metric": 5}, "metric: 5; use text or a list of texts"),
     ({"metric": ["val_loss", 3]}, r"metric\[1\]: 3; use text"),
@@ -68,7 +68,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"metrics": {"f2": {"function": "no.py:f"}}}, "metrics.f2.function: no file folder/no.py"),
     ({"fit.function": "train"}, "fit.function: 'train' is not a function"),
     ({"model.export": "encoder"}, "model.export: 'encoder' is not a function"),
-    ({"metric_s": 3}, "metric_s: unknown key; known here: .*metrics"),
+    ({"metric_s": 3}, "metric_s: unknown key; did you mean 'metrics'. known here: "),
     ({"fit.early_stopping": True}, "fit.early_stopping: true; use a table"),
     ({"search.workers": 1.5}, "search.workers: 1.5; use a whole number of at least 1 or 'auto'"),
     # values
@@ -383,4 +383,25 @@ def test_a_direction_that_a_known_name_contradicts_is_told(metric: str, right: s
             [f'direction = "{direction}" makes the worst {metric} the best; use direction = "{right}"']
             if right not in (None, direction)
             else []
+        )
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    """A person would mend one mistake at a time, and start the search for each."""
+    with pytest.raises(StudyFileError) as told:
+        parse_definition(
+            changed({"fit.epoch": 1, "direction": "down", "search.n_trials": 0, "data.tset_size": 0.2}), Path("a.toml")
+        )
+    line = str(told.value)
+    for said in (
+        "fit.epoch: unknown key; did you mean 'epochs'? known here: ",
+        "data.tset_size: unknown key",
+        "n_trials: 0",
+    ):
+        assert said in line
+    assert "direction: 'down'; use 'minimize' or 'maximize'" in line
+    assert len(told.value.others) == 3
+    with pytest.raises(StudyFileError, match=r"^a.toml: metric: 'test_loss' .* -- also space.widht: the built-in"):
+        parse_definition(
+            changed({"metric": "test_loss", "space.widht": {"type": "int", "low": 1, "high": 3}}), Path("a.toml")
         )

@@ -281,5 +281,7 @@ class _Ending:
                 f"no trial of study '{study}' meets the constraints ({limits}): {plural(counts.complete, 'trial')} "
                 f"completed, trial {near.number} is nearest"
             )
-        reason = f", {'most of them ' if len(why) > 1 else ''}with {printable(why[0].reason, _REASON)}" if why else ""
+        reason = (
+            f"; first failure: {printable(min(why, key=lambda each: min(each.numbers)).reason, _REASON)}" if why else ""
+        )
         return NoTrialCompleted(f"no trial of study '{self._context.settings.study_name}' completed {ended}{reason}")

@@ -126,7 +126,7 @@ def test_what_cannot_be_predicted_is_told_in_a_line_and_leaves_no_file(registere
     assert not [each for each in registered.iterdir() if each.name.startswith(".old")]
     for model, told in (
         ("flat", "no registered model 'flat'; the registry has flats; did you mean 'flats'"),
-        ("flats@champion", "model 'flats' has no alias 'champion'; it has challenger"),
+        ("flats@champion", "model 'flats' has no version with alias 'champion'; it has challenger"),
         ("flats/7", "model 'flats' has no version '7'; it has 1"),
     ):
         with pytest.raises(RegistryError, match=told):

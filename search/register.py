@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,7 @@ def register_best(
         SearchError: There is no logged model.
     """
     from search.tracking import registry
+    from search.tracking.logged_model import interface_of
 
     if best.ensemble is not None:
         best = replace(best, run_id=best.ensemble.run_id, metrics={**best.metrics, **best.ensemble.metrics})
@@ -151,13 +153,17 @@ def register_best(
     if not model_id:
         raise SearchError(f"trial {trial.number} is the best, but its model was not kept; see run {best.run_id}")
     test_metric, direction = _test_metric(definition, best.metrics)
+    value = best.metrics.get(test_metric)
+    no_number = f"{registry.NO_NUMBER}: {test_metric} is {value}" if value is not None and math.isnan(value) else ""
+    model = interface_of(model_id)
+    data = data if model is None else model.instead(data)
     tags = {
         "study": name,
         "trial": str(trial.number),
         "run_id": best.run_id,
         registry.DIGEST: data.digest,
         registry.TEST_METRIC: test_metric,
-        registry.TEST_VALUE: str(best.metrics.get(test_metric, "")),
+        registry.TEST_VALUE: "" if value is None else str(value),
         registry.TEST_DIRECTION: direction,
         **_confirmed_tags(best.confirmed),
         **({} if best.ensemble is None else {"ensemble": json.dumps(best.ensemble.as_json())}),
@@ -169,7 +175,7 @@ def register_best(
         tags=tags,
         description=_description(name, best, data, definition),
         about=_about(name, definition, data),
-        refused=printable(loaded()),
+        refused=printable(loaded()) or no_number,
     ), True
 
 
@@ -190,7 +196,9 @@ def check_usable(model: Registered | None) -> None:
     Raises:
         SearchError: It was loaded outside the study's folder and failed, or predicted otherwise than the trained model.
     """
-    if model is not None and model.refused:
+    from search.tracking.registry import NO_NUMBER
+
+    if model is not None and model.refused and not model.refused.startswith(NO_NUMBER):
         raise SearchError(
             f"{model.uri} has no alias: loaded outside the study's folder, {model.refused}; the trials are kept"
         )

@@ -187,7 +187,8 @@ class Display:
         model = outcome.model
         if model is not None and outcome.newly_registered:
             what = outcome.best.ensemble or f"trial {outcome.best.number}"
-            printer.line(f"Registered {what} as {model.uri}, alias {model.alias}.", "green")
+            alias = f"alias {model.alias}" if model.alias else f"without an alias: {model.refused}"
+            printer.line(f"Registered {what} as {model.uri}, {alias}.", "yellow" if model.refused else "green")
         elif model is not None:
             champion = ", the champion's" if model.champion else "'s"
             printer.line(f"No better trial than {model.uri}{champion}: nothing new was registered.")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Batch = tuple[Any, Any, Any]  # inputs as Keras takes them, targets, weights of the rows
 _LARGEST = 2**26  # bytes of outputs beyond which only the losses of the rows are kept
+_LARGEST_INPUTS = 2**24  # bytes of rows beyond which they are not kept
 _FEW = 50  # values that a column may have to be kept as it is
 _MOST_COLUMNS = 200
 _SOME = 1000  # targets that are looked at
@@ -194,6 +195,7 @@ def _predictions(about: About, data: Data, model: keras.Model, batches: Sequence
         baseline=baseline,
         baseline_loss=_whole(constant),
         slices={} if data.test is None or data.test.streamed else slices(data.test.x, data.columns),
+        inputs={} if data.test is None or data.test.streamed else _inputs(data.test.x, data.columns),
     )
 
 
@@ -226,6 +228,21 @@ def row_losses(loss: Any, y: NDArray[Any], output: Any) -> NDArray[np.float32] |
     if values.ndim == 0 or len(values) != len(y):
         return None
     return np.asarray(values.reshape(len(y), -1).mean(axis=1), "float32")
+
+
+def _inputs(x: Any, columns: Sequence[Column]) -> dict[str, NDArray[Any]]:
+    """Return rows by column or input, as a person sends them; nothing where they are too large to keep."""
+    if columns:
+        named_rows = {column.name: values for column, values in raw(x, columns)}
+    elif isinstance(x, Mapping):
+        named_rows = dict(x)
+    else:
+        named_rows = {f"input_{at}": each for at, each in enumerate(x)} if isinstance(x, list | tuple) else {ONLY: x}
+    arrays = {
+        name: np.asarray(each).astype("U") if np.asarray(each).dtype.kind in "OS" else np.asarray(each)
+        for name, each in named_rows.items()
+    }
+    return arrays if sum(each.nbytes for each in arrays.values()) <= _LARGEST_INPUTS else {}
 
 
 def slices(x: Any, columns: Sequence[Column]) -> dict[str, NDArray[Any]]:

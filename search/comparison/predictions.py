@@ -20,7 +20,7 @@ FILE = "test_predictions.npz"
 ONLY = "only"  # the name of an output or target that has none
 _ABOUT = "about"
 _BY_ROW = ("rows", "loss", "weight", "group", "baseline_loss")
-_NAMED = ("targets", "outputs", "slices")
+_NAMED = ("targets", "outputs", "slices", "inputs")
 _BASELINE = "baseline"
 
 
@@ -83,6 +83,8 @@ class Predictions:
             or the mean of the training targets.
         baseline_loss: Its loss for each row.
         slices: The value of each row in columns with few values, by column.
+        inputs: The rows themselves, by column or input, by which another version predicts them; empty where they are
+            too large to keep.
     """
 
     about: About
@@ -95,6 +97,7 @@ class Predictions:
     baseline: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     baseline_loss: NDArray[Any] | None = None
     slices: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    inputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -48,6 +48,7 @@ class DataSummary:
         reading: Options of the study's file that other files for the model are read with too.
         meanings: What each output means.
         code: Digests of the user's code that defines a trial, by the key that names it.
+        seen: Hashes of the rows that trained or chose the model, see `seen.seen_by`.
     """
 
     name: str
@@ -74,6 +75,7 @@ class DataSummary:
     cut: str = ""
     meanings: tuple[Meaning, ...] = ()
     code: dict[str, str] = field(default_factory=dict)
+    seen: bytes = field(default=b"", repr=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what was pickled, also by an earlier release, which lacks the newer fields."""

@@ -8,15 +8,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from search.comparison.predictions import Predictions
 from search.comparison.scores import score_of, trivial
 from search.comparison.verdict import Incomparable, Slice, Verdict, check_same_rows, compare, compare_slices, gain
 from search.errors import RegistryError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from search.tracking.registry import Registered
 
 _TRIVIAL = "the trivial model"
+_FEWEST = 30  # rows that neither version has seen
 _AGREES = 0.01  # by which share a metric computed again may differ from the recorded one
 _KNOWN = ("loss", "accuracy", "auc", "precision", "recall", "f1_score", "mse", "mae", "r2_score")
 
@@ -104,6 +109,7 @@ class Judge:
 
     conditions: Conditions
     _kept: dict[str, Predictions | None] = field(default_factory=dict)
+    _seen: dict[str, NDArray[np.bool_] | None] = field(default_factory=dict)
 
     def decide(self, candidate: Registered, current: Registered | None) -> Decision:
         """Decide whether a version may take over from another, or become the first."""
@@ -126,7 +132,55 @@ class Judge:
         try:
             check_same_rows(theirs, mine)
         except Incomparable as error:
-            return Decision(False, f"{error}; --data FILE compares both on the same rows")
+            found = None if self.conditions.data is not None else self._on_newest(candidate, current, mine, theirs)
+            return found or Decision(False, f"{error}; --data FILE compares both on the same rows")
+        return self._on_unseen(candidate, current, mine, theirs)
+
+    def _on_newest(
+        self, candidate: Registered, current: Registered, mine: Predictions, theirs: Predictions
+    ) -> Decision | None:
+        """Decide on the held-out rows of the newer version, which the other one predicts now."""
+        from search.promotion import evaluated
+
+        newer, older = (candidate, current) if int(candidate.version) > int(current.version) else (current, candidate)
+        known = mine if newer is candidate else theirs
+        found = evaluated.held_out(older, known)
+        if found is None:
+            return None
+        again, self._seen[older.uri] = found
+        both = (mine, again) if newer is candidate else (again, theirs)
+        try:
+            check_same_rows(both[1], both[0])
+        except Incomparable:
+            return None
+        decision = self._on_unseen(candidate, current, *both)
+        return replace(decision, reason=f"{decision.reason} (on the held-out rows of version {newer.version})")
+
+    def _on_unseen(
+        self, candidate: Registered, current: Registered, mine: Predictions, theirs: Predictions
+    ) -> Decision:
+        """Decide on the rows that neither version has seen."""
+        rows, told = self._unseen([candidate, current], len(mine))
+        if len(rows) < len(mine):
+            if len(rows) < _FEWEST:
+                return Decision(False, f"{told}, and {len(rows)} are too few to decide")
+            mine, theirs = mine.take(rows), theirs.take(rows)
+        decision = self._compared_on(candidate, current, mine, theirs)
+        return replace(decision, reason=f"{decision.reason}; {told}") if told else decision
+
+    def _unseen(self, versions: Sequence[Registered], count: int) -> tuple[NDArray[np.intp], str]:
+        """Return the rows that no version has seen, and in words how many were left out."""
+        seen = np.zeros(count, bool)
+        for version in versions:
+            known = self._seen.get(version.uri)
+            seen |= known if known is not None else False
+        out = int(seen.sum())
+        what = f"{out} of {count} rows are left out, which trained or chose one of the versions" if out else ""
+        return np.flatnonzero(~seen), what
+
+    def _compared_on(
+        self, candidate: Registered, current: Registered, mine: Predictions, theirs: Predictions
+    ) -> Decision:
         try:
             if self.conditions.data is None:  # what was recorded is of the test rows
                 _check_recorded(candidate, mine)
@@ -138,6 +192,11 @@ class Judge:
     def _as_first(self, candidate: Registered, mine: Predictions | None) -> Decision:
         if mine is None:
             return _first_recorded(candidate)
+        rows, told = self._unseen([candidate], len(mine))
+        if len(rows) < len(mine):
+            if len(rows) < _FEWEST:
+                return Decision(False, f"{told}, and {len(rows)} are too few to decide")
+            mine = mine.take(rows)
         self._with_conditions(Decision(True, ""), mine, mine)  # a misspelt metric or column is told all the same
         if self.conditions.data is not None and score_of(mine.about.metric, mine) is None:
             return self._recorded(candidate, candidate, f"they do not tell its {mine.about.metric}")
@@ -160,7 +219,7 @@ class Judge:
             if self.conditions.data is not None:
                 from search.promotion import evaluated
 
-                known = evaluated.predictions(version, self.conditions.data)
+                known, self._seen[version.uri] = evaluated.predictions(version, self.conditions.data)
             self._kept[version.uri] = known
         return self._kept[version.uri]
 

@@ -11,6 +11,7 @@ import io
 import json
 import shutil
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +23,7 @@ import mlflow
 import numpy as np
 import yaml  # type: ignore[import-untyped] # MLflow's own dependency
 from mlflow import pyfunc
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models.utils import _save_example
 from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
@@ -29,11 +31,14 @@ from mlflow.utils.environment import _mlflow_conda_env, _PythonEnv
 
 from search import serving
 from search.comparison.predictions import FILE as PREDICTIONS
-from search.data.summary import ANSWERS, DataSummary
+from search.data.summary import ANSWERS, DataSummary, Interface
+from search.data.summary import TensorSpec as SpecOfTensor
+from search.serving.meaning import Meaning
 from search.tracking.user_code import UserCode, pinned
 
 PREDICTIONS_DIGEST = "test_predictions.sha256"
 DESCRIPTION = "search.json"  # what the model takes and gives
+SEEN = "seen_rows.bin"  # hashes of the rows that trained or chose it
 REFERENCE = "reference.json"  # what its training data looked like
 _REQUIREMENTS = ("keras", "numpy", "pandas")
 # What Keras does with TensorFlow on every backend.
@@ -126,6 +131,7 @@ def save_model(
         shutil.copyfile(file, folder / "code" / _LOADER / file.name)
     code.copy_to(folder / serving.CODE)
     (folder / DESCRIPTION).write_text(json.dumps(_described(data, code.modules), default=_plain))
+    (folder / SEEN).write_bytes(data.seen)
     (folder / REFERENCE).write_text(json.dumps(data.profile, default=_plain))
 
     mlflow_model.signature = signature(data)
@@ -194,6 +200,21 @@ def _described(data: DataSummary, modules: Sequence[str]) -> dict[str, Any]:
         "meanings": [asdict(each) for each in data.meanings],
         "listed": isinstance(data.example, list | tuple),
     }
+
+
+def interface_of(model_id: str) -> Interface | None:
+    """Return what a logged model takes and gives, without its example; None where that cannot be read."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            place = mlflow.artifacts.download_artifacts(f"models:/{model_id}/{DESCRIPTION}", dst_path=folder)
+            known = json.loads(Path(place).read_text(encoding="utf-8"))
+        inputs, outputs = (
+            tuple(SpecOfTensor(each["dtype"], tuple(each["shape"]), each["name"]) for each in known[kind])
+            for kind in ("inputs", "outputs")
+        )
+        return Interface(inputs, None, outputs, tuple(map(Meaning.of, known["meanings"])))
+    except (MlflowException, OSError, KeyError, ValueError):
+        return None
 
 
 def _plain(value: Any) -> Any:

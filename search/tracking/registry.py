@@ -27,6 +27,7 @@ from search.tracking.logged_model import PREDICTIONS_DIGEST, digest_of
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 REFUSED = "refused"  # why a version has no alias
+NO_NUMBER = "its test value is no number"
 EXCLUDED = "excluded"  # who left its trial out, when and why
 TEST_METRIC, TEST_VALUE, TEST_DIRECTION, DIGEST = "test_metric", "test_value", "test_direction", "data_digest"
 COPIED_FROM, MODEL_ID = "copied_from", "model_id"
@@ -77,7 +78,7 @@ class Registered:
 
     @property
     def refused(self) -> str:
-        """Why it has no alias: what happened when it was loaded outside the study's folder; empty for most."""
+        """Why it has no alias: it cannot be loaded outside the study's folder, or its test value is no number."""
         return self.tags.get(REFUSED, "")
 
     @property
@@ -117,7 +118,8 @@ def register(
     client = MlflowClient()
     if refused:
         tags = {**tags, REFUSED: refused}
-        description = f"**It cannot be used: {refused}**\n\n{description}"
+        what = "has no alias" if refused.startswith(NO_NUMBER) else "cannot be used"
+        description = f"**It {what}: {refused}**\n\n{description}"
     with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints what the command says itself
         kept = {MODEL_ID: model_id, **{key[:_LONGEST_KEY]: value for key, value in tags.items()}}
         version = mlflow.register_model(f"models:/{model_id}", name, tags=kept).version

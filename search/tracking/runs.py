@@ -272,7 +272,7 @@ class SearchRun:
     def _kept_metrics(self, result: TrialResult, model_id: str | None = None) -> list[Metric]:
         now = milliseconds(result.epochs[-1].time if result.epochs else time.time())
         about = (model_id, self._facts.get("name"), self._facts.get("digest")) if model_id else ()
-        return [Metric(name, value, now, result.step, *about) for name, value in result.metrics.items()]
+        return [Metric(name, value, now, result.step_of(name), *about) for name, value in result.metrics.items()]
 
     @staticmethod
     def _picture(result: TrialResult) -> bytes:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
@@ -22,13 +22,17 @@ from mlflow.models import Model
 
 from search import serving
 from search.data import files
+from search.data.seen import are_seen
 from search.errors import DataError, RegistryError, one_line
 from search.serving.meaning import Meaning
 from search.study.attributes import read
 from search.system import machine
 from search.system.whole import whole
-from search.tracking.logged_model import DESCRIPTION, REFERENCE
+from search.tracking.logged_model import DESCRIPTION, REFERENCE, SEEN
 from search.tracking.registry import Registered
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _NAMED = 5  # columns in a message
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
@@ -42,11 +46,13 @@ class Loaded:
         pyfunc: The model as MLflow loads it.
         described: What it takes and gives, as it was logged; empty for a model that `search` did not log.
         profile: What its training data looked like; empty where that is not known.
+        seen: Hashes of the rows that trained or chose it; empty where they are not known.
     """
 
     pyfunc: Any
     described: dict[str, Any] = field(default_factory=dict)
     profile: dict[str, Any] = field(default_factory=dict)
+    seen: bytes = b""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -121,7 +127,7 @@ class Loaded:
         meaning = self._meaning
         earlier = meaning is not None and "meanings" not in self.described  # such a model makes probabilities itself
         try:
-            given = self._served(rows) if self.described else rows
+            given = self.served(rows) if self.described else rows
             predicted = self.pyfunc.predict(given, params={"output": "probability"} if earlier else None)
         except (MlflowException, ValueError, TypeError, KeyError) as error:
             raise DataError(f"the model does not take these rows: {one_line(error).partition(': ')[2]}") from error
@@ -144,7 +150,11 @@ class Loaded:
         meaning = Meaning.of(kept[0]) if kept and len(self._outputs) <= 1 else None
         return meaning if meaning is not None and meaning.has_classes else None
 
-    def _served(self, rows: Any) -> Any:
+    def has_seen(self, rows: Any) -> NDArray[np.bool_] | None:
+        """Return for each row whether it trained or chose the model; None where that is not known."""
+        return are_seen(self.seen, self.prepare(rows)) if self.seen else None
+
+    def served(self, rows: Any) -> Any:
         """Return rows as the model's signature names them: a frame, an array, or arrays by name."""
         if self.described["columns"]:  # without the others, which MLflow would warn of
             known = dict(self.described["columns"])
@@ -178,7 +188,8 @@ def load(model: Registered) -> Loaded:
         loaded = mlflow.pyfunc.load_model(str(folder))
     except Exception as error:  # whatever the user's own code raises when it is imported
         raise RegistryError(f"model {model.uri} cannot be loaded ({one_line(error)})") from error
-    return Loaded(loaded, _json(folder / DESCRIPTION), _json(folder / REFERENCE))
+    seen = (folder / SEEN).read_bytes() if (folder / SEEN).is_file() else b""
+    return Loaded(loaded, _json(folder / DESCRIPTION), _json(folder / REFERENCE), seen)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from search.data.dataset import Data
 from search.data.facts import facts
 from search.data.preprocessing import MISSING, leaves, raw
 from search.data.profile import profile_of
+from search.data.seen import seen_by
 from search.data.summary import Answers, DataSummary, Interface, TensorSpec
 from search.errors import ModelError
 from search.serving.meaning import Meaning, named
@@ -69,6 +70,7 @@ def describe(
         optional=_incomplete(data),
         reading={"kind": definition.data.kind, "options": files.travelling(definition.data.options)},
         facts=facts(data),
+        seen=seen_by(data),
         doubts=data.doubts,
         cut=data.cut,
         **vars(interface(definition, data, model)),

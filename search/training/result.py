@@ -107,6 +107,10 @@ class TrialResult:
         last = self.epochs[-1]
         return last.step + (1 if self.metrics.keys() & last.logs.keys() else 0)
 
+    def step_of(self, name: str) -> int:
+        """The step to record one of `metrics` at: 0 for what is measured once, which MLflow then draws as a bar."""
+        return self.step if any(name in epoch.logs for epoch in self.epochs) else 0
+
     def as_text(self) -> str:
         """Return everything but the model, and what comes with it, as text that `from_text` reads: compressed JSON."""
         content = asdict(replace(self, model=None, predictions=None, answers=None, validated=None, data=None))

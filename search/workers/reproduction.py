@@ -244,6 +244,8 @@ def _compared(recorded: Recorded, result: TrialResult, changed: list[str], *, wh
         if name in _TIMES or name.startswith((_VALUE, "system/")) or (name not in ours and not _trained(name)):
             continue
         again = ours.get(name, {})
+        if len(values) == len(again) == 1:  # measured once; earlier releases recorded it at another step
+            again = dict.fromkeys(values, next(iter(again.values())))
         first = next((step for step in sorted(values) if not _equal(values[step], again.get(step))), None)
         last = max(values)
         metrics[name] = (values[last], again.get(last))
@@ -272,7 +274,7 @@ def _by_step(result: TrialResult) -> Mapping[str, dict[int, float]]:
         for name, value in epoch.logs.items():
             found.setdefault(name, {})[epoch.step] = value
     for name, value in result.metrics.items():
-        found.setdefault(name, {})[result.step] = value
+        found.setdefault(name, {})[result.step_of(name)] = value
     return found
 
 

@@ -112,7 +112,7 @@ def _print_promotion(told: Promotion, *, dry_run: bool) -> None:
         tell(f"{what} is now {told.alias}{before}: {told.reason}")
     elif told.refused:
         tell(f"{what} {'would not be' if dry_run else 'was not'} promoted: {told.reason}", sys.stderr)
-    elif dry_run:
+    elif dry_run and told.previous != told.version:
         tell(f"{what} would be promoted: {told.reason}")
     else:
         tell(f"nothing to do: {told.reason}")

@@ -151,7 +151,8 @@ def register_best(
     if known is not None:
         return registry.as_challenger(known), False
     if not model_id:
-        raise SearchError(f"trial {trial.number} is the best, but its model was not kept; see run {best.run_id}")
+        why = f"see run {best.run_id}" if best.run_id else "another program than search trained it"
+        raise SearchError(f"trial {trial.number} is the best, but its model was not kept; {why}")
     test_metric, direction = _test_metric(definition, best.metrics)
     value = best.metrics.get(test_metric)
     no_number = f"{registry.NO_NUMBER}: {test_metric} is {value}" if value is not None and math.isnan(value) else ""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from search.tracking.registry import Registered
 
-_TRIVIAL = "the trivial model"
+_TRIVIAL, _NO_CHAMPION = "the trivial model", "there was no champion before"
 _FEWEST = 30  # rows that neither version has seen
 _AGREES = 0.01  # by which share a metric computed again may differ from the recorded one
 _KNOWN = ("loss", "accuracy", "auc", "precision", "recall", "f1_score", "mse", "mae", "r2_score")
@@ -110,6 +110,7 @@ class Judge:
     conditions: Conditions
     _kept: dict[str, Predictions | None] = field(default_factory=dict)
     _seen: dict[str, NDArray[np.bool_] | None] = field(default_factory=dict)
+    former: str = ""  # the version that had the alias last
 
     def decide(self, candidate: Registered, current: Registered | None) -> Decision:
         """Decide whether a version may take over from another, or become the first."""
@@ -191,7 +192,7 @@ class Judge:
 
     def _as_first(self, candidate: Registered, mine: Predictions | None) -> Decision:
         if mine is None:
-            return _first_recorded(candidate)
+            return self._replaces(_first_recorded(candidate))
         rows, told = self._unseen([candidate], len(mine))
         if len(rows) < len(mine):
             if len(rows) < _FEWEST:
@@ -200,7 +201,14 @@ class Judge:
         self._with_conditions(Decision(True, ""), mine, mine)  # a misspelt metric or column is told all the same
         if self.conditions.data is not None and score_of(mine.about.metric, mine) is None:
             return self._recorded(candidate, candidate, f"they do not tell its {mine.about.metric}")
-        return _first(candidate, mine)
+        return self._replaces(_first(candidate, mine))
+
+    def _replaces(self, decision: Decision) -> Decision:
+        """Say of a first champion whether another version was champion, until somebody removed the alias."""
+        if not self.former:
+            return decision
+        before = f"version {self.former} had the alias until it was removed by hand"
+        return replace(decision, reason=decision.reason.replace(_NO_CHAMPION, before))
 
     def _recorded(self, candidate: Registered, current: Registered, why: str) -> Decision:
         c = self.conditions
@@ -256,9 +264,7 @@ def _first(candidate: Registered, mine: Predictions) -> Decision:
         return Decision(False, f"the {verdict.metric} of version {candidate.version} is not a finite number", verdict)
     if verdict.difference > 0:
         sure = "" if verdict.better else ", though not surely"
-        return Decision(
-            True, f"there was no champion before, and it is better than {_TRIVIAL}{sure}: {_text(verdict)}", verdict
-        )
+        return Decision(True, f"{_NO_CHAMPION}, and it is better than {_TRIVIAL}{sure}: {_text(verdict)}", verdict)
     return Decision(False, f"not better than {_TRIVIAL}: {_text(verdict)}", verdict)
 
 
@@ -267,7 +273,7 @@ def _first_recorded(candidate: Registered) -> Decision:
         return Decision(False, f"version {candidate.version} recorded no finite {candidate.metric or 'test value'}")
     return Decision(
         True,
-        "there was no champion before (registered without the data that a comparison with the trivial model needs)",
+        f"{_NO_CHAMPION} (registered without the data that a comparison with the trivial model needs)",
     )
 
 

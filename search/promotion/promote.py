@@ -89,6 +89,7 @@ def promote(
     target, judge = to if to is not None else model, Judge(conditions)
     with history.one_at_a_time(target, alias):
         seen = history.moves(target, alias)
+        judge.former = next((each.version for each in reversed(seen) if each.done), "")
         current, decision = _decided(judge, candidate, target, alias)
         if current is not None and _same(candidate, current):
             number = current.version
@@ -211,7 +212,7 @@ def rollback(model: str, *, alias: str = CHAMPION, reason: str = "") -> Promotio
     with history.one_at_a_time(model, alias):
         current = registry.holder(model, alias)
         there = {each.version: each for each in registry.all_versions(model)}
-        line = history.champions(history.moves(model, alias), current.version if current else "")
+        line = history.champions(history.reconciled(model, alias), current.version if current else "")
         before = [each for each in line if each in there and (current is None or each != current.version)]
         if current is None and not before:
             raise RegistryError(f"model '{model}' has no {alias} to roll back; promote a version first")
@@ -236,4 +237,4 @@ def moves(model: str, *, alias: str = CHAMPION) -> list[Move]:
 
     registry.check_alias(alias)
     registry.check_known(model)
-    return [each for each in history.moves(model, alias) if each.done]
+    return [each for each in history.reconciled(model, alias) if each.done]

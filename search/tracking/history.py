@@ -25,7 +25,7 @@ from search.tracking import registry
 from search.tracking.registry import Registered
 
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
-PROMOTED, FORCED, ROLLED_BACK = "promoted", "forced", "rolled back"
+PROMOTED, FORCED, ROLLED_BACK, BY_HAND = "promoted", "forced", "rolled back", "by hand"
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Move:
 
     Attributes:
         model: The registered model.
-        version: The version that got the alias.
+        version: The version that got the alias; empty where it was removed by hand.
         alias: The alias.
         previous: The version that carried it before; empty when none did.
         at: When, as UTC text that sorts.
-        kind: `promoted`, `forced` or `rolled back`.
+        kind: `promoted`, `forced`, `rolled back` or `by hand`.
         reason: Why, in one line.
         by: Who.
         verdict: The comparison behind it, as in `--json`; None when there was none.
@@ -96,6 +96,23 @@ def _moves_of(version: Registered, alias: str) -> Iterator[Move]:
             yield Move(version.name, version.version, alias, before, at, PROMOTED, reason)
 
 
+def reconciled(model: str, alias: str) -> list[Move]:
+    """Return the moves that were recorded, as the registry now shows them.
+
+    A promotion that was killed after the alias moved is done. An alias that was moved or removed by other means than
+    `search.promote` is the last move.
+    """
+    found, holder = moves(model, alias), registry.holder(model, alias)
+    now = holder.version if holder is not None else ""
+    known = [replace(each, done=True) if each.version == now and each is found[-1] else each for each in found]
+    last = next((each.version for each in reversed(known) if each.done), "")
+    if now == last:
+        return known
+    at = datetime.now(UTC).strftime(_STAMP)
+    why = f"the alias was {'moved' if now else 'removed'} outside search.promote, some time before now"
+    return [*known, Move(model, now, alias, last, at, BY_HAND, why)]
+
+
 def champions(found: Sequence[Move], now: str = "") -> list[str]:
     """Return the versions that a rollback goes back along, the present one last.
 
@@ -110,7 +127,7 @@ def champions(found: Sequence[Move], now: str = "") -> list[str]:
                 stack.pop()
         elif move.previous and stack[-1:] != [move.previous]:
             stack.append(move.previous)
-        if stack[-1:] != [move.version]:
+        if move.version and stack[-1:] != [move.version]:
             stack.append(move.version)
     if now and stack[-1:] != [now]:
         stack.append(now)

@@ -458,3 +458,40 @@ def test_the_command_says_what_it_did(add: Add, folder: Path) -> None:
     assert "version 1  promoted" in done.stdout
     done = command("search.promote", "m", "--rollback", "--max-loss", "1", cwd=folder)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_what_is_done_by_hand_is_in_the_history(add: Add) -> None:
+    """`--history` would never hear of an alias moved in MLflow, or of a promotion that was killed."""
+    for skill in (1.0, 2.0, 3.0):
+        add(predictions(skill))
+    client = MlflowClient()
+    assert promotion.promote("m", version="1").promoted
+    client.set_registered_model_alias("m", "champion", "3")
+    by_hand = promotion.moves("m")[-1]
+    assert (by_hand.version, by_hand.previous, by_hand.kind) == ("3", "1", "by hand")
+    assert promotion.rollback("m").version == "1"
+    client.delete_registered_model_alias("m", "champion")
+    assert promotion.moves("m")[-1].reason.startswith("the alias was removed outside search.promote")
+    told = promotion.promote("m", version="2")
+    assert told.promoted
+    assert told.reason.startswith(
+        "version 1 had the alias until it was removed by hand, and it is better than the trivial"
+    )
+    placed = registry.find("m", "3")
+    history.begin(placed, "champion", registry.find("m", "2"), history.PROMOTED, "killed after this", None)
+    assert promotion.moves("m")[-1].version == "2", "the alias has not moved"
+    registry.move(placed, "champion")
+    assert promotion.moves("m")[-1].reason == "killed after this"
+    assert promotion.rollback("m").version == "2"
+
+
+def test_a_dry_run_of_the_champion_says_that_there_is_nothing_to_do(
+    add: Add, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would say "would be promoted" of a version that is champion already."""
+    from search.promote import promote_command
+
+    add(predictions(1.0))
+    promotion.promote("m")
+    promote_command("m", dry_run=True, max_loss=0.0, min_gain=0.0, alias="champion", reason="")
+    assert "nothing to do: version 1 is champion already" in capsys.readouterr().out

@@ -31,6 +31,8 @@ NO_NUMBER = "its test value is no number"
 EXCLUDED = "excluded"  # who left its trial out, when and why
 TEST_METRIC, TEST_VALUE, TEST_DIRECTION, DIGEST = "test_metric", "test_value", "test_direction", "data_digest"
 COPIED_FROM, MODEL_ID = "copied_from", "model_id"
+# What people see of a version; MLflow's pages hide tags that begin with "mlflow.".
+_SHOWN, _HIDDEN = {"study", "trial", TEST_VALUE, DIGEST, REFUSED, EXCLUDED}, "mlflow.search."
 _RULE = "\n\n---\n"  # between what the search said of a version and what a promotion says
 _LONGEST = 5000  # characters of a description: MLflow's column on PostgreSQL
 _LONGEST_KEY = 250  # characters of a tag's name
@@ -121,7 +123,7 @@ def register(
         what = "has no alias" if refused.startswith(NO_NUMBER) else "cannot be used"
         description = f"**It {what}: {refused}**\n\n{description}"
     with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints what the command says itself
-        kept = {MODEL_ID: model_id, **{key[:_LONGEST_KEY]: value for key, value in tags.items()}}
+        kept = {_key(key): value for key, value in {MODEL_ID: model_id, **tags}.items()}
         version = mlflow.register_model(f"models:/{model_id}", name, tags=kept).version
     if not refused:
         client.set_registered_model_alias(name, CHALLENGER, version)
@@ -272,13 +274,20 @@ def move(version: Registered, alias: str) -> None:
 def tag(version: Registered, tags: Mapping[str, str]) -> None:
     """Write tags to a version."""
     for key, value in tags.items():
-        MlflowClient().set_model_version_tag(version.name, version.version, key, value)
+        MlflowClient().set_model_version_tag(version.name, version.version, _key(key), value)
+
+
+def _key(name: str) -> str:
+    """Return what MLflow calls a tag: people see who, what, how good and since when, the program reads the rest."""
+    shown = name in _SHOWN or name.endswith(".since")
+    return name if shown else f"{_HIDDEN}{name}"[:_LONGEST_KEY]
 
 
 def untag(version: Registered, key: str) -> None:
     """Remove a tag from a version, if it is there."""
-    with contextlib.suppress(MlflowException):
-        MlflowClient().delete_model_version_tag(version.name, version.version, key)
+    for name in (_key(key), key):  # earlier releases hid none
+        with contextlib.suppress(MlflowException):
+            MlflowClient().delete_model_version_tag(version.name, version.version, name)
 
 
 def describe(version: Registered, paragraph: str) -> None:
@@ -360,13 +369,14 @@ def size_mb(version: Registered) -> float:
 
 
 def _registered(version: ModelVersion, aliases: Mapping[str, Any]) -> Registered:
+    tags = {key.removeprefix(_HIDDEN): value for key, value in (version.tags or {}).items()}
     return Registered(
         version.name,
         str(version.version),
         tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(version.version))),
         version.run_id or "",
-        version.model_id or (version.tags or {}).get(MODEL_ID, "") or _logged_model(version.source or ""),
-        dict(version.tags or {}),
+        version.model_id or tags.get(MODEL_ID, "") or _logged_model(version.source or ""),
+        tags,
         version.description or "",
     )
 

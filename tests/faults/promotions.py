@@ -87,7 +87,7 @@ def _reset(client: Any) -> None:
     client.set_registered_model_alias("m", "champion", "1")
     for version in (WORSE, BETTER):
         for key in [each for each in registry.find("m", version).tags if each.startswith("champion")]:
-            client.delete_model_version_tag("m", version, key)
+            registry.untag(registry.find("m", version), key)
 
 
 def _judged(told: dict[str, Any], champion: str, moves: list[str]) -> str:

@@ -126,8 +126,11 @@ def test_the_verdict_and_its_picture_are_on_the_version(add: Add) -> None:
     add(predictions(2.0))
     promotion.promote("m", conditions=Conditions(metrics=("accuracy", "auc"), slices="region", reason="spring release"))
     version = MlflowClient().get_model_version("m", "2")
-    assert json.loads(version.tags["champion.verdict"])["better"] is True
-    assert version.tags["champion.reason"].endswith("(spring release)")
+    kept = registry.find("m", "2").tags
+    assert json.loads(kept["champion.verdict"])["better"] is True
+    assert kept["champion.reason"].endswith("(spring release)")
+    shown = {name for name in version.tags if not name.startswith("mlflow.")}
+    assert shown == {"test_value", "data_digest", "champion.since"}, "what a person reads"
     assert version.description.startswith("A text.")
     assert "**champion** since" in version.description
     runs = MlflowClient().search_runs([MlflowClient().get_experiment_by_name("m").experiment_id])
@@ -159,7 +162,7 @@ def test_what_else_was_asked_for_refuses(add: Add) -> None:
     told = promotion.promote("m", conditions=Conditions(max_parameters=500), dry_run=True)
     assert (told.promoted, told.refused) == (False, False)
     assert champion() == "1", "a dry run changes nothing"
-    assert not any(key.startswith("champion") for key in MlflowClient().get_model_version("m", "2").tags)
+    assert not any(key.startswith("champion") for key in registry.find("m", "2").tags)
 
 
 def test_a_small_loss_may_be_accepted(add: Add) -> None:
@@ -364,7 +367,7 @@ def test_of_two_promotions_at_once_the_better_stands(add: Add, locked: bool, mon
         MlflowClient().set_registered_model_alias("m", "champion", "1")
         for version in ("2", "3"):
             for key in [each for each in registry.find("m", version).tags if each.startswith("champion")]:
-                MlflowClient().delete_model_version_tag("m", version, key)
+                registry.untag(registry.find("m", version), key)
         together = threading.Barrier(2)
         told: dict[str, promotion.Promotion] = {}
 

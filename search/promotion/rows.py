@@ -134,6 +134,7 @@ def predictions(rows: FreshRows, output: NDArray[Any], kept: Predictions) -> Pre
         if ONLY not in kept.baseline
         else _losses(kept.about, rows.target, np.broadcast_to(kept.baseline[ONLY], output.shape)),
         slices=rows.slices,
+        inputs={},
     )
 
 

@@ -48,7 +48,7 @@ class DataSummary:
         reading: Options of the study's file that other files for the model are read with too.
         meanings: What each output means.
         code: Digests of the user's code that defines a trial, by the key that names it.
-        seen: Hashes of the rows that trained or chose the model, see `seen.seen_by`.
+        seen: Hashes of the rows that trained or chose the model, see `comparison.seen`.
     """
 
     name: str

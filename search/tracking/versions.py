@@ -21,8 +21,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from search import serving
+from search.comparison.seen import are_seen
 from search.data import files
-from search.data.seen import are_seen
 from search.errors import DataError, RegistryError, one_line
 from search.serving.meaning import Meaning
 from search.study.attributes import read

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.comparison import outputs
+from search.comparison.seen import seen_by
 from search.data import files, streams
 from search.data.dataset import Data
 from search.data.facts import facts
 from search.data.preprocessing import MISSING, leaves, raw
 from search.data.profile import profile_of
-from search.data.seen import seen_by
 from search.data.summary import Answers, DataSummary, Interface, TensorSpec
 from search.errors import ModelError
 from search.serving.meaning import Meaning, named

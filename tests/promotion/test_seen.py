@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from search import promotion
-from search.data import seen
+from search.comparison import seen
 from search.promotion import Conditions
 from search.studyfile.load import load_definition
 from tests.conftest import Searcher

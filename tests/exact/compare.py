@@ -206,5 +206,6 @@ def load_and_compare(file: Path, drawn: Drawn) -> str:
     predicted = model.predict(fit.as_tensors(drawn.data.example(rows)), batch_size=rows, verbose=0)
     kept = np.load(file.with_suffix(".npz"))
     pairs = zip(keras.tree.flatten(predicted), kept.values(), strict=True)
-    close = all(np.allclose(mine, theirs, rtol=1e-4, atol=1e-5, equal_nan=True) for mine, theirs in pairs)
+    off = 1e-4 if drawn.policy == "float32" else 3e-2
+    close = all(np.allclose(mine, theirs, off, off / 10, equal_nan=True) for mine, theirs in pairs)
     return "" if close else "predicts otherwise"

@@ -177,7 +177,8 @@ Body = Callable[[Any, Values], Any]
 
 def _vector_body(pick: random.Random, kinds: list[str]) -> Body:
     activation = pick.choice(["relu", "tanh", "gelu", "swish", relu, functools.partial(scaled_tanh, factor=2.0)])
-    kinds.append("activation by " + ("name" if isinstance(activation, str) else "function or partial"))
+    by = "name" if isinstance(activation, str) else "function named relu" if activation is relu else "partial"
+    kinds.append(f"activation by {by}")
     regularizer = pick.choice([None, None, "l1", keras.regularizers.L1L2(1e-3, 1e-3), "none told", "orthogonal"])
     constraint = pick.choice([None, None, "max_norm", "non_neg", "unit_norm"])
     more = pick.choice(

@@ -177,7 +177,7 @@ def _batches_of_gpus(definition: Definition) -> Iterator[Finding]:
     sizes = parameter.choices if isinstance(parameter, CategoricalParameter) else ()
     if isinstance(parameter, IntParameter):
         sizes = (parameter.low, parameter.step or 1)
-    if parameter is not None and any(int(size) % gpus for size in sizes):
+    if parameter is not None and _counts(parameter) and any(int(size) % gpus for size in sizes):
         yield "space.batch_size", describe(parameter), right
 
 

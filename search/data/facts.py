@@ -138,6 +138,8 @@ def merging(x: Any) -> tuple[str, ...]:
     """Return which numbers in arrays single precision does not tell apart."""
     found = []
     for leaf in leaves(x):
+        if not leaf.size:  # what is wrong with it is told elsewhere
+            continue
         some = leaf[:: max(1, len(leaf) // _LOOKED_AT)]
         some = some.reshape(len(some), -1)
         if leaf.dtype.kind in "fiu" and leaf.dtype.itemsize > 2 and some.shape[1] <= _MOST_FEATURES:

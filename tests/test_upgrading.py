@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from search import resume
 from search.errors import NewerVersionError
+from search.reporting.overview import overview
 from search.study import attributes
 from search.study.attributes import VERSION
 from search.study.storage import open_storage
@@ -86,6 +87,15 @@ def test_what_a_newer_version_wrote_is_told() -> None:
     attributes.set_search(study, "a", {"budget": 3})
     with pytest.raises(NewerVersionError, match="search a was written by a newer version"):
         resume.search_records(study)
+
+
+def test_the_studies_of_a_newer_version_are_listed(tmp_path: Path) -> None:
+    """One study of a newer version would hide every study of the storage."""
+    url = str(tmp_path / "a.journal")
+    study = optuna.create_study(study_name="a", storage=open_storage(url))
+    attributes.set_search(study, "a", {"budget": 3, "began": "2027-01-01", "version": "9.0"})
+    (listed,) = overview(url, f"sqlite:///{tmp_path}/none.db")
+    assert (listed.study, listed.package) == ("a", "9.0")
 
 
 def test_a_promotion_of_a_newer_version_is_in_the_history(folder: Path) -> None:

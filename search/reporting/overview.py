@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from search.errors import SearchError, StorageError
 from search.reporting.findings import states_of
-from search.resume import search_records
+from search.study.attributes import searches_of
 from search.study.comparable import comparable_trials
 from search.study.storage import file_of, open_storage, storage_errors
 
@@ -86,8 +86,13 @@ def _studies(url: str) -> Iterator[StudyOverview]:
         names = optuna.get_all_study_names(storage)
     for name in names:
         study = optuna.load_study(study_name=name, storage=storage)
-        package = next((each.version for each in reversed(search_records(study)) if each.version), "")
-        yield StudyOverview(name, url, states_of(study), _best(study), None, None, package)
+        yield StudyOverview(name, url, states_of(study), _best(study), None, None, _package(study))
+
+
+def _package(study: optuna.Study) -> str:
+    """Return the version that searched last; records of a newer version, which cannot be read here, have one too."""
+    searches = sorted(searches_of(study).values(), key=lambda each: str(each.get("began", "")))
+    return next((str(each["version"]) for each in reversed(searches) if each.get("version")), "")
 
 
 def _best(study: optuna.Study) -> float | None:

@@ -19,6 +19,7 @@ from optuna.trial import TrialState, create_trial
 
 from search.data.summary import DataSummary, TensorSpec
 from search.register import _in_and_out
+from search.serving.meaning import Meaning
 from search.study.storage import open_storage
 from search.studyfile.schema import Definition
 from search.tracking.pages import descriptions, pictures, views
@@ -27,6 +28,7 @@ from tests.conftest import Searcher
 
 Tiny = Callable[..., Definition]
 SVG = "{http://www.w3.org/2000/svg}"
+PROBABILITY = Meaning("probabilities", "binary", (0, 1), True)
 CODE = """
 import keras
 import optuna
@@ -239,11 +241,18 @@ def test_a_taken_port_is_not_proposed(folder: Path, monkeypatch: pytest.MonkeyPa
     [
         ({}, "Input: 2 numbers per row. Output: the probability of class 1 (the other is 0)."),
         (
-            {"task": "multiclass", "classes": ("a", "b", "c"), "output": (TensorSpec("float32", (-1, 3)),)},
+            {"meanings": (Meaning("logits", "binary", ("no", "yes"), True),)},
+            "Input: 2 numbers per row. Output: the logit of class yes (the other is no).",
+        ),
+        (
+            {
+                "meanings": (Meaning("probabilities", "multiclass", ("a", "b", "c")),),
+                "output": (TensorSpec("float32", (-1, 3)),),
+            },
             "Input: 2 numbers per row. Output: a probability for each of 3 classes: a, b, c.",
         ),
         (
-            {"task": "regression", "classes": (), "inputs": (TensorSpec("float32", (-1, 8, 8)),)},
+            {"meanings": (Meaning("numbers"),), "inputs": (TensorSpec("float32", (-1, 8, 8)),)},
             "Input: an array of 8 × 8 numbers per row. Output: 1 number per row.",
         ),
         (
@@ -255,7 +264,7 @@ def test_a_taken_port_is_not_proposed(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_a_version_says_in_words_what_goes_in_and_comes_out(changed: dict[str, object], said: str) -> None:
     """A person would read `Takes float64 (-1, 2); gives classes 0, 1`."""
     known = {"task": "binary", "classes": (0, 1), "columns": (), "inputs": (TensorSpec("float64", (-1, 2)),)}
-    known |= {"output": (TensorSpec("float32", (-1, 1)),), **changed}
+    known |= {"output": (TensorSpec("float32", (-1, 1)),), "meanings": (PROBABILITY,), **changed}
     data = DataSummary(
         name="d", source="s", digest="x", rows={}, example=None, log_names=(), path="", seconds=0.0, **known
     )  # type: ignore[arg-type]

@@ -82,17 +82,22 @@ def version(folder: Path, factor: int) -> str:
     (code / "numbers_of.py").write_text(f"FACTOR = {factor}.0\n")
     (code / "mine.py").write_text(LAYER.format(how="scaled"))
     before = dict(keras.saving.get_custom_objects())
+    _forget_modules()  # other tests' modules have these names, too
     sys.path.insert(0, str(code))
     try:
         model = keras.Sequential([keras.Input((2,)), __import__("mine").Twice()])
         place = save(model, folder / f"version{factor}", summary(), (code / "mine.py",))
     finally:
         sys.path.remove(str(code))
-        for name in ("mine", "parts", "parts.scale", "parts.deep", "parts.more", "numbers_of"):
-            sys.modules.pop(name, None)
+        _forget_modules()
         keras.saving.get_custom_objects().clear()
         keras.saving.get_custom_objects().update(before)
     return place
+
+
+def _forget_modules() -> None:
+    for name in ("mine", "parts", "parts.scale", "parts.deep", "parts.more", "numbers_of"):
+        sys.modules.pop(name, None)
 
 
 def test_two_versions_in_one_process_keep_their_own_layers(tmp_path: Path) -> None:

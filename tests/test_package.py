@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import sysconfig
 import tomllib
 import venv
 from pathlib import Path
@@ -72,9 +71,10 @@ def test_the_wheel_runs_where_there_is_no_checkout(tmp_path: Path) -> None:
     # The dependencies of this environment, but not its checkout: installing TensorFlow again would take minutes.
     here = tmp_path / "dependencies"
     here.mkdir()
-    for each in Path(sysconfig.get_paths()["purelib"]).iterdir():
-        if "search" not in each.name.lower():
-            (here / each.name).symlink_to(each)
+    for folder in (Path(each) for each in sys.path if Path(each).name == "site-packages"):
+        for each in folder.iterdir():
+            if "search" not in each.name.lower() and not (here / each.name).exists():
+                (here / each.name).symlink_to(each)
     environment["PYTHONPATH"] = str(here)
     empty = tmp_path / "empty"
     empty.mkdir()

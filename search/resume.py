@@ -143,15 +143,16 @@ def begin(study: optuna.Study, files: StudyFiles, n_trials: int, **facts: Any) -
 def alive(record: SearchRecord, files: StudyFiles) -> bool | None:
     """Return whether a running search lives; None where neither its lock nor its process is seen, and it is silent.
 
-    The system releases the lock of a process that died, also in a container that is gone, but tells other machines of
-    it only where the file system does.
+    The lock decides where it is seen: a process may outlive its search, as in a notebook. The system releases the lock
+    of a process that died, also in a container that is gone, but tells other machines of it only where the file system
+    does.
     """
     held = files.claimed(record.search_id)
+    if held or (held is False and record.boot_id == machine.boot_id()):
+        return held
     lives = record.process.lives()
-    if held or lives is not None:
-        return held or lives
-    if held is False and record.boot_id == machine.boot_id():
-        return False
+    if lives is not None:
+        return lives
     return True if 0 <= time.time() - record.beat < _SILENT_SECONDS else None
 
 

@@ -58,10 +58,15 @@ def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.
 
 
 def ensure_built(model: keras.Model, data: Data) -> None:
-    """Give a model that was made without its input's shape its weights."""
+    """Give a model that was made without its input's shape its weights. It goes on taking any number of rows."""
+    import keras
+
     if not model.built:
+        example = as_tensors(data.example(1))
         with suppress(Exception):  # a model of models, that its own training step calls; `fit` tells what is wrong
-            model(as_tensors(data.example(1)))
+            if isinstance(model, keras.Sequential) and hasattr(example, "shape"):
+                model.build((None, *example.shape[1:]))
+            model(example)
 
 
 def log_names(model: keras.Model, data: Data, class_weight: Mapping[int, float] | None = None) -> tuple[str, ...]:

@@ -116,9 +116,13 @@ def check_batches(definition: Definition, model: keras.Model, data: Data, batch_
     Raises:
         Refused: The batch size is another, or the rows of a part are no multiple.
     """
+    import keras
+
     fixed = fixed_rows(model)
     if fixed is None or data.train.streamed or definition.fit.function:
         return
+    if isinstance(model, keras.Sequential) and _takes(model, data.example(fixed + 1)):
+        return  # it names the rows of its first call, and takes any number
     what = f"model.build: {definition.model.build}: the model takes {fixed} rows at once"
     if batch_size != fixed:
         raise Refused(f"{what}, and batch_size is {batch_size}; set batch_size = {fixed}")

@@ -264,6 +264,13 @@ def test_a_model_of_fixed_batches(tmp_path: Path, batch_size: int, told: str) ->
     assert Run(definition).result.fate == "complete"
 
 
+@pytest.mark.parametrize("called", ["", "model(data.example(1))", "model.build((1, 3))"])
+def test_a_model_that_learns_its_inputs_from_its_first_rows_takes_any_batch(tmp_path: Path, called: str) -> None:
+    """A Sequential model without `Input` was refused: it took 1 row at once, and batch_size was another."""
+    made = 'keras.Sequential([keras.layers.Dense(1)])\n    model.compile("sgd", "mse")'
+    tried(study(tmp_path, f"\ndef build(trial, data):\n    model = {made}\n    {called}\n    return model\n"))
+
+
 def test_a_part_that_is_no_multiple_of_fixed_batches(tmp_path: Path) -> None:
     """Keras would end in an error about shapes."""
     definition = study(tmp_path, _FIXED.replace("(10, 3)", "(16, 3)"), fit={"batch_size": 16})

@@ -73,7 +73,7 @@ def trained_plainly(
             held_out = (data.validation.x, data.validation.y)
             validation = {"validation_data": held_out[0] if data.validation.streamed else held_out}
         if not isinstance(definition.fit.callbacks, str):
-            settings["callbacks"] = user_callbacks(definition, data, trial, folder)
+            settings["callbacks"] = user_callbacks(definition, data, trial, folder, model)
         steps = {name: getattr(definition.fit, name) for name in ("steps_per_epoch", "validation_steps")}
         model.fit(**rows, **settings, **by_class, **validation, **steps, verbose=0)
     if definition.model.export:

@@ -201,14 +201,34 @@ class _OfAnyKind(abc.ABCMeta):
     __hash__ = abc.ABCMeta.__hash__
 
 
+class _OfAnyScale:
+    """Whether a distribution is logarithmic, as a storage compares it; the trial keeps its own."""
+
+    def __init__(self, log: bool) -> None:
+        self._log = log
+
+    def __bool__(self) -> bool:
+        return self._log
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 def storable(now: BaseDistribution, first: BaseDistribution | None) -> BaseDistribution:
     """Return a distribution as a storage takes it where the study's first trial sampled the parameter otherwise."""
     try:
         check_distribution_compatibility(first or now, now)
     except ValueError:
         kind = type(now)
-        equal = {"__eq__": lambda self, other: True, "__hash__": kind.__hash__}  # noqa: ARG005 - as compared
-        made: Any = _OfAnyKind(kind.__name__, (kind,), equal)
+        equal = {
+            "__eq__": lambda self, other: True,  # noqa: ARG005 - as compared
+            "__hash__": kind.__hash__,
+            "log": property(lambda self: _OfAnyScale(vars(self).get("log", False))),
+        }
+        number = isinstance(first, IntDistribution | FloatDistribution) and not isinstance(now, type(first))
+        made: Any = _OfAnyKind(kind.__name__, (kind, type(first)) if number else (kind,), equal)
         free: BaseDistribution = made.__new__(made)
         free.__dict__.update(now.__dict__)
         return free

@@ -145,21 +145,24 @@ CHANGES: list[tuple[Any, Any]] = [
     (IntDistribution(8, 128), 100),
     (CategoricalDistribution(("small", "large")), "large"),
     (FloatDistribution(1.0, 9.0, log=True), 2.5),
+    (FloatDistribution(1.0, 9.0), 3.5),
 ]
 
 
+@pytest.mark.parametrize("begun", range(len(CHANGES)))
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
-def test_storages_keep_each_trial_under_its_own_space(tmp_path: Path, kind: str) -> None:
+def test_storages_keep_each_trial_under_its_own_space(tmp_path: Path, kind: str, begun: int) -> None:
     """Optuna would refuse the first trial after the change; an upgrade of Optuna that does again fails here."""
     url = str(tmp_path / "a.journal") if kind == "journal" else f"sqlite:///{tmp_path}/a.db"
     storage = open_storage(url)
     study = optuna.create_study(study_name="a", storage=storage)
     study_id = storage.get_study_id_from_name("a")
-    for now, value in CHANGES:
+    changes = [*CHANGES[begun:], *CHANGES[:begun]]
+    for now, value in changes:
         first = space.first_distributions(study.get_trials(deepcopy=False))
         kept = {"size": space.storable(now, first.get("size"))}
         template = create_trial(state=TrialState.RUNNING, params={"size": value}, distributions=kept)
         study.tell(optuna.trial.Trial(study, storage.create_new_trial(study_id, template_trial=template)), 1.0)
     found = optuna.load_study(study_name="a", storage=open_storage(url)).get_trials()
-    assert [each.params["size"] for each in found] == [value for _, value in CHANGES]
-    assert [each.distributions["size"] for each in found] == [now for now, _ in CHANGES]
+    assert [each.params["size"] for each in found] == [value for _, value in changes]
+    assert [each.distributions["size"] for each in found] == [now for now, _ in changes]

@@ -14,7 +14,7 @@ from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.errors import StorageError, StudyFileError, UsageError
-from search.study import attributes, create, ranking, samplers, storage
+from search.study import attributes, create, ranking, samplers, space, storage
 from search.studyfile.schema import Definition
 from tests.studyfiles import definition
 
@@ -118,14 +118,19 @@ def test_another_metric_or_direction_is_refused(url: str, changes: dict[str, Any
         _create(definition(changes), url)
 
 
-def test_a_changed_space_is_refused_and_a_changed_range_is_not(url: str) -> None:
+def test_a_study_goes_on_in_a_changed_range_and_in_a_changed_space(url: str) -> None:
     """Optuna would raise in the middle of the night."""
     begun = _create(definition(), url)
     begun.add_trial(create_trial(params={"epochs": 2}, distributions={"epochs": IntDistribution(1, 3)}, value=0.5))
     _create(definition({"space.epochs": {"type": "int", "low": 1, "high": 30}}), url)
     changed = definition({"space.epochs": {"type": "categorical", "choices": [1, 2]}})
-    with pytest.raises(StorageError, match=r"space.epochs was int from 1 to 3 and is now one of \[1, 2\]"):
-        _create(changed, url)
+    study = _create(changed, url)
+    now = space.distributions(changed)["epochs"]
+    kept = space.storable(now, space.first_distributions(study.get_trials(deepcopy=False))["epochs"])
+    study.add_trial(create_trial(params={"epochs": 1}, distributions={"epochs": kept}, value=0.25))
+    found = create.load("small", url).get_trials()
+    assert [each.distributions["epochs"] for each in found] == [IntDistribution(1, 3), now]
+    assert [each.params["epochs"] for each in found] == [2, 1]
 
 
 # Samplers and pruners
@@ -190,7 +195,9 @@ def test_options_are_for_the_sampler_that_the_file_names() -> None:
 def test_what_takes_one_metric_refuses_several() -> None:
     """The search would stop with Optuna's traceback at the first proposal."""
     for name in ("cmaes", "gp"):
-        with pytest.raises(UsageError, match=f"sampler '{name}' takes one metric; use tpe"):
+        with pytest.raises(
+            UsageError, match=f"'{name}' takes one metric; use 'tpe', 'random', 'qmc', 'grid' or 'nsga2'$"
+        ):
             samplers.make_sampler(definition(TWO), name, 0)
     assert isinstance(samplers.make_pruner(definition(TWO), "median"), optuna.pruners.NopPruner)
 

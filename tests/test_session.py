@@ -201,15 +201,20 @@ def test_a_finished_space_ends_the_search(tiny: Tiny, run_search: Searcher, fold
     assert outcome.stopped == "every configuration of the space has been tried"
 
 
+def narrowed(definition: Definition) -> Definition:
+    """Let the next search draw widths that learn less in two epochs than the enqueued one: it finds nothing better."""
+    text = definition.path.read_text().replace("high = 200", "high = 4")
+    definition.path.write_text(text.replace("[[enqueue]]\nwidth = 200\n", ""))
+    return load_definition(definition.path)
+
+
 def test_a_search_without_a_better_trial_registers_nothing_new(tiny: Tiny, run_search: Searcher) -> None:
     """If this fails, the registry fills with versions that nobody asked for."""
     definition = tiny("again", more='\n[[enqueue]]\nwidth = 200\n\n[search]\nsampler = "random"\n')
-    path = definition.path
     first = run_search(definition, n_trials=3)
     assert first.newly_registered
     assert first.model is not None
-    path.write_text(path.read_text().replace("epochs = 2", "epochs = 1"))
-    second = run_search(load_definition(path), n_trials=2)
+    second = run_search(narrowed(definition), n_trials=2)
     assert second.best.number == first.best.number
     assert not second.newly_registered
     assert second.model == first.model
@@ -230,10 +235,8 @@ def test_a_trial_that_ended_before_mlflow_showed_it_is_registered_once(
     plain = optuna.storages.JournalStorage.set_trial_system_attr
     monkeypatch.setattr(optuna.storages.JournalStorage, "set_trial_system_attr", set_attr)
     definition = tiny("early", more='\n[[enqueue]]\nwidth = 200\n\n[search]\nsampler = "random"\n')
-    path = definition.path
     first = run_search(definition, n_trials=3)
-    path.write_text(path.read_text().replace("epochs = 2", "epochs = 1"))
-    second = run_search(load_definition(path), n_trials=2)
+    second = run_search(narrowed(definition), n_trials=2)
     assert refused
     assert second.best == first.best
     assert (second.newly_registered, second.model) == (False, first.model)
@@ -242,13 +245,11 @@ def test_a_trial_that_ended_before_mlflow_showed_it_is_registered_once(
 def test_a_search_ends_where_mlflow_lost_the_best_model(tiny: Tiny, run_search: Searcher, empty_store: Path) -> None:
     """If this fails, the search's run stays RUNNING for good once `mlflow.db` was emptied."""
     definition = tiny("lost", more='\n[[enqueue]]\nwidth = 200\n\n[search]\nsampler = "random"\n')
-    path = definition.path
     first = run_search(definition, n_trials=2)
-    folder = path.parent.parent
+    folder = definition.path.parent.parent
     mlflow.set_tracking_uri(None)
     shutil.copyfile(empty_store, folder / "mlflow.db")
-    path.write_text(path.read_text().replace("epochs = 2", "epochs = 1"))
-    second = run_search(load_definition(path), n_trials=1)
+    second = run_search(narrowed(definition), n_trials=1)
     assert second.best.number == first.best.number
     assert "its model was not kept" in second.unregistered
     assert MlflowClient(f"sqlite:///{folder}/mlflow.db").get_run(second.search_run_id).info.status == "FINISHED"

@@ -24,7 +24,7 @@ def average(
     logits again, so that the loss, the metrics and whoever reads the outputs keep their meaning.
 
     Args:
-        members: Models by the name they get inside; their inputs and outputs are alike.
+        members: Models by the name they get inside; their inputs and outputs are alike. They are no longer compiled.
         counts: How often each counts.
         logits: The activation (`sigmoid` or `softmax`) behind each output that gives logits, by the output's name;
             of a single output by any.
@@ -49,6 +49,8 @@ def average(
         averaged.compile_from_config(compiled.get_compile_config())
     except Exception:  # of the user's own: Keras cannot make it again
         averaged.compile(loss=getattr(compiled, "loss", None))
+    for member in members.values():  # else its optimizer is saved, and loading warns of it
+        member.compiled, member.optimizer = False, None
     return averaged
 
 

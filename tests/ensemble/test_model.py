@@ -161,7 +161,7 @@ def test_texts_stay_with_their_vocabulary(tmp_path: Path) -> None:
         model.compile("adam", "mse")
         return model
 
-    x = {"city": ops.convert_to_tensor([["a"], ["b"], ["c"]]), "number": X[:3, :2]}
+    x = {"city": ops.convert_to_tensor([["a"], ["b"], ["c"]]), "number": ops.convert_to_tensor(X[:3, :2])}
     members = [_loaded(make(), tmp_path) for _ in range(2)]
     wanted = np.mean([ops.convert_to_numpy(member(x)) for member in members], axis=0)
     made = _loaded(average({"one": members[0], "other": members[1]}, [1, 1], {}, x, make()), tmp_path)

@@ -100,6 +100,16 @@ def test_a_lock_decides_in_another_container_of_this_machine(tmp_path: Path) -> 
     assert kept.recovered()
 
 
+def test_a_search_that_could_not_note_its_end_is_over_in_a_process_that_goes_on(tmp_path: Path) -> None:
+    """Whoever makes room on a full disk could not resume the search in the same notebook."""
+    kept = Kept(tmp_path, beat=time.time())
+    lock = kept.files.claim("abc")
+    assert lock is not None
+    assert not kept.recovered()
+    lock.release()
+    assert kept.recovered()
+
+
 def test_a_search_beats_whatever_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the leading trials are trained again, another machine would take the search for dead."""
     kept = Kept(tmp_path)

@@ -174,21 +174,20 @@ def test_a_trial_is_failed_by_optuna_dashboards_button(tiny: Tiny, folder: Path)
     steered = Steered(tiny("clicked"), folder)
     with dashboard(steered.url, folder) as address, opened(chromium, driver, folder / "profile") as browser:
 
-        def click() -> int:
-            """Fail a trial that runs, while it does."""
+        def click() -> list[int]:
+            """Fail a trial that runs, while it does; a list is true, a trial's number may be 0."""
             number = steered.running()[0]
             browser.get(f"{address}/studies/0/trials?numbers={number}")
             until(lambda: f"Trial {number} (trial_id=" in text(browser))
             (button,) = [each for each in browser.find_elements("css selector", "button") if each.text == "FAIL TRIAL"]
             button.click()
-            deadline = time.monotonic() + 3
-            while steered.trials()[number].state == TrialState.RUNNING and time.monotonic() < deadline:
-                time.sleep(0.1)
+            steered.wait(lambda: steered.trials()[number].state != TrialState.RUNNING)
             assert steered.trials()[number].state == TrialState.FAIL
-            return number
+            return [number]
 
-        failed = until(click)
+        (failed,) = until(click)
     steered.wait(lambda: len(steered.running()) == 2)
+    steered.wait(lambda: any(trial.state == TrialState.COMPLETE for trial in steered.trials()))
     steered.do("search.stop", "--now")
     outcome = steered.ends()
     assert outcome["n_trials"]["failed"] == 1

@@ -62,7 +62,9 @@ def trained_plainly(
     if definition.fit.function:
         train = named("fit.function")
         taken = inspect.signature(train).parameters
-        train(trial, model, data, **{key: each for key, each in settings.items() if key in taken}, callbacks=[])
+        any_name = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values())
+        settings = {key: each for key, each in settings.items() if any_name or key in taken}
+        train(trial, model, data, **settings, callbacks=[])
     else:
         weights = definition.fit.class_weight
         assert not isinstance(weights, str)

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from search.errors import SearchError, UsageError
 from search.figures import html_table
 from search.handover.outcome import Outcome
+from search.promotion.conditions import Conditions
 from search.register import Best
 from search.studyfile.load import find_study, load_definition, parse_definition
 from search.studyfile.objects import Objects, as_text, provide, space_of
+from search.studyfile.options import F, keyword, noted, with_keywords
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings, resolve, with_options
 
@@ -33,6 +35,13 @@ if TYPE_CHECKING:
 
 _LOGGERS = ("", "mlflow", "alembic", "optuna", "tensorflow")
 _QUIET = {"mlflow": logging.WARNING, "alembic": logging.WARNING, "optuna": logging.ERROR}
+
+
+def _with_conditions(function: F) -> F:
+    """Give `Study.promote` the signature and the documentation of a promotion's conditions."""
+    conditions = noted(Conditions)
+    parameters = [keyword(name, default, annotation) for name, (annotation, default, _) in conditions.items()]
+    return with_keywords(function, parameters, {name: option.help for name, (_, _, option) in conditions.items()})
 
 
 class Study:
@@ -185,23 +194,16 @@ class Study:
 
             return steering.exclude(self._kept, trial, reason, undo=undo)
 
+    @_with_conditions
     def promote(
         self,
         version: str | int | None = None,
         *,
         alias: str = "champion",
         metric: str | Sequence[str] = (),
-        slices: str | None = None,
-        max_loss: float = 0.0,
-        min_gain: float = 0.0,
-        max_latency_ms: float | None = None,
-        max_parameters: int | None = None,
-        max_size_mb: float | None = None,
-        data: str | Path | None = None,
         dry_run: bool = False,
         to: str | None = None,
-        force: bool = False,
-        reason: str = "",
+        **options: Any,
     ) -> Promotion:
         """Move an alias to a version that is surely better on the test rows: what `search.promote` does.
 
@@ -209,17 +211,9 @@ class Study:
             version: The version; the challenger when left out.
             alias: The alias to move.
             metric: Further metrics in which the version must not be worse.
-            slices: A column; the version must not be worse on the rows of one of its values.
-            max_loss: How much worse the version may be at most, surely.
-            min_gain: How much better it must surely be.
-            max_latency_ms: The longest time that one row may take, in milliseconds.
-            max_parameters: The most numbers that its weights may hold.
-            max_size_mb: The largest Keras file, in megabytes.
-            data: A CSV, Parquet or NPZ file of rows that both are evaluated on.
             dry_run: Whether to change nothing.
             to: Another registered model, to which the version is copied and whose alias moves.
-            force: Whether a version that does not pass is promoted too; needs a reason.
-            reason: Why; kept in the history.
+            **options: The options.
 
         Returns:
             What the command's `--json` prints, as attributes; `refused` says that the version did not pass.
@@ -229,18 +223,9 @@ class Study:
         """
         from search import promotion
 
-        conditions = promotion.Conditions(
-            (metric,) if isinstance(metric, str) else tuple(metric),
-            slices,
-            min_gain,
-            max_loss,
-            max_latency_ms,
-            max_parameters,
-            max_size_mb,
-            None if data is None else Path(data),
-            force,
-            reason,
-        )
+        if options.get("data") is not None:
+            options["data"] = Path(options["data"])
+        conditions = Conditions(metrics=(metric,) if isinstance(metric, str) else tuple(metric), **options)
         number = None if version is None else str(version)
         with self.registry():
             return promotion.promote(

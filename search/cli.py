@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import io
 import json
 import math
@@ -12,14 +11,16 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, TextIO, TypeVar, get_args
+from typing import Annotated, Any, TextIO, TypeVar
 
 import typer
 
-from search.errors import Interrupted, SearchError, UsageError, did_you_mean, one_line
+from search.errors import Interrupted, SearchError, UsageError, one_line
 from search.figures import paragraph, width_of
 from search.studyfile import settings
-from search.studyfile.options import SearchOptions
+from search.studyfile.load import find_study, load_definition
+from search.studyfile.options import SearchOptions, keyword, noted, with_keywords
+from search.studyfile.settings import Settings
 from search.system import machine
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -30,6 +31,18 @@ _TYPER_ERROR: Any = typer.BadParameter.__mro__[2]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
+
+
+def checked(kind: Any) -> Callable[[str | None], Any]:
+    """Return what reads an option's text as a value of a type, or says what would be right."""
+
+    def check(text: str | None) -> Any:
+        try:
+            return None if text is None else settings.as_kind(kind, text, written_out=True)
+        except UsageError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return check
 
 
 def declared(name: str, unset: str = "") -> Any:
@@ -48,41 +61,35 @@ def declared(name: str, unset: str = "") -> Any:
     file = "the file's, else " if name in SearchOptions.model_fields else ""
     default = f"{default:g}" if isinstance(default, float) else default
     told = f"{option.help}  [default: {file}{default}]" if default is not None else option.help
-
-    def check(text: str | None) -> Any:
-        try:
-            return None if text is None else settings.check(name, text, written_out=True)
-        except UsageError as error:
-            raise typer.BadParameter(str(error)) from None
-
-    return typer.Option(*flags, metavar=option.value, callback=check, help=told)
+    return typer.Option(*flags, metavar=option.value, callback=checked(settings.kind_of(name)), help=told)
 
 
-StudyName = Annotated[str | None, declared("study_name")]
-Storage = Annotated[str | None, declared("storage")]
 TrackingUri = Annotated[str | None, declared("tracking_uri")]
 
 
 def with_options(*names: str) -> Callable[[F], F]:
-    """Let a command that takes `**options` take these on the command line."""
+    """Let a command that takes `**options` take these of a search on the command line."""
+    parameters = [
+        keyword(name, None if option.value else False, Annotated[str | None if option.value else bool, declared(name)])
+        for name, option in ((name, settings.OPTIONS[name]) for name in names)
+    ]
+    return lambda command: with_keywords(command, parameters, evaluated=True)
 
-    def decorate(command: F) -> F:
-        signature = inspect.signature(command, eval_str=True)
-        study, *others = (each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD)
-        options = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None if settings.OPTIONS[name].value else False,
-                annotation=Annotated[str | None if settings.OPTIONS[name].value else bool, declared(name)],
-            )
-            for name in names
-        ]
-        others = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in others]
-        command.__signature__ = signature.replace(parameters=[study, *options, *others])  # type: ignore[attr-defined]
-        return command
 
-    return decorate
+def with_fields(kind: type) -> Callable[[F], F]:
+    """Let a command that takes `**options` take the fields of a dataclass on the command line."""
+    parameters = []
+    for name, (annotation, default, option) in noted(kind).items():
+        several, flags = annotation == tuple[str, ...], option.flags or (settings.flag_of(name),)
+        form = typer.Option(*flags, metavar=option.value or None, help=option.help)
+        taken = list[str] | None if several else annotation
+        parameters.append(keyword(name, None if several else default, Annotated[taken, form]))
+    return lambda command: with_keywords(command, parameters, evaluated=True)
+
+
+def settings_of(study: str, **options: Any) -> Settings:
+    """Return the settings of a command about a study, with the options that it was given."""
+    return settings.resolve(load_definition(find_study(study)), **options)
 
 
 _json_stream: Any = None  # where the command's JSON goes; None before standard output is kept for it
@@ -113,18 +120,6 @@ def _keep_for_json() -> None:
         sys.stdout = sys.stderr
 
 
-def one_of(kind: Any) -> Callable[[str | None], str | None]:
-    """Return a check that an option is one of a `Literal`'s words."""
-    known = get_args(kind)
-
-    def check(value: str | None) -> str | None:
-        if value is not None and value not in known:
-            raise typer.BadParameter(f"'{value}' is not one of {', '.join(known)}{did_you_mean(value, known)}")
-        return value
-
-    return check
-
-
 def tell(text: str, stream: TextIO | None = None) -> None:
     """Print a sentence in one line; on a terminal in lines that fit it, broken between words."""
     to = sys.stdout if stream is None else stream
@@ -136,6 +131,11 @@ def application(function: Callable[..., None]) -> typer.Typer:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command(context_settings={"help_option_names": ["-h", "--help"]})(function)
     return app
+
+
+def main_of(command: Callable[..., None]) -> Callable[[], None]:
+    """Return the `main` of a command's module: it runs the command with the arguments that the process was given."""
+    return lambda: execute(command, f"python -m search.{command.__name__.removesuffix('_command')}")
 
 
 def execute(function: Callable[..., None], name: str) -> None:

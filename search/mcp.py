@@ -12,7 +12,7 @@ from functools import wraps
 from typing import Any
 
 from search.api import Result, Study
-from search.cli import execute
+from search.cli import main_of
 from search.errors import SearchError, UsageError
 from search.study import ranking
 
@@ -134,10 +134,7 @@ def mcp_command() -> None:
     server().run("stdio")
 
 
-def main() -> None:
-    """Run the command with the arguments it was called with."""
-    execute(mcp_command, "python -m search.mcp")
-
+main = main_of(mcp_command)
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli import Debug, execute
+from search.cli import Debug, main_of
 from search.errors import UsageError
 from search.studyfile.load import find_study
 
@@ -35,10 +35,7 @@ def new_command(
     json_schema.write(Path("studies"))  # named by the copy's first line
 
 
-def main() -> None:
-    """Run the command with the arguments it was called with."""
-    execute(new_command, "python -m search.new")
-
+main = main_of(new_command)
 
 if __name__ == "__main__":
     main()

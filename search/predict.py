@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, execute, one_of, print_json, tell
+from search.cli import Debug, Json, TrackingUri, checked, main_of, print_json, tell
 from search.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def predict_command(
     export: Annotated[
         str | None,
         typer.Option(
-            metavar="onnx|saved_model", callback=one_of(Export), help="Write the model itself to --output, by Keras."
+            metavar="onnx|saved_model", callback=checked(Export), help="Write the model itself to --output, by Keras."
         ),
     ] = None,
     chunk: Annotated[int, typer.Option(min=1, metavar="N", help="Rows in memory at a time.")] = 10_000,
@@ -167,10 +167,7 @@ def _bar(quiet: bool) -> Iterator[Any]:
         yield lambda done, rows: bar.update(task, completed=done, description=f"{rows} rows predicted")
 
 
-def main() -> None:
-    """Run the command with the arguments it was called with."""
-    execute(predict_command, "python -m search.predict")
-
+main = main_of(predict_command)
 
 if __name__ == "__main__":
     main()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, execute, print_json, tell
+from search.cli import Debug, Json, TrackingUri, main_of, print_json, tell, with_fields
 from search.errors import UsageError
+from search.promotion.conditions import Conditions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from search.tracking.history import Move
 
 
+@with_fields(Conditions)
 def promote_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The registered model.")],
     version: Annotated[
@@ -31,39 +32,15 @@ def promote_command(
     history: Annotated[
         bool, typer.Option("--history", help="List which versions had the alias, when, and why.")
     ] = False,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Compare on the rows of this CSV, Parquet or NPZ file, target included."),
-    ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(metavar="M", help="Refuse a version that is worse in this metric too; may be repeated."),
-    ] = None,
-    slices: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Refuse a version that is worse for a value of this column.")
-    ] = None,
-    max_loss: Annotated[
-        float, typer.Option(metavar="X", help="Accept a version that is surely not worse by more than X.")
-    ] = 0.0,
-    min_gain: Annotated[
-        float, typer.Option(metavar="X", help="Accept only a version that is surely better by more than X.")
-    ] = 0.0,
-    max_latency_ms: Annotated[
-        float | None, typer.Option(metavar="X", help="Refuse a version that takes longer for one row.")
-    ] = None,
-    max_parameters: Annotated[int | None, typer.Option(metavar="N", help="Refuse a version with more weights.")] = None,
-    max_size_mb: Annotated[
-        float | None, typer.Option(metavar="X", help="Refuse a version with a larger Keras file.")
-    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the decision; change nothing.")] = False,
     to: Annotated[
         str | None, typer.Option(metavar="NAME", help="Copy the version to this registered model, and move its alias.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Promote even a version that does not pass.")] = False,
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; kept in the history. --force needs it.")] = "",
+    *,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Promote: make the challenger champion when it is surely better on the held-out test rows.
 
@@ -72,18 +49,7 @@ def promote_command(
     from search import promotion
     from search.tracking import store
 
-    conditions = promotion.Conditions(
-        tuple(metric or ()),
-        slices,
-        min_gain,
-        max_loss,
-        max_latency_ms,
-        max_parameters,
-        max_size_mb,
-        data,
-        force,
-        reason,
-    )
+    conditions = Conditions(metrics=tuple(options.pop("metric", None) or ()), **options)
     if (rollback or history) and (rollback is history or version or dry_run or to or conditions.asks):
         which = "--rollback" if rollback else "--history"
         raise UsageError(f"{which} with other options; it takes --alias, --reason, --json and --tracking-uri only")
@@ -92,7 +58,7 @@ def promote_command(
             _print_history(promotion.moves(model, alias=alias), model, alias, as_json=as_json)
             return
         if rollback:
-            told = promotion.rollback(model, alias=alias, reason=reason)
+            told = promotion.rollback(model, alias=alias, reason=conditions.reason)
         else:
             told = promotion.promote(model, version=version, alias=alias, conditions=conditions, dry_run=dry_run, to=to)
     if as_json:
@@ -139,10 +105,7 @@ def _print_history(found: Sequence[Move], model: str, alias: str, *, as_json: bo
             tell(f"{each.when}  version {each.version}  {each.kind}{by}: {each.reason}")
 
 
-def main() -> None:
-    """Run the command with the arguments it was called with."""
-    execute(promote_command, "python -m search.promote")
-
+main = main_of(promote_command)
 
 if __name__ == "__main__":
     main()

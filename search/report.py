@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from search.cli import Debug, Json, Storage, Study, StudyName, TrackingUri, execute, print_json
-from search.studyfile.load import find_study, load_definition
+from search.cli import Debug, Json, Study, main_of, print_json, settings_of, with_options
 
 
+@with_options("study_name", "storage", "tracking_uri")
 def report_command(
     study: Study = "blobs",
-    study_name: StudyName = None,
-    storage: Storage = None,
-    tracking_uri: TrackingUri = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the files go.  [default: reports/NAME]")
     ] = None,
     top: Annotated[int, typer.Option(min=1, metavar="N", help="How many of the best trials to list.")] = 5,
+    *,
     as_json: Json = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Report: print what a study found, and write report.html, plots and trials.csv.
 
@@ -29,10 +28,9 @@ def report_command(
     """
     from search.reporting import plots
     from search.study import create
-    from search.studyfile.settings import resolve
 
-    definition = load_definition(find_study(study))
-    settings = resolve(definition, study_name=study_name, storage=storage, tracking_uri=tracking_uri)
+    settings = settings_of(study, **options)
+    definition = settings.definition
     loaded = create.load(settings.study_name, settings.storage)
     folder = output or Path("reports") / settings.study_name
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +43,7 @@ def report_command(
         return
     from search.terminal import print_findings
 
-    print_findings(found, definition, written, _page(settings.study_name, tracking_uri))
+    print_findings(found, definition, written, _page(settings.study_name, settings.tracking_uri))
 
 
 def _page(name: str, tracking_uri: str | None) -> list[str]:
@@ -63,10 +61,7 @@ def _page(name: str, tracking_uri: str | None) -> list[str]:
     return [] if page is None else [line for line in (page.serve, page.url) if line]
 
 
-def main() -> None:
-    """Run the command with the arguments it was called with."""
-    execute(report_command, "python -m search.report")
-
+main = main_of(report_command)
 
 if __name__ == "__main__":
     main()

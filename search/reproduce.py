@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, execute, print_json, tell
+from search.cli import Debug, Json, TrackingUri, main_of, print_json, tell
 from search.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ def _print(found: Reproduction) -> None:
         tell(f"  {each}")
 
 
-def main() -> None:
-    """Run the command with the arguments it was called with."""
-    execute(reproduce_command, "python -m search.reproduce")
-
+main = main_of(reproduce_command)
 
 if __name__ == "__main__":
     main()

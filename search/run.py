@@ -7,16 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from search.cli import Debug, Json, Study, execute, print_json, with_options
+from search.cli import Debug, Json, Study, main_of, print_json, settings_of, with_options
 from search.errors import Interrupted
-from search.studyfile.load import find_study, load_definition
-from search.studyfile.settings import OPTIONS, resolve
+from search.studyfile.settings import OPTIONS
 from search.workers.process import start_forkserver
 
 
 @with_options(*OPTIONS)
 def run_command(
     study: Study = "blobs",
+    *,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     debug: Debug = False,
@@ -26,15 +26,14 @@ def run_command(
 
     Example: python -m search.run blobs -n 20
     """
-    definition = load_definition(find_study(study))
-    settings = resolve(definition, **options)
+    settings = settings_of(study, **options)
     if settings.cluster is None:
         start_forkserver()  # first of all: it imports the framework while we import the rest
     from search.handover.outcome import Outcome
     from search.session import search
     from search.terminal import Display
 
-    display = Display(definition, silent=quiet or as_json, name=settings.study_name)
+    display = Display(settings.definition, silent=quiet or as_json, name=settings.study_name)
     try:
         with display:
             outcome = search(settings, display.progress, display.say)
@@ -49,10 +48,7 @@ def run_command(
         display.outcome(outcome)
 
 
-def main() -> None:
-    """Run the command with the arguments it was called with."""
-    execute(run_command, "python -m search.run")
-
+main = main_of(run_command)
 
 if __name__ == "__main__":
     main()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from search.cli import Debug, Json, Storage, Study, StudyName, execute, print_json, tell
+from search.cli import Debug, Json, Study, main_of, print_json, settings_of, tell, with_options
 from search.errors import UsageError
-from search.studyfile.load import find_study, load_definition
-from search.studyfile.settings import resolve
 
 
+@with_options("study_name", "storage")
 def stop_command(
     study: Study = "blobs",
     trial: Annotated[
@@ -20,10 +19,10 @@ def stop_command(
     now: Annotated[bool, typer.Option("--now", help="End running trials at once; else they finish first.")] = False,
     pause: Annotated[bool, typer.Option("--pause", help="End the search so that search.run --resume goes on.")] = False,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with the study.")] = "",
-    study_name: StudyName = None,
-    storage: Storage = None,
+    *,
     as_json: Json = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Stop: end a running search early and register its best trial, from any machine that reaches its storage.
 
@@ -31,7 +30,7 @@ def stop_command(
     """
     if pause and trial is not None:
         raise UsageError("--pause is for a search; a trial that is stopped is not resumed")
-    settings = resolve(load_definition(find_study(study)), study_name=study_name, storage=storage)
+    settings = settings_of(study, **options)
     from search import steering
 
     told = steering.stop(settings, trial, now=now, pause=pause, reason=reason)
@@ -41,10 +40,7 @@ def stop_command(
         tell(told)
 
 
-def main() -> None:
-    """Run the command with the arguments it was called with."""
-    execute(stop_command, "python -m search.stop")
-
+main = main_of(stop_command)
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, declared, execute, print_json, tell
+from search.cli import Debug, Json, TrackingUri, declared, main_of, print_json, tell
 from search.errors import UsageError
 from search.studyfile.settings import default_storage
 
@@ -64,10 +64,7 @@ def _compare(names: list[str], storage: str | None, tracking_uri: str | None, *,
     tell(f"{file} shows the best value by trials and by seconds.")
 
 
-def main() -> None:
-    """Run the command with the arguments it was called with."""
-    execute(studies_command, "python -m search.studies")
-
+main = main_of(studies_command)
 
 if __name__ == "__main__":
     main()

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from search.cli import Debug, Json, Storage, Study, StudyName, TrackingUri, execute, print_json, tell
-from search.studyfile.load import find_study, load_definition
-from search.studyfile.settings import resolve
+from search.cli import Debug, Json, Study, main_of, print_json, settings_of, tell, with_options
+from search.figures import plural
 
 
+@with_options("study_name", "storage", "tracking_uri")
 def sync_command(
     study: Study = "blobs",
-    study_name: StudyName = None,
-    storage: Storage = None,
-    tracking_uri: TrackingUri = None,
     check: Annotated[bool, typer.Option("--check", help="Only look; exit 1 when they differ.")] = False,
     moved_from: Annotated[
         str | None,
         typer.Option("--moved-from", metavar="OLD", help="Mend MLflow's paths after the project's folder was moved."),
     ] = None,
+    *,
     as_json: Json = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Sync: write to MLflow what the study says and MLflow does not show yet.
 
     Example: python -m search.sync blobs
     """
-    settings = resolve(
-        load_definition(find_study(study)), study_name=study_name, storage=storage, tracking_uri=tracking_uri
-    )
+    settings = settings_of(study, **options)
     from search.handover.syncing import sync
 
     synced = sync(settings, lambda line: print(line, file=sys.stderr), only_check=check, moved_from=moved_from)
@@ -40,21 +37,13 @@ def sync_command(
     else:
         for line in synced.differs:
             tell(line)
-        tell(
-            f"study {synced.study}: {synced.checked} trials checked, {synced.mended} written, {_differ(synced.differs)}"
-        )
+        found = plural(len(synced.differs), "difference") if synced.differs else "MLflow agrees with the study"
+        tell(f"study {synced.study}: {synced.checked} trials checked, {synced.mended} written, {found}")
     if synced.differs:
         sys.exit(1)
 
 
-def _differ(differs: tuple[str, ...]) -> str:
-    return f"{len(differs)} difference{'s' * (len(differs) > 1)}" if differs else "MLflow agrees with the study"
-
-
-def main() -> None:
-    """Run the command with the arguments it was called with."""
-    execute(sync_command, "python -m search.sync")
-
+main = main_of(sync_command)
 
 if __name__ == "__main__":
     main()

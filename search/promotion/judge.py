@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ from search.comparison.predictions import Predictions
 from search.comparison.scores import score_of, trivial
 from search.comparison.verdict import Incomparable, Slice, Verdict, check_same_rows, compare, compare_slices, gain
 from search.errors import RegistryError, UsageError, did_you_mean
+from search.promotion.conditions import Conditions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,60 +24,6 @@ _TRIVIAL, _NO_CHAMPION = "the trivial model", "there was no champion before"
 _FEWEST = 30  # rows that neither version has seen
 _AGREES = 0.01  # by which share a metric computed again may differ from the recorded one
 _KNOWN = ("loss", "accuracy", "auc", "precision", "recall", "f1_score", "mse", "mae", "r2_score")
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What a version must be to pass, beside better in its study's metric.
-
-    Attributes:
-        metrics: Further metrics in which it must not be worse.
-        slices: A column; it must not be worse on the rows of one of its values.
-        min_gain: How much better it must surely be.
-        max_loss: How much worse it may be at most, surely.
-        max_latency_ms: The longest time that one row may take, in milliseconds.
-        max_parameters: The most numbers that its weights may hold.
-        max_size_mb: The largest Keras archive, in megabytes.
-        data: A file of rows that both are evaluated on, in place of the recorded test rows.
-        force: Whether it is promoted even when it does not pass.
-        reason: Why, in the person's words.
-    """
-
-    metrics: tuple[str, ...] = ()
-    slices: str | None = None
-    min_gain: float = 0.0
-    max_loss: float = 0.0
-    max_latency_ms: float | None = None
-    max_parameters: int | None = None
-    max_size_mb: float | None = None
-    data: Path | None = None
-    force: bool = False
-    reason: str = ""
-
-    def __post_init__(self) -> None:
-        """Check that the conditions agree with each other.
-
-        Raises:
-            UsageError: They do not.
-        """
-        if self.force and not self.reason.strip():
-            raise UsageError('--force needs --reason "TEXT": the history records why')
-        for name in ("min_gain", "max_loss", "max_latency_ms", "max_parameters", "max_size_mb"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise UsageError(f"--{name.replace('_', '-')} {value}: give a number that is at least 0")
-        if self.min_gain and self.max_loss:
-            raise UsageError("--min-gain with --max-loss: a version must gain, or may lose; give one of them")
-
-    @property
-    def asks(self) -> bool:
-        """Whether anything but a reason was asked for."""
-        return replace(self, reason="", force=False) != Conditions() or self.force
-
-    @property
-    def margin(self) -> float:
-        """What the interval of the difference must lie above."""
-        return self.min_gain - self.max_loss
 
 
 @dataclass(frozen=True)

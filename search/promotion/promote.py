@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from search.comparison.verdict import Slice, Verdict
 from search.errors import RegistryError
-from search.promotion.judge import Conditions, Decision, Judge
+from search.promotion.conditions import Conditions
+from search.promotion.judge import Decision, Judge
 
 if TYPE_CHECKING:
     from search.tracking.history import Move

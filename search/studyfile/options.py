@@ -6,8 +6,10 @@ study file, the command that resumes a search and the README's table are made of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import Field
 
@@ -15,6 +17,7 @@ from search.studyfile.parameters import Count, Seed, Table
 from search.studyfile.registry import PRUNERS, SAMPLERS, PrunerName, SamplerName
 
 Seconds = Annotated[float, Field(gt=0)]
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,44 @@ class SearchOptions(Table):
         Field(ge=0, le=100),
         Option("Average up to N trainings into one model, where that is surely better than the best alone.", "N"),
     ] = 0
+
+
+def noted(kind: type) -> dict[str, tuple[Any, Any, Option]]:
+    """Return the type, the default and the declaration of each field of a dataclass, by the name of its option."""
+    hints, plain = get_type_hints(kind, include_extras=True), get_type_hints(kind)
+    return {
+        (*note.flags, each.name)[0].lstrip("-"): (plain[each.name], each.default, note)
+        for each in fields(kind)
+        for note in getattr(hints[each.name], "__metadata__", ())
+        if isinstance(note, Option)
+    }
+
+
+def keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    """Return a parameter that is given by its name."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def with_keywords(
+    function: F,
+    parameters: Iterable[inspect.Parameter],
+    told: Mapping[str, str] | None = None,
+    *,
+    evaluated: bool = False,
+) -> F:
+    """Give a function that takes `**options` the signature and the documentation of these parameters.
+
+    Args:
+        function: It says `**options: The options.` where the documentation of the parameters goes.
+        parameters: Those that are the function's own already are left out.
+        told: A sentence for each, by name.
+        evaluated: Whether annotations are needed as types, not as texts.
+    """
+    signature = inspect.signature(function, eval_str=evaluated)
+    own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    new = [each for each in parameters if each.name not in signature.parameters]
+    first = [each for each in own if each.kind is not each.KEYWORD_ONLY]
+    function.__signature__ = signature.replace(parameters=[*first, *new, *own[len(first) :]])  # type: ignore[attr-defined]
+    lines = [f"{each.name}: {(told or {}).get(each.name, '')}" for each in new]
+    function.__doc__ = (function.__doc__ or "").replace("**options: The options.", f"\n{' ' * 12}".join(lines))
+    return function

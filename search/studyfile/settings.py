@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
@@ -15,12 +13,10 @@ from search.errors import UsageError, did_you_mean
 from search.studyfile import messages
 from search.studyfile.checks import wrong_name
 from search.studyfile.load import find_study
-from search.studyfile.options import Option, SearchOptions
+from search.studyfile.options import F, Option, SearchOptions, keyword, with_keywords
 from search.studyfile.parameters import written
 from search.studyfile.schema import Definition
 from search.studyfile.secret import SecretUrl, read_url
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _legal(name: str) -> str:
@@ -115,18 +111,27 @@ _NOT_RESUMED = (
 )  # what a search that is continued does not ask again
 
 
+def kind_of(name: str) -> Any:
+    """Return an option's type, with its bounds."""
+    return Annotated[FIELDS[name].annotation, *FIELDS[name].metadata]
+
+
 def check(name: str, value: object, *, written_out: bool = False) -> Any:
-    """Return an option's value as its declaration has it.
+    """Return an option's value as its declaration has it; see `as_kind`."""
+    return as_kind(kind_of(name), value, written_out=written_out)
+
+
+def as_kind(kind: Any, value: object, *, written_out: bool = False) -> Any:
+    """Return a value as one of a type.
 
     Args:
-        name: The option.
+        kind: The type.
         value: What was given.
         written_out: Whether that is the text of a command line.
 
     Raises:
         UsageError: It cannot be; the message says what it is and what would be right.
     """
-    kind: Any = Annotated[FIELDS[name].annotation, *FIELDS[name].metadata]
     adapter: TypeAdapter[Any] = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
     if getattr(value, "shape", None) == ():  # a number of NumPy's
         value = value.item()  # type: ignore[attr-defined]
@@ -179,7 +184,12 @@ def resolve(definition: Definition, *, objects: bytes = b"", **given: Any) -> Se
 
 def flag(name: str) -> str:
     """Return an option's flag."""
-    return (*OPTIONS[name].flags, f"--{name.replace('_', '-')}")[0]
+    return (*OPTIONS[name].flags, flag_of(name))[0]
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of a name."""
+    return f"--{name.replace('_', '-')}"
 
 
 def arguments_of(settings: Settings, *, resuming: bool = False) -> str:
@@ -211,24 +221,14 @@ def resume_command(settings: Settings) -> str:
 
 
 def with_options(function: F) -> F:
-    """Give a function that takes `**options` the signature and the documentation of the options."""
-    signature, types = inspect.signature(function), get_type_hints(Settings)
-    names = [each for each in OPTIONS if not OPTIONS[each].everywhere]  # a `Study` knows where it is kept
-    of_function = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    """Give a method of `Study` that takes `**options` the signature and the documentation of a search's options."""
+    types = get_type_hints(Settings)
     options = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None if name in SearchOptions.model_fields else FIELDS[name].default,
-            annotation=types[_field(name)],
-        )
-        for name in names
-        if name not in signature.parameters
+        keyword(name, None if name in SearchOptions.model_fields else FIELDS[name].default, types[_field(name)])
+        for name, option in OPTIONS.items()
+        if not option.everywhere  # a `Study` knows where it is kept
     ]
-    function.__signature__ = signature.replace(parameters=[*of_function, *options])  # type: ignore[attr-defined]
-    told = f"\n{' ' * 12}".join(f"{each.name}: {_sentence(each.name)}" for each in options)
-    function.__doc__ = (function.__doc__ or "").replace("**options: The options.", told)
-    return function
+    return with_keywords(function, options, {name: _sentence(name) for name in OPTIONS})
 
 
 def _field(name: str) -> str:

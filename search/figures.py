@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TextIO
 
@@ -33,6 +33,17 @@ def duration(seconds: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Return `1 trial` or `2 trials`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Return whole numbers in increasing order as `0 to 49, 52`."""
+    found: list[list[int]] = []
+    for each in numbers:
+        if found and each == found[-1][-1] + 1:
+            found[-1] = [found[-1][0], each]
+        else:
+            found.append([each])
+    return ", ".join(" to ".join(map(str, each)) for each in found)
 
 
 def fitting(pieces: Sequence[str], width: int | None, separator: str = ", ") -> str:

@@ -156,6 +156,8 @@ def _begin(
     study = create.create(definition, settings.study_name, storage, sampler, pruner)
     earlier = comparable_trials(study)
     basis = check_data(study, settings, data)
+    if not settings.offline:
+        _check_experiment(study)
     _say_what_is_learned(definition, study, on_message)
     new = not study.get_trials(deepcopy=False)
     files = _files(settings, study, on_message, new=new)
@@ -181,6 +183,13 @@ def _begin(
     context = Context(settings, started, study, storage, claim, files, pool, job, data, on_progress, on_message)
     context = context if settings.offline else _with_mlflow(context, recovered)
     return context, Search(context, first, enqueued)
+
+
+def _check_experiment(study: optuna.Study) -> None:
+    from search.tracking import agreement, store
+
+    with store.store_errors(store.uri()):
+        agreement.check_experiment(study)
 
 
 def _files(settings: Settings, study: optuna.Study, on_message: OnMessage, *, new: bool) -> StudyFiles:

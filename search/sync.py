@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from search.cli import Debug, Json, Study, main_of, print_json, settings_of, tell, with_options
-from search.figures import plural
+from search.figures import plural, spans
+
+if TYPE_CHECKING:
+    from search.handover.syncing import Synced
 
 
 @with_options("study_name", "storage", "tracking_uri")
@@ -37,10 +40,19 @@ def sync_command(
     else:
         for line in synced.differs:
             tell(line)
-        found = plural(len(synced.differs), "difference") if synced.differs else "MLflow agrees with the study"
+        found = _found(synced, check=check)
         tell(f"study {synced.study}: {synced.checked} trials checked, {synced.mended} written, {found}")
     if synced.differs:
         sys.exit(1)
+
+
+def _found(synced: Synced, *, check: bool) -> str:
+    others = f"{plural(len(synced.no_run), 'trial')} of other programs ({spans(synced.no_run)})"
+    without = f"; {others} {'has' if len(synced.no_run) == 1 else 'have'} no run in MLflow" if synced.no_run else ""
+    if synced.differs:
+        mend = "; without --check, search.sync writes what is missing" if check else ""
+        return f"{plural(len(synced.differs), 'difference')}{without}{mend}"
+    return f"MLflow agrees with the study{' in all others' if without else ''}{without}"
 
 
 main = main_of(sync_command)

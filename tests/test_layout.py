@@ -28,6 +28,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 HOMES: dict[str, set[str]] = {
     "mlflow": {
         "tracking.agreement",
+        "tracking.by_hand",
         "tracking.entries",
         "promotion.evaluated",
         "tracking.history",

@@ -28,16 +28,24 @@ class Synced:
         checked: How many trials were looked at.
         mended: How many of them were written.
         differs: What still differs.
+        no_run: The trials of other programs, which have no run in MLflow.
     """
 
     study: str
     checked: int
     mended: int
     differs: tuple[str, ...]
+    no_run: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
-        return {"study": self.study, "checked": self.checked, "mended": self.mended, "differs": list(self.differs)}
+        return {
+            "study": self.study,
+            "checked": self.checked,
+            "mended": self.mended,
+            "differs": list(self.differs),
+            "no_run": list(self.no_run),
+        }
 
 
 def sync(
@@ -65,12 +73,14 @@ def sync(
     definition, files = settings.definition, StudyFiles(study, settings)
     checked = len(study.get_trials(deepcopy=False))
     uri = store.set_uri(settings.tracking_uri)
+    others = tuple(agreement.of_other_programs(study))
     if only_check:
         with store.existing_store(uri):
             differs = agreement.differences(definition, study, files.waiting())
-        return Synced(settings.study_name, checked, 0, tuple(differs))
+        return Synced(settings.study_name, checked, 0, tuple(differs), others)
     with store.mirrored(), store.fresh_store(uri) as publish, store.store_errors(uri):
         publish()
+        agreement.check_experiment(study)
         resume.recover_killed_searches(study, storage, files)
         mended = _send(definition, study, storage, files, on_message)
         agreement.show_confirmed(definition, study)
@@ -78,7 +88,7 @@ def sync(
         _register(settings, study, files)
         _end_searches(definition, study, files)
         differs = agreement.differences(definition, study, files.waiting())
-    return Synced(settings.study_name, checked, mended, tuple(differs))
+    return Synced(settings.study_name, checked, mended, tuple(differs), others)
 
 
 def _send(
@@ -89,9 +99,9 @@ def _send(
     from search.tracking.mirror import Mirror
 
     searches = agreement.search_runs(definition, study)
-    due = agreement.due(definition, study, searches, files.waiting())
     for run in searches.values():
         run.open()
+    due = agreement.due(definition, study, searches, files.waiting())
     mirror = Mirror(study, storage, definition, searches, files, on_message)
     for number in due:
         mirror.update(number)

@@ -11,11 +11,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
+from search.errors import TrackingError
 from search.study import attributes, orders, ranking, space
 from search.study.comparable import comparable_trials
 from search.study.files import StudyFiles
 from search.studyfile.schema import Definition
-from search.tracking import entries, registry
+from search.tracking import by_hand, entries, registry
 from search.tracking.runs import ENSEMBLE, STATUS, TRIAL, SearchRun, logged_models, model_of_run, objectives
 
 _DEFAULT_BEGAN = "1970-01-01T00:00:00+00:00"
@@ -43,6 +44,26 @@ def trials_by_search(study: optuna.Study) -> dict[str, list[FrozenTrial]]:
     for trial in study.get_trials(deepcopy=False):
         found[str(trial.system_attrs.get(attributes.SEARCH_RUN, ""))].append(trial)
     return dict(found)
+
+
+def check_experiment(study: optuna.Study) -> None:
+    """Refuse to write a study to MLflow whose experiment somebody deleted or renamed: all would be there twice.
+
+    Raises:
+        TrackingError: It is; the message says what mends it.
+    """
+    if fault := _fault(study):
+        raise TrackingError(fault)
+
+
+def _fault(study: optuna.Study) -> str:
+    return by_hand.fault_of_experiment(MlflowClient(), study.study_name, attributes.searches_of(study))
+
+
+def of_other_programs(study: optuna.Study) -> list[int]:
+    """Return the trials that no search of this package trained, and that MLflow so never shows."""
+    trials = trials_by_search(study).get("", [])
+    return [trial.number for trial in trials if trial.state != TrialState.WAITING]
 
 
 def shown_trials(run: SearchRun) -> dict[int, list[Run]]:
@@ -91,6 +112,9 @@ def differences(definition: Definition, study: optuna.Study, waiting: Collection
 
 
 def _differences(definition: Definition, study: optuna.Study, waiting: Collection[int]) -> Iterator[str]:
+    if fault := _fault(study):
+        yield fault
+        return
     trials, searches = trials_by_search(study), attributes.searches_of(study)
     for search_id, run in search_runs(definition, study).items():
         known = searches.get(search_id)

@@ -179,7 +179,7 @@ class Mirror(Listener):
 
     def _find_or_create(self, run: SearchRun, trial: FrozenTrial, shown: _Shown) -> None:
         new = shown.certain and trial.system_attrs.get(attributes.SEARCH_RUN) == self._fresh
-        shown.run_id = "" if new else run.find_trial(trial.number)
+        shown.run_id = "" if new else run.find_trial(trial.number) or run.restore_trial(trial)
         if shown.run_id:
             shown.certain = False  # another process began to show it, and may have logged its model
         else:

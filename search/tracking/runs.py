@@ -34,7 +34,7 @@ from search.study.attributes import Confirmed
 from search.study.comparable import comparable_trials
 from search.studyfile.schema import Definition
 from search.system.retry import retried
-from search.tracking import entries, origin
+from search.tracking import by_hand, entries, origin
 from search.tracking.entries import distinct, legal, milliseconds
 from search.tracking.pages import descriptions, experiment, pictures, views
 from search.training.result import Epoch, TrialResult
@@ -106,7 +106,7 @@ class SearchRun:
             if "MLFLOW_EXPERIMENT_ID" in os.environ:  # else runs of another experiment than the active one are refused
                 mlflow.set_experiment(experiment_id=self.experiment_id)
             views.save(self._client, self.experiment_id, self._name, self._definition, objectives(self._definition))
-            self.run_id = self._find() or self._create()
+            self.run_id = self._find() or self._restore() or self._create()
 
     def has_earlier(self) -> bool:
         """Return whether the experiment holds a search that is over."""
@@ -120,6 +120,9 @@ class SearchRun:
     def _find(self) -> str:
         found = self._client.search_runs([self.experiment_id], f"tags.{SEARCH_ID} = '{self._search_id}'", max_results=1)
         return str(found[0].info.run_id) if found else ""
+
+    def _restore(self) -> str:
+        return by_hand.restored_search(self._client, self.experiment_id, self._search_id)
 
     def _create(self) -> str:
         tags = {**self._tags, SEARCH_ID: self._search_id, "mlflow.source.type": "LOCAL", "kind": "search"}
@@ -164,6 +167,10 @@ class SearchRun:
         query = f"tags.`mlflow.parentRunId` = '{self.run_id}' AND tags.{TRIAL} = '{number}'"
         found = self._client.search_runs([self.experiment_id], query, max_results=1)
         return str(found[0].info.run_id) if found else ""
+
+    def restore_trial(self, trial: FrozenTrial) -> str:
+        """Return a trial's run that somebody deleted, or whose search's run was; it is shown again. Empty for none."""
+        return by_hand.restored_trial(self._client, self.experiment_id, trial, TRIAL, self.run_id)
 
     def create_trial(self, trial: FrozenTrial) -> str:
         """Create the run of a trial, with the parameters of one that still runs, and return it."""

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from search.errors import TrackingError
 from search.studyfile.schema import Definition
 from search.system.retry import retried
-from search.tracking import store
+from search.tracking import by_hand, store
 from search.tracking.pages import descriptions
 
 # By the scheme of a store of artifacts: what MLflow's client imports, and the package that brings it.
@@ -42,11 +42,7 @@ def find_or_create(client: MlflowClient, definition: Definition, name: str) -> s
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             if experiment.lifecycle_stage != "active":
-                raise TrackingError(
-                    f"MLflow experiment '{name}' is deleted; restore it "
-                    f"(mlflow experiments restore -x {experiment.experiment_id}), delete it for good "
-                    f"(mlflow gc --experiment-ids {experiment.experiment_id}), or use --study-name"
-                )
+                raise TrackingError(by_hand.deleted(experiment))
             return str(experiment.experiment_id)
         note = descriptions.of_experiment(definition, name)
         tags = {_NOTE: note, _WRITTEN: note, "mlflow.experimentKind": "custom_model_development"}

@@ -29,6 +29,8 @@ import string
 from collections.abc import Iterable
 from typing import Any
 
+from search.system.place import names_at_hand, place_of, text_of
+
 _HIDDEN = "***"
 _NAME_CHARACTERS = string.ascii_letters + string.digits + "._+%-"
 _USER = re.compile(r"[^\s:@/?#]*")
@@ -130,24 +132,50 @@ _ERROR = re.compile(r"[A-Za-z_.]+(?:Error|Exception): ")
 
 
 def one_line(error: BaseException) -> str:
-    """Return the type and the line of `error`'s message that tells the cause, without credentials.
+    """Return where in the user's code an error arose, its type, and the line of its message that tells the cause.
 
-    An error that says nothing, and a group of errors, are followed by the first one behind them.
+    `m.py, line 12, in build: KeyError: 'widht'; did you mean 'width'? trial.params has epochs, width`. An error that
+    says nothing, and a group of errors, are followed by the first one behind them. There are no credentials in it.
     """
-    said, behind = _cause(_text(error)), None
+    return printable(redact(_line(error)))
+
+
+def raised(what: str, error: BaseException) -> str:
+    """Return what the user's code raised, and where; `what` names that code where no file of it is in the traceback."""
+    line = one_line(error)
+    return line if place_of(error) else f"{what} raised {line}"
+
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+
+
+def without_numbers(reason: str) -> str:
+    """Return a reason without its numbers, so that failures of one kind read alike."""
+    return _NUMBER.sub("#", reason)
+
+
+def _line(error: BaseException, told: str = "") -> str:
+    """Return an error in a line, after its place where that is not told yet."""
+    said, behind = _cause(error.msg if isinstance(error, SyntaxError) else text_of(error)), None
     if isinstance(error, BaseExceptionGroup):
         behind = error.exceptions[0]
     elif not said or error.__cause__ is not None:
         behind = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    line = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    if behind not in (None, error) and (reason := one_line(behind)).partition(": ")[2] not in said:
-        line = f"{line} (from {reason})"
-    return printable(redact(line))
+    where = place_of(error)
+    line = f"{where}: " if where and where != told else ""
+    line += f"{type(error).__name__}: {said}" if said else type(error).__name__
+    names = names_at_hand(error)
+    hint = did_you_mean(names.misspelt, names.known)
+    line += f"{hint} {names.listed}".rstrip() if hint else f"; {names.listed}" if names.listed else ""
+    if behind not in (None, error) and _cause(text_of(behind)) not in line:
+        line = f"{line} (from {_line(behind, where)})"
+    return line
 
 
 def _cause(message: str) -> str:
     """Return the line of a message that tells the cause."""
-    lines = [line.strip() for line in _APPENDIX.sub("", _ESCAPES.sub("", message)).splitlines() if line.strip()]
+    clean = _APPENDIX.sub("", _ESCAPES.sub("", message))
+    lines = [line.strip() for line in clean.splitlines() if line.strip(' "')]  # quotes are around another process's
     if not lines:
         return ""
     if lines[0] == _TRACEBACKS[0]:
@@ -157,13 +185,6 @@ def _cause(message: str) -> str:
         at = next((at for at in reversed(range(len(lines))) if _ERROR.match(lines[at])), at)
     more = f" {lines[at + 1]}" if lines[at].endswith(":") and at + 1 < len(lines) else ""
     return _NODE.sub("", lines[at]) + more
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # an error of the user's own may fail to say what it is
-        return ""
 
 
 class SearchError(Exception):

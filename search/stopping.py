@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from search.training.result import TrialResult
 
 INTERRUPTED = "interrupted"
+ALIKE = 4  # trials in a row that fail for the same reason, before any has completed, end the search
 _ENOUGH = 20  # complete trials before Optuna's terminator is asked
 
 
@@ -49,6 +50,7 @@ class Stopping(Listener):
         self.best = next(iter(best_trials(definition, trials)), None)
         self._complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
         self._since_best = 0
+        self._failures: list[str] = []  # reasons of the last trials, while each failed in the user's code
         self.reason = ""
 
     def stop(self, reason: str) -> None:
@@ -64,7 +66,9 @@ class Stopping(Listener):
             self.best, self._since_best = trial, 0
         else:
             self._since_best += 1
-        self.stop(self._patience() or self._target() or self._terminator(trial))
+        raised = result.fate == "failed" and result.traceback
+        self._failures = [*self._failures, result.reason] if raised else []
+        self.stop(self._alike() or self._patience() or self._target() or self._terminator(trial))
 
     def _leads(self, trial: FrozenTrial) -> bool:
         if self.best is None:
@@ -73,6 +77,12 @@ class Stopping(Listener):
             return leads(self._definition, trial.values, trial.number, [(self.best.values, self.best.number)])
         self.best = best_trials(self._definition, comparable_trials(self._study))[0]  # a new trial scales the others
         return self.best.number == trial.number
+
+    def _alike(self) -> str:
+        """Return that nothing else can be expected, before any trial completes."""
+        if self.best is not None or len(self._failures) < ALIKE or len(set(self._failures[-ALIKE:])) > 1:
+            return ""
+        return f"the last {ALIKE} trials failed for the same reason"
 
     def _patience(self) -> str:
         patience = self._definition.search.patience

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +15,17 @@ from hypothesis import strategies as st
 
 import tests.studyfiles  # noqa: F401 - keeps hypothesis's files out of the checkout
 from search import errors
-from search.errors import DataError, SearchError, StudyFileError, TrialFailed, did_you_mean, one_line, redact
+from search.errors import (
+    DataError,
+    ModelError,
+    SearchError,
+    StudyFileError,
+    TrialFailed,
+    did_you_mean,
+    one_line,
+    redact,
+)
+from search.studyfile.references import load_object
 
 WORDS = st.text(st.characters(whitelist_categories=("L", "N", "P"), blacklist_characters="@"), min_size=6, max_size=20)
 
@@ -136,6 +151,108 @@ KERAS = "Exception encountered when calling L.call().\n\n{}\n\nArguments receive
 def test_a_frameworks_words_around_a_cause_are_left_out(message: str, told: str) -> None:
     """The reason of a failed trial would be the call's arguments, a heading, or the first line of a traceback."""
     assert one_line(ValueError(message)) == f"ValueError: {told}"
+
+
+OWN = """
+import json
+
+def key(trial):
+    return trial.params["widht"]
+
+def pieces(trial):
+    params = trial.params
+    return params[
+        "widht"
+    ]
+
+def popped(trial):
+    return trial.params.pop("widht")
+
+def column(trial):
+    import pandas
+    table = pandas.DataFrame({"price": [1], "rooms": [2]})
+    return table["pirce"]
+
+def attribute(trial):
+    return trial.parms
+
+def variable(trial):
+    return trail.params
+
+def imported(trial):
+    from json import laods
+
+def parsed(trial):
+    json.loads("{")
+
+def behind(trial):
+    try:
+        key(trial)
+    except KeyError as error:
+        raise RuntimeError("no model") from error
+
+def secret(trial):
+    import os
+    return os.environ["NOT_THERE"]
+
+def sent(trial):
+    from multiprocessing import get_context
+    with get_context("spawn").Pool(1) as pool:
+        pool.map(key, [trial])
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("key", "line 5, in key: KeyError: 'widht'; did you mean 'width'? trial.params has epochs, width"),
+        ("pieces", "line 9, in pieces: KeyError: 'widht'; did you mean 'width'? params has epochs, width"),
+        ("popped", "line 14, in popped: KeyError: 'widht'; did you mean 'width'? trial.params has …"),
+        ("column", "line 19, in column: KeyError: 'pirce'; did you mean 'price'? table has price, rooms"),
+        ("attribute", "line 22, in attribute: AttributeError: … no attribute 'parms'; did you mean 'params'?"),
+        ("variable", "line 25, in variable: NameError: … not defined; did you mean 'trial'?"),
+        ("imported", "line 28, in imported: ImportError: … 'laods' … did you mean 'loads'?"),
+        ("parsed", "line 31, in parsed: JSONDecodeError: Expecting property name …"),
+        ("behind", "line 37, in behind: RuntimeError: no model (from own_place.py, line 5, in key: KeyError…"),
+        ("secret", "line 41, in secret: KeyError: 'NOT_THERE'"),
+        ("sent", "line 5, in key: KeyError: 'widht'"),
+    ],
+)
+def test_an_error_names_the_users_line_and_the_names_at_hand(
+    function: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person would search a library's traceback for their own file, after a night in a worker that is gone."""
+    (tmp_path / "own_place.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("own_place")
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - whatever the function raises
+        getattr(module, function)(SimpleNamespace(params={"epochs": 1, "width": 2}))
+    del sys.modules["own_place"]
+    line = one_line(raised.value)
+    assert re.fullmatch(re.escape(f"own_place.py, {told}").replace("…", ".*"), line), line
+
+
+def test_a_mistake_in_a_files_syntax_names_its_line(tmp_path: Path) -> None:
+    """The line would be that of Python's importer."""
+    (tmp_path / "own_syntax.py").write_text("import json\ndef build(trial, data:\n    pass\n")
+    with pytest.raises(ModelError, match=r"cannot be imported \(own_syntax.py, line 2: SyntaxError: '\(' was never"):
+        load_object("own_syntax.py:build", tmp_path, "model.build")
+
+
+GRAPH = """in user code:
+
+    File "{own}", line 7, in train_step  *
+        loss = self.los(x)
+    File "/usr/lib/python3/site-packages/keras/layer.py", line 3, in los
+
+    AttributeError: no attribute 'los'
+"""
+
+
+def test_a_traceback_in_a_message_is_read(tmp_path: Path) -> None:
+    """What a graph, a generator or another process raised would have no place."""
+    told = one_line(RuntimeError(GRAPH.format(own=tmp_path / "own_step.py")))
+    assert told == "own_step.py, line 7, in train_step: RuntimeError: no attribute 'los'"
 
 
 def test_what_an_error_came_from_is_told() -> None:

@@ -69,9 +69,13 @@ class _Ending:
         """End the search; see the function of this name."""
         context, settings, hurries = self._context, self._context.settings, self._interrupted is not None
         halted = 0 if self._paused else confirm(context)
-        context.on_message(Stage("drawing the plots and registering the best model"))
         ranked = ranking.leading_trials(self._definition, self._study)
-        drawn = [] if hurries or not ranked or context.run is None else self._draw()
+        draws, registers = bool(ranked) and not hurries, bool(ranked) and settings.registers
+        if context.run is not None:
+            does = {"drawing the plots": draws, "registering the best model": registers}
+            told = " and ".join(what for what, done in does.items() if done)
+            context.on_message(Stage(told or "writing the outcome to MLflow"))
+        drawn = self._draw() if draws and context.run is not None else []
         waiting = self._mirror.drain(self._patience)
         not_mirrored = tuple(waiting if context.run is not None else (each.number for each in context.trials()))
         outcome = self._outcome(ranked, not_mirrored) if ranked else None
@@ -270,7 +274,8 @@ class _Ending:
     def _nothing_completed(self) -> NoTrialCompleted:
         trials = self._context.trials()
         counts, why = count(trials), outcomes.failures(trials)
-        ended = f"({counts.pruned} pruned, {counts.failed} failed)"
+        stopped = f"; {self._stopped}" if self._stopped else ""
+        ended = f"({counts.pruned} pruned, {counts.failed} failed{stopped})"
         if counts.complete:
             study, limits = self._context.settings.study_name, ", ".join(self._definition.search.constraints)
             near = min(

@@ -257,6 +257,14 @@ def provided(name: str, key: str) -> Any:
     return _provided[name]
 
 
+def called(reference: str | None) -> str:
+    """Return the name of what a reference stands for as its author knows it: of an object its own."""
+    kind, _, name = (reference or "").partition(":")
+    if kind != PREFIX or name not in _provided:
+        return reference or ""
+    return str(getattr(_provided[name], "__name__", type(_provided[name]).__name__))
+
+
 def space_of(space: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return a definition's `[space]` for Optuna's distributions, tables as in a study file, or `preset="mlp"`.
 

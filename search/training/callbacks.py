@@ -13,7 +13,8 @@ import numpy as np
 import optuna
 
 from search.data.dataset import Data
-from search.errors import DataError, ModelError, did_you_mean, one_line
+from search.errors import DataError, ModelError, did_you_mean, raised
+from search.studyfile.objects import called
 from search.studyfile.references import load_object
 from search.studyfile.schema import (
     TRIAL_METRICS,
@@ -91,12 +92,12 @@ def _from_function(
         raise
     except BaseException as error:
         raise Refused(
-            f"fit.callbacks: {name} raised {one_line(error)}; it is called as callbacks(trial, data) or, by its "
+            f"fit.callbacks: {raised(called(name), error)}; it is called as callbacks(trial, data) or, by its "
             "parameters, callbacks(trial, data, model)"
         ) from error
     if not isinstance(made, list | tuple):
-        raise ModelError(f"fit.callbacks: {name} returned {type(made).__name__}; return a list of callbacks")
-    return [_checked("fit.callbacks", name, each) for each in made]
+        raise ModelError(f"fit.callbacks: {called(name)} returned {type(made).__name__}; return a list of callbacks")
+    return [_checked("fit.callbacks", called(name), each) for each in made]
 
 
 def _takes_model(function: Callable[..., Any]) -> bool:
@@ -130,7 +131,7 @@ def _user_callback(
     except (optuna.TrialPruned, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise ModelError(f"{key}: {wanted.kind} raised {one_line(error)}") from error
+        raise ModelError(f"{key}: {raised(wanted.kind, error)}") from error
     return _checked(key, wanted.kind, callback)
 
 

@@ -18,6 +18,7 @@ from search.data.profile import profile_of
 from search.data.summary import Answers, DataSummary, Interface, TensorSpec
 from search.errors import ModelError
 from search.serving.meaning import Meaning, named
+from search.studyfile.objects import called
 from search.studyfile.schema import Definition
 from search.training import fit
 from search.training.model import registered_example
@@ -102,25 +103,22 @@ def _output(
     """Return what the model to register gives: one array, or several with their names."""
     import keras
 
-    rows = fit.fixed_rows(model) or 1
+    where, rows = f"model.build: {called(definition.model.build)}", fit.fixed_rows(model) or 1
     one = keras.tree.map_structure(lambda each: each[:rows], example)
     try:
         predicted = outputs.outputs_of(model, fit.as_tensors(one))
     except NotImplementedError:
         raise ModelError(
-            f"model.build: {definition.model.build}: the model has no `call`, so it cannot be registered; "
+            f"{where}: the model has no `call`, so it cannot be registered; "
             "name a function in model.export that returns the model to register"
         ) from None
     found = named(model, predicted)
     for name, each in found:
         if isinstance(each, dict | list | tuple):
-            raise ModelError(
-                f"model.build: {definition.model.build}: the model's outputs are nested; give one dictionary or one "
-                "list of outputs"
-            )
+            raise ModelError(f"{where}: the model's outputs are nested; give one dictionary or one list of outputs")
         if each.shape[0] != rows:
             what = f" in output '{name}'" if name else ""
-            raise ModelError(f"model.build: {definition.model.build}: {each.shape[0]} predictions for {rows} row{what}")
+            raise ModelError(f"{where}: {each.shape[0]} predictions for {rows} row{what}")
     shapes = [(-1, *_open(each.shape[1:], model, name)) for name, each in found]
     if not getattr(model, "inputs", None) and any(-1 in each.shape[1:] for each in inputs):
         shapes = _left_open_by_shorter(shapes, model, one, inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +17,9 @@ from search.data.dataset import Data, Part
 from search.data.loading import TrialData
 from search.data.sources import parameters_read, reads_trial
 from search.data.summary import DataSummary
-from search.errors import DataError, ModelError, StudyFileError, did_you_mean, one_line
+from search.errors import DataError, ModelError, StudyFileError, did_you_mean, one_line, raised, without_numbers
 from search.studyfile.checks import check_parameters, wrong_directions
+from search.studyfile.objects import called
 from search.studyfile.schema import TRIAL_METRICS, Definition
 from search.training import callbacks, fit, metrics, own_fit
 from search.training.description import answers, describe
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 
 _MOST_TRIES, _FEWEST_TRIES, _TRY_SECONDS = 20, 5, 20.0
+_ALIKE = 4  # configurations in a row that fail for the same reason end the tries
 _QUICK = 1.0  # seconds; a model that takes longer is built once alone
 
 
@@ -101,17 +103,28 @@ class _Tried:
 
 def _first_that_works(definition: Definition, trials: Iterable[BaseTrial], every: Data | TrialData) -> _Tried:
     """Try configurations until one can be built, takes a batch, and gives a model to register."""
-    first, tries, began = None, 0, time.monotonic()
-    for tries, trial in enumerate(trials, 1):
+    errors: list[Refused] = []
+    began = time.monotonic()
+    for trial in trials:
         try:
             return _try_configuration(definition, trial, every)
         except Refused as error:
-            first = first or error
+            errors.append(error)
+        if _alike(errors[-_ALIKE:]):
+            row = "" if len(errors) == _ALIKE else f", the last {_ALIKE}"
+            told = f"{errors[-1]}; {len(errors)} configurations in a row failed{row} for this reason"
+            raise ModelError(told) from errors[-1]
         late = time.monotonic() - began > _TRY_SECONDS
-        if tries >= _MOST_TRIES or (late and tries >= _FEWEST_TRIES):
+        if len(errors) >= _MOST_TRIES or (late and len(errors) >= _FEWEST_TRIES):
             break
-    row = f"; {tries} configurations in a row failed, the first of them like this" if tries > 1 else ""
-    raise ModelError(f"{first}{row}") from first
+    row = f"; {len(errors)} configurations in a row failed, the first of them like this" if len(errors) > 1 else ""
+    raise ModelError(f"{errors[0]}{row}") from errors[0]
+
+
+def _alike(errors: Sequence[Refused]) -> bool:
+    """Return whether enough configurations failed for one reason, numbers aside; pruning is a builder's own choice."""
+    pruned = any(isinstance(each.__cause__, optuna.TrialPruned) for each in errors)
+    return len(errors) == _ALIKE and not pruned and len({without_numbers(str(each)) for each in errors}) == 1
 
 
 def _try_configuration(definition: Definition, trial: BaseTrial, every: Data | TrialData) -> _Tried:
@@ -145,7 +158,7 @@ def _try_callbacks(
         with tempfile.TemporaryDirectory() as folder:
             return callbacks.callbacks(definition, data, 1, trial, Path(folder), model)
     except optuna.TrialPruned as error:
-        raise Refused(f"fit.callbacks raised {one_line(error)}") from error
+        raise Refused(f"fit.callbacks: {raised(called(str(definition.fit.callbacks)), error)}") from error
 
 
 def _data_of(every: Data | TrialData, trial: BaseTrial) -> Data:
@@ -204,7 +217,7 @@ def _try_batch(
             return ()
         hint = "; the data have no targets" if data.train.y is None and not data.train.streamed else ""
         raise Refused(
-            f"model.build: {definition.model.build}: the model cannot take a batch ({one_line(error)}){hint}"
+            f"model.build: {called(definition.model.build)}: the model cannot take a batch ({one_line(error)}){hint}"
         ) from error
     scheduled = ("learning_rate",) if definition.fit.learning_rate_schedule else ()
     return (*names, *scheduled)
@@ -229,7 +242,7 @@ def _try_export(definition: Definition, model: keras.Model, data: Data) -> keras
     except (ModelError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise Refused(f"model.export: {definition.model.export} raised {one_line(error)}") from error
+        raise Refused(f"model.export: {raised(called(definition.model.export), error)}") from error
 
 
 def _answers(definition: Definition, model: keras.Model, data: Data) -> bytes | None:
@@ -265,7 +278,7 @@ _DECORATE = (
 def maker(definition: Definition) -> str:
     """Return what makes the model to register, as an error names it."""
     export = definition.model.export
-    return f"model.export: {export}" if export else f"model.build: {definition.model.build}"
+    return f"model.export: {called(export)}" if export else f"model.build: {called(definition.model.build)}"
 
 
 def told_and_mended(reason: str) -> tuple[str, str]:

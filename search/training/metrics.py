@@ -18,8 +18,9 @@ from search.comparison.predictions import ONLY
 from search.comparison.scores import applied
 from search.data import streams
 from search.data.dataset import Data, Part
-from search.errors import TrialFailed, did_you_mean, one_line
+from search.errors import TrialFailed, did_you_mean, raised
 from search.serving.meaning import Meaning, named
+from search.studyfile.objects import called
 from search.studyfile.references import load_object
 from search.studyfile.schema import TRIAL_METRICS, Definition, MetricDefinition, parse_constraint
 from search.training.fit import as_tensors, devices, held_out_rows, packed
@@ -218,13 +219,13 @@ def _value(
     except optuna.TrialPruned:
         raise
     except Exception as error:
-        raise TrialFailed(f"metrics.{name}: {wanted.function} raised {one_line(error)}") from error
+        raise TrialFailed(f"metrics.{name}: {raised(called(wanted.function), error)}") from error
     try:
         if np.ndim(value) == 0 and not isinstance(value, str | bytes):
             return float(value)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise TrialFailed(f"metrics.{name}: {wanted.function} returned {type(value).__name__}; return a number")
+    raise TrialFailed(f"metrics.{name}: {called(wanted.function)} returned {type(value).__name__}; return a number")
 
 
 def _one_axis(values: Any) -> Any:

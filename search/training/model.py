@@ -16,8 +16,9 @@ import numpy as np
 
 from search.comparison.outputs import outputs_of
 from search.data.dataset import Data
-from search.errors import ModelError, one_line
+from search.errors import ModelError, one_line, raised
 from search.studyfile.checks import MLP_PARAMETERS
+from search.studyfile.objects import called
 from search.studyfile.parameters import Scalar
 from search.studyfile.references import load_object
 from search.studyfile.schema import Definition
@@ -58,14 +59,14 @@ def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
     try:
         inspect.signature(builder).bind(trial, data, **definition.model.fixed)
     except TypeError as error:
-        raise ModelError(f"model.build: {name}: {error}; write build(trial, data, …) -> keras.Model") from None
+        raise ModelError(f"model.build: {called(name)}: {error}; write build(trial, data, …) -> keras.Model") from None
     told = settings_of(definition, trial)
     data = replace(data, epochs=told.get("epochs", 0), batch_size=told["batch_size"])
     model = builder(trial, data, **definition.model.fixed)
     if not isinstance(model, keras.Model):
-        raise Refused(f"model.build: {name} returned {type(model).__name__}; return a compiled keras.Model")
+        raise Refused(f"model.build: {called(name)} returned {type(model).__name__}; return a compiled keras.Model")
     if not model.compiled and not definition.fit.function:
-        raise Refused(f"model.build: {name} returned a model that is not compiled; call model.compile(…)")
+        raise Refused(f"model.build: {called(name)} returned a model that is not compiled; call model.compile(…)")
     return model
 
 
@@ -103,8 +104,8 @@ def check_new(definition: Definition, model: keras.Model) -> None:
     weights = model.trainable_variables
     if any(hasattr(each, _TRAINED) for each in weights):
         raise ModelError(
-            f"model.build: {definition.model.build} returned the same model or layer again, with what an earlier trial "
-            "learned; make both anew in each call"
+            f"model.build: {called(definition.model.build)} returned the same model or layer again, with what an "
+            "earlier trial learned; make both anew in each call"
         )
     for each in weights:
         setattr(each, _TRAINED, True)
@@ -123,7 +124,7 @@ def check_batches(definition: Definition, model: keras.Model, data: Data, batch_
         return
     if isinstance(model, keras.Sequential) and _takes(model, data.example(fixed + 1)):
         return  # it names the rows of its first call, and takes any number
-    what = f"model.build: {definition.model.build}: the model takes {fixed} rows at once"
+    what = f"model.build: {called(definition.model.build)}: the model takes {fixed} rows at once"
     if batch_size != fixed:
         raise Refused(f"{what}, and batch_size is {batch_size}; set batch_size = {fixed}")
     for name, part in (("training", data.train), ("validation", data.validation), ("test", data.test)):
@@ -145,7 +146,7 @@ def try_build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Mod
     except (ModelError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise Refused(f"model.build: {definition.model.build} raised {one_line(error)}") from error
+        raise Refused(f"model.build: {raised(called(definition.model.build), error)}") from error
 
 
 def mlp(trial: BaseTrial, data: Data, **fixed: Scalar) -> keras.Model:
@@ -262,7 +263,7 @@ def exported(definition: Definition, model: keras.Model, data: Data) -> keras.Mo
         return model
     made = load_object(name, definition.folder, "model.export")(model, data)
     if not isinstance(made, keras.Model):
-        raise ModelError(f"model.export: {name} returned {type(made).__name__}; return a keras.Model")
+        raise ModelError(f"model.export: {called(name)} returned {type(made).__name__}; return a keras.Model")
     return made
 
 

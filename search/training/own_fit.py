@@ -11,6 +11,7 @@ import numpy as np
 
 from search.data.dataset import Data
 from search.errors import ModelError, TrialFailed
+from search.studyfile.objects import called
 from search.studyfile.references import load_object
 from search.studyfile.schema import Definition
 from search.training import callbacks
@@ -58,7 +59,7 @@ def load(definition: Definition) -> Callable[..., Any]:
         inspect.signature(function).bind(*(None,) * 3, **_taken(function, dict.fromkeys(_settings_of(definition))))
     except TypeError as error:
         raise ModelError(
-            f"fit.function: {name}: {error}; write fit(trial, model, data, epochs, batch_size, callbacks)"
+            f"fit.function: {called(name)}: {error}; write fit(trial, model, data, epochs, batch_size, callbacks)"
         ) from None
     return function
 
@@ -141,6 +142,6 @@ def _number(definition: Definition, value: Any, name: str = "") -> float:
         pass
     under = f" under '{name}'" if name else ""
     raise TrialFailed(
-        f"fit.function: {definition.fit.function} returned {type(value).__name__}{under}; "
+        f"fit.function: {called(definition.fit.function)} returned {type(value).__name__}{under}; "
         "return a History, a dictionary of numbers or a number, alone or with the trained model: (history, model)"
     )

@@ -17,6 +17,7 @@ import numpy as np
 
 from search.data.dataset import Data
 from search.errors import TrialFailed
+from search.studyfile.objects import called
 from search.studyfile.schema import Definition
 from search.training import callbacks, checkpoint, fit, metrics, own_fit
 from search.training.epochs import Epochs, OnEpoch, measured_with, restores, watcher
@@ -170,8 +171,8 @@ class Training:
             self.model = answer.model
         elif (epochs.logs or answer.history) and _same(before, self.model):
             raise TrialFailed(
-                f"fit.function: {self._definition.fit.function} trained another model than model.build returned, whose "
-                "weights are as they were; return (history, model)"
+                f"fit.function: {called(self._definition.fit.function)} trained another model than model.build "
+                "returned, whose weights are as they were; return (history, model)"
             )
         if not epochs.logs:  # it did not use the callbacks
             for epoch, logs in enumerate(answer.history):

@@ -189,7 +189,8 @@ def run(
     except (TrialStopped, CheckpointDamaged) as error:
         fate = {"fate": "died", "reason": str(error)}
     except TrialFailed as error:
-        fate = {"fate": "failed", "reason": error.reason + _why_nan(error.reason, data), "traceback": error.traceback}
+        trace = error.traceback or (traceback.format_exc() if error.__cause__ is not None else "")
+        fate = {"fate": "failed", "reason": error.reason + _why_nan(error.reason, data), "traceback": trace}
     except BaseException as error:  # the user's own code may call sys.exit, or raise KeyboardInterrupt
         trace = printable(traceback.format_exc(), _LONGEST_TRACEBACK)
         reason = str(error) if isinstance(error, SearchError) else one_line(error)

@@ -30,7 +30,7 @@ from optuna.trial import TrialState
 from search.budget import RUN_AGAIN
 from search.code.digest import digests_of
 from search.data.loading import TrialData
-from search.errors import ModelError, RowsChanged, SearchError, one_line, printable, redact
+from search.errors import ModelError, RowsChanged, SearchError, printable, raised, redact
 from search.reporting import data as data_picture
 from search.reporting import plots
 from search.study import attributes, orders, ranking, samplers, storage
@@ -153,7 +153,7 @@ def _with_our_errors(what: str, function: Callable[[Job], Any], job: Job) -> Any
     try:
         return function(job)
     except BaseException as error:
-        told = error if isinstance(error, SearchError) else ModelError(f"{what} raised {one_line(error)}")
+        told = error if isinstance(error, SearchError) else ModelError(raised(what, error))
         told.add_note(printable(redact(traceback.format_exc()), _LOGGED))
         told.__cause__ = told.__context__ = None
     finally:

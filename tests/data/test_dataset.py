@@ -536,7 +536,7 @@ def test_a_function_may_return_tables(functions: Path, name: str, rows: tuple[in
         ("loaders", {}, "Loader is an iterable that Keras does not take; make it a keras.utils.PyDataset"),
         ("named_loaders", {}, "Loader is an iterable that Keras does not take"),
         ("twins", {}, "two columns are named 'a'"),
-        ("raises", {}, r"cannot be loaded \(RuntimeError: no disk\)"),
+        ("raises", {}, r"cannot be loaded \([\w.]+, line \d+, in raises: RuntimeError: no disk\)"),
         ("arrays", {"target": "y"}, "data.target: names columns, but the data are arrays"),
         ("arrays", {"options": {"n": 1}}, "data.options: arrays: got an unexpected keyword argument 'n'"),
         ("frame", {}, "data.target: missing; name the target column"),
@@ -566,7 +566,7 @@ def test_files_may_not_hide_modules_and_may_be_replaced(tmp_path: Path) -> None:
         (folder / "twice_loaded.py").write_text(f"def f(): return {number}")
         assert load_object("twice_loaded.py:f", folder, "model.build")() == number
     (tmp_path / "exits.py").write_text("import sys; sys.exit(3)")
-    with pytest.raises(ModelError, match=r"exits.py cannot be imported \(SystemExit: 3\)"):
+    with pytest.raises(ModelError, match=r"exits.py cannot be imported \(exits.py, line 1: SystemExit: 3\)"):
         load_object("exits.py:f", tmp_path, "model.build")
 
 

@@ -124,10 +124,10 @@ def test_trials_fail_alone_and_the_folder_stays(tiny: Tiny, run_search: Searcher
     )
     assert outcome.died == 1, "a full disk says nothing of a configuration"
     reasons = {number: run.data.tags.get("reason", "") for number, run in trial_runs(outcome.search_run_id).items()}
-    assert reasons[1] == "Mine: of my own"
-    assert reasons[2] == "SystemExit: 0"
-    assert reasons[3] == "KeyboardInterrupt"
-    assert reasons[4].startswith("RuntimeError: long ? long ?")
+    assert reasons[1] == "odd.py, line 17, in build: Mine: of my own"
+    assert reasons[2] == "odd.py, line 19, in build: SystemExit: 0"
+    assert reasons[3] == "odd.py, line 21, in build: KeyboardInterrupt"
+    assert reasons[4].startswith("odd.py, line 23, in build: RuntimeError: long ? long ?")
     assert len(reasons[4]) <= 1000
     first = trial_runs(outcome.search_run_id)[0].data  # MLflow refuses such names: they are written as it takes them
     assert {"units_0_"} == set(first.params) - {"width"}
@@ -140,10 +140,10 @@ def test_trials_fail_alone_and_the_folder_stays(tiny: Tiny, run_search: Searcher
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        ("raises", "loading the data or building the first model raised Mine: of my own"),
-        ("fails", r"rows.py:fails cannot be loaded \(Error: of my own\)"),
-        ("exits", r"rows.py:exits cannot be loaded \(SystemExit: had enough\)"),
-        ("interrupts", "loading the data or building the first model raised KeyboardInterrupt"),
+        ("raises", r"rows.py, line \d+, in raises: Mine: of my own"),
+        ("fails", r"rows.py:fails cannot be loaded \(rows.py, line \d+, in fails: Error: of my own\)"),
+        ("exits", r"rows.py:exits cannot be loaded \(rows.py, line \d+, in exits: SystemExit: had enough\)"),
+        ("interrupts", r"rows.py, line \d+, in interrupts: KeyboardInterrupt"),
         ("dies", "loading the data or building the first model ended its process: its worker died: exit status 7"),
     ],
 )

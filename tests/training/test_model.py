@@ -161,9 +161,13 @@ def test_a_builder_may_sample_more(tmp_path: Path) -> None:
         ("def build(trial):\n    pass\n", {}, r"too many positional arguments; write build\(trial, data, …\)"),
         ("def build(trial, data):\n    pass\n", {"width": 3}, "unexpected keyword argument 'width'"),
         ("def build(trial, data):\n    return 3\n", {}, "returned int; return a compiled keras.Model"),
-        ("def build(trial, data):\n    return [][1]\n", {}, "raised IndexError: list index out of range"),
+        (
+            "def build(trial, data):\n    return [][1]\n",
+            {},
+            "user.py, line 2, in build: IndexError: list index",
+        ),
         ("def built(trial, data):\n    pass\n", {}, "user.py has no 'build'; did you mean 'built'"),
-        ("import nowhere_to_be_found\n", {}, "user.py cannot be imported .ModuleNotFoundError"),
+        ("import nowhere_to_be_found\n", {}, "user.py cannot be imported .user.py, line 1: ModuleNotFoundError"),
     ],
 )
 def test_builders_that_cannot_work(tmp_path: Path, code: str, table: dict[str, Any], shown: str) -> None:

@@ -250,7 +250,7 @@ def test_classes_of_several_outputs_are_the_largest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "shown"),
     [
-        ("raise KeyError('no')", "metrics.f2: user.py:f2 raised KeyError: 'no'"),
+        ("raise KeyError('no')", "metrics.f2: user.py, line 2, in f2: KeyError: 'no'"),
         ("return [1, 2]", "metrics.f2: user.py:f2 returned list; return a number"),
         ("pass", "metrics.f2: user.py:f2 returned NoneType; return a number"),
     ],

@@ -159,7 +159,10 @@ def test_a_step_of_ones_own_gets_class_weights_in_the_dry_run_too(tmp_path: Path
         fit=fit,
         model={"build": "user.py:build"},
     )
-    with pytest.raises(ModelError, match=r"the model cannot take a batch .ValueError: too many values to unpack"):
+    with pytest.raises(
+        ModelError,
+        match=r"a batch .user.py, line 8, in train_step: ValueError: too many values to unpack",
+    ):
         dry_run(two, load(two), [ask(two)], 0.0)
 
 

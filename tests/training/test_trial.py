@@ -631,7 +631,7 @@ UNLOADABLE = CUSTOM.replace('@keras.saving.register_keras_serializable("user")\n
     ("code", "shown"),
     [
         (UNLOADABLE, "cannot be saved and loaded again .*'Scale'.*register_keras_serializable"),
-        (CUSTOM.replace("SGD(0.1)", "SDG(0.1)"), "raised AttributeError.*SDG"),
+        (CUSTOM.replace("SGD(0.1)", "SDG(0.1)"), r"AttributeError.*SDG.*did you mean 'SGD'"),
         (CUSTOM.replace("data.inputs()", "(keras.Input((9,)),) * 2"), "the model cannot take a batch"),
     ],
     ids=["unregistered layer", "builder raises", "wrong input shape"],
@@ -639,7 +639,7 @@ UNLOADABLE = CUSTOM.replace('@keras.saving.register_keras_serializable("user")\n
 def test_a_model_that_cannot_work_is_refused_before_the_first_trial(tmp_path: Path, code: str, shown: str) -> None:
     """The whole budget would be spent on a model that cannot be registered."""
     definition = study_of(tmp_path, code, model={"build": "user.py:build"})
-    with pytest.raises(ModelError, match=f"^model.build: user.py:build.*{shown}"):
+    with pytest.raises(ModelError, match=f"^model.build: user.py[:,].*{shown}"):
         dry_run(definition, load(definition), [ask(definition)], 0.0)
 
 
@@ -670,7 +670,7 @@ def test_a_builder_that_refuses_everything_is_a_mistake(tmp_path: Path) -> None:
     """The whole budget would be spent on trials that fail alike."""
     code = PICKY.format(least=1.0, error="ValueError('too slow')")
     definition = study_of(tmp_path, code, model={"build": "user.py:build"})
-    with pytest.raises(ModelError, match=r"raised ValueError: too slow; 20 configurations in a row failed"):
+    with pytest.raises(ModelError, match=r"in build: ValueError: too slow; 4 configurations in a row failed for this"):
         dry_run(definition, load(definition), probes(definition, seed=0), 0.0)
 
 
@@ -787,7 +787,9 @@ def test_a_failure_says_its_cause(tmp_path: Path) -> None:
     """The reason would be "Exception encountered when calling Reshape.call()."."""
     code = "import keras\ndef build(trial, data):\n    inputs, x = data.inputs()\n    keras.layers.Reshape((3, 4))(x)\n"
     result = Run(study_of(tmp_path, code, model={"build": "user.py:build"})).result
-    assert result.reason.startswith("ValueError: The total size of the tensor must be unchanged. Received: input_shape")
+    assert result.reason.startswith(
+        "user.py, line 4, in build: ValueError: The total size of the tensor must be unchanged."
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.errors import without_numbers
 from search.figures import plural
 from search.training.result import result_of
-
-_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def failures(trials: Sequence[FrozenTrial]) -> tuple[Failures, ...]:
         if trial.state == TrialState.FAIL:
             result = result_of(trial)
             reason = (result.reason if result is not None else "") or "no reason was recorded"
-            groups.setdefault(_NUMBER.sub("#", reason), (reason, []))[1].append(trial.number)
+            groups.setdefault(without_numbers(reason), (reason, []))[1].append(trial.number)
     found = [Failures(reason, tuple(numbers)) for reason, numbers in groups.values()]
     return tuple(sorted(found, key=lambda each: (-len(each.numbers), each.numbers)))
 

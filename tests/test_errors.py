@@ -191,7 +191,7 @@ def behind(trial):
     except KeyError as error:
         raise RuntimeError("no model") from error
 
-def secret(trial):
+def exported(trial):
     import os
     return os.environ["NOT_THERE"]
 
@@ -214,8 +214,8 @@ def sent(trial):
         ("imported", "line 28, in imported: ImportError: … 'laods' … did you mean 'loads'?"),
         ("parsed", "line 31, in parsed: JSONDecodeError: Expecting property name …"),
         ("behind", "line 37, in behind: RuntimeError: no model (from own_place.py, line 5, in key: KeyError…"),
-        ("secret", "line 41, in secret: KeyError: 'NOT_THERE'"),
-        ("sent", "line 5, in key: KeyError: 'widht'"),
+        ("exported", "line 41, in exported: KeyError: 'NOT_THERE'"),
+        ("sent", "line 5, in key: KeyError: 'widht'…"),
     ],
 )
 def test_an_error_names_the_users_line_and_the_names_at_hand(

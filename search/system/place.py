@@ -14,17 +14,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 # The user's file, of Python's, of packages, or of this one: told by where it lies.
 _OTHERS = tuple(
     os.path.join(folder, "")
-    for folder in (
-        sysconfig.get_path("stdlib"),
-        sysconfig.get_path("platstdlib"),
-        os.path.dirname(os.path.dirname(__file__)),
-    )
+    for folder in (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), Path(__file__).parents[1])
 )
 _PACKAGES = re.compile(r"[\\/](?:site|dist)-packages[\\/]|__autograph_generated_file")
 _TYPED_IN = re.compile(r"<(?:stdin|ipython-input.*|python-input.*)>|.*[\\/]ipykernel_\d+[\\/]\d+\.py")

@@ -124,10 +124,10 @@ def test_trials_fail_alone_and_the_folder_stays(tiny: Tiny, run_search: Searcher
     )
     assert outcome.died == 1, "a full disk says nothing of a configuration"
     reasons = {number: run.data.tags.get("reason", "") for number, run in trial_runs(outcome.search_run_id).items()}
-    assert reasons[1] == "odd.py, line 17, in build: Mine: of my own"
-    assert reasons[2] == "odd.py, line 19, in build: SystemExit: 0"
-    assert reasons[3] == "odd.py, line 21, in build: KeyboardInterrupt"
-    assert reasons[4].startswith("odd.py, line 23, in build: RuntimeError: long ? long ?")
+    assert reasons[1] == "odd.py, line 18, in build: Mine: of my own"
+    assert reasons[2] == "odd.py, line 20, in build: SystemExit: 0"
+    assert reasons[3] == "odd.py, line 22, in build: KeyboardInterrupt"
+    assert reasons[4].startswith("odd.py, line 24, in build: RuntimeError: long ? long ?")
     assert len(reasons[4]) <= 1000
     first = trial_runs(outcome.search_run_id)[0].data  # MLflow refuses such names: they are written as it takes them
     assert {"units_0_"} == set(first.params) - {"width"}

@@ -22,7 +22,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import yaml  # type: ignore[import-untyped] # MLflow's own dependency
-from mlflow import pyfunc
+from mlflow import MlflowClient, pyfunc
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models.utils import _save_example
@@ -54,6 +54,7 @@ def log(
     data: DataSummary,
     *,
     name: str,
+    experiment_id: str,
     run_id: str,
     step: int,
     code: UserCode,
@@ -69,34 +70,35 @@ def log(
         archive: What `keras.Model.save` wrote to a `.keras` file.
         data: What the model takes and gives.
         name: What MLflow's pages call it.
+        experiment_id: The experiment of the run.
         run_id: The trial's run.
         step: Metrics of the run at this step become the model's.
         code: The user's code that the model needs when it is loaded.
         backend: The Keras backend the model was trained on.
         predictions: The model's predictions for the test rows, as `Predictions.to_bytes` writes them.
         answers: What it gives for the rows of its input example, as `Answers.to_bytes` writes them.
-        params: Further parameters of the logged model.
+        params: Parameters of the logged model.
         tags: Tags of the logged model.
     """
-    with mlflow.start_run(run_id=run_id):  # else the model belongs to whatever experiment is active
-        info = Model.log(
-            artifact_path=None,
-            name=name,
-            flavor=sys.modules[__name__],
-            flavor_name="keras",
-            run_id=run_id,
-            step=step,
-            params=dict(params or {}),
-            tags={**(tags or {}), **({} if predictions is None else {PREDICTIONS_DIGEST: digest_of(predictions)})},
-            archive=archive,
-            data=data,
-            code=code,
-            backend=backend,
-            predictions=predictions,
-            answers=answers,
-            validate_serving_input=False,  # it would import TensorFlow here; the served model is tested
-        )
-    return str(info.model_id)
+    described = {**(tags or {}), **({} if predictions is None else {PREDICTIONS_DIGEST: digest_of(predictions)})}
+    made = MlflowClient().create_logged_model(
+        experiment_id, name, run_id, described, {name: str(value) for name, value in (params or {}).items()}
+    )
+    Model.log(
+        artifact_path=None,
+        flavor=sys.modules[__name__],
+        model_id=made.model_id,
+        run_id=run_id,
+        step=step,
+        archive=archive,
+        data=data,
+        code=code,
+        backend=backend,
+        predictions=predictions,
+        answers=answers,
+        validate_serving_input=False,  # it would import TensorFlow here; the served model is tested
+    )
+    return str(made.model_id)
 
 
 def write(folder: Path, archive: bytes, data: DataSummary, code: UserCode, answers: bytes | None = None) -> Any:

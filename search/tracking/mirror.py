@@ -27,7 +27,7 @@ from search.study.files import StudyFiles
 from search.study.listener import Listener
 from search.studyfile.schema import Definition
 from search.system.outbox import NotSent, Outbox
-from search.tracking import logged_model, store
+from search.tracking import entries, logged_model, store
 from search.tracking.runs import SearchRun, model_of_run
 from search.tracking.user_code import model_code
 from search.training.result import Epoch, TrialResult, live_epochs, result_of
@@ -82,13 +82,10 @@ class Mirror(Listener):
         """Show what the study says of a trial now."""
         self._outbox.add(number)
 
-    def on_begin(self, number: int) -> None:
-        """Show that a trial runs."""
-        self.update(number)
-
     def on_epochs(self, trial: FrozenTrial, epochs: Sequence[Epoch]) -> None:
-        """Show a running trial's epochs, where there are new ones."""
-        if len(epochs) > self._shown.setdefault(trial.number, _Shown()).epochs:
+        """Show that a trial runs, and its epochs; one that ends before is shown once, whole."""
+        shown = self._shown.setdefault(trial.number, _Shown())
+        if not shown.run_id or len(epochs) > shown.epochs:
             self.update(trial.number)
 
     def on_end(self, trial: FrozenTrial, result: TrialResult) -> None:  # noqa: ARG002 - as `Listener`
@@ -135,7 +132,7 @@ class Mirror(Listener):
             return
         run.open()
         shown.run_id = shown.run_id or run.find_trial(number)
-        self._log_model(trial, shown, result_of(trial))
+        self._log_model(run, trial, shown, result_of(trial))
         self._files.forget_model(number)
 
     def _send(self, number: int) -> bool:
@@ -163,7 +160,7 @@ class Mirror(Listener):
         if new:
             self._find_or_create(run, trial, shown)
         if trial.state == TrialState.RUNNING:
-            return self._show_epochs(run, shown, live_epochs(trial)) or new
+            return self._show_epochs(run, trial, shown, new=new)
         self._show_end(run, trial, shown)
         self._describe(run)
         return True
@@ -188,28 +185,25 @@ class Mirror(Listener):
             with suppress(UpdateFinishedTrialError):  # it ended in this moment
                 self._storage.set_trial_system_attr(shown.trial_id, attributes.RUN_ID, shown.run_id)
 
-    def _show_epochs(self, run: SearchRun, shown: _Shown, epochs: list[Epoch]) -> bool:
-        if len(epochs) <= shown.epochs:
+    def _show_epochs(self, run: SearchRun, trial: FrozenTrial, shown: _Shown, *, new: bool) -> bool:
+        """Show a running trial's epochs, and with the first ones its parameters; return whether there was anything."""
+        epochs = live_epochs(trial)
+        if not new and len(epochs) <= shown.epochs:
             return False
-        run.log_epochs(shown.run_id, epochs[shown.epochs :])
+        run.log_epochs(shown.run_id, epochs[shown.epochs :], trial.params if new else {})
         shown.epochs = len(epochs)
         return True
 
     def _show_end(self, run: SearchRun, trial: FrozenTrial, shown: _Shown) -> None:
         result = result_of(trial)
-        kept = self._files.model(trial.number).exists()
         logged = shown.epochs if shown.certain else 0
-        if result is not None and kept:
-            run.log_result(shown.run_id, result, logged)
-        self._log_model(trial, shown, result)  # after the epochs: a logged model copies the metrics of its step
-        if result is not None and kept:
-            run.log_kept(shown.run_id, result, shown.model_id, again=not shown.certain)
-        run.finish_trial(shown.run_id, self._study, trial, None if kept else result, logged)
+        self._log_model(run, trial, shown, result)
+        run.finish_trial(shown.run_id, self._study, trial, result, logged, shown.model_id, again=not shown.certain)
         self._files.forget_model(trial.number)
         shown.done = True
 
-    def _log_model(self, trial: FrozenTrial, shown: _Shown, result: TrialResult | None) -> None:
-        """Log the model that waits for this trial, once."""
+    def _log_model(self, run: SearchRun, trial: FrozenTrial, shown: _Shown, result: TrialResult | None) -> None:
+        """Log the model that waits for this trial, once; MLflow copies to it what the run has of its epoch already."""
         waiting = self._files.model(trial.number)
         if not waiting.exists():
             return
@@ -228,11 +222,13 @@ class Mirror(Listener):
             predictions=predictions.read_bytes() if predictions.exists() else None,
             answers=answers.read_bytes() if answers.exists() else None,
             name=f"trial-{trial.number:05d}",
+            experiment_id=run.experiment_id,
             run_id=shown.run_id,
             step=result.step if result is not None else 0,
             code=model_code(self._definition),
             backend=data.backend,
-            tags={"study": self._study.study_name, "trial": str(trial.number)},
+            params=entries.renamed(trial.params),
+            tags={"study": self._study.study_name, "trial": str(trial.number), **run.source},
         )
 
 

@@ -26,6 +26,8 @@ import optuna_integration
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import redact
@@ -87,6 +89,7 @@ class SearchRun:
         )
         self._client = MlflowClient()
         self._lock = threading.Lock()
+        self._places: dict[str, str] = {}  # where the files of a trial's run go
         self.experiment_id = self.run_id = ""
 
     @property
@@ -125,15 +128,11 @@ class SearchRun:
         return by_hand.restored_search(self._client, self.experiment_id, self._search_id)
 
     def _create(self) -> str:
-        tags = {**self._tags, SEARCH_ID: self._search_id, "mlflow.source.type": "LOCAL", "kind": "search"}
+        tags = {**self._tags, SEARCH_ID: self._search_id, "kind": "search"}
         asked = ", ".join(f"{name} {value}" for name, value in self._described.items() if name in _ASKED)
         tags["mlflow.note.content"] = descriptions.of_search(
             self._definition, [], [], self._link, state=f"**Running** ({asked}).", dataset=self._facts, run_id=""
         )
-        with suppress(Exception):
-            import getpass
-
-            tags["mlflow.user"] = getpass.getuser()
         run = self._client.create_run(self.experiment_id, milliseconds(self._began.timestamp()), tags, self._title)
         run_id = str(run.info.run_id)
         params = [Param(key, redact(value)) for key, value in self._described.items()]
@@ -155,34 +154,45 @@ class SearchRun:
         )
 
     @cached_property
+    def source(self) -> dict[str, str]:
+        """MLflow's own tags of what made a run or a logged model."""
+        tags = {"mlflow.source.name": "python -m search.run", "mlflow.source.type": "LOCAL"}
+        with suppress(Exception):
+            import getpass
+
+            tags["mlflow.user"] = getpass.getuser()
+        commit = (origin.git("rev-parse", "HEAD") or "").strip()
+        return {**tags, **({"mlflow.source.git.commit": commit} if commit else {})}
+
+    @cached_property
     def _tags(self) -> dict[str, str]:
         """Tags of the search's run and of each of its trials'."""
-        commit = (origin.git("rev-parse", "HEAD") or "").strip()
-        source = {"mlflow.source.git.commit": commit} if commit else {}
         versions = ", ".join(f"{name} {version}" for name, version in origin.versions().items())
-        return {"study": self._name, "versions": versions, "mlflow.source.name": "python -m search.run", **source}
+        return {"study": self._name, "versions": versions, **self.source}
 
     def find_trial(self, number: int) -> str:
         """Return the run of a trial; empty when there is none."""
         query = f"tags.`mlflow.parentRunId` = '{self.run_id}' AND tags.{TRIAL} = '{number}'"
         found = self._client.search_runs([self.experiment_id], query, max_results=1)
-        return str(found[0].info.run_id) if found else ""
+        return self._noted(found[0]) if found else ""
 
     def restore_trial(self, trial: FrozenTrial) -> str:
         """Return a trial's run that somebody deleted, or whose search's run was; it is shown again. Empty for none."""
         return by_hand.restored_trial(self._client, self.experiment_id, trial, TRIAL, self.run_id)
 
     def create_trial(self, trial: FrozenTrial) -> str:
-        """Create the run of a trial, with the parameters of one that still runs, and return it."""
+        """Create the run of a trial, and return it."""
         began = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
         tags = {**self._tags, "mlflow.parentRunId": self.run_id, TRIAL: str(trial.number)}
         run = self._client.create_run(self.experiment_id, milliseconds(began), tags, descriptions.trial_name(trial))
-        run_id = str(run.info.run_id)
-        if not trial.state.is_finished():
-            entries.log(self._client, run_id, params=entries.renamed(trial.params))
+        run_id = self._noted(run)
         if self._dataset is not None:
             self._client.log_inputs(run_id, datasets=[self._dataset])
         return run_id
+
+    def _noted(self, run: Run) -> str:
+        self._places[run.info.run_id] = run.info.artifact_uri
+        return str(run.info.run_id)
 
     def show_confirmed(self, run_id: str, number: int, confirmed: Confirmed) -> None:
         """Show what a trial's configuration reached under new seeds: on its run, and each training as a run under it.
@@ -204,57 +214,49 @@ class SearchRun:
             entries.log(self._client, own, [Metric(name, value, now, 0) for name, value in metrics.items()])
             self._client.set_terminated(own, "FINISHED")
 
-    def log_epochs(self, run_id: str, epochs: Sequence[Epoch]) -> None:
-        """Log these epochs' metrics."""
-        entries.log(self._client, run_id, _metrics(epochs))
+    def log_epochs(self, run_id: str, epochs: Sequence[Epoch], params: Mapping[str, Any]) -> None:
+        """Log these epochs' metrics, and parameters, of a trial that runs."""
+        entries.log(self._client, run_id, _metrics(epochs), params=entries.renamed(params))
 
     def finish_trial(
-        self, run_id: str, study: optuna.Study, trial: FrozenTrial, result: TrialResult | None = None, logged: int = 0
+        self,
+        run_id: str,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        result: TrialResult | None,
+        logged: int,
+        model_id: str,
+        *,
+        again: bool,
     ) -> None:
-        """Give a trial's run its value, parameters and tags through `MLflowCallback`, and its status last.
+        """Give a trial's run its metrics, parameters and tags through `MLflowCallback`, and its status last.
 
         Args:
             run_id: The trial's run.
             study: Its study.
             trial: The trial.
-            result: What its worker returned, where that is not logged yet.
+            result: What its worker returned; None where nothing is known of it.
             logged: How many of the result's epochs are logged already.
+            model_id: Its logged model, which the metrics of its epoch are logged to, too; empty when there is none.
+            again: Whether some of this may be logged already: a model refuses a metric that it has with other data.
         """
-        also = ((), {}) if result is None else self._log_files(run_id, result, logged, kept=False)
-        _Callback(self._definition, trial, *also)(study, _with_run(trial, run_id))
+        metrics, tags = list[Metric](), dict[str, str]()
+        if result is not None:
+            tags = self._log_files(run_id, result)
+            metrics = [*_metrics(result.epochs[logged:], result.step, model_id), *self._once(result, model_id)]
+        if again and model_id:
+            known = self._client.get_logged_model(model_id).metrics or ()
+            there = {(each.key, each.timestamp, each.step) for each in known}
+            metrics = [each for each in metrics if (legal(each.key), each.timestamp, each.step) not in there]
         renamed = {shown: name for name, shown in distinct(trial.params).items() if shown != name}
         if renamed:
-            self._client.set_tag(run_id, origin.PARAMETER_NAMES, json.dumps(renamed))
+            tags[origin.PARAMETER_NAMES] = json.dumps(renamed)
+        _Callback(self._definition, run_id, metrics, tags)(study, trial)
         self._client.set_terminated(run_id, STATUS[trial.state], end_time=_ended(trial))
 
-    def log_result(self, run_id: str, result: TrialResult, logged: int = 0) -> None:
-        """Log what the worker of a trial whose model is kept returned, but for its metrics, which `log_kept` logs.
-
-        Args:
-            run_id: The trial's run.
-            result: What the worker returned.
-            logged: How many epochs are logged already.
-        """
-        entries.log(self._client, run_id, *self._log_files(run_id, result, logged, kept=True))
-
-    def _log_files(
-        self, run_id: str, result: TrialResult, logged: int, *, kept: bool
-    ) -> tuple[list[Metric], dict[str, str]]:
-        """Log how a trial was trained, with a picture of how a kept model errs; return what else there is to log."""
-        picture = self._picture(result) if kept else b""
-        now = milliseconds(result.epochs[-1].time if result.epochs else time.time())
-        tags = {
-            "mlflow.note.content": descriptions.of_trial(result, run_id, [descriptions.ERRORS] if picture else []),
-            "seed": str(result.seed),
-            "worker": result.worker,
-            "trained_by": result.path,
-            "optimizer": str(result.training.get("optimizer", {}).get("name", "")),
-            "loss": str(result.training.get("loss", "")),
-            "reason": result.reason,
-        }
-        metrics = [] if kept else self._kept_metrics(result)
-        if result.fate == "complete":
-            metrics.append(Metric(views.TRIAL, float(result.number), now, 0))
+    def _log_files(self, run_id: str, result: TrialResult) -> dict[str, str]:
+        """Log how a trial was trained, with a picture of how a kept model errs; return its tags."""
+        picture = self._picture(result)
         texts = {"model_summary.txt": result.summary, "traceback.txt": redact(result.traceback), "log.txt": result.log}
         if result.training:
             texts["training.json"] = json.dumps(result.training, indent=2, default=str)
@@ -264,22 +266,27 @@ class SearchRun:
                     Path(folder, name).write_text(text, encoding="utf-8", errors="replace")
             if picture:
                 Path(folder, descriptions.ERRORS).write_bytes(picture)
-            if any(Path(folder).iterdir()):
-                self._client.log_artifacts(run_id, folder)
-        return [*_metrics(result.epochs[logged:]), *metrics], tags
+            if any(Path(folder).iterdir()):  # the client would read the run again to learn where they go
+                place = get_artifact_repository(self._places[run_id], mlflow.get_tracking_uri())
+                place.log_artifacts(folder)  # type: ignore[no-untyped-call]
+        return {
+            "mlflow.note.content": descriptions.of_trial(result, run_id, [descriptions.ERRORS] if picture else []),
+            "seed": str(result.seed),
+            "worker": result.worker,
+            "trained_by": result.path,
+            "optimizer": str(result.training.get("optimizer", {}).get("name", "")),
+            "loss": str(result.training.get("loss", "")),
+            "reason": result.reason,
+        }
 
-    def log_kept(self, run_id: str, result: TrialResult, model_id: str, *, again: bool = False) -> None:
-        """Log a kept model's metrics, `again` those that MLflow lacks: it refuses one it has without its data set."""
-        known = self._client.get_logged_model(model_id).metrics if again and model_id else ()
-        there = {(each.key, each.timestamp, each.step) for each in known or ()}
-        metrics = self._kept_metrics(result, model_id)
-        new = [each for each in metrics if (legal(each.key), each.timestamp, each.step) not in there]
-        entries.log(self._client, run_id, new)
-
-    def _kept_metrics(self, result: TrialResult, model_id: str | None = None) -> list[Metric]:
+    def _once(self, result: TrialResult, model_id: str) -> Iterator[Metric]:
+        """Yield what is measured once a trial."""
         now = milliseconds(result.epochs[-1].time if result.epochs else time.time())
         about = (model_id, self._facts.get("name"), self._facts.get("digest")) if model_id else ()
-        return [Metric(name, value, now, result.step_of(name), *about) for name, value in result.metrics.items()]
+        for name, value in result.metrics.items():
+            yield Metric(name, value, now, result.step_of(name), *about)
+        if result.fate == "complete":
+            yield Metric(views.TRIAL, float(result.number), now, 0)
 
     @staticmethod
     def _picture(result: TrialResult) -> bytes:
@@ -386,57 +393,45 @@ def logged_models(experiments: Iterable[str], numbers: Mapping[str, int]) -> dic
     return {numbers[run_id]: model_id for run_id, model_id in ready if run_id in numbers}
 
 
-def _with_run(trial: FrozenTrial, run_id: str) -> FrozenTrial:
-    """Return a copy of a trial that names its run, where `MLflowCallback` looks for it.
-
-    A pruned trial has no value: Optuna gives it the last one it reported, by which it could stand before the best.
-    """
-    import copy
-
-    shown = copy.copy(trial)
-    shown.params = entries.renamed(trial.params)
-    shown.system_attrs = {**trial.system_attrs, attributes.RUN_ID: run_id}
-    if trial.state != TrialState.COMPLETE:
-        shown.values = None
-    return shown
-
-
 class _Callback(optuna_integration.MLflowCallback):  # type: ignore[misc]  # it has no types
-    """MLflowCallback for one trial, which logs all in one request, and what else there is to log with it.
+    """MLflowCallback for one trial whose run is there already: logs all in one request, and what else there is to log.
 
-    Without the tags that nobody reads: distributions, direction, times, the number once more. There is no public way
-    to either; a test fails when its methods are called otherwise.
+    Unchanged, it reads such a run twice, writes it three times, and ends it as FINISHED whatever became of the trial.
+    Without the tags that nobody reads: distributions, direction, times, the number once more.
+
+    Args:
+        definition: The study file.
+        run_id: The trial's run.
+        metrics: What else to log.
+        tags: Likewise.
     """
 
-    def __init__(
-        self,
-        definition: Definition,
-        trial: FrozenTrial,
-        metrics: Iterable[Metric] = (),
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        named = {"run_name": descriptions.trial_name(trial)}
-        super().__init__(metric_name=objectives(definition), create_experiment=False, mlflow_kwargs=named)
-        self._metrics, self._tags = metrics, tags or {}
+    def __init__(self, definition: Definition, run_id: str, metrics: Iterable[Metric], tags: Mapping[str, str]) -> None:
+        self._names = objectives(definition)
+        super().__init__(metric_name=self._names, create_experiment=False)
+        self._run_id, self._metrics, self._tags = run_id, metrics, tags
 
-    def _log_metrics(self, values: list[float] | None) -> None:
-        pass
+    def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:  # noqa: ARG002 - as the method it replaces
+        """Log a trial's values, parameters and user attributes.
 
-    def _log_params(self, params: dict[str, Any]) -> None:
-        pass
-
-    def _set_tags(self, trial: FrozenTrial, study: optuna.Study) -> None:  # noqa: ARG002 - as the method it replaces
-        """Log all: it is called last."""
+        A pruned trial has no value: Optuna gives it the last one it reported, by which it could stand before the best.
+        """
         ended = _ended(trial) or milliseconds(time.time())  # the same when it is logged again
-        named = zip(self._metric_name, trial.values or (), strict=False)  # a pruned trial has no values
-        metrics = [*(Metric(name, value, ended, 0) for name, value in named), *self._metrics]
-        tags = {"state": trial.state.name, **trial.user_attrs, **self._tags}
-        entries.log(MlflowClient(), trial.system_attrs[attributes.RUN_ID], metrics, tags, trial.params)
+        complete = trial.state == TrialState.COMPLETE
+        values = (
+            [Metric(name, each, ended, 0) for name, each in zip(self._names, trial.values, strict=True)]
+            if complete
+            else []
+        )
+        named = {} if complete else {MLFLOW_RUN_NAME: descriptions.trial_name(trial)}  # it tells the state of others
+        tags = {"state": trial.state.name, **named, **trial.user_attrs, **self._tags}
+        entries.log(MlflowClient(), self._run_id, [*values, *self._metrics], tags, entries.renamed(trial.params))
 
 
-def _metrics(epochs: Sequence[Epoch]) -> list[Metric]:
+def _metrics(epochs: Sequence[Epoch], step: int = 0, model_id: str = "") -> list[Metric]:
+    """Return the metrics of epochs; those of one step are also the logged model's."""
     return [
-        Metric(name, value, milliseconds(epoch.time), epoch.step)
+        Metric(name, value, milliseconds(epoch.time), epoch.step, model_id if epoch.step == step and model_id else None)
         for epoch in epochs
         for name, value in epoch.logs.items()
     ]

@@ -16,6 +16,7 @@ NAMES = (
     "paths",
     "workers",
     "storage",
+    "mirror",
     "scaling",
     "memory",
     "sharing",

@@ -47,6 +47,17 @@ class MlflowServer:
         self.uri = f"http://127.0.0.1:{self._proxy.server_port}"
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
 
+    @property
+    def direct(self) -> str:
+        """The tracking URI without the proxy."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start the server, and wait until it answers."""
         self.begin()

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlflow
 import pytest
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from search.handover import finish
@@ -18,9 +19,11 @@ from search.studyfile.settings import resolve
 from search.tracking.runs import SearchRun
 
 
-@pytest.mark.parametrize("step", ["log_kept", "finish_trial"])
+@pytest.mark.parametrize(
+    "step", [(SearchRun, "finish_trial"), (MlflowClient, "set_terminated")], ids=lambda step: step[1]
+)
 def test_a_trial_that_was_half_shown_is_shown_once(
-    tiny: Callable[..., Definition], folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    tiny: Callable[..., Definition], folder: Path, monkeypatch: pytest.MonkeyPatch, step: tuple[type, str]
 ) -> None:
     """A search killed after a model was logged would log it again at each resume, and never show its trial's value."""
     settings = resolve(tiny(), n_trials=2, workers=1, tracking_uri=f"sqlite:///{folder}/mlflow.db")
@@ -30,7 +33,7 @@ def test_a_trial_that_was_half_shown_is_shown_once(
 
     with monkeypatch.context() as patched:
         patched.setattr(finish, "_PATIENCE", 1.0)
-        patched.setattr(SearchRun, step, away)
+        patched.setattr(*step, away)
         outcome = search(settings, lambda _: None)
     assert outcome.not_mirrored
     assert sync(settings, lambda _: None).differs == ()

@@ -65,7 +65,7 @@ def log(
     client, now = MlflowClient(), milliseconds(time.time())
     tags = {
         "mlflow.parentRunId": run.run_id,
-        "mlflow.source.name": "python -m search.run",
+        **run.source,
         "kind": ENSEMBLE,
         MEMBERS: json.dumps(ensemble.record()),
         "mlflow.note.content": _described(run, ensemble),
@@ -83,13 +83,15 @@ def log(
         made.model,
         data,
         name="ensemble",
+        experiment_id=run.experiment_id,
         run_id=own,
         step=0,
         code=model_code(definition),
         backend=data.backend,
         predictions=made.predictions,
         answers=made.answers,
-        tags={"trial": str(trial)},
+        params=params,
+        tags={"trial": str(trial), **run.source},
     )
     client.set_terminated(own, "FINISHED")
     return own, model_id

@@ -22,6 +22,7 @@ from search.study.attributes import VERSION, read
 from search.study.files import Lock, StudyFiles
 from search.study.proposals import Suggestion
 from search.system import machine
+from search.system.retry import waited
 from search.training.result import TrialResult, result_of
 
 BEAT_SECONDS = 30.0  # how often a search shows that it lives
@@ -163,12 +164,14 @@ def _dead(study: optuna.Study, files: StudyFiles, on_message: OnMessage) -> list
     if silent:
         hosts = ", ".join(sorted({record.host for record in silent.values()}))
         on_message(f"a search on {hosts} is silent; watching for up to {_WATCH_SECONDS:g} s whether it lives")
-    deadline = time.monotonic() + _WATCH_SECONDS
-    while silent and time.monotonic() < deadline:
-        time.sleep(min(1.0, _WATCH_SECONDS / 10))
+
+    def all_beat() -> bool:
         for record in search_records(study):
             if record.search_id in silent and record.beat != silent[record.search_id].beat:
                 del silent[record.search_id]
+        return not silent
+
+    waited(all_beat, _WATCH_SECONDS, min(1.0, _WATCH_SECONDS / 10))
     return [record for record, lives in running if lives is False or record.search_id in silent]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from search.study.storage import file_of, open_storage, storage_errors
 from search.studyfile.schema import Definition, Direction
 from search.studyfile.secret import read_url, revealed
 from search.studyfile.settings import default_storage
+from search.system.retry import waited
 
 _CREATION_SECONDS = 3.0  # how long another process may take to name a study that it has just created
 
@@ -60,11 +60,7 @@ def _create(name: str, storage: BaseStorage, directions: Sequence[Direction]) ->
         study = optuna.create_study(study_name=name, storage=storage, directions=directions)
     except DuplicatedStudyError:
         study = optuna.load_study(study_name=name, storage=storage)
-        deadline = time.monotonic() + _CREATION_SECONDS
-        while not attributes.identity_of(study) and not study.get_trials(deepcopy=False):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
+        waited(lambda: attributes.identity_of(study) or study.get_trials(deepcopy=False), _CREATION_SECONDS)
     attributes.set_identity(study, attributes.identity_of(study) or uuid.uuid4().hex)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,9 +11,10 @@ from pathlib import Path
 from optuna.storages.journal import JournalFileOpenLock
 
 from search.errors import StorageError
-from search.system.whole import whole
+from search.system.retry import waited
+from search.system.whole import write
 
-_TAIL = 1_000_000  # bytes at the end that are checked
+_CHECKED = 2_000  # records at the end that are checked
 _RECORD = b'{"op_code"'  # how each record begins
 _CREATES_STUDY = 0  # the operation that each journal begins with
 _GRACE_SECONDS = 10  # how long a process may hold a journal's lock: it appends some lines
@@ -26,11 +26,9 @@ def lock_of(path: Path) -> JournalFileOpenLock:
 
     Optuna waits for ever for a link that names nothing, which is its own lock of a journal given by a relative path.
     """
-    link, deadline = Path(f"{path.absolute()}.lock"), time.monotonic() + _GRACE_SECONDS
-    while link.is_symlink() and not link.exists():
-        if time.monotonic() > deadline:
-            link.unlink(missing_ok=True)
-        time.sleep(0.1)
+    link = Path(f"{path.absolute()}.lock")
+    if not waited(lambda: not link.is_symlink() or link.exists(), _GRACE_SECONDS):
+        link.unlink(missing_ok=True)
     return JournalFileOpenLock(str(path.absolute()), grace_period=_GRACE_SECONDS)
 
 
@@ -51,18 +49,17 @@ def check(path: Path, on_message: Callable[[str], None] = lambda _: None) -> Non
         return
     if not path.is_file():
         raise StorageError(f"{path} is a folder, not a journal; give a file")
-    _wait_until_begun(path)
-    _check_beginning(path)
+    if not waited(lambda: path.stat().st_size > 0, _BEGINNING_SECONDS):
+        raise StorageError(f"{path} is empty, so it was damaged; restore it, or delete it to begin a new study")
     lock = lock_of(path)
     lock.acquire()
     try:
-        start, tail = _tail_of(path)
-        repaired = _repaired(tail, path, start)
-        if repaired == tail:
+        content = path.read_bytes()
+        start, repaired = _repaired(content, path)
+        if content[start:] == repaired:
             return
         copy = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-        with whole(copy) as made:
-            shutil.copyfile(path, made)
+        write(copy, content)
         with path.open("r+b") as file:
             file.seek(start)
             file.write(repaired)
@@ -72,63 +69,32 @@ def check(path: Path, on_message: Callable[[str], None] = lambda _: None) -> Non
     on_message(f"{path} ended in half a record; it is cut back to its last whole one (a copy is {copy.name})")
 
 
-def _wait_until_begun(path: Path) -> None:
-    deadline = time.monotonic() + _BEGINNING_SECONDS
-    while path.stat().st_size == 0:
-        if time.monotonic() > deadline:
-            raise StorageError(f"{path} is empty, so it was damaged; restore it, or delete it to begin a new study")
-        time.sleep(0.1)
-
-
-def _check_beginning(path: Path) -> None:
-    """Refuse a journal that lost its first record: Optuna would begin the study anew, without a word."""
-    with path.open("rb") as file:
-        first = file.readline()
-    if _whole(first) and json.loads(first).get("op_code") != _CREATES_STUDY:
-        raise StorageError(f"{path} does not begin with a study, so its first records are lost; restore a copy")
-
-
-def _tail_of(path: Path) -> tuple[int, bytes]:
-    """Return the last records, and where they start; at least one record's beginning is before them, or none."""
-    start, tail = path.stat().st_size, b""
-    with path.open("rb") as file:
-        while start:
-            start = max(0, start - _TAIL)
-            file.seek(start)
-            tail = file.read()
-            cut = tail.find(b"\n") + 1
-            if start and 0 < cut < len(tail):  # else it begins within the last record, which is a long one
-                return start + cut, tail[cut:]
-    return 0, tail
-
-
-def _repaired(tail: bytes, path: Path, start: int) -> bytes:
-    """Return the whole records of a journal's end.
+def _repaired(content: bytes, path: Path) -> tuple[int, bytes]:
+    """Return where the last records of a journal begin, and those of them that are whole.
 
     Raises:
-        StorageError: A record before the last ones is damaged.
+        StorageError: A record before the last ones is damaged, or the first ones are lost.
     """
-    lines = tail.split(b"\n")
-    torn = lines.pop()
+    *lines, torn = content.split(b"\n")
+    if lines and _whole(lines[0]) and json.loads(lines[0]).get("op_code") != _CREATES_STUDY:  # Optuna begins it anew
+        raise StorageError(f"{path} does not begin with a study, so its first records are lost; restore a copy")
+    unchecked = max(0, len(lines) - _CHECKED)
     kept = []
-    for index, line in enumerate(lines):
-        if _whole(line):
-            kept.append(line)
-            continue
-        # Half a record, to which another process appended a whole one.
-        suffix = line[line.rfind(_RECORD) :] if _RECORD in line else b""
-        if suffix and _whole(suffix):
-            kept.append(suffix)
-        elif any(map(_whole, lines[index + 1 :])):
+    for number, line in enumerate(lines[unchecked:], unchecked + 1):
+        # Half a record, to which another process appended a whole one, is cut down to that one.
+        found = next((each for each in (line, line[line.rfind(_RECORD) :]) if _whole(each)), None)
+        if found is not None:
+            kept.append(found)
+        elif any(map(_whole, lines[number:])):
             raise StorageError(
-                f"{path}: record {_line_number(path, start, index)} is damaged, and others follow it; restore a copy, "
-                "or delete that line; only that record is lost"
+                f"{path}: record {number} is damaged, and others follow it; restore a copy, or delete that line; "
+                "only that record is lost"
             )
     if torn and _whole(torn):
         kept.append(torn)
     if not kept:
         raise StorageError(f"{path} is not an Optuna journal; give another path, or restore a copy")
-    return b"".join(line + b"\n" for line in kept)
+    return sum(map(len, lines[:unchecked])) + unchecked, b"".join(line + b"\n" for line in kept)
 
 
 def _whole(line: bytes) -> bool:
@@ -138,11 +104,6 @@ def _whole(line: bytes) -> bool:
         return isinstance(json.loads(line), dict)
     except ValueError:
         return False
-
-
-def _line_number(path: Path, start: int, index: int) -> int:
-    with path.open("rb") as file:
-        return file.read(start).count(b"\n") + index + 1
 
 
 def damaged_record(path: Path) -> int | None:

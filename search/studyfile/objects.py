@@ -1,7 +1,7 @@
 """Python objects in the place of what a study file names: functions, classes, arrays.
 
 A definition refers to them as `object:<name>`. They travel to the workers by cloudpickle with each trial; large data
-lie in files, from which a worker that loads the data reads them, arrays by mapping them into its memory.
+lie in a file, from which a worker that loads the data reads them.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import importlib
 import inspect
 import io
 import json
+import mmap
 import pickle
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from search.errors import ModelError, StudyFileError, did_you_mean
 
 PREFIX = "object"
-_LARGE = 1_000_000  # bytes of an array, a frame or another value of the data from which on it lies in a file
+_LARGE = 1_000_000  # bytes of pickled data from which on they lie in a file
 _shipped: list[Path] = []  # where such files are on a machine that they were shipped to
 _provided: dict[str, Any] = {}  # of this process
 _registered: dict[str, Any] = {}  # likewise: what the user's program registered with Keras
@@ -61,37 +61,26 @@ class Objects:
         """Take a study's data, or the function that returns them, and return the reference to a function."""
         if callable(value) and not hasattr(value, "iloc"):
             return self.refer("data", value)
-        return self.refer("data", _Given(self._mapped(value)))
-
-    def _mapped(self, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: self._mapped(each) for key, each in value.items()}
-        if isinstance(value, tuple):
-            return tuple(self._mapped(each) for each in value)
-        if isinstance(value, list) and any(isinstance(each, np.ndarray | list | tuple) for each in value):
-            return [self._mapped(each) for each in value]
-        return self._in_a_file(value)
+        return self.refer("data", _Given(self._in_a_file(value)))
 
     def _in_a_file(self, value: Any) -> Any:
         """Return what stands for a large value, or the value."""
-        if isinstance(value, np.ndarray) and value.dtype != object:
-            return self._kept(".npy", lambda path: np.save(path, value)) if value.nbytes >= _LARGE else value
-        if type(value).__module__ == "__main__":  # its class is also that of what builds the model
-            return value
+        path = self._next_path()
         try:
-            pickled = cloudpickle.dumps(value)
+            with path.open("wb") as file:
+                cloudpickle.dump(value, file)
         except Exception:  # whatever an object's pickling raises; `pickled` says which object it is
+            path.unlink()
             return value
-        return self._pickle_of(pickled) if len(pickled) >= _LARGE else value
-
-    def _pickle_of(self, pickled: bytes) -> _File:
-        return self._kept(".pickle", lambda path: path.write_bytes(pickled))
-
-    def _kept(self, suffix: str, write: Callable[[Path], object]) -> _File:
-        self.folder = self.folder or tempfile.TemporaryDirectory(prefix="search-arrays-")
-        path = Path(self.folder.name) / f"{len(list(Path(self.folder.name).iterdir()))}{suffix}"
-        write(path)
+        # A class of the main program's is also that of what builds the model: it travels with that.
+        if path.stat().st_size < _LARGE or _holds(path, b"__main__"):
+            path.unlink()
+            return value
         return _File(str(path))
+
+    def _next_path(self) -> Path:
+        self.folder = self.folder or tempfile.TemporaryDirectory(prefix="search-arrays-")
+        return Path(self.folder.name) / f"{len(list(Path(self.folder.name).iterdir()))}.pickle"
 
     def pickled(self) -> bytes:
         """Return the objects as bytes that `provide` takes.
@@ -105,11 +94,20 @@ class Objects:
             except Exception as error:  # whatever an object's pickling raises
                 raise ModelError(f"{name}: cannot be sent to a worker ({type(error).__name__}: {error})") from None
         pickled = bytes(cloudpickle.dumps((self.named, _registered_here())))
-        return bytes(cloudpickle.dumps(self._pickle_of(pickled))) if len(pickled) >= _LARGE else pickled
+        if len(pickled) < _LARGE:
+            return pickled
+        path = self._next_path()
+        path.write_bytes(pickled)
+        return bytes(cloudpickle.dumps(_File(str(path))))
 
     def described(self) -> dict[str, str]:
         """Return the source of each function and class, and a digest of what has no source."""
         return {name: _source(value) for name, value in self.named.items()}
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(text) >= 0
 
 
 @dataclass(frozen=True)
@@ -119,13 +117,12 @@ class _File:
     path: str
 
     def opened(self) -> Any:
-        """Return the value, an array mapped into memory."""
+        """Return the value."""
         place = Path(self.path)
         if not place.exists():
             place = next((folder / place.name for folder in _shipped), place)
-        if place.suffix == ".npy":
-            return np.load(place, mmap_mode="r")
-        return pickle.loads(place.read_bytes())  # noqa: S301 - written by this study's own program
+        with place.open("rb") as file:
+            return pickle.load(file)  # noqa: S301 - written by this study's own program
 
 
 @dataclass(frozen=True)
@@ -136,18 +133,8 @@ class _Given:
     __name__ = "data"
 
     def __call__(self) -> Any:
-        """Return the data, arrays of files mapped into memory."""
-        return _opened(self.data)
-
-
-def _opened(value: Any) -> Any:
-    if isinstance(value, _File):
-        return value.opened()
-    if isinstance(value, Mapping):
-        return {key: _opened(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_opened(each) for each in value)
-    return value
+        """Return the data."""
+        return self.data.opened() if isinstance(self.data, _File) else self.data
 
 
 def _source(value: Any) -> str:
@@ -172,15 +159,7 @@ def files_of(pickled: bytes) -> list[Path]:
     loaded = cloudpickle.loads(pickled)
     named, _ = loaded.opened() if isinstance(loaded, _File) else loaded
     given = [each.data for each in named.values() if isinstance(each, _Given)]
-    return [Path(each.path) for each in _files_in([loaded if isinstance(loaded, _File) else None, *given])]
-
-
-def _files_in(value: Any) -> Iterator[_File]:
-    if isinstance(value, _File):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _files_in(each)
+    return [Path(each.path) for each in (loaded, *given) if isinstance(each, _File)]
 
 
 def provide(pickled: bytes, shipped: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Trying again what fails for a moment: a server that restarts, another process that was first."""
+"""Trying again what fails for a moment, waiting for what is not there yet: a server that restarts, another process."""
 
 from __future__ import annotations
 
@@ -36,3 +36,11 @@ def retried(
             on_wait()
         time.sleep(pause)
         pause = min(_LONGEST_PAUSE, 2 * pause)
+
+
+def waited(ask: Callable[[], T], seconds: float, pause: float = _FIRST_PAUSE) -> T:
+    """Ask until the answer is true, for some seconds at most; return the last answer."""
+    deadline = time.monotonic() + seconds
+    while not (answer := ask()) and time.monotonic() <= deadline:
+        time.sleep(pause)
+    return answer

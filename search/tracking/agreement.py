@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
@@ -16,11 +15,11 @@ from search.study import attributes, orders, ranking, space
 from search.study.comparable import comparable_trials
 from search.study.files import StudyFiles
 from search.studyfile.schema import Definition
+from search.system.retry import waited
 from search.tracking import by_hand, entries, registry
 from search.tracking.runs import ENSEMBLE, STATUS, TRIAL, SearchRun, logged_models, model_of_run, objectives
 
 _DEFAULT_BEGAN = "1970-01-01T00:00:00+00:00"
-_PAUSE = 0.2  # seconds between two looks at whether another search has logged its model
 
 
 def search_runs(definition: Definition, study: optuna.Study) -> dict[str, SearchRun]:
@@ -252,13 +251,16 @@ def awaited_model(
     Returns:
         The model's id; empty when there is none, or not yet.
     """
-    until = time.monotonic() + patience
-    while True:
+    model = ""
+
+    def settled() -> bool:
+        nonlocal model
         waits = trial.number in files.waiting()  # asked first: a model is logged before its file is removed
         model = model_of(definition, study, trial)
-        if model or not waits or time.monotonic() > until:
-            return model
-        time.sleep(_PAUSE)
+        return bool(model) or not waits
+
+    waited(settled, patience)
+    return model
 
 
 def run_of(definition: Definition, study: optuna.Study, trial: FrozenTrial) -> str:

@@ -28,6 +28,7 @@ from search.studyfile import objects
 from search.studyfile.copy import common_layout
 from search.studyfile.schema import Definition
 from search.system import whole
+from search.system.retry import waited
 from search.tracking.origin import files_needed
 from search.training.dry_run import DryRun
 from search.training.model import user_files
@@ -141,21 +142,18 @@ class ClusterPool:
 
     def take(self, preferred: str) -> str:
         """Return a worker that is not running one of our trials, and keep it; `preferred` if it is there."""
-        deadline = time.monotonic() + _WORKER_SECONDS
-        while True:
-            with self._lock:
-                known = self.workers()
-                if preferred in known:
-                    self._taken.add(preferred)
-                    return preferred
-                self._taken &= set(known)
-                free = [address for address in known if address not in self._taken]
-                if free:
-                    self._taken.add(free[0])
-                    return free[0]
-            if time.monotonic() > deadline:
-                raise ClusterError(f"no worker of the cluster came back within {_WORKER_SECONDS:g} s")
-            time.sleep(0.5)
+        found = waited(lambda: self._take(preferred), _WORKER_SECONDS, 0.5)
+        if not found:
+            raise ClusterError(f"no worker of the cluster came back within {_WORKER_SECONDS:g} s")
+        return found
+
+    def _take(self, preferred: str) -> str:
+        with self._lock:
+            known = self.workers()
+            self._taken &= set(known)
+            free = [preferred] if preferred in known else [each for each in known if each not in self._taken]
+            self._taken |= set(free[:1])
+            return "".join(free[:1])
 
     def has_free(self, preferred: str) -> bool:
         """Return whether `take` would return at once."""

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
-from optuna.trial import TrialState, create_trial
 from pebble import ProcessExpired
 
 from search.data.loading import TrialData
 from search.ensemble.members import Ensemble
 from search.errors import ModelError, UsageError
 from search.figures import finite
-from search.study import attributes, space
+from search.study import space
 from search.studyfile import objects
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
@@ -158,7 +157,7 @@ def _mean(
 ) -> Averaged | tuple[str, ...]:
     os.chdir(definition.path.parent)
     counts = [each.count for each in ensemble.members]
-    trained = trial.RetrainedTrial(_params(definition, recorded), recorded.number)
+    trained = _trial(definition, recorded)
     with origin.unrecorded(Path(folder)), spread(definition):
         return averaging.averaged(definition, TrialData(definition), trained, archives, counts, kept)
 
@@ -198,27 +197,10 @@ def _epochs_recorded(recorded: Recorded) -> int:
     return sum(curves.values()) or 1
 
 
-def _trial(definition: Definition, recorded: Recorded) -> optuna.Trial:
-    """Return a running trial with the recorded number and parameters, in a study of its own."""
-    study = optuna.create_study(directions=list(definition.directions), pruner=optuna.pruners.NopPruner())
-    for _ in range(recorded.number):
-        study.add_trial(create_trial(state=TrialState.FAIL))
-    known, params = space.distributions(definition), _params(definition, recorded)
-    inside = {name: value for name, value in params.items() if name in known}
-    template = create_trial(
-        state=TrialState.RUNNING,
-        params=inside,
-        distributions={name: known[name] for name in inside},
-        system_attrs={attributes.FIXED: params} if len(inside) < len(params) else {},
-    )
-    # There is no public way to begin a trial with its parameters set but through the storage.
-    storage = study._storage  # noqa: SLF001
-    return optuna.trial.Trial(study, storage.create_new_trial(study._study_id, template_trial=template))  # noqa: SLF001
-
-
-def _params(definition: Definition, recorded: Recorded) -> dict[str, Any]:
+def _trial(definition: Definition, recorded: Recorded) -> trial.RetrainedTrial:
     known = space.distributions(definition)
-    return {name: _value(known.get(name), text) for name, text in recorded.params.items()}
+    params = {name: _value(known.get(name), text) for name, text in recorded.params.items()}
+    return trial.RetrainedTrial(params, recorded.number)
 
 
 def _value(distribution: optuna.distributions.BaseDistribution | None, text: str) -> Any:

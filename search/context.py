@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from search import resume
 from search.budget import OnProgress
 from search.data.summary import DataSummary
+from search.study import attributes
 from search.study.files import StudyFiles
 from search.study.listener import Listener
 from search.studyfile.schema import Definition
@@ -105,4 +106,4 @@ class Context:
 
     def trials(self) -> list[FrozenTrial]:
         """Return the search's own trials."""
-        return resume.trials_of(self.study, self.search_id)
+        return attributes.trials_of_search(self.study, self.search_id)

@@ -24,7 +24,7 @@ from search.context import Context
 from search.ensemble.kept import MOST, Kept
 from search.errors import Interrupted, RowsChanged
 from search.figures import duration
-from search.resume import finish_running, trials_of
+from search.resume import finish_running
 from search.stopping import INTERRUPTED, Interruption, Stopping, signals
 from search.study import attributes, orders, ranking, samplers, space
 from search.study.comparable import comparable_trials
@@ -346,7 +346,7 @@ class Search:
 
     def _fail_unbegun(self) -> None:
         """Fail trials that were stored but never handed to a worker, or whose worker's result could not be stored."""
-        for trial in trials_of(self._study, self._context.search_id):
+        for trial in self._context.trials():
             if trial.state == TrialState.RUNNING and not self._context.files.goes_on(trial.number):
                 finish_running(self._study, self._storage, trial)
                 self._mirror.update(trial.number)

@@ -17,7 +17,6 @@ from search.figures import markdown_table, number, plural
 from search.study import attributes
 from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
-from search.tracking.entries import legal
 from search.training.result import result_of
 
 if TYPE_CHECKING:
@@ -143,6 +142,7 @@ def register_best(
         SearchError: There is no logged model.
     """
     from search.tracking import registry
+    from search.tracking.entries import legal
     from search.tracking.logged_model import interface_of
 
     if best.ensemble is not None:

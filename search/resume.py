@@ -96,11 +96,6 @@ def search_records(study: optuna.Study) -> list[SearchRecord]:
     return sorted(found, key=lambda each: each.began)
 
 
-def trials_of(study: optuna.Study, search_id: str) -> list[FrozenTrial]:
-    """Return the trials of one search, by number."""
-    return attributes.trials_of_search(study, search_id)
-
-
 class Claim:
     """A search of this process: its record in the study, and the lock and the beats that show that it lives."""
 
@@ -193,7 +188,7 @@ def recover_killed_searches(
     """
     dead = _dead(study, files, on_message)
     for record in dead:
-        for trial in trials_of(study, record.search_id):
+        for trial in attributes.trials_of_search(study, record.search_id):
             ended = attributes.outcome_of(trial) is not None
             if trial.state == TrialState.RUNNING and (ended or not files.goes_on(trial.number)):
                 finish_running(study, storage, trial)
@@ -261,7 +256,7 @@ def _what_instead(records: list[SearchRecord]) -> str:
 
 
 def _unfinished(study: optuna.Study, claim: Claim, retries: int) -> Unfinished:
-    trials = trials_of(study, claim.record.search_id)
+    trials = attributes.trials_of_search(study, claim.record.search_id)
     ended = [trial for trial in trials if trial.state in ranking.FINISHED or failed_itself(trial)]
     first: dict[str, Suggestion] = {}
     for trial in trials:

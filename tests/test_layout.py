@@ -293,3 +293,8 @@ def test_help_answers_at_once(arguments: tuple[str, ...]) -> None:
     assert "search.errors" in imported
     slow = {"tensorflow", "keras", "mlflow", "sklearn", "pandas", "matplotlib"}
     assert imported & slow == set()
+
+
+def test_the_server_of_workers_imports_no_mlflow() -> None:
+    """Every search would begin a second later: no worker speaks to MLflow, unless the user's own code does."""
+    assert not _modules_after("-c", "import search.workers.worker") & {"mlflow", "optuna.visualization", "plotly"}

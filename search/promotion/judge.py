@@ -46,7 +46,7 @@ class Decision:
 
     def refused(self, reason: str) -> Decision:
         """Return the decision as a refusal for a further reason."""
-        return Decision(False, reason, self.verdict, self.others, self.slices)
+        return replace(self, passed=False, reason=reason)
 
 
 @dataclass
@@ -163,7 +163,7 @@ class Judge:
         if c.metrics or c.slices or c.margin:
             return Decision(False, f"{why} only recorded test values can be compared; --data FILE compares rows")
         found = _compare_recorded(candidate, current)
-        return Decision(found.passed, f"{found.reason} ({why}: recorded test values, no interval)", found.verdict)
+        return replace(found, reason=f"{found.reason} ({why}: recorded test values, no interval)")
 
     def _predictions(self, version: Registered) -> Predictions | None:
         if version.uri not in self._kept:
@@ -181,7 +181,7 @@ class Judge:
         """Add what was asked for beside the study's metric."""
         others = tuple(_named(theirs, mine, name) for name in self.conditions.metrics)
         slices = tuple(_sliced(theirs, mine, self.conditions.slices)) if self.conditions.slices else ()
-        found = Decision(found.passed, found.reason, found.verdict, others, slices)
+        found = replace(found, others=others, slices=slices)
         for each in others:
             if each.difference is None:
                 return found.refused(f"the {each.metric} is not a finite number on these rows; {found.reason}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from search.comparison.verdict import Slice, Verdict
@@ -143,11 +143,9 @@ def _same(candidate: Registered, current: Registered) -> bool:
 def _allowed(decision: Decision, conditions: Conditions) -> Decision:
     """Return a decision with the person's own word on it."""
     if decision.passed:
-        reason = f"{decision.reason} ({conditions.reason})" if conditions.reason else decision.reason
-        return Decision(True, reason, decision.verdict, decision.others, decision.slices)
+        return replace(decision, reason=f"{decision.reason} ({conditions.reason})") if conditions.reason else decision
     if conditions.force:
-        reason = f"forced: {conditions.reason} ({decision.reason})"
-        return Decision(True, reason, decision.verdict, decision.others, decision.slices)
+        return replace(decision, passed=True, reason=f"forced: {conditions.reason} ({decision.reason})")
     return decision.refused(f'{decision.reason}; --force --reason "…" promotes it all the same')
 
 

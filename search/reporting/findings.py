@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ class Findings:
     """What a study found.
 
     Attributes:
-        states: How many trials are in each state: `complete`, `pruned`, `fail`, `running`.
+        states: How many trials are in each state: `complete`, `pruned`, `failed`, `running`.
         best: The best trials, best first.
         importances: Each parameter's share in the difference between good and bad trials.
         caveat: What to bear in mind about them.
@@ -83,7 +82,7 @@ def findings_of(study: optuna.Study, definition: Definition, top: int) -> Findin
     ranked = ranking.best_trials(definition, comparable)
     return Findings(
         study=study.study_name,
-        states=states_of(study),
+        states=ranking.states_of(trials),
         best=tuple(best_of(definition, trial, trivial=attributes.trivial_of(study)) for trial in ranked[:top]),
         importances=insight.importances(study, definition),
         caveat=insight.caveat(len(ranked)),
@@ -98,9 +97,3 @@ def _ensemble(study: optuna.Study, ranked: Sequence[FrozenTrial]) -> Ensemble | 
     record = attributes.ensemble_of(study)
     found = of_record(record) if record and ranked else None
     return found if found is not None and ranked[0].number in {each.number for each in found.members} else None
-
-
-def states_of(study: optuna.Study) -> dict[str, int]:
-    """Return how many of a study's trials are in each state."""
-    counts = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
-    return {"complete": 0, "pruned": 0, **{{"fail": "failed"}.get(name, name): n for name, n in counts.items()}}

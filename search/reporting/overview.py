@@ -12,9 +12,9 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from search.errors import SearchError, StorageError
-from search.reporting.findings import states_of
 from search.study.attributes import searches_of
 from search.study.comparable import comparable_trials
+from search.study.ranking import states_of
 from search.study.storage import file_of, open_storage, storage_errors
 
 _JOURNALS = "studies/*.journal"
@@ -86,7 +86,9 @@ def _studies(url: str) -> Iterator[StudyOverview]:
         names = optuna.get_all_study_names(storage)
     for name in names:
         study = optuna.load_study(study_name=name, storage=storage)
-        yield StudyOverview(name, url, states_of(study), _best(study), None, None, _package(study))
+        yield StudyOverview(
+            name, url, states_of(study.get_trials(deepcopy=False)), _best(study), None, None, _package(study)
+        )
 
 
 def _package(study: optuna.Study) -> str:

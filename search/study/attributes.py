@@ -105,11 +105,6 @@ def id_of(storage: BaseStorage, study: optuna.Study, number: int) -> int:
     return storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
 
-def note(storage: BaseStorage, study: optuna.Study, number: int, name: str, value: str | bool) -> None:
-    """Write an attribute of ours to a trial, whether or not it runs in this process."""
-    storage.set_trial_system_attr(id_of(storage, study, number), name, value)
-
-
 def constraints_of(trial: FrozenTrial) -> Sequence[float]:
     """Return how far a trial is beyond each constraint; at most 0 where it is met."""
     return list(trial.user_attrs.get(CONSTRAINTS, ()))
@@ -153,12 +148,6 @@ def set_metrics(study: optuna.Study, metrics: Sequence[str]) -> None:
     """Write the study's metrics, once."""
     if METRIC not in study.user_attrs:
         study.set_user_attr(METRIC, list(metrics))
-
-
-def excluded(study: optuna.Study) -> set[int]:
-    """Return the numbers of the trials that somebody excluded."""
-    known = {name: orders for name, orders in study.user_attrs.items() if name.startswith(EXCLUDED)}
-    return {int(name.removeprefix(EXCLUDED)) for name, orders in known.items() if orders[-1]["kind"] == "exclude"}
 
 
 def ended_elsewhere(trial: FrozenTrial) -> bool:

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import StorageError
-from search.study import attributes
+from search.study import attributes, orders
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
 
@@ -74,7 +74,7 @@ def _comparison(study: optuna.Study) -> Comparison:
 
 
 def _compared(study: optuna.Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    comparison, excluded = _comparison(study), attributes.excluded(study)
+    comparison, excluded = _comparison(study), orders.excluded(study)
     return [trial for trial in trials if trial.number not in excluded and comparison.holds(trial)]
 
 

@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import UsageError
-from search.study.attributes import EXCLUDED, ORDER, STOP, id_of
+from search.study.attributes import EXCLUDED, ORDER, STOP, id_of, read
 
 Kind = Literal["stop", "pause", "exclude", "include"]
 
@@ -55,8 +55,8 @@ class Order:
         return f"{done} by {self.by} at {self.at[:16]}{f': {self.reason}' if self.reason else ''}"
 
 
-def _order(kept: Any) -> Order | None:
-    return Order(**kept) if kept else None
+def _order(kept: Any) -> Order:
+    return read(Order, kept, "an order")
 
 
 def give_to_search(study: optuna.Study, search_id: str, order: Order) -> None:
@@ -67,7 +67,8 @@ def give_to_search(study: optuna.Study, search_id: str, order: Order) -> None:
 
 def of_search(study: optuna.Study, search_id: str) -> Order | None:
     """Return what a search was asked last."""
-    return _order((study.user_attrs.get(ORDER + search_id) or [None])[-1])
+    kept = study.user_attrs.get(ORDER + search_id)
+    return _order(kept[-1]) if kept else None
 
 
 def give_to_trial(study: optuna.Study, storage: BaseStorage, number: int, order: Order) -> None:
@@ -86,7 +87,8 @@ def give_to_trial(study: optuna.Study, storage: BaseStorage, number: int, order:
 
 def of_trial(trial: FrozenTrial) -> Order | None:
     """Return what a trial was asked."""
-    return _order(trial.system_attrs.get(STOP))
+    kept = trial.system_attrs.get(STOP)
+    return _order(kept) if kept else None
 
 
 def trial_of(study: optuna.Study, number: int) -> FrozenTrial:
@@ -121,7 +123,7 @@ def exclude(study: optuna.Study, number: int, order: Order) -> bool:
 def exclusions(study: optuna.Study) -> dict[int, list[Order]]:
     """Return who left which trial out and took it back, by its number, the oldest order first."""
     kept = {name: value for name, value in study.user_attrs.items() if name.startswith(EXCLUDED)}
-    return {int(name.removeprefix(EXCLUDED)): [Order(**each) for each in value] for name, value in kept.items()}
+    return {int(name.removeprefix(EXCLUDED)): [_order(each) for each in value] for name, value in kept.items()}
 
 
 def excluded(study: optuna.Study) -> dict[int, Order]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import optuna
@@ -12,6 +13,12 @@ from search.study.comparable import comparable_trials
 from search.studyfile.schema import Definition
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # states whose configuration is not tried again
+
+
+def states_of(trials: Sequence[FrozenTrial]) -> dict[str, int]:
+    """Return how many trials are `complete`, `pruned`, `failed`, and in the other states that some are in."""
+    names = Counter("failed" if trial.state == TrialState.FAIL else trial.state.name.lower() for trial in trials)
+    return {"complete": 0, "pruned": 0, "failed": 0, **names}
 
 
 def feasible(trial: FrozenTrial) -> bool:

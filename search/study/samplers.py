@@ -84,7 +84,7 @@ def make_pruner(definition: Definition, name: str) -> BasePruner:
 
 def _wrong_kind(definition: Definition, what: str, made: object) -> StudyFileError:
     found, right = f"makes a {type(made).__name__}", f"name what makes one of optuna.{what}s"
-    return StudyFileError(str(definition.path), f"search.{what}", found, right)
+    return definition.wrong(f"search.{what}", found, right)
 
 
 def _of_epochs(definition: Definition, start_up: int) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _made(
             return make(**given)
     except Exception as error:  # code of the user's own may raise anything
         right = f"see the documentation of the {what}'s options"
-        raise StudyFileError(str(definition.path), key, one_line(error), right) from None
+        raise definition.wrong(key, one_line(error), right) from None
 
 
 def _checked(
@@ -139,14 +139,14 @@ def _checked(
     known = {name: types for name, each in takes.items() if name not in _OURS and (types := _types(each))}
     for name, value in given.items():
         if name == "seed":
-            raise StudyFileError(str(definition.path), f"{key}.seed", "set elsewhere", "use search.seed")
+            raise definition.wrong(f"{key}.seed", "set elsewhere", "use search.seed")
         if name not in known:
             right = f"{make.__name__} takes {', '.join(known) or 'none'}{did_you_mean(name, known)}"
-            raise StudyFileError(str(definition.path), f"{key}.{name}", "no option of a study file", right)
+            raise definition.wrong(f"{key}.{name}", "no option of a study file", right)
         if type(value) not in known[name]:
             taken = known[name] - {int} if float in known[name] else known[name]
             words = [word for each, word in _WORDS.items() if each in taken]
-            raise StudyFileError(str(definition.path), f"{key}.{name}", written(value), f"use {' or '.join(words)}")
+            raise definition.wrong(f"{key}.{name}", written(value), f"use {' or '.join(words)}")
     return dict(given)
 
 

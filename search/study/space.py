@@ -18,7 +18,6 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial
 
-from search.errors import StudyFileError
 from search.studyfile.parameters import CategoricalParameter, IntParameter, Parameter, contains_value, describe, written
 from search.studyfile.schema import Definition
 
@@ -61,12 +60,9 @@ def grid(definition: Definition) -> dict[str, list[Any]]:
     known = distributions(definition)
     for name, each in known.items():
         if math.isinf(_values(each)):
-            raise StudyFileError(
-                str(definition.path), f"space.{name}", "a float without step", "the grid sampler needs a step"
-            )
+            raise definition.wrong(f"space.{name}", "a float without step", "the grid sampler needs a step")
     if size(known) > LARGEST_GRID:
-        raise StudyFileError(
-            str(definition.path),
+        raise definition.wrong(
             "space",
             f"{size(known):.3g} configurations",
             f"the grid sampler takes at most {LARGEST_GRID:,}; use larger steps, or another sampler",

@@ -7,7 +7,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 
-from search.errors import StudyFileError, did_you_mean
+from search.errors import did_you_mean
 from search.studyfile.messages import Finding
 from search.studyfile.parameters import (
     CategoricalParameter,
@@ -63,7 +63,7 @@ def check_together(definition: Definition) -> None:
             wrong.setdefault(each[0], each)
     if wrong:
         (key, found, expected), *others = wrong.values()
-        raise StudyFileError(str(definition.path), key, found, expected, tuple(others))
+        raise definition.wrong(key, found, expected, *others)
 
 
 def _name(definition: Definition) -> Iterator[Finding]:
@@ -182,9 +182,6 @@ def _batches_of_gpus(definition: Definition) -> Iterator[Finding]:
 
 
 def _fit(definition: Definition) -> Iterator[Finding]:
-    for key, reference in (("fit.function", definition.fit.function), ("model.export", definition.model.export)):
-        if reference is not None and not all(parted(reference)):
-            yield key, f"{written(reference)} is not a function", "use '<file.py>:<function>' or '<module>:<function>'"
     for name in definition.own_metrics:
         if not _METRIC_NAME.fullmatch(name) or name.startswith(("val_", "test_")):
             yield f"metrics.{name}", "not a valid metric name", "use letters, digits and '_'; 'val_' is put before it"
@@ -242,8 +239,7 @@ def check_parameters(definition: Definition, taken: tuple[str, ...]) -> None:
     known = (*FIT_PARAMETERS, *MLP_PARAMETERS, *taken)
     for name in definition.space if definition.model.build == "mlp" else ():
         if name not in known:
-            raise StudyFileError(
-                str(definition.path),
+            raise definition.wrong(
                 f"space.{name}",
                 "neither the built-in 'mlp' nor the data function has such a parameter",
                 f"there are {', '.join(known)}{did_you_mean(name, known)}",

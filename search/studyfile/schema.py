@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from search.errors import StudyFileError
 from search.studyfile.options import SearchOptions
 from search.studyfile.parameters import Count, Parameter, Scalar, Seed, Share, Strings, Table, as_tuple
 from search.studyfile.registry import PYTHON, SOURCES, Source, SourceName, parted
@@ -22,6 +23,15 @@ Task = Literal["binary", "multiclass", "multilabel", "regression"]
 TRIAL_METRICS = ("parameters", "train_seconds", "latency_ms")
 
 _CONSTRAINT = re.compile(r"\s*(?P<metric>[^\s<>=]+)\s*(?P<operator><=|>=)\s*(?P<bound>[-+\d.eE]+)\s*")
+
+
+def _function(reference: str) -> str:
+    if not all(parted(reference)):
+        raise ValueError(f"{reference!r} is not a function; use '<file.py>:<function>' or '<module>:<function>'")
+    return reference
+
+
+Function = Annotated[str, AfterValidator(_function)]
 
 
 def is_file(path: Path) -> bool:
@@ -107,7 +117,7 @@ class ModelDefinition(Table):
     __pydantic_extra__: dict[str, Scalar] = Field(init=False)
 
     build: str = "mlp"
-    export: str | None = None
+    export: Function | None = None
 
     @property
     def fixed(self) -> dict[str, Scalar]:
@@ -186,17 +196,10 @@ class MetricDefinition(Table):
         every_epoch: Measure it after each epoch, not only at the end of training.
     """
 
-    function: str
+    function: Function
     options: dict[str, Any] = Field(default_factory=dict)
     threshold: float | None = None
     every_epoch: bool = False
-
-    @field_validator("function")
-    @classmethod
-    def _names_both(cls, function: str) -> str:
-        if not all(parted(function)):
-            raise ValueError(f"{function!r} is not a function; use '<file.py>:<function>' or '<module>:<function>'")
-        return function
 
 
 class FitDefinition(Table):
@@ -228,7 +231,7 @@ class FitDefinition(Table):
     learning_rate_schedule: LearningRateSchedule | None = None
     class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
     callbacks: Callbacks = ()
-    function: str | None = None
+    function: Function | None = None
     shuffle: bool = True
     steps_per_epoch: Count | None = None
     validation_steps: Count | None = None
@@ -382,6 +385,10 @@ class Definition(Table):
     def folder(self) -> Path:
         """The folder that relative paths in the file start from."""
         return self.path.parent
+
+    def wrong(self, key: str, found: str, expected: str, *others: tuple[str, str, str]) -> StudyFileError:
+        """Return the error that a key says what cannot be, and others too."""
+        return StudyFileError(str(self.path), key, found, expected, others)
 
     @property
     def digest(self) -> str:

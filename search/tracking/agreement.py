@@ -138,8 +138,8 @@ def _differences(definition: Definition, study: optuna.Study, waiting: Collectio
 
 def _excluded(study: optuna.Study) -> Iterator[str]:
     """Yield versions of excluded trials that do not say so, and the reverse."""
-    now = orders.excluded(study)
-    for version in registry.all_versions(study.study_name) if orders.exclusions(study) else ():
+    now, known = orders.excluded(study), orders.exclusions(study)
+    for version in registry.all_versions(study.study_name) if known else ():
         number = version.tags.get("trial", "")
         text = str(now.get(int(number), "")) if number.isdecimal() else ""
         if version.tags.get(registry.EXCLUDED, "") != text:
@@ -189,13 +189,10 @@ def due(
 
 def show_excluded(definition: Definition, study: optuna.Study) -> list[str]:
     """Show which trials are excluded, on their runs and on the versions made of them; return these versions' URIs."""
-    searches, shown = search_runs(definition, study), list[str]()
-    now = orders.excluded(study)
+    now, shown = orders.excluded(study), list[str]()
     for number, given in orders.exclusions(study).items():
         text = str(now.get(number, ""))
-        trial = orders.trial_of(study, number)
-        run = searches.get(str(trial.system_attrs.get(attributes.SEARCH_RUN, "")))
-        run_id = run.find_trial(number) if run is not None and run.is_known() else ""
+        run_id = run_of(definition, study, orders.trial_of(study, number))
         if run_id:
             entries.log(MlflowClient(), run_id, tags={registry.EXCLUDED: str(given[-1])})
         for version in registry.all_versions(study.study_name):
@@ -294,13 +291,8 @@ def end_search(
         stopped: Why it ended before its budget was spent.
         killed: Whether it was interrupted.
     """
-    trials = trials_by_search(study).get(search_id, [])
-    states = Counter(trial.state for trial in trials)
-    metrics = {
-        "trials_complete": float(states[TrialState.COMPLETE]),
-        "trials_pruned": float(states[TrialState.PRUNED]),
-        "trials_failed": float(states[TrialState.FAIL]),
-    }
+    states = ranking.states_of(attributes.trials_of_search(study, search_id))
+    metrics = {f"trials_{name}": float(states[name]) for name in ("complete", "pruned", "failed")}
     ranked = ranking.leading_trials(definition, study)
     tags = {"stopped": stopped, "model": model}
     if ranked:

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from search.errors import StudyFileError
 from search.studyfile.schema import Definition
 
 if TYPE_CHECKING:
@@ -62,8 +61,7 @@ def check_devices(definition: Definition) -> None:
     if wanted == 1:
         return
     if backend != "tensorflow":
-        raise StudyFileError(
-            str(definition.path),
+        raise definition.wrong(
             "fit.gpus",
             f"{wanted} with KERAS_BACKEND={backend}",
             "several GPUs are used with TensorFlow alone; leave one of the two out",
@@ -71,9 +69,7 @@ def check_devices(definition: Definition) -> None:
     there = _devices()
     if len(there) < wanted:
         seen = f"{len(there)} GPU{'s' * (len(there) != 1)}" if there else "no GPU"
-        raise StudyFileError(
-            str(definition.path), "fit.gpus", f"{wanted}, and a worker here sees {seen}", "use fewer, or leave it out"
-        )
+        raise definition.wrong("fit.gpus", f"{wanted}, and a worker here sees {seen}", "use fewer, or leave it out")
 
 
 @contextmanager

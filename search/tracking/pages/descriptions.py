@@ -116,14 +116,8 @@ def of_search(
         run_id: The search's run.
         pictures: Artifacts of the run to show.
     """
-    counts = {
-        name: sum(trial.state == kind for trial in trials)
-        for name, kind in (
-            ("complete", TrialState.COMPLETE),
-            ("pruned", TrialState.PRUNED),
-            ("failed", TrialState.FAIL),
-        )
-    }
+    states = ranking.states_of(trials)
+    counts = {name: states[name] for name in ("complete", "pruned", "failed")}
     lines = [f"{state} Trials: {', '.join(f'{count} {name}' for name, count in counts.items())}."]
     if ranked:
         best = ranked[0]

@@ -49,7 +49,6 @@ def declared(name: str, unset: str = "") -> Any:
     """Return the form on the command line of an option that `search.studyfile` declares.
 
     Args:
-        name: The option.
         unset: What holds when it is not given, where that is not as declared.
     """
     option = settings.OPTIONS[name]

@@ -356,7 +356,6 @@ class _Told(Listener):
     """Tells a person what happens to each trial, and where the search stands.
 
     Args:
-        settings: The search's settings.
         budget: Its budget, which was told before.
         stopping: Knows its best trial, likewise.
         on_progress: Tells it.

@@ -72,8 +72,6 @@ def best_of(
     """Return a complete trial with what was recorded of it.
 
     Args:
-        definition: The study file.
-        trial: The trial.
         run_id: Its run in MLflow, where the study does not know it.
         confirmed: What its configuration reached under new seeds.
         trivial: What the trivial answer scores, by metric.
@@ -131,8 +129,6 @@ def register_best(
 
     Args:
         name: The registered model.
-        definition: The study file.
-        trial: The best trial.
         best: What was recorded of it.
         data: What it was trained on.
         model_id: Its logged model; empty when there is none.

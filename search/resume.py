@@ -178,9 +178,6 @@ def recover_killed_searches(
     A trial that left a checkpoint stays RUNNING until its search is resumed.
 
     Args:
-        study: The study.
-        storage: Its storage.
-        files: Its files.
         on_message: Told when a search is watched for long.
 
     Returns:
@@ -225,8 +222,6 @@ def claim_interrupted(study: optuna.Study, files: StudyFiles, retries: int) -> U
     """Claim the newest interrupted search, so that no other process continues it too.
 
     Args:
-        study: The study.
-        files: Its files.
         retries: How often a configuration that it had begun may be tried again.
 
     Raises:

@@ -42,7 +42,6 @@ class Display:
     On a terminal a bar moves; elsewhere (a log file, CI) each finished trial is a line.
 
     Args:
-        definition: The study file.
         silent: Show nothing at all.
         name: The study's name, where it is not the file's.
     """
@@ -222,7 +221,6 @@ def print_findings(found: Findings, definition: Definition, files: Sequence[Path
 
     Args:
         found: What it found.
-        definition: Its study file.
         files: What was written.
         page: How to open it in MLflow's UI.
     """

@@ -31,7 +31,6 @@ def predictions(version: Registered, path: Path) -> tuple[Predictions, NDArray[n
     """Return what a version gives for the rows of a file, and which of them it has seen, where that is known.
 
     Args:
-        version: The version.
         path: A CSV, Parquet or NPZ file with the target.
 
     Raises:

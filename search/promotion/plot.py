@@ -39,7 +39,6 @@ def draw(verdicts: Sequence[Verdict], slices: Sequence[Slice], path: Path) -> No
     Args:
         verdicts: The verdicts; those without an interval are left out.
         slices: The slices, those most surely worse first.
-        path: The file.
     """
     from matplotlib.figure import Figure
 

@@ -116,7 +116,6 @@ def predictions(rows: FreshRows, output: NDArray[Any], kept: Predictions) -> Pre
     """Return outputs for fresh rows as predictions, with what was kept of the model's own.
 
     Args:
-        rows: The rows.
         output: What the model gave for them.
         kept: The predictions that the version was registered with.
     """

@@ -73,8 +73,6 @@ def findings_of(study: optuna.Study, definition: Definition, top: int) -> Findin
     """Return what a study found.
 
     Args:
-        study: The study.
-        definition: Its study file.
         top: How many of the best trials.
     """
     trials = study.get_trials(deepcopy=False)

@@ -92,7 +92,6 @@ def comparable_study(study: optuna.Study, basis: Basis | None = None) -> Compara
     """Return a study that shows the comparable trials alone, for what Optuna does with a study.
 
     Args:
-        study: The study.
         basis: The basis of the search that looks at it; None for what the study has.
     """
     made = ComparableStudy.__new__(ComparableStudy)  # Optuna has no public way to a study's storage

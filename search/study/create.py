@@ -137,8 +137,6 @@ def taken_over(
     """Return the trials whose configurations are tried first on new rows: the champion's, then the best before.
 
     Args:
-        definition: The study file.
-        study: The study.
         earlier: Trials that were compared before the rows changed.
         champion: The number of the champion's trial; empty where it is not known.
         most: So many configurations at most.

@@ -37,7 +37,6 @@ class StudyFiles:
     else, where nothing can be written there, in the user's own folder for the state of programs.
 
     Args:
-        study: The study.
         settings: Say where its storage is, and which folder was chosen.
 
     Attributes:

@@ -39,7 +39,6 @@ def check(path: Path, on_message: Callable[[str], None] = lambda _: None) -> Non
     the end. Optuna forgives that until something is appended; then the journal is unreadable.
 
     Args:
-        path: The journal.
         on_message: Told what was done.
 
     Raises:

@@ -67,7 +67,6 @@ class Sampling(Listener):
     It keeps the sampler's copy of the study up to date. Not thread-safe: one caller at a time.
 
     Args:
-        definition: The study file.
         sampler: Optuna's sampler; None tries the whole space in a random order, as a grid.
         seed: Seed of that order.
         pruner: The study's; with Hyperband samplers learn from each bracket by itself.

@@ -230,7 +230,6 @@ def check_parameters(definition: Definition, taken: tuple[str, ...]) -> None:
     """Refuse parameters of `[space]` that neither the built-in model nor the data function takes.
 
     Args:
-        definition: The study file.
         taken: The parameters that the data function takes.
 
     Raises:

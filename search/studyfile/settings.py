@@ -160,7 +160,6 @@ def resolve(definition: Definition, *, objects: bytes = b"", **given: Any) -> Se
     """Return the settings of a search; an option that is not given, or None, is left to the study file.
 
     Args:
-        definition: The study file.
         objects: What `object:<name>` in it stands for, pickled.
         **given: Options by name.
 

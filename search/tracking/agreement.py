@@ -103,8 +103,6 @@ def differences(definition: Definition, study: optuna.Study, waiting: Collection
     """Return all that MLflow shows otherwise than the study; empty when they agree.
 
     Args:
-        definition: The study file.
-        study: The study.
         waiting: Trials whose model still waits to be logged.
     """
     return list(_differences(definition, study, waiting))
@@ -171,8 +169,6 @@ def due(
     """Return the trials of these searches that MLflow does not show as the study has them.
 
     Args:
-        definition: The study file.
-        study: The study.
         searches: The searches to look at.
         waiting: Trials whose model waits to be logged.
     """
@@ -239,9 +235,6 @@ def awaited_model(
     """Return the logged model of a trial; wait while the search that trained it, another one, still has to log it.
 
     Args:
-        definition: The study file.
-        study: The study.
-        trial: The trial.
         files: The study's files, where models wait.
         patience: Seconds to wait at most.
 
@@ -283,8 +276,6 @@ def end_search(
     """Write a search's outcome to its run and end it.
 
     Args:
-        definition: The study file.
-        study: The study.
         search_id: The search.
         run: Its run, opened.
         model: The URI of the registered best model; empty when none is.

@@ -71,8 +71,6 @@ def log(
     """Log to a run, in as few requests as MLflow's limits allow; empty tags are left out.
 
     Args:
-        client: MLflow's.
-        run_id: The run.
         metrics: Under any name; it is made legal.
         tags: Likewise; secrets are left out, and what is too long is cut.
         params: By legal names.

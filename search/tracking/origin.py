@@ -62,13 +62,7 @@ def git(*arguments: str) -> str | None:
 
 
 def log(client: MlflowClient, run_id: str, definition: Definition) -> None:
-    """Keep with a search's run what it is made of.
-
-    Args:
-        client: MLflow's client.
-        run_id: The search's run.
-        definition: The study file.
-    """
+    """Keep with a search's run what it is made of."""
     files, study_file = common_layout(files_needed(definition), definition.path)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -207,7 +207,6 @@ def export(loaded: Loaded, place: Path, kind: str) -> None:
     """Write a model in another framework's format, whole or not at all.
 
     Args:
-        loaded: The model.
         place: A file for `onnx`, a folder for `saved_model`; neither may be there as something else.
         kind: `onnx` or `saved_model`.
 

@@ -73,7 +73,6 @@ def choose(job: worker.Job, number: int, kept: Sequence[bytes], most: int) -> Ch
     """Return which models to average.
 
     Args:
-        job: The search.
         number: The best trial, whose loss counts.
         kept: The predictions of each candidate for the validation rows, the best one's first.
         most: How many different ones to average.
@@ -119,7 +118,6 @@ def make(
     """Build an averaged model and test it, with the data and the code of a finished trial.
 
     Args:
-        job: The search.
         number: The best trial.
         archives: The Keras archive of each member by its name inside.
         counts: How often each counts.

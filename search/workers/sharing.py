@@ -36,7 +36,6 @@ def trial_data(definition: Definition, folder: str, *, first: bool) -> TrialData
     """Return the data of each trial, those of all trials mapped where they are shared.
 
     Args:
-        definition: The study file.
         folder: The search's folder; empty where workers share none.
         first: Whether this process loads before all others, and writes the files unless they are there.
 

@@ -212,7 +212,6 @@ def train_again(job: Job, number: int, seed: int) -> results.TrialResult:
     """Train a finished trial's configuration under a new seed, with folds on new splits; the study is not told.
 
     Args:
-        job: The search.
         number: The trial.
         seed: In place of the study's.
     """

@@ -56,9 +56,7 @@ def log(
 
     Args:
         run: The search's run, opened.
-        definition: The study file.
         data: What the model takes and gives.
-        trial: The best trial.
         ensemble: Its members and values.
         made: The model.
     """

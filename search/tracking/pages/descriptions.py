@@ -30,7 +30,6 @@ def of_experiment(definition: Definition, name: str, trials: Sequence[FrozenTria
     """Return an experiment's description: what the study asks, and each parameter with its range.
 
     Args:
-        definition: The study file.
         name: The study's name.
         trials: Its trials, for the parameters that its builder suggests.
         search: A search of it as Markdown that opens its run, which the sorted list of runs shows last.
@@ -107,13 +106,11 @@ def of_search(
     """Return a search's description.
 
     Args:
-        definition: The study file.
         trials: The search's trials.
         ranked: The study's best trials, best first.
         link: Gives a trial's number as Markdown that opens its run.
         state: What goes on, in a sentence.
         dataset: The data set, as MLflow has it.
-        run_id: The search's run.
         pictures: Artifacts of the run to show.
     """
     states = ranking.states_of(trials)

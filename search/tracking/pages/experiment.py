@@ -30,8 +30,6 @@ def find_or_create(client: MlflowClient, definition: Definition, name: str) -> s
     """Return the experiment of a study.
 
     Args:
-        client: MLflow's client.
-        definition: The study file.
         name: The study's name.
 
     Raises:
@@ -77,9 +75,6 @@ def describe(
     """Bring an experiment's description up to date, unless a person has changed it since.
 
     Args:
-        client: MLflow's client.
-        experiment_id: The experiment.
-        definition: The study file.
         name: The study's name.
         trials: Its trials.
         search: The search that describes it, as Markdown that opens its run.

@@ -60,10 +60,7 @@ def save(
     """Write the view of a study's runs to its experiment; without it the page still lists the runs.
 
     Args:
-        client: MLflow's client.
-        experiment_id: The experiment.
         name: The study's name.
-        definition: The study file.
         objectives: The metrics that hold a trial's values.
         trials: The study's trials, for the parameters that its builder suggests; where they are not known, a view
             that is there already and has the study file's parameters is left as it is.

@@ -269,11 +269,7 @@ def print_studies(found: Sequence[StudyOverview]) -> None:
         ]
         for each in found
     ]
-    lines, left_out = table(["study", "best", "versions", "champion", *states, "by search"], rows, printer.width)
-    for index, line in enumerate(lines):
-        printer.whole(line, "" if index else "dim")
-    if left_out:
-        printer.line(f"Not shown, as the terminal is too narrow: {', '.join(left_out)}.", "dim")
+    printer.table(["study", "best", "versions", "champion", *states, "by search"], rows)
 
 
 def print_sides(sides: Sequence[Side], metric: str) -> None:
@@ -292,11 +288,7 @@ def print_sides(sides: Sequence[Side], metric: str) -> None:
         ]
         for side in sides
     ]
-    lines, left_out = table(columns, rows, printer.width)
-    for index, line in enumerate(lines):
-        printer.whole(line, "" if index else "dim")
-    if left_out:
-        printer.line(f"Not shown, as the terminal is too narrow: {', '.join(left_out)}.", "dim")
+    printer.table(columns, rows)
     for side in sides[1:]:
         printer.line(f"{side.study}: {side.luck}.")
 
@@ -336,9 +328,17 @@ class _Printer:
             self.line(compared, "" if best[0].beats_trivial else "yellow")
         if len(best) > 1:
             self.whole("")
-            self._table(best, definition, front)
+            self._compared(best, definition, front)
 
-    def _table(self, best: Sequence[Best], definition: Definition, front: Sequence[int]) -> None:
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table, and name the columns that do not fit."""
+        lines, left_out = table(header, rows, self.width)
+        for index, line in enumerate(lines):
+            self.whole(line, "" if index else "dim")
+        if left_out:
+            self.line(f"Not shown, as the terminal is too narrow: {', '.join(left_out)}.", "dim")
+
+    def _compared(self, best: Sequence[Best], definition: Definition, front: Sequence[int]) -> None:
         columns: dict[str, list[str]] = {}
         for row, each in enumerate(best):
             for column, value in _entries(each, definition):
@@ -347,18 +347,14 @@ class _Printer:
         shown = [column for column in columns if column not in same]
         marks = [f"{each.number}{'' if each.beats_trivial else '*'}" for each in best]
         rows = [[mark, *(columns[column][row] for column in shown)] for row, mark in enumerate(marks)]
-        lines, left_out = table(["trial", *shown], rows, self.width)
         on_front = sum(each.number in front for each in best)
         of_front = f"{len(best)} of the {len(front)} trials on the Pareto front, nearest to the ideal point first:"
         self.whole(of_front if on_front == len(best) else f"The {len(best)} best:", "bold")
-        for index, line in enumerate(lines):
-            self.whole(line, "" if index else "dim")
+        self.table(["trial", *shown], rows)
         if same:
             self.line(f"The same in all: {', '.join(same)}.", "dim")
         if any(not each.beats_trivial for each in best):
             self.line("* not better than the trivial answer, the same for every row.", "yellow")
-        if left_out:
-            self.line(f"Not shown, as the terminal is too narrow: {', '.join(left_out)}.", "dim")
 
 
 def _entries(best: Best, definition: Definition) -> list[tuple[str, object]]:

@@ -57,11 +57,11 @@ class FreshProcess:
         return self._begin(folder, example)()
 
     def _begin(self, folder: Path, example: Any) -> Callable[[], str]:
-        begun = self._slot.submit(loaded_elsewhere, str(folder), example)
+        future = self._slot.submit(loaded_elsewhere, str(folder), example)
 
         def answer() -> str:
             try:
-                return str(begun.result(_PATIENCE))
+                return str(future.result(_PATIENCE))
             except FutureTimeout:
                 return f"it was not loaded within {_PATIENCE:g} s"
             except Exception as error:  # the process died, or what it raises cannot be told apart

@@ -37,6 +37,7 @@ _SIGKILL = -9
 _TEMPORARY_BYTES = 50e6  # free in the temporary folder: a logged model, plots, sockets
 _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 _context: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
+_faults: list[str] = []  # why this process cannot train
 _naming = threading.Lock()  # of the main module, which is one for all threads
 
 
@@ -65,16 +66,6 @@ class Allotment:
         return variables
 
 
-@dataclass
-class _Begun:
-    """Why this process cannot train; empty where it can."""
-
-    fault: str = ""
-
-
-_begun = _Begun()
-
-
 def begin_worker(allotment: Allotment) -> None:
     """Make the process a worker: called once in each, before anything of the framework runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the search, which ends its workers itself
@@ -87,7 +78,7 @@ def begin_worker(allotment: Allotment) -> None:
 
             worker.warm(allotment.threads)
     except Exception as error:  # told by the first call, which a process that ends here would never get
-        _begun.fault = f"a worker cannot start: {one_line(error)}{_place_of(error)}"
+        _faults.append(f"a worker cannot start: {one_line(error)}{_place_of(error)}")
 
 
 def _place_of(error: BaseException) -> str:
@@ -104,8 +95,8 @@ def _call(function: Callable[..., T], /, *args: Any) -> T:
     Raises:
         UsageError: The framework cannot be imported.
     """
-    if _begun.fault:
-        raise UsageError(_begun.fault)
+    if _faults:
+        raise UsageError(_faults[0])
     return function(*args)
 
 
@@ -170,7 +161,7 @@ class _Process(_context.Process):  # type: ignore[misc]
             super().start()
 
 
-class _NoLock:
+class _NoLock(nullcontext[None]):
     """Stands for a lock between processes: each pool here has one process."""
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:  # noqa: ARG002 - as Python's locks
@@ -178,12 +169,6 @@ class _NoLock:
         return True
 
     def release(self) -> None:
-        """Do nothing."""
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, *error: object) -> None:
         """Do nothing."""
 
 
@@ -225,8 +210,8 @@ def _prepared() -> _Context:
 
 def _shorten_sockets() -> None:
     """Let multiprocessing put its sockets into `/tmp` where the temporary folder's path is too long for them."""
-    own = tempfile.gettempdir()
-    if len(os.fsencode(own)) <= _LONGEST_FOLDER:
+    chosen = tempfile.gettempdir()
+    if len(os.fsencode(chosen)) <= _LONGEST_FOLDER:
         return
     tempfile.tempdir = "/tmp"  # noqa: S108 - a folder of its own is made in it, readable by its owner alone
     try:
@@ -234,7 +219,7 @@ def _shorten_sockets() -> None:
     except OSError:  # there is no such folder; what needs a socket says so
         return
     finally:
-        tempfile.tempdir = own
+        tempfile.tempdir = chosen
 
 
 def start_forkserver() -> None:

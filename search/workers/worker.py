@@ -187,9 +187,8 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
     if kept.state != TrialState.RUNNING:  # a cluster runs a finished task again when its worker dies
         return results.TrialResult(number, "died", seed, reason=f"the trial was {kept.state.name} already")
     if job.guarded:
-        begun = kept.system_attrs.get(attributes.BEGUN)
-        if begun:
-            return results.TrialResult(number, "died", seed, reason=f"its worker died: it had begun on {begun}")
+        if worker := kept.system_attrs.get(attributes.BEGUN):
+            return results.TrialResult(number, "died", seed, reason=f"its worker died: it had begun on {worker}")
         storage.set_trial_system_attr(trial_id, attributes.BEGUN, f"{socket.gethostname()}:{os.getpid()}")
     _run_user_code_in(job, run_id)
     live = _Live(storage, trial_id, job.stop_file)
@@ -410,11 +409,9 @@ def versions() -> dict[str, str]:
 
 
 def _storage(job: Job) -> BaseStorage:
-    if _cache.storage is None or _cache.storage_url != job.settings.storage:
-        _cache.storage, _cache.storage_url = (
-            storage.open_storage(job.settings.storage),
-            job.settings.storage,
-        )
+    url = job.settings.storage
+    if _cache.storage is None or _cache.storage_url != url:
+        _cache.storage, _cache.storage_url = storage.open_storage(url), url
     return _cache.storage
 
 

@@ -177,8 +177,8 @@ def _key(model: keras.Model) -> str:
         rest = {name: told(each) for name, each in config.items() if name not in ("build_config", "shape")}
         if config.get("class_name") == "Dense" and not by_shape:
             rest["config"]["units"] = min(rest["config"]["units"], 2)  # Keras adds a bias of one number otherwise
-        if config.get("class_name") == "Dropout":
-            rest["config"][_RATE] = _share(rest["config"][_RATE])
+        if config.get("class_name") == "Dropout" and 0 < rest["config"][_RATE] < 1:
+            rest["config"][_RATE] = "open"
         return rest
 
     optimizer = {name: value for name, value in model.optimizer.get_config().items() if name != "learning_rate"}
@@ -186,10 +186,6 @@ def _key(model: keras.Model) -> str:
     compiled = {**model.get_compile_config(), "optimizer": [type(model.optimizer).__name__, optimizer]}
     settings = (keras.config.epsilon(), keras.config.floatx(), keras.config.image_data_format())
     return json.dumps([told(model.get_config()), told(compiled), model.output_shape, settings], sort_keys=True)
-
-
-def _share(rate: float) -> float | str:
-    return "open" if 0 < rate < 1 else rate
 
 
 def _owners(model: keras.Model) -> Iterator[tuple[Any, str]]:

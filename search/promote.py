@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from search.tracking.history import Move
 
 
+_HOW = {True: "surely better", False: "surely worse", None: "undecided"}
+
+
 @with_fields(Conditions)
 def promote_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The registered model.")],
@@ -83,15 +86,11 @@ def _print_promotion(told: Promotion, *, dry_run: bool) -> None:
     else:
         tell(f"nothing to do: {told.reason}")
     for each in told.others:
-        how = "not a finite number" if each.difference is None else _how(each.better)
+        how = "not a finite number" if each.difference is None else _HOW[each.better]
         print(f"  {each.metric}: {each.champion:.6g} -> {each.challenger:.6g}, {how}")
     for part in told.slices:
         sure = ", surely worse" if part.worse else ""
         print(f"  {part.name} ({part.rows} rows): {gain(part.difference)}{sure}")
-
-
-def _how(better: bool | None) -> str:
-    return {True: "surely better", False: "surely worse", None: "undecided"}[better]
 
 
 def _print_history(found: Sequence[Move], model: str, alias: str, *, as_json: bool) -> None:

@@ -171,7 +171,7 @@ def register_best(
         model_id,
         tags=tags,
         description=_description(name, best, data, definition),
-        about=_about(name, definition, data),
+        about=f"{definition.description}\n\nThe best models of study **{name}**. {_in_and_out(data)}".strip(),
         refused=printable(loaded()) or no_number,
     ), True
 
@@ -232,10 +232,6 @@ def _refitted(best: Best, definition: Definition) -> str:
         return ""
     rows = "every row but the test part" if definition.data.folds else "the training and validation rows together"
     return f"The model was then trained anew on {rows}, for {plural(int(epochs), 'epoch')}."
-
-
-def _about(name: str, definition: Definition, data: DataSummary) -> str:
-    return f"{definition.description}\n\nThe best models of study **{name}**. {_in_and_out(data)}".strip()
 
 
 def _in_and_out(data: DataSummary) -> str:

@@ -48,7 +48,12 @@ class Findings:
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
         best = [
-            {"number": each.number, "values": list(each.values), "params": each.params, "metrics": _plain(each.metrics)}
+            {
+                "number": each.number,
+                "values": list(each.values),
+                "params": each.params,
+                "metrics": {name: finite(value) for name, value in each.metrics.items()},
+            }
             for each in self.best
         ]
         return {
@@ -62,11 +67,6 @@ class Findings:
             **({} if self.ensemble is None else {"ensemble": self.ensemble.as_json()}),
             "failures": [{"reason": each.reason, "trials": list(each.numbers)} for each in self.failures],
         }
-
-
-def _plain(metrics: dict[str, float]) -> dict[str, float | None]:
-    """Return metrics as JSON has them: it knows no NaN."""
-    return {name: finite(value) for name, value in metrics.items()}
 
 
 def findings_of(study: optuna.Study, definition: Definition, top: int) -> Findings:

@@ -11,7 +11,6 @@ import glob
 import pickle
 import shutil
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -249,7 +248,7 @@ class SharedFolder:
 
     def __init__(self) -> None:
         self.path = ""
-        for left in self._all():
+        for left in Path(tempfile.gettempdir()).glob(f"{self._PREFIX}*"):
             with suppress(OSError):  # another user's
                 self._remove_left(left)
         with suppress(OSError):
@@ -257,9 +256,6 @@ class SharedFolder:
                 path = Path(tempfile.mkdtemp(prefix=self._PREFIX))
                 self._lock = Lock(path / self._LOCK)
                 self.path = str(path) if self._lock.take() and path.is_dir() else ""
-
-    def _all(self) -> Iterator[Path]:
-        return Path(tempfile.gettempdir()).glob(f"{self._PREFIX}*")
 
     def _remove_left(self, folder: Path) -> None:
         path = folder / self._LOCK

@@ -63,11 +63,7 @@ def _relative_files(definition: Definition) -> list[Path]:
     path = definition.data.options.get("path")  # a data function's own file, as in `reuters`
     if isinstance(path, str) and (definition.folder / path).is_file():
         files.append(Path(path))
-    return sorted({file for file in files if _inside(file)})
-
-
-def _inside(file: Path) -> bool:
-    return not file.is_absolute() and ".." not in file.parts
+    return sorted({file for file in files if not file.is_absolute() and ".." not in file.parts})
 
 
 def _refuse_to_overwrite(target: Path, copies: dict[Path, Path]) -> None:

@@ -127,11 +127,12 @@ def register(
         version = mlflow.register_model(f"models:/{model_id}", name, tags=kept).version
     if not refused:
         client.set_registered_model_alias(name, CHALLENGER, version)
-    with contextlib.suppress(MlflowException):
-        client.update_model_version(name, version, description=printable(description, _LONGEST))
-        if str(version) == "1":
+    made = Registered(name, str(version))
+    _describe(made, description)
+    if made.version == "1":
+        with contextlib.suppress(MlflowException):
             client.update_registered_model(name, description=printable(about, _LONGEST))
-    return find(name, str(version))
+    return find(name, made.version)
 
 
 def version_of_run(name: str, run_id: str) -> Registered | None:
@@ -292,24 +293,26 @@ def untag(version: Registered, key: str) -> None:
 
 def describe(version: Registered, paragraph: str) -> None:
     """Add a paragraph to a version's description, in place of an earlier one of this kind."""
-    text = f"{version.description.partition(_RULE)[0][: _LONGEST // 2]}{_RULE}{paragraph}"
+    _describe(version, f"{version.description.partition(_RULE)[0][: _LONGEST // 2]}{_RULE}{paragraph}")
+
+
+def _describe(version: Registered, text: str) -> None:
     with contextlib.suppress(MlflowException):
         MlflowClient().update_model_version(version.name, version.version, description=printable(text, _LONGEST))
 
 
 def mark_excluded(version: Registered, text: str) -> None:
     """Say on a version that its trial is excluded, so that it is nobody's challenger; an empty text takes that back."""
-    client, told = MlflowClient(), re.sub(r"\A\*\*Its trial is excluded:.*\n\n", "", version.description)
+    told = re.sub(r"\A\*\*Its trial is excluded:.*\n\n", "", version.description)
     if text:
         told = f"**Its trial is excluded: {text}.**\n\n{told}"
         tag(version, {EXCLUDED: text})
         holding = holder(version.name, CHALLENGER)
         if holding is not None and holding.version == version.version:
-            client.delete_registered_model_alias(version.name, CHALLENGER)
+            MlflowClient().delete_registered_model_alias(version.name, CHALLENGER)
     else:
         untag(version, EXCLUDED)
-    with contextlib.suppress(MlflowException):
-        client.update_model_version(version.name, version.version, description=printable(told, _LONGEST))
+    _describe(version, told)
 
 
 def attach(version: Registered, folder: str, place: str) -> str:

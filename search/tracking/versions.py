@@ -77,10 +77,6 @@ class Loaded:
         kept = {**self.described.get("reading", {}), "texts": self.texts, "wanted": wanted}
         return read(files.Form, kept, "a version's description")
 
-    @property
-    def _outputs(self) -> list[dict[str, Any]]:
-        return list(self.described.get("outputs", []))
-
     def prepare(self, rows: Any) -> Any:
         """Return the arrays behind these rows.
 
@@ -147,7 +143,7 @@ class Loaded:
         kept = self.described.get("meanings")
         if kept is None and self.described.get("task") in ("binary", "multiclass", "multilabel"):
             kept = [{"kind": "probabilities", "task": self.described["task"], "classes": self.described["classes"]}]
-        meaning = Meaning.of(kept[0]) if kept and len(self._outputs) <= 1 else None
+        meaning = Meaning.of(kept[0]) if kept and len(self.described.get("outputs", ())) <= 1 else None
         return meaning if meaning is not None and meaning.has_classes else None
 
     def has_seen(self, rows: Any) -> NDArray[np.bool_] | None:

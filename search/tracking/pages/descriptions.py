@@ -72,7 +72,10 @@ def of_trial(result: TrialResult, run_id: str, pictures: Sequence[str] = ()) -> 
         lines = [f"**Complete**: value {values} after {plural(trained, 'epoch')}{of}{epoch}.", _tests(result.recorded)]
     else:
         fate = {"pruned": "Pruned", "failed": "Failed", "died": "Stopped"}[result.fate]
-        lines = [f"**{fate}** after {plural(trained, 'epoch')}{of}.", _why(result.reason)]
+        lines = [
+            f"**{fate}** after {plural(trained, 'epoch')}{of}.",
+            f"Why: {_code(result.reason)}" if result.reason else "",
+        ]
     return _limited([*lines, *(_picture(name, run_id) for name in pictures)])
 
 
@@ -81,10 +84,6 @@ def _tests(metrics: Mapping[str, float]) -> str:
         f"`{name}` {number(value)}" for name, value in sorted(metrics.items()) if name.startswith("test_")
     )
     return f"On the held-out test part: {tests}." if tests else ""
-
-
-def _why(reason: str) -> str:
-    return f"Why: {_code(reason)}" if reason else ""
 
 
 def _code(text: str) -> str:

@@ -80,7 +80,7 @@ def _is_there(tag: str, definition: Definition) -> bool:
     if not tag:
         return False
     state = json.loads(zlib.decompress(base64.b64decode(json.loads(tag)["state"].removeprefix("deflate;"))))
-    return _columns(_parameters(definition, ())) <= set(state["selectedColumns"])
+    return {f"params.`{each}`" for each in _parameters(definition, ())} <= set(state["selectedColumns"])
 
 
 def _parameters(definition: Definition, trials: Sequence[FrozenTrial]) -> list[str]:
@@ -93,10 +93,6 @@ def _in_all(parameters: Sequence[str], trials: Sequence[FrozenTrial]) -> list[st
     """Return the parameters of every complete trial: parallel coordinates leave out runs that lack one."""
     complete = [set(distinct(trial.params).values()) for trial in trials if trial.state == TrialState.COMPLETE]
     return [name for name in parameters if all(name in each for each in complete)]
-
-
-def _columns(parameters: Sequence[str]) -> set[str]:
-    return {f"params.`{each}`" for each in parameters}
 
 
 def _state(definition: Definition, objectives: Sequence[str], trials: Sequence[FrozenTrial]) -> dict[str, Any]:

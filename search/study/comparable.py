@@ -143,17 +143,17 @@ def _basis(definition: Definition, data: DataSummary) -> dict[str, Any]:
     split = {f"data.{key}": value for key, value in definition.data.model_dump(mode="json", exclude=_NO_SPLIT).items()}
     split["data.task"] = data.task
     chosen = {name.removeprefix("val_") for name in definition.metrics}
-    own = {key: each.model_dump(mode="json") for key, each in definition.own_metrics.items() if key in chosen}
+    metrics = {key: each.model_dump(mode="json") for key, each in definition.own_metrics.items() if key in chosen}
     if definition.fit.validation_steps is not None:
         split["fit.validation_steps"] = definition.fit.validation_steps
     fit = definition.fit.model_dump(mode="json", by_alias=True, exclude=_NO_TRIAL)
     model = definition.model.model_dump(mode="json", exclude={"export"})
-    measured = {f"metrics.{key}.function" for key in own}
+    measured = {f"metrics.{key}.function" for key in metrics}
     code = {key: each for key, each in data.code.items() if not key.startswith("metrics.") or key in measured}
     return {
         "rows": data.digest,
         "parts": data.cut,
-        "split": split | {f"metrics.{key}": each for key, each in own.items()},
+        "split": split | {f"metrics.{key}": each for key, each in metrics.items()},
         "code": code,
         "set": {f"fit.{key}": each for key, each in fit.items()}
         | {f"model.{key}": each for key, each in model.items()},

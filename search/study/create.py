@@ -141,9 +141,9 @@ def taken_over(
         champion: The number of the champion's trial; empty where it is not known.
         most: So many configurations at most.
     """
-    own = [each for each in study.get_trials(deepcopy=False) if str(each.number) == champion]
+    first = [each for each in study.get_trials(deepcopy=False) if str(each.number) == champion]
     found: dict[str, FrozenTrial] = {}
-    for trial in (*own, *best_trials(definition, earlier)):
+    for trial in (*first, *best_trials(definition, earlier)):
         if not space.outside(definition, trial.params):
             found.setdefault(repr(sorted(trial.params.items())), trial)
     return list(found.values())[:most]

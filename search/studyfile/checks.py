@@ -207,8 +207,8 @@ def _builder(definition: Definition) -> Iterator[Finding]:
 
 def _mlp(definition: Definition) -> Iterator[Finding]:
     known = (*FIT_PARAMETERS, *MLP_PARAMETERS)
-    own = definition.data.kind == "python"  # a data function may take further parameters: `check_parameters`
-    for table, keys in (("space", definition.space if not own else {}), ("model", definition.model.fixed)):
+    from_code = definition.data.kind == "python"  # a data function may take further parameters: `check_parameters`
+    for table, keys in (("space", definition.space if not from_code else {}), ("model", definition.model.fixed)):
         for key in keys:
             if key not in known:
                 yield (

@@ -47,8 +47,8 @@ def expanded(content: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     if model.get("build", "mlp") != "mlp":
         found, right = f"'{name}' beside a builder of your own", 'leave it out, or use [model] build = "mlp"'
         raise StudyFileError(where, f"space.{_KEY}", found, right)
-    own = {key: each for key, each in space.items() if key != _KEY}
-    missing = {key: each for key, each in PRESETS[name].items() if key not in {*own, *model, *fit}}
-    epochs = {} if "epochs" in {*own, *fit} else {"epochs": _EPOCHS}
+    given = {key: each for key, each in space.items() if key != _KEY}
+    missing = {key: each for key, each in PRESETS[name].items() if key not in {*given, *model, *fit}}
+    epochs = {} if "epochs" in {*given, *fit} else {"epochs": _EPOCHS}
     scaled = {"normalize": "auto", **data}
-    return {**content, "space": {**missing, **own}, "fit": {**fit, **epochs}, "data": scaled}
+    return {**content, "space": {**missing, **given}, "fit": {**fit, **epochs}, "data": scaled}

@@ -151,9 +151,9 @@ def default_storage(name: str) -> str:
 def _defaults(definition: Definition, study_name: str | None = None) -> dict[str, Any]:
     """Return what the options of a search are that were not given, by name."""
     name = study_name or definition.name
-    own = {"study_name": definition.name, "storage": read_url(default_storage(name))}
+    of_study = {"study_name": definition.name, "storage": read_url(default_storage(name))}
     file = {each: getattr(definition.search, each) for each in SearchOptions.model_fields}
-    return {each: FIELDS[each].default for each in OPTIONS} | file | own
+    return {each: FIELDS[each].default for each in OPTIONS} | file | of_study
 
 
 def resolve(definition: Definition, *, objects: bytes = b"", **given: Any) -> Settings:

@@ -46,8 +46,8 @@ def trial_data(definition: Definition, folder: str, *, first: bool) -> TrialData
     same = _read(place) if folder else None
     if not folder or not first or same is not None:
         return TrialData(definition, same=same)
-    own = definition.data.kind == "python"
-    before = footprint(sources.function_of(definition)) if own else None
+    from_code = definition.data.kind == "python"
+    before = footprint(sources.function_of(definition)) if from_code else None
     loaded = TrialData(definition)
     if loaded.same is None or not _shareable(loaded.same):
         return loaded

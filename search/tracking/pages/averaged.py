@@ -68,7 +68,7 @@ def log(
         MEMBERS: json.dumps(ensemble.record()),
         "mlflow.note.content": _described(run, ensemble),
     }
-    own = str(client.create_run(run.experiment_id, now, tags, f"ensemble of {len(ensemble.members)}").info.run_id)
+    run_id = str(client.create_run(run.experiment_id, now, tags, f"ensemble of {len(ensemble.members)}").info.run_id)
     measured = {**ensemble.metrics, "slower": ensemble.slower}
     if ensemble.value is not None:
         measured |= {OBJECTIVE: ensemble.value, ensemble.metric: ensemble.value}
@@ -76,13 +76,13 @@ def log(
         "members": ", ".join(each.name for each in ensemble.members),
         "weights": ", ".join(f"{each:.4g}" for each in ensemble.weights),
     }
-    entries.log(client, own, [Metric(name, value, now, 0) for name, value in measured.items()], params=params)
+    entries.log(client, run_id, [Metric(name, value, now, 0) for name, value in measured.items()], params=params)
     model_id = logged_model.log(
         made.model,
         data,
         name="ensemble",
         experiment_id=run.experiment_id,
-        run_id=own,
+        run_id=run_id,
         step=0,
         code=model_code(definition),
         backend=data.backend,
@@ -91,8 +91,8 @@ def log(
         params=params,
         tags={"trial": str(trial), **run.source},
     )
-    client.set_terminated(own, "FINISHED")
-    return own, model_id
+    client.set_terminated(run_id, "FINISHED")
+    return run_id, model_id
 
 
 def _described(run: SearchRun, ensemble: Ensemble) -> str:

@@ -227,8 +227,8 @@ def page_of_study(tracking_uri: str, name: str) -> Page | None:
 def _store_flags(tracking_uri: str) -> list[str]:
     """Return what `mlflow ui` must be told of a store; nothing for the one that it takes by itself here."""
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    own = given or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    if unquote(tracking_uri) in {unquote(own), "sqlite:///mlflow.db" if not given else own}:
+    default = given or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    if unquote(tracking_uri) in {unquote(default), "sqlite:///mlflow.db" if not given else default}:
         return []
     return ["--backend-store-uri", redact(unquote(tracking_uri))]
 

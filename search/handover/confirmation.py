@@ -131,7 +131,7 @@ def _have_model(context: Context, trial: FrozenTrial) -> None:
     """Train the trial that leads after all once more, under its own seed, where its model was not kept."""
     if trial.number in context.files.waiting() or _is_logged(context, trial):
         return
-    result = context.pool.slots[0].submit(worker.train_same, context.job, trial.number).result()
+    result = context.pool.slots[0].submit(worker.train_again, context.job, trial.number).result()
     if result.model is None:
         raise SearchError(f"trial {trial.number} failed when it was trained once more: {result.reason}")
     context.files.put_model(trial.number, result.model, result.predictions, result.data, result.answers)

@@ -13,7 +13,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from search.errors import StudyFileError, UsageError, did_you_mean, one_line
+from search.errors import UsageError, did_you_mean, one_line
 from search.study import space
 from search.studyfile.parameters import CategoricalParameter, written
 from search.studyfile.references import load_object
@@ -57,9 +57,7 @@ def make_sampler(definition: Definition, name: str, seed: int, finished: Sequenc
     of_study: dict[str, Any] = {"seed": (seed + len(finished)) % 2**32}
     if "search_space" in inspect.signature(make).parameters:
         of_study["search_space"] = space.grid(definition)
-    sampler = _made(definition, "sampler", make, {**of_study, **entry.defaults}, options)
-    if not isinstance(sampler, BaseSampler):
-        raise _wrong_kind(definition, "sampler", sampler)
+    sampler: BaseSampler = _made(definition, "sampler", make, {**of_study, **entry.defaults}, options, BaseSampler)
     return sampler
 
 
@@ -76,15 +74,8 @@ def make_pruner(definition: Definition, name: str) -> BasePruner:
     given = options.get("n_startup_trials")
     of_study = _of_epochs(definition, given if type(given) is int else _START_UP)
     make = load_object(entry.code, definition.folder, "search.pruner")
-    pruner = _made(definition, "pruner", make, {**of_study, **entry.defaults}, options)
-    if not isinstance(pruner, BasePruner):
-        raise _wrong_kind(definition, "pruner", pruner)
+    pruner: BasePruner = _made(definition, "pruner", make, {**of_study, **entry.defaults}, options, BasePruner)
     return pruner
-
-
-def _wrong_kind(definition: Definition, what: str, made: object) -> StudyFileError:
-    found, right = f"makes a {type(made).__name__}", f"name what makes one of optuna.{what}s"
-    return definition.wrong(f"search.{what}", found, right)
 
 
 def _of_epochs(definition: Definition, start_up: int) -> dict[str, Any]:
@@ -112,12 +103,12 @@ def _most_epochs(definition: Definition) -> int:
 
 
 def _made(
-    definition: Definition, what: str, make: Any, defaults: Mapping[str, Any], options: Mapping[str, Any]
-) -> object:
+    definition: Definition, what: str, make: Any, defaults: Mapping[str, Any], options: Mapping[str, Any], kind: Any
+) -> Any:
     """Return what a class or function makes of the study file's options, and of the defaults that it takes.
 
     Raises:
-        StudyFileError: It does not take the options.
+        StudyFileError: It does not take the options, or makes something else than a sampler or pruner.
     """
     key = f"search.{what}_options"
     takes = inspect.signature(make).parameters
@@ -126,10 +117,14 @@ def _made(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)  # an option that Optuna will remove
-            return make(**given)
+            made = make(**given)
     except Exception as error:  # code of the user's own may raise anything
         right = f"see the documentation of the {what}'s options"
         raise definition.wrong(key, one_line(error), right) from None
+    if not isinstance(made, kind):
+        right = f"name what makes one of optuna.{what}s"
+        raise definition.wrong(f"search.{what}", f"makes a {type(made).__name__}", right)
+    return made
 
 
 def _checked(

@@ -207,29 +207,17 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
     return replace(result, log=log.text())
 
 
-def train_again(job: Job, number: int, seed: int) -> results.TrialResult:
-    """Train a finished trial's configuration under a new seed, with folds on new splits; the study is not told.
+def train_again(job: Job, number: int, seed: int | None = None) -> results.TrialResult:
+    """Train a finished trial's configuration once more; the study is not told.
 
     Args:
-        number: The trial.
-        seed: In place of the study's.
+        seed: In place of the study's, with folds on new splits; None trains it as it was, to have its model.
     """
     definition, data = _data(job)
-    if definition.data.folds:
+    if seed is not None and definition.data.folds:
         data = TrialData(definition, fold_seed=seed)
-    return _again(job, definition, data, number, seed, keep=job.settings.ensemble > 1)
-
-
-def train_same(job: Job, number: int) -> results.TrialResult:
-    """Train a finished trial once more as it was, under its own seed, to have its model."""
-    definition, data = _data(job)
-    return _again(job, definition, data, number, job.settings.seed, keep=True)
-
-
-def _again(
-    job: Job, definition: Definition, data: TrialData, number: int, seed: int, *, keep: bool
-) -> results.TrialResult:
-    params = _retrained(job, number)
+    keep = seed is None or job.settings.ensemble > 1
+    params, seed = _retrained(job, number), job.settings.seed if seed is None else seed
     with _alone(definition) as log:
         result = trial.run(definition, data, params, seed=seed, is_kept=lambda _: keep, on_epochs=lambda _: None)
     return replace(result, log=log.text())

@@ -1,23 +1,28 @@
-"""What is wrong with a study file, in one line a person can act on: pydantic's errors, translated."""
+"""What is wrong with a study file, in one line a person can act on: pydantic's errors, translated.
+
+The JSON Schema says what may stand somewhere, and what else a table has.
+"""
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import ErrorDetails
 
 from search.errors import StudyFileError, did_you_mean
-from search.studyfile.parameters import written
+from search.studyfile.parameters import LARGEST, written
 from search.studyfile.schema import Definition
 
 Finding = tuple[str, str, str]  # key, what was found, what would be right
+Schema = dict[str, Any]
 
 _INTERNAL = ("path", "text")  # fields of `Definition` that are no keys of the file
 _MANY = 10**6  # an upper bound from here on is only there to catch nonsense, and is not told
+_WORDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
+_BOUNDS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of at most", "exclusiveMaximum": "below"}
 
 
 def explain(error: ValidationError, path: str) -> StudyFileError:
@@ -26,33 +31,44 @@ def explain(error: ValidationError, path: str) -> StudyFileError:
     return StudyFileError(path, key, found, expected, tuple(others))
 
 
+def unknown_key(path: str, key: str) -> StudyFileError:
+    """Return the error for a key at the top of the file that is none."""
+    top = _Place(TypeAdapter(Definition).json_schema())
+    return StudyFileError(path, key, "unknown key", top.instead(key))
+
+
 def findings(error: ValidationError, kind: Any) -> list[Finding]:
     """Return what is wrong with a value that should be of this kind; of a union's complaints the deepest."""
-    deepest: dict[str, ErrorDetails] = {}
+    try:
+        root = TypeAdapter(kind).json_schema()
+    except PydanticInvalidForJsonSchema:  # of a URL, whose check says itself what is wrong
+        root = {}
+    deepest: dict[str, tuple[ErrorDetails, _Place]] = {}
     for each in error.errors(include_url=False):
-        key = _locate(each["loc"], kind)[0]
-        if key not in deepest or _depth(each) > _depth(deepest[key]):
-            deepest[key] = each
+        place = _Place(root)
+        place.follow(each["loc"])
+        if place.key not in deepest or _depth(each) > _depth(deepest[place.key][0]):
+            deepest[place.key] = each, place
     inner = [key for key in deepest if not any(each.startswith((f"{key}.", f"{key}[")) for each in deepest)]
-    inner.sort(key=lambda key: deepest[key]["type"] != "extra_forbidden")
-    return [_finding(deepest[key], *_locate(deepest[key]["loc"], kind)) for key in inner]
+    inner.sort(key=lambda key: deepest[key][0]["type"] != "extra_forbidden")
+    return [_finding(*deepest[key]) for key in inner]
 
 
 def _depth(error: ErrorDetails) -> tuple[int, bool]:
     return len(error["loc"]), error["type"] == "finite_number"
 
 
-def _finding(first: ErrorDetails, key: str, annotation: Any, table: type[BaseModel]) -> Finding:
+def _finding(first: ErrorDetails, place: _Place) -> Finding:
     kind, value = first["type"], first["input"]
-    findings: dict[str, Callable[[], Finding]] = {
-        "extra_forbidden": lambda: (key, "unknown key", _instead(table, str(first["loc"][-1]))),
-        "missing": lambda: (key, "missing", f"give {_expected(annotation)}"),
-        "too_short": lambda: (key, "empty", f"give {_expected(annotation)}"),
-        "finite_number": lambda: (key, written(value), "use a finite number"),
-        "less_than_equal": lambda: (key, written(value), f"use at most {first['ctx']['le']}"),
-        "value_error": lambda: (key, *_two(str(first["ctx"]["error"]))),
+    findings: dict[str, Callable[[], tuple[str, str]]] = {
+        "extra_forbidden": lambda: ("unknown key", place.instead(str(first["loc"][-1]))),
+        "missing": lambda: ("missing", f"give {place.expected()}"),
+        "too_short": lambda: ("empty", f"give {place.expected()}"),
+        "finite_number": lambda: (written(value), "use a finite number"),
+        "less_than_equal": lambda: (written(value), f"use at most {first['ctx']['le']}"),
+        "value_error": lambda: _two(str(first["ctx"]["error"])),
     }
-    return findings[kind]() if kind in findings else _wrong_value(key, annotation, value)
+    return (place.key, *findings[kind]()) if kind in findings else _wrong_value(place, value)
 
 
 def _two(message: str) -> tuple[str, str]:
@@ -61,164 +77,109 @@ def _two(message: str) -> tuple[str, str]:
     return found, right
 
 
-def unknown_key(path: str, key: str) -> StudyFileError:
-    """Return the error for a key at the top of the file that is none."""
-    return StudyFileError(path, key, "unknown key", _instead(Definition, key))
-
-
-def _wrong_value(key: str, annotation: Any, value: object) -> Finding:
-    kinds = _parameter_kinds(annotation)
-    if kinds and isinstance(value, dict):
+def _wrong_value(place: _Place, value: object) -> Finding:
+    if place.tags() and isinstance(value, dict):
         found = written(value["type"]) if "type" in value else "missing"
-        hint = did_you_mean(str(value.get("type", "")), kinds)
-        return f"{key}.type", found, f"use {_listed(map(repr, kinds), 'or')}{hint}"
-    hint = did_you_mean(value, _literals(annotation)) if isinstance(value, str) else ""
-    return key, written(value), f"use {_expected(annotation)}{hint}"
+        hint = did_you_mean(str(value.get("type", "")), place.tags())
+        return f"{place.key}.type", found, f"use {_listed(map(repr, place.tags()), 'or')}{hint}"
+    known = [str(each) for member in place.members() for each in _listed_values(member)]
+    hint = did_you_mean(value, known) if isinstance(value, str) else ""
+    return place.key, written(value), f"use {place.expected()}{hint}"
 
 
-def _locate(location: Sequence[int | str], kind: Any) -> tuple[str, Any, type[BaseModel]]:
-    """Return the dotted key at pydantic's location, what may stand there, and the table it is in."""
-    key = ""
-    table: type[BaseModel] = Definition
-    here: Any = kind
-    parts = list(location)
-    while parts:
-        part = parts.pop(0)
-        members = _members(here)
-        if len(members) > 1:  # pydantic names the member of a union that it tried
-            here = _member(members, str(part)) or (_container(members) if parts else here)
-            continue
-        only = members[0]
-        if isinstance(only, type) and issubclass(only, BaseModel):
-            table = only
-            field = _keys(only).get(str(part))
-            here = Annotated[field.annotation, field] if field else _extra(only)
-        else:
-            here = next((each for each in reversed(get_args(only)) if each is not Ellipsis), Any)
-        key += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return key.lstrip("."), here, table
+class _Place:
+    """A place in a study file: its dotted key, what may stand there, and the table that it is in."""
+
+    def __init__(self, root: Schema) -> None:
+        self._root, self.here, self.table, self.key = root, root, root, ""
+
+    def follow(self, location: Sequence[int | str]) -> None:
+        """Go to pydantic's location."""
+        parts = list(location)
+        while parts:
+            part = parts.pop(0)
+            members = self.members()
+            if tags := self.tags():  # pydantic names the member of a union that it tried
+                self.here = tags.get(str(part), self.here)
+            elif len(members) > 1:
+                containers = (each for each in members if each.get("type") in ("array", "object"))
+                self.here = next(containers, {}) if parts else self.here
+            else:
+                self._enter(members[0], part)
+
+    def _enter(self, schema: Schema, part: int | str) -> None:
+        if "properties" in schema:
+            self.table = schema
+        more = schema.get("items", schema.get("additionalProperties"))
+        inner = schema.get("properties", {}).get(part, more)
+        self.here = inner if isinstance(inner, dict) else {}
+        self.key += f"[{part}]" if isinstance(part, int) else f".{part}" if self.key else str(part)
+
+    def members(self) -> list[Schema]:
+        """Return what may stand here, one by one; listed texts only where no other text may."""
+        found = self._members(self.here)
+        any_text = any(each.get("type") == "string" and not _listed_values(each) for each in found)
+        return [each for each in found if not (any_text and _listed_values(each))]
+
+    def _members(self, schema: Schema) -> list[Schema]:
+        whole = self._resolved(schema)
+        several = whole.get("anyOf", whole.get("oneOf"))
+        if several is None:
+            return [whole]
+        return [each for member in several for each in self._members(member) if each.get("type") != "null"]
+
+    def _resolved(self, schema: Schema) -> Schema:
+        name = schema.get("$ref", "").rpartition("/")[2]
+        found: Schema = self._root["$defs"][name] if name else schema
+        return found
+
+    def tags(self) -> dict[str, Schema]:
+        """Return the kinds of parameters that may stand here, by their `type`."""
+        kinds = self._members(self.here) if "discriminator" in self._resolved(self.here) else []
+        return {each["properties"]["type"]["const"]: each for each in kinds}
+
+    def expected(self) -> str:
+        """Return in words what may stand here."""
+        if self.tags():
+            return 'a table such as { type = "int", low = 1, high = 10 }'
+        members = self.members()
+        if {each.get("type") for each in members} == {*_WORDS}:
+            return "a number, text, true or false"
+        return _listed(map(self._one, members), "or")
+
+    def _one(self, member: Schema) -> str:
+        if values := _listed_values(member):
+            return _listed(map(repr, values), "or")
+        kind = member.get("type", "")
+        if kind == "array":
+            items = self._resolved(member.get("items", {}))
+            several = "" if _listed_values(items) else items.get("type", "")
+            return f"a list of {({'string': 'texts', 'object': 'tables'}).get(several, 'values')}"
+        return _WORDS[kind] + _bounds(member) if kind in _WORDS else "a table"
+
+    def instead(self, word: str) -> str:
+        """Return where a key that is unknown in the table belongs, or which keys the table has."""
+        top = self._root["properties"].keys() - {*_INTERNAL}
+        known = [name for name in self.table.get("properties", {}) if self.table is not self._root or name in top]
+        if self.table is not self._root and word in top:
+            return "it belongs at the top of the file, above the first [table]"
+        for name, field in self._root["properties"].items():
+            section = self._members(field)[0]
+            if section is not self.table and word in section.get("properties", {}):
+                return f"it belongs in [{name}]"
+        return f"{did_you_mean(word, known).removeprefix('; ')} known here: {', '.join(known)}".lstrip()
 
 
-def _keys(table: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Return a table's fields as the file spells them."""
-    return {field.alias or name: field for name, field in table.model_fields.items()}
+def _listed_values(member: Schema) -> list[Any]:
+    return [member["const"]] if "const" in member else list(member.get("enum", []))
 
 
-def _bare(annotation: Any) -> Any:
-    while get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    return annotation
-
-
-def _members(annotation: Any) -> list[Any]:
-    """Return the members of a union but None; any other annotation alone."""
-    bare = _bare(annotation)
-    if get_origin(bare) in (Union, types.UnionType):
-        inner = [each for each in get_args(bare) if each is not type(None)]
-        return [bare_each for each in inner for bare_each in _members(each)] if len(inner) == 1 else inner
-    return [bare]
-
-
-def _member(members: Iterable[Any], tag: str) -> Any:
-    """Return the kind of parameter with this tag, if the union is one of those."""
-    for member in members:
-        if isinstance(member, type) and issubclass(member, BaseModel) and tag in _literals(_type_of(member)):
-            return member
-    return None
-
-
-def _container(members: Iterable[Any]) -> Any:
-    return next((_bare(each) for each in members if get_origin(_bare(each)) in (tuple, dict)), Any)
-
-
-def _type_of(model: type[BaseModel]) -> Any:
-    field = model.model_fields.get("type")
-    return field.annotation if field else Any
-
-
-def _extra(model: type[BaseModel]) -> Any:
-    return bool | int | float | str if model.model_config.get("extra") == "allow" else Any
-
-
-def _parameter_kinds(annotation: Any) -> list[str]:
-    """Return the tags of a union of parameters; nothing for any other annotation."""
-    members = _members(annotation)
-    models = [each for each in members if isinstance(each, type) and issubclass(each, BaseModel)]
-    return [tag for each in models for tag in _literals(_type_of(each))] if len(models) > 1 else []
-
-
-def _literals(annotation: Any) -> list[str]:
-    """Return the texts that may stand here, of those that are listed."""
-    known: list[str] = []
-    for member in _members(annotation):
-        if get_origin(_bare(member)) is Literal:
-            known += [str(each) for each in get_args(_bare(member))]
-    return known
-
-
-def _expected(annotation: Any) -> str:
-    """Return in words what may stand here."""
-    if _parameter_kinds(annotation):
-        return 'a table such as { type = "int", low = 1, high = 10 }'
-    members = _members(annotation)
-    if set(members) == {bool, int, float, str}:
-        return "a number, text, true or false"
-    return _listed([_one(each, _bounds([annotation, each])) for each in members], "or")
-
-
-def _one(member: Any, bounds: str) -> str:
-    bare = _bare(member)
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    if bare in words:
-        return words[bare] + bounds
-    if get_origin(bare) is Literal:
-        return _listed(map(repr, get_args(bare)), "or")
-    if get_origin(bare) is tuple:
-        item = get_args(bare)[0]
-        return f"a list of {'texts' if _bare(item) is str else 'tables' if get_origin(item) is dict else 'values'}"
-    return "a table"
-
-
-def _bounds(annotations: Sequence[Any]) -> str:
-    """Return the bounds noted on the annotations, in words."""
-    bound: dict[str, Any] = {}
-    for annotation in annotations:
-        bound.update({name: value for each in _notes(annotation) for name, value in _bound(each)})
-    if "le" in bound and bound["le"] >= _MANY:
-        del bound["le"]
-    words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
-    told = [f"{word} {bound[name]}" for name, word in words.items() if name in bound and abs(bound[name]) < 2**53]
-    return f" {_listed(told, 'and')}" if told else ""
-
-
-def _bound(note: object) -> list[tuple[str, Any]]:
-    return [(name, getattr(note, name)) for name in ("ge", "gt", "le", "lt") if hasattr(note, name)]
-
-
-def _notes(annotation: Any) -> list[Any]:
-    if get_origin(annotation) is Annotated:
-        inner, *notes = get_args(annotation)
-        return [*_notes(inner), *(each for note in notes for each in _notes(note))]
-    if isinstance(annotation, FieldInfo):
-        return [*annotation.metadata, *_notes(annotation.annotation)]
-    if get_origin(annotation) in (Union, types.UnionType):
-        inner = [each for each in get_args(annotation) if each is not type(None)]
-        return _notes(inner[0]) if len(inner) == 1 else []
-    return [annotation]
-
-
-def _instead(table: type[BaseModel], word: str) -> str:
-    """Return where a key that is unknown in this table belongs, or which keys the table has."""
-    known = [name for name in _keys(table) if not (table is Definition and name in _INTERNAL)]
-    nearest = did_you_mean(word, known).removeprefix("; ")
-    if table is not Definition and word in _keys(Definition) and word not in _INTERNAL:
-        return "it belongs at the top of the file, above the first [table]"
-    for name, field in _keys(Definition).items():
-        section = _members(field.annotation)[0]
-        elsewhere = section is not table and isinstance(section, type) and issubclass(section, BaseModel)
-        if elsewhere and word in _keys(section):
-            return f"it belongs in [{name}]"
-    return f"{nearest} known here: {', '.join(known)}".lstrip()
+def _bounds(member: Schema) -> str:
+    """Return a number's bounds in words."""
+    bounds = {name: member[name] for name in _BOUNDS if name in member and abs(member[name]) < LARGEST}
+    if bounds.get("maximum", 0) >= _MANY:
+        del bounds["maximum"]
+    return f" {_listed([f'{_BOUNDS[name]} {bound}' for name, bound in bounds.items()], 'and')}" if bounds else ""
 
 
 def _listed(words: Iterable[str], last: str) -> str:

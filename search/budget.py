@@ -109,7 +109,7 @@ class Budget(Listener):
         self._deaths = [*self._deaths, result.reason] if died else []
 
     def check_workers(self, slots: int) -> None:
-        """See that workers can be expected to live.
+        """Raise when trial after trial dies with its worker.
 
         Raises:
             SearchError: Too many trials in a row died with their workers.

@@ -67,7 +67,7 @@ TrackingUri = Annotated[str | None, declared("tracking_uri")]
 
 
 def with_options(*names: str) -> Callable[[F], F]:
-    """Let a command that takes `**options` take these of a search on the command line."""
+    """Add these options of a search to a command that takes `**options`."""
     parameters = [
         keyword(name, None if option.value else False, Annotated[str | None if option.value else bool, declared(name)])
         for name, option in ((name, settings.OPTIONS[name]) for name in names)
@@ -76,7 +76,7 @@ def with_options(*names: str) -> Callable[[F], F]:
 
 
 def with_fields(kind: type) -> Callable[[F], F]:
-    """Let a command that takes `**options` take the fields of a dataclass on the command line."""
+    """Add the fields of a dataclass, as options, to a command that takes `**options`."""
     parameters = []
     for name, (annotation, default, option) in noted(kind).items():
         several, flags = annotation == tuple[str, ...], option.flags or (settings.flag_of(name),)
@@ -169,7 +169,7 @@ def execute(function: Callable[..., None], name: str) -> None:
 
 
 def _encode_anything() -> None:
-    """Let a terminal that cannot show a character get its code, instead of an error after everything was done."""
+    """Print the code of a character that the terminal cannot show; an error would come after everything was done."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -3,12 +3,12 @@
 A pass runs Keras's own `train_step` or `test_step` on every batch of an order of rows. Python's decisions (layers,
 losses, rates of dropout) are in its graph; weights, the optimizer's variables and metrics are reached by handles.
 
-To trace a small model takes longer than to train it. The graph of a step of the built-in `mlp` is therefore kept and
-called with the handles of later models. This is limited to models that this package makes as a whole, because their
-configuration tells all that decides the graph: Keras's own layers, given what their constructors take and changed by
-nobody. Left out of the configuration are the sizes of hidden layers, on which the graph does not depend once the shapes
-noted beside its nodes are taken off, and the share of dropout and the weight decay, which stand in it as constants.
-`tests/test_graphs.py` compares these graphs node for node.
+Tracing a small model takes longer than training it. The graph of a step of the built-in `mlp` is therefore kept and
+called with the handles of later models. This is limited to models that this package makes as a whole: Keras's own
+layers, which nobody changed and whose constructors' arguments tell all that decides the graph. A graph's key leaves out
+the sizes of hidden layers: the graph does not depend on them once the shapes beside its nodes are taken off. It leaves
+out the share of dropout and the weight decay too, which stand in the graph as constants. `tests/test_graphs.py`
+compares these graphs node for node.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class _Ending:
         return outcome
 
     def _draw(self) -> list[Future[dict[str, bytes]]]:
-        """Let workers draw, side by side and with the plotting library imported, while MLflow catches up."""
+        """Draw in the workers, side by side, while MLflow catches up."""
         slots, job = self._context.pool.slots, self._context.job
         drawn = [slots[i % len(slots)].submit(worker.draw, job, name) for i, name in enumerate(plots.DRAWINGS)]
         return [*drawn, slots[len(drawn) % len(slots)].submit(worker.draw_data, job)]

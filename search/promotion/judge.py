@@ -150,7 +150,7 @@ class Judge:
         return self._replaces(_first(candidate, mine))
 
     def _replaces(self, decision: Decision) -> Decision:
-        """Say of a first champion whether another version was champion, until somebody removed the alias."""
+        """Name the version that had the alias until somebody removed it."""
         if not self.former:
             return decision
         before = f"version {self.former} had the alias until it was removed by hand"

@@ -105,7 +105,7 @@ class Sampling(Listener):
             self._copy.enqueue_trial(dict(configuration))
 
     def put_first(self, suggestion: Suggestion) -> None:
-        """Let this be trained before all others: trials that go on come first, then configurations to try again."""
+        """Put a suggestion before all others: trials that go on come first, then configurations to try again."""
         self._first = sorted([*self._first, suggestion], key=lambda each: each.number is None)
 
     def ask(self, trials: Callable[[], list[FrozenTrial]], *, new: bool = True) -> Suggestion | None:
@@ -177,7 +177,7 @@ class Sampling(Listener):
             self._thin_out()
 
     def _forget_all(self) -> None:
-        """Begin to learn anew, but for what waits in the copy for its turn."""
+        """Forget what was learned; the copy's waiting trials stay."""
         waiting = self._copy.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         self._begin_copy(self._copy.sampler, self._copy.pruner)
         for trial in waiting:
@@ -189,7 +189,7 @@ class Sampling(Listener):
         self._settled = 0
 
     def on_end(self, trial: FrozenTrial, result: TrialResult) -> None:
-        """Let the configuration of a trial that failed be tried again: soon where its worker died, as often as it may.
+        """Allow the configuration of a failed trial again: next where its worker died and retries are left.
 
         Of the others `learn` takes note.
         """
@@ -262,7 +262,7 @@ class Sampling(Listener):
         )
 
     def _finish(self, ours: optuna.Trial, trial: FrozenTrial) -> None:
-        """Give the copy's running trial the fate of the study's."""
+        """End the copy's running trial as the study's trial ended."""
         for name, value in trial.user_attrs.items():
             ours.set_user_attr(name, value)
         for index, beyond in enumerate(constraints_of(trial)):
@@ -284,7 +284,7 @@ class Sampling(Listener):
         return copied
 
     def _thin_out(self) -> None:
-        """Make the copy anew from some of its trials, but where constraints decide which are good."""
+        """Rebuild the copy from some of its trials; do nothing where constraints decide which are good."""
         trials = self._copy.get_trials(deepcopy=False)
         if any(trial.constraints for trial in trials):
             return

@@ -188,7 +188,7 @@ def rival(mine: Move, seen: Sequence[Move]) -> Move | None:
 
 @contextmanager
 def one_at_a_time(model: str, alias: str) -> Iterator[None]:
-    """Let promotions of one user on one machine wait for each other; those elsewhere are seen by `rival`."""
+    """Keep other promotions of this user on this machine waiting; `rival` sees those elsewhere."""
     import filelock  # it takes 0.15 s
 
     name = hashlib.sha256(f"{mlflow.get_registry_uri()}\0{model}\0{alias}".encode()).hexdigest()[:16]

@@ -57,7 +57,7 @@ def _moves(location: Path, database: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def rewrite(database: Path, old: Path, on_message: Callable[[str], None]) -> None:
-    """Let a store's artifacts lie where its project's folder is now; a copy of the database is kept.
+    """Change the paths of a store's artifacts to the project's folder of now; a copy of the database is kept.
 
     Args:
         database: The store's SQLite file.

@@ -229,7 +229,7 @@ def changed(origin: Origin) -> list[str]:
 
 @contextmanager
 def unrecorded(folder: Path) -> Iterator[None]:
-    """Let what the user's own code logs to MLflow go into a folder that is thrown away."""
+    """Send what the user's code logs to MLflow to a folder that is thrown away."""
     kept = {name: os.environ.pop(name, None) for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")}
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{folder}/thrown-away.db")

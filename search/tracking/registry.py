@@ -235,7 +235,7 @@ def named(model: str) -> str | None:
 
 
 def check_known(model: str) -> None:
-    """See that there is a registered model of this name.
+    """Raise unless there is a registered model of this name.
 
     Raises:
         RegistryError: There is none.
@@ -248,7 +248,7 @@ def check_known(model: str) -> None:
 
 
 def check_alias(alias: str) -> None:
-    """See that MLflow takes an alias.
+    """Refuse an alias that MLflow does not take.
 
     Raises:
         UsageError: It does not.
@@ -258,7 +258,7 @@ def check_alias(alias: str) -> None:
 
 
 def check_name(model: str) -> None:
-    """See that MLflow takes a name for a new registered model.
+    """Refuse a name that MLflow does not take for a new registered model.
 
     Raises:
         UsageError: It does not.

@@ -136,7 +136,7 @@ def exists(uri: str) -> bool:
 
 
 def rewrite_moved(uri: str, old: str, on_message: Callable[[str], None]) -> None:
-    """Let a store's artifacts lie where its project's folder is now, and no longer in `old`.
+    """Change the paths of a store's artifacts from `old` to the project's folder of now.
 
     Raises:
         UsageError: It is no SQLite file, or names nothing in that folder.
@@ -234,7 +234,7 @@ def _impatient() -> AbstractContextManager[None]:
 
 
 def mirrored() -> AbstractContextManager[None]:
-    """Let a request to a server that is away fail within a minute: the mirror tries again itself."""
+    """Make a request to a server that is away fail within a minute: the mirror tries again itself."""
     return _variables(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT="60")
 
 

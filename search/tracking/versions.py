@@ -234,7 +234,7 @@ def export(loaded: Loaded, place: Path, kind: str) -> None:
 
 @contextlib.contextmanager
 def _unlogged() -> Iterator[None]:
-    """Let nothing be logged: what stops a converter is told in a line."""
+    """Silence logging: what stops a converter is told in a line."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

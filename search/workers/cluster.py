@@ -162,7 +162,7 @@ class ClusterPool:
             return preferred in known or any(address not in self._taken for address in known)
 
     def give_back(self, address: str) -> None:
-        """Let another slot use a worker."""
+        """Free a worker for another slot."""
         with self._lock:
             self._taken.discard(address)
 

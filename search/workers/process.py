@@ -209,7 +209,7 @@ def _prepared() -> _Context:
 
 
 def _shorten_sockets() -> None:
-    """Let multiprocessing put its sockets into `/tmp` where the temporary folder's path is too long for them."""
+    """Put multiprocessing's sockets into `/tmp` where the temporary folder's path is too long for them."""
     chosen = tempfile.gettempdir()
     if len(os.fsencode(chosen)) <= _LONGEST_FOLDER:
         return

@@ -404,7 +404,7 @@ def _storage(job: Job) -> BaseStorage:
 
 
 def _run_user_code_in(job: Job, run_id: str) -> None:
-    """Let `mlflow.log_…` in the user's own code write to the trial's run."""
+    """Point `mlflow.log_…` in the user's code to the trial's run."""
     os.environ.update(job.environment)
     if run_id:
         os.environ["MLFLOW_RUN_ID"] = run_id

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from search.ensemble.members import Ensemble, of_record
-from search.figures import finite
 from search.register import Best, best_of
 from search.reporting import insight
 from search.study import attributes, ranking
@@ -48,12 +47,7 @@ class Findings:
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
         best = [
-            {
-                "number": each.number,
-                "values": list(each.values),
-                "params": each.params,
-                "metrics": {name: finite(value) for name, value in each.metrics.items()},
-            }
+            {"number": each.number, "values": list(each.values), "params": each.params, "metrics": each.metrics}
             for each in self.best
         ]
         return {

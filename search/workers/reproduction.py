@@ -18,7 +18,6 @@ from pebble import ProcessExpired
 from search.data.loading import TrialData
 from search.ensemble.members import Ensemble
 from search.errors import ModelError, UsageError
-from search.figures import finite
 from search.study import space
 from search.studyfile import objects
 from search.studyfile.load import load_definition
@@ -65,8 +64,7 @@ class Reproduction:
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
-        metrics = {name: [finite(each) for each in pair] for name, pair in self.metrics.items()}
-        return {"run_id": self.run_id, "same": self.same, "metrics": metrics, "differs": list(self.differs)}
+        return {name: getattr(self, name) for name in ("run_id", "same", "metrics", "differs")}
 
 
 def reproduce(run_id: str) -> Reproduction:

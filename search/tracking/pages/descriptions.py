@@ -147,13 +147,8 @@ def _data(dataset: Mapping[str, str]) -> str:
     if not dataset:
         return ""
     profile: dict[str, Any] = json.loads(dataset.get("profile", "{}"))
-    if profile.get("facts"):
-        return f"Data: {profile['facts']}."
-    parts = {"train": "training", "validation": "validation", "test": "test"}
-    rows = ", ".join(f"{profile[key]} {name}" for key, name in parts.items() if profile.get(key))
-    columns = [each["name"] for each in json.loads(dataset.get("schema", "{}")).get("mlflow_colspec", [])]
-    more = f"; {plural(len(columns), 'column')}" if columns else ""
-    return f"Data: `{dataset['name']}`, {profile.get('task', '')}; rows: {rows or 'a stream'}{more}."
+    named = f"`{dataset['name']}`, {profile.get('task', '')}"  # of rows that differ from trial to trial
+    return f"Data: {profile.get('facts') or named}."
 
 
 def _picture(name: str, run_id: str) -> str:

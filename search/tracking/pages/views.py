@@ -63,24 +63,16 @@ def save(
         name: The study's name.
         objectives: The metrics that hold a trial's values.
         trials: The study's trials, for the parameters that its builder suggests; where they are not known, a view
-            that is there already and has the study file's parameters is left as it is.
+            that is there already is left as it is.
     """
     now = milliseconds(time.time())
     with suppress(Exception):  # whatever MLflow's store raises: a view is not worth a search
-        if trials is None and _is_there(client.get_experiment(experiment_id).tags.get(_TAG, ""), definition):
+        if trials is None and _TAG in client.get_experiment(experiment_id).tags:
             return
         page = json.dumps(_state(definition, objectives, trials or ())).encode()
         packed = f"deflate;{base64.b64encode(zlib.compress(page, 9)).decode()}"
         view = {"name": f"trials of {name}", "createdAt": now, "updatedAt": now, "state": packed}
         client.set_experiment_tag(experiment_id, _TAG, json.dumps(view))
-
-
-def _is_there(tag: str, definition: Definition) -> bool:
-    """Return whether a view has a column for each of the study file's parameters."""
-    if not tag:
-        return False
-    state = json.loads(zlib.decompress(base64.b64decode(json.loads(tag)["state"].removeprefix("deflate;"))))
-    return {f"params.`{each}`" for each in _parameters(definition, ())} <= set(state["selectedColumns"])
 
 
 def _parameters(definition: Definition, trials: Sequence[FrozenTrial]) -> list[str]:

@@ -44,10 +44,8 @@ MLP_PARAMETERS = (
     "batch_norm",
 )
 
-_NAME = re.compile(r"\w[\w. -]*")
 _METRIC_NAME = re.compile(r"\w[\w.-]{0,99}")
 _PARAMETER_NAME = re.compile(r"[\w./ -]{1,200}")
-_LONGEST = 200  # bytes of a name: with a suffix it is a file's name, which has at most 255
 
 
 def check_together(definition: Definition) -> None:
@@ -56,7 +54,7 @@ def check_together(definition: Definition) -> None:
     Raises:
         StudyFileError: Keys contradict each other, or something named does not exist; it names all of them.
     """
-    checks = (_name, _objectives, _search, _space, _fit_parameters, _fit, _builder, _enqueued, _data, _files)
+    checks = (_objectives, _search, _space, _fit_parameters, _fit, _builder, _enqueued, _data, _files)
     wrong: dict[str, Finding] = {}
     for check in checks:
         for each in check(definition):
@@ -64,23 +62,6 @@ def check_together(definition: Definition) -> None:
     if wrong:
         (key, found, expected), *others = wrong.values()
         raise definition.wrong(key, found, expected, *others)
-
-
-def _name(definition: Definition) -> Iterator[Finding]:
-    wrong = wrong_name(definition.name)
-    if wrong:
-        yield "name", *wrong
-
-
-def wrong_name(name: str) -> tuple[str, str] | None:
-    """Return what is wrong with a study's name and what would be right; None when nothing is."""
-    legal = _NAME.fullmatch(name) and name == name.strip() and not name.endswith(".")
-    if legal and len(name.encode("utf-8", "replace")) <= _LONGEST:
-        return None
-    return (
-        f"{written(name)} is not a valid name for an MLflow experiment and model",
-        f"use letters, digits, '_', '-', '.' and spaces inside, at most {_LONGEST} bytes",
-    )
 
 
 def _objectives(definition: Definition) -> Iterator[Finding]:

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from search.errors import redact
 
 Scalar = bool | int | float | str
 
 LARGEST = 2**53  # whole numbers beyond it are not exact in Optuna's storages, which keep floats
+_NAME = re.compile(r"\w[\w. -]*")
+_LONGEST_NAME = 200  # bytes: with a suffix it is a file's name, which has at most 255
 _LONGEST = 500  # characters of a choice; MLflow keeps no longer parameter
 
 
 def as_tuple(value: object) -> object:
     """Return a list of the file as a tuple, which cannot change."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def _named(name: str) -> str:
+    legal = _NAME.fullmatch(name) and name == name.strip() and not name.endswith(".")
+    if not legal or len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+        found = f"{written(name)} is not a valid name for an MLflow experiment and model"
+        right = f"use letters, digits, '_', '-', '.' and spaces inside, at most {_LONGEST_NAME} bytes"
+        raise ValueError(f"{found}; {right}")
+    return name
+
+
+StudyName = Annotated[str, AfterValidator(_named)]
 
 
 class Table(BaseModel):

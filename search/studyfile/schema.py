@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_v
 
 from search.errors import StudyFileError
 from search.studyfile.options import SearchOptions
-from search.studyfile.parameters import Count, Parameter, Scalar, Seed, Share, Strings, Table, as_tuple
+from search.studyfile.parameters import Count, Parameter, Scalar, Seed, Share, Strings, StudyName, Table, as_tuple
 from search.studyfile.registry import PYTHON, SOURCES, Source, SourceName, parted
 from search.studyfile.secret import SecretUrl
 
@@ -321,7 +321,7 @@ class Definition(Table):
         text: The file as it was read.
     """
 
-    name: str
+    name: StudyName
     metric: str | Strings
     direction: Direction | Annotated[tuple[Direction, ...], BeforeValidator(as_tuple)]
     description: str = ""

@@ -7,23 +7,15 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from search.errors import UsageError, did_you_mean
 from search.studyfile import messages
-from search.studyfile.checks import wrong_name
 from search.studyfile.load import find_study
 from search.studyfile.options import F, Option, SearchOptions, keyword, with_keywords
-from search.studyfile.parameters import written
+from search.studyfile.parameters import StudyName, written
 from search.studyfile.schema import Definition
 from search.studyfile.secret import SecretUrl, read_url
-
-
-def _legal(name: str) -> str:
-    wrong = wrong_name(name)
-    if wrong is not None:
-        raise ValueError("; ".join(wrong))
-    return name
 
 
 def _url(given: object) -> SecretUrl:
@@ -45,8 +37,7 @@ class Settings(SearchOptions):
 
     definition: Definition
     study_name: Annotated[
-        str,
-        AfterValidator(_legal),
+        StudyName,
         Option("Name of study, experiment and registered model.", "NAME", "the file's", everywhere=True),
     ]
     storage: Annotated[

@@ -32,7 +32,7 @@ def lock_of(path: Path) -> JournalFileOpenLock:
     return JournalFileOpenLock(str(path.absolute()), grace_period=_GRACE_SECONDS)
 
 
-def check(path: Path, on_message: Callable[[str], None] = lambda _: None) -> None:
+def repair(path: Path, on_message: Callable[[str], None] = lambda _: None) -> None:
     """Cut a journal back to its last whole record, after a copy was made; does nothing to a whole one.
 
     A process that was killed, a full disk or a power failure can leave half a record or zeros at

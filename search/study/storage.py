@@ -49,7 +49,7 @@ def open_storage(url: str, *, create: bool = True, on_message: Callable[[str], N
             return _relational(url, create, on_message)
         if create:
             Path(url).parent.mkdir(parents=True, exist_ok=True)
-        journal.check(Path(url), on_message)
+        journal.repair(Path(url), on_message)
         backend = optuna.storages.journal.JournalFileBackend(url, journal.lock_of(Path(url)))
         return optuna.storages.JournalStorage(backend)
     except StorageError:

@@ -20,7 +20,7 @@ _PATHS = {
 _FILE = "file://"
 
 
-def check(database: Path) -> None:
+def refuse(database: Path) -> None:
     """Refuse a store whose artifacts lie where its project's folder was before.
 
     Raises:

@@ -109,7 +109,7 @@ def _connect(uri: str) -> None:
         finally:
             engine.dispose()
     if path is not None and path.is_file():
-        moved.check(path)
+        moved.refuse(path)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -120,9 +120,22 @@ class Budget(Listener):
 
 
 class Stage(str):
-    """A message that says what the search does until the next one, while no trial trains."""
+    """A message that says what the search does until the next one, while no trial trains.
 
-    __slots__ = ()
+    Attributes:
+        done: How many of `total` are done, where that is known; 0 of 0 elsewhere.
+        seconds_left: Estimate of the time until all are.
+    """
+
+    done: int
+    total: int
+    seconds_left: float | None
+
+    def __new__(cls, text: str, done: int = 0, total: int = 0, seconds_left: float | None = None) -> Self:
+        """Make a stage."""
+        made = super().__new__(cls, text)
+        made.done, made.total, made.seconds_left = done, total, seconds_left
+        return made
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from search.study.files import StudyFiles
 from search.study.listener import Listener
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
+from search.system.outbox import Left
 from search.workers import worker
 from search.workers.base import Pool
 
@@ -32,6 +33,7 @@ class NoMirror(Listener):
     """Stands for `search.tracking.mirror.Mirror` where MLflow is left alone: it shows no trial."""
 
     fault = ""
+    left = Left()
 
     def update(self, number: int) -> None:
         """Do nothing."""
@@ -51,9 +53,9 @@ class NoMirror(Listener):
     def log_model(self, number: int) -> None:
         """Do nothing."""
 
-    def drain(self, patience: float) -> list[int]:  # noqa: ARG002 - as `Mirror`
-        """Return none: nothing waits."""
-        return []
+    def drain(self, patience: float, *_: object) -> Left:  # noqa: ARG002 - as `Mirror`
+        """Return nothing: nothing waits."""
+        return self.left
 
     def close(self) -> None:
         """Do nothing."""

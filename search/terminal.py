@@ -53,7 +53,7 @@ class Display:
         self._progress: Progress | None = None
         self._training: dict[int, Progress] = {}
         self._since: dict[int, float] = {}  # when they began
-        self._stage = "starting"
+        self._stage: str = "starting"
         self._began = self._told = time.monotonic()
         self._bar = Live(
             get_renderable=self._lines, console=self._console, transient=True, refresh_per_second=4, auto_refresh=True
@@ -71,12 +71,13 @@ class Display:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        """Say what is going on beside the trials; a terminal shows a stage in its last lines."""
+        """Say what is going on beside the trials; a terminal shows a stage in its last lines, and how far it is."""
+        moves = isinstance(text, Stage) and text == self._stage
         if isinstance(text, Stage):
             self._stage = text
         if self._live and isinstance(text, Stage):
             self._bar.refresh()
-        elif not self._silent:
+        elif not self._silent and not moves:
             self._above(f"{self._name}: {text}", "dim")
 
     def _above(self, text: str, style: str = "") -> None:
@@ -117,11 +118,11 @@ class Display:
         width, progress = self._console.width - 1, self._progress
         if progress is None:
             first = fitting([self._name, duration(time.monotonic() - self._began)], width)
-            return Text("\n".join([first, *paragraph(self._stage, width)]))
+            return Text("\n".join([first, *self._staged(width)]))
         left = None
         if progress.seconds_left is not None and progress.done < progress.total:
             left = max(0.0, progress.seconds_left - (time.monotonic() - self._told))
-        done = [f"{progress.done}/{progress.total}", _bar(progress, width)]
+        done = [f"{progress.done}/{progress.total}", _bar(progress.done, progress.total, width)]
         lines = [
             fitting([*done, _left(left), self._pace(progress), self._name], width, "  "),
             fitting([_counts(progress.counts.as_json()), _best(progress)], width, "; "),
@@ -129,10 +130,18 @@ class Display:
         ]
         return Text("\n".join(filter(None, lines)), style="cyan")
 
+    def _staged(self, width: int) -> list[str]:
+        """Return what the search does while no trial trains, and how far it is."""
+        stage = self._stage
+        if not isinstance(stage, Stage) or not stage.total:
+            return paragraph(stage, width)
+        done = [f"{stage.done}/{stage.total}", _bar(stage.done, stage.total, width), _left(stage.seconds_left)]
+        return [fitting([f"{stage}:", *done], width, "  ")]
+
     def _workers(self, width: int) -> list[str]:
         """Return a line for each trial that trains; where none does, what the search does instead."""
         if not self._training:
-            return paragraph(self._stage, width)
+            return self._staged(width)
         room = max(1, min(_WORKERS, self._console.height - 6))
         lines = [
             fitting(["  " + each, *rest], width) for each, *rest in map(self._epoch, list(self._training.values()))
@@ -193,13 +202,18 @@ class Display:
             printer.line(f"No better trial than {model.uri}{champion}: nothing new was registered.")
         elif outcome.unregistered:
             printer.line(f"The best trial's model is not registered: {outcome.unregistered}", "yellow")
-        if outcome.not_mirrored:
-            missing = plural(len(outcome.not_mirrored), "trial")
-            printer.line(f"MLflow does not show {missing} of this search yet.", "yellow")
+        if left := outcome.not_mirrored.numbers:
+            seconds = outcome.not_mirrored.seconds
+            last = (
+                ""
+                if seconds is None
+                else f"; search.sync takes about {duration(seconds)} for {'it' if len(left) == 1 else 'them'}"
+            )
+            printer.line(f"MLflow does not show {plural(len(left), 'trial')} of this search yet{last}.", "yellow")
 
     def _next(self, printer: _Printer, outcome: Outcome) -> None:
         commands = []
-        if outcome.not_mirrored or outcome.unregistered:
+        if outcome.not_mirrored.numbers or outcome.unregistered:
             commands.append(f"python -m search.sync {outcome.arguments}".rstrip())
         if outcome.stopped == INTERRUPTED:
             commands.append(outcome.resume)
@@ -385,9 +399,9 @@ def _values(values: Sequence[float], first: float | None) -> str:
     return f" {', '.join(map(number, known))}" if known else ""
 
 
-def _bar(progress: Progress, width: int) -> str:
+def _bar(done: int, total: int, width: int) -> str:
     length = _BAR if width >= _WIDE else _BAR // 2
-    filled = min(length, round(length * progress.done / max(1, progress.total)))
+    filled = min(length, round(length * done / max(1, total)))
     return f"{'━' * filled}{'╌' * (length - filled)}"
 
 

@@ -15,6 +15,7 @@ from search.register import Best
 from search.stopping import INTERRUPTED
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
+from search.system.outbox import Left
 from search.terminal import Display
 from search.tracking.pages.outcomes import Failures
 from search.tracking.registry import Registered
@@ -141,13 +142,29 @@ def test_what_is_not_in_mlflow_is_said_with_the_line_that_sends_it(
     definition: Definition, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A person would look for trials that MLflow does not have, and not know how to get them there."""
-    offline = outcome(model=None, newly_registered=False, url="", serve="", not_mirrored=(0, 1))
+    offline = outcome(model=None, newly_registered=False, url="", serve="", not_mirrored=Left((0, 1), 90.0))
     Display(definition, silent=False).outcome(offline)
     printed = capsys.readouterr().out
-    assert "MLflow does not show 2 trials of this search yet." in printed
+    assert "MLflow does not show 2 trials of this search yet; search.sync takes about 1:30 for them." in printed
     assert "  python -m search.sync eight\n" in printed
     assert "mlflow ui" not in printed
     assert "search.promote" not in printed
+
+
+def test_a_search_that_waits_for_mlflow_says_how_far_it_is(
+    definition: Definition, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A minute without a word would look like a search that hangs; a log would hold the same line 300 times."""
+    for live in ("1", ""):
+        monkeypatch.setenv("FORCE_COLOR", live)
+        display = Display(definition, silent=False)
+        with display:
+            for done in range(3):
+                display.say(Stage("writing the trials to MLflow", done, 40, 8.0))
+            if live:
+                assert "writing the trials to MLflow:  2/40" in display._lines().plain
+                assert "0:08 left" in display._lines().plain
+    assert capsys.readouterr().err.count("eight: writing the trials to MLflow\n") == 1
 
 
 def test_what_is_champion_already_is_not_offered_for_promotion(

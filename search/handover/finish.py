@@ -28,6 +28,7 @@ from search.reporting import plots
 from search.study import attributes, ranking
 from search.study.comparable import comparable_trials
 from search.studyfile.settings import arguments_of, resume_command
+from search.system.outbox import Left
 from search.tracking.pages import outcomes
 from search.workers import worker
 from search.workers.fresh import FreshProcess
@@ -71,26 +72,39 @@ class _Ending:
         halted = 0 if self._paused else confirm(context)
         ranked = ranking.leading_trials(self._definition, self._study)
         draws, registers = bool(ranked) and not hurries, bool(ranked) and settings.registers
+        drawn = self._draw() if draws and context.run is not None else []
+        self._await_mirror(ranked)
         if context.run is not None:
             does = {"drawing the plots": draws, "registering the best model": registers}
             told = " and ".join(what for what, done in does.items() if done)
             context.on_message(Stage(told or "writing the outcome to MLflow"))
-        drawn = self._draw() if draws and context.run is not None else []
-        waiting = self._mirror.drain(self._patience)
-        not_mirrored = tuple(waiting if context.run is not None else (each.number for each in context.trials()))
-        outcome = self._outcome(ranked, not_mirrored) if ranked else None
+        outcome = self._outcome(ranked) if ranked else None
         state = INTERRUPTED if self._paused else _FINISHED
         if context.run is not None:
             with FreshProcess() if ranked and settings.registers else nullcontext() as fresh:
                 outcome, state = self._publish(context.run, outcome, ranked, drawn, state, fresh)
         elif state == _FINISHED:
             state = _TRAINED
-        context.claim.ended(state, self._stopped)
         self._mirror.close()
+        left = self._mirror.left if context.run is not None else Left(tuple(each.number for each in context.trials()))
+        if state == _FINISHED and left.numbers:
+            state = _TRAINED
+        context.claim.ended(state, self._stopped)
         Kept(context.files.folder).forget([trial.number for trial in ranked[:MOST]] if settings.ensemble > 1 else ())
-        if state == _FINISHED and not not_mirrored:
+        if state == _FINISHED:
             context.files.forget(context.search_id)
-        return self._told(outcome, halted)
+        return self._told(outcome and replace(outcome, not_mirrored=left), halted)
+
+    def _await_mirror(self, ranked: Sequence[FrozenTrial]) -> None:
+        """Let MLflow catch up, first with those trials that a model is registered of."""
+        settings, waiting = self._context.settings, len(self._mirror.left.numbers)
+        leading = [each.number for each in ranked[: settings.models_kept if settings.registers else 0]]
+
+        def tell(left: Left) -> None:
+            done = max(0, waiting - len(left.numbers))
+            self._context.on_message(Stage("writing the trials to MLflow", done, waiting, left.seconds))
+
+        self._mirror.drain(self._patience, settings.wait, leading, tell)
 
     def _told(self, outcome: Outcome | None, halted: int) -> Outcome:
         """Return the outcome, or raise what the command ends with."""
@@ -227,7 +241,7 @@ class _Ending:
         except Exception as error:
             self._context.on_message(f"{failure}: {one_line(error)}")
 
-    def _outcome(self, ranked: Sequence[FrozenTrial], not_mirrored: tuple[int, ...]) -> Outcome:
+    def _outcome(self, ranked: Sequence[FrozenTrial]) -> Outcome:
         context, run = self._context, self._context.run
         confirmed = attributes.confirmed_of(self._study)
         trivial = attributes.trivial_of(self._study)
@@ -254,7 +268,6 @@ class _Ending:
             workers=context.pool.description,
             data=context.data,
             table=table,
-            not_mirrored=not_mirrored,
             url=context.url,
             serve=context.serve,
             arguments=arguments_of(context.settings),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from search.data.summary import DataSummary
 from search.register import Best
+from search.system.outbox import Left
 
 if TYPE_CHECKING:
     from search.tracking.pages.outcomes import Failures
@@ -26,7 +27,7 @@ class Outcome:
         newly_registered: Whether this search registered it.
         stopped: Why the search ended before its budget was spent, if it did.
         table: The best trials, for the terminal.
-        not_mirrored: Trials that MLflow does not show yet.
+        not_mirrored: Trials that MLflow does not show yet, and how long showing them takes.
         unregistered: Why the best trial's model is not registered, when it should be.
         url: The address of the study's page in MLflow's UI; empty when MLflow does not show the study.
         serve: The command that serves that page; empty when a server is up.
@@ -51,7 +52,7 @@ class Outcome:
     workers: str
     data: DataSummary
     table: tuple[Best, ...]
-    not_mirrored: tuple[int, ...] = ()
+    not_mirrored: Left = field(default_factory=Left)
     unregistered: str = ""
     url: str = ""
     serve: str = ""
@@ -87,5 +88,5 @@ class Outcome:
             "model": model,
             "stopped": self.stopped or None,
             "seconds": round(self.seconds, 3),
-            **({"not_mirrored": len(self.not_mirrored)} if self.not_mirrored else {}),
+            **({"not_mirrored": len(self.not_mirrored.numbers)} if self.not_mirrored.numbers else {}),
         }

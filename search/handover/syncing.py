@@ -10,6 +10,7 @@ import optuna
 
 from search import resume
 from search.errors import TrackingError, UsageError
+from search.figures import plural
 from search.register import best_of, register_best
 from search.study import attributes, create, ranking
 from search.study.files import StudyFiles
@@ -105,10 +106,12 @@ def _send(
     mirror = Mirror(study, storage, definition, searches, files, on_message)
     for number in due:
         mirror.update(number)
-    left = mirror.drain(_PATIENCE)
+    left = mirror.drain(_PATIENCE).numbers
     mirror.close()
     if left:
-        raise TrackingError(f"{len(left)} trials could not be written to MLflow; run python -m search.sync again later")
+        raise TrackingError(
+            f"{plural(len(left), 'trial')} could not be written to MLflow; run python -m search.sync again later"
+        )
     return len(due)
 
 

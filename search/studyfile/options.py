@@ -77,6 +77,11 @@ class SearchOptions(Table):
         Field(ge=0, le=100),
         Option("Average up to N trainings into one model, where that is surely better than the best alone.", "N"),
     ] = 0
+    wait: Annotated[
+        float,
+        Field(ge=0),
+        Option("At the end wait this long for MLflow to show all trials, while it makes progress.", "SECONDS"),
+    ] = 60.0
 
 
 def noted(kind: type) -> dict[str, tuple[Any, Any, Option]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0  # seconds between two tries while the receiver is away
 _QUIET_SECONDS = 0.05  # without a new item, before anything is sent: the sender needs Python's one interpreter lock
 _LONGEST_YIELD = 5.0  # seconds after which something is sent all the same
+SILENT = "does not answer"  # the fault of a receiver that neither takes nor refuses anything
 _TRIES = 4  # of an item that is refused while others are taken
 
 
@@ -26,6 +28,19 @@ class NotSent(Exception):
     def __init__(self, fault: str, reason: str, *, refused: bool, for_good: bool = False) -> None:
         super().__init__(fault)
         self.fault, self.reason, self.refused, self.for_good = fault, reason, refused, for_good
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is not sent.
+
+    Attributes:
+        numbers: The items that wait and those that were refused.
+        seconds: How long sending them takes, by the pace of the last wait; None where nothing was sent in it.
+    """
+
+    numbers: tuple[int, ...] = ()
+    seconds: float | None = None
 
 
 class Outbox:
@@ -51,7 +66,8 @@ class Outbox:
         self._changed = threading.Condition()
         self._pause, self._paused_until, self._fault = 0.0, 0.0, ""
         self._sent, self._progress, self._added = 0, time.monotonic(), -math.inf
-        self._draining = self._closed = False
+        self._began, self._sent_before = self._progress, 0  # of the last wait
+        self._draining = self._stalled = self._closed = False
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -68,23 +84,51 @@ class Outbox:
         with self._changed:
             self._changed.wait_for(lambda: self._pause > 0 or there(), seconds)
 
-    def drain(self, patience: float) -> list[int]:
-        """Wait until every item is sent, or nothing moves for `patience` seconds; return the others' numbers."""
+    def drain(
+        self,
+        patience: float,
+        longest: float = math.inf,
+        first: Iterable[int] = (),
+        on_wait: Callable[[Left], object] = lambda _: None,
+    ) -> Left:
+        """Wait until every item is sent, or nothing moves for a while; return what is left.
+
+        Args:
+            patience: Seconds without progress after which it ends.
+            longest: Seconds after which it ends, once those of `first` are sent.
+            first: Items that are sent before all others.
+            on_wait: Called a few times a second while something is left.
+        """
         with self._changed:
-            self._progress, self._draining = time.monotonic(), True
+            ahead = {number: None for number in first if number in self._due}
+            self._due = ahead | self._due
+            self._began = self._progress = time.monotonic()
+            self._sent_before, self._draining, self._stalled = self._sent, True, False
             self._paused_until = 0.0  # try once more at once
             self._changed.notify_all()
-            while self._due or self._busy:
-                if time.monotonic() - self._progress >= patience:
+        while self.waits:
+            with self._changed:
+                now, awaited = time.monotonic(), not ahead.keys().isdisjoint({*self._due, *self._busy})
+                self._stalled = now - self._progress >= patience
+                if self._stalled or (now - self._began >= longest and not awaited):
                     break
                 self._changed.wait(0.2)
-            return sorted({*self._due, *self._busy, *self._refused})
+            on_wait(self.left)
+        return self.left
+
+    @property
+    def left(self) -> Left:
+        """What is not sent."""
+        with self._changed:
+            numbers = tuple(sorted({*self._due, *self._busy, *self._refused}))
+            sent, passed = self._sent - self._sent_before, self._progress - self._began
+            return Left(numbers, len(numbers) * passed / sent if sent else None)
 
     @property
     def fault(self) -> str:
-        """What was wrong with the last item that was sent; empty while the receiver answers."""
+        """What was wrong with the last item that was sent, or that none was in the last wait; else empty."""
         with self._changed:
-            return self._fault if self._pause > 0 else ""
+            return self._fault if self._pause > 0 else SILENT if self._stalled else ""
 
     @property
     def waits(self) -> bool:

@@ -7,9 +7,10 @@ nothing appears twice.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ from search.study import attributes
 from search.study.files import StudyFiles
 from search.study.listener import Listener
 from search.studyfile.schema import Definition
-from search.system.outbox import NotSent, Outbox
+from search.system.outbox import SILENT, Left, NotSent, Outbox
 from search.tracking import entries, logged_model, store
 from search.tracking.runs import SearchRun, model_of_run
 from search.tracking.user_code import model_code
@@ -98,14 +99,26 @@ class Mirror(Listener):
         self._outbox.wait_for(lambda: bool(self.run_id(number)), seconds)
         return self.run_id(number)
 
-    def drain(self, patience: float) -> list[int]:
-        """Wait until every trial is shown, or nothing moves for `patience` seconds; return the others' numbers."""
-        return self._outbox.drain(patience)
+    def drain(
+        self,
+        patience: float,
+        longest: float = math.inf,
+        first: Iterable[int] = (),
+        on_wait: Callable[[Left], object] = lambda _: None,
+    ) -> Left:
+        """Wait until every trial is shown, or nothing moves for a while; see `Outbox.drain`."""
+        return self._outbox.drain(patience, longest, first, on_wait)
+
+    @property
+    def left(self) -> Left:
+        """The trials that are not shown yet."""
+        return self._outbox.left
 
     @property
     def fault(self) -> str:
         """What is wrong with MLflow's store: the last request failed, or a server has not answered it; else empty."""
-        return self._outbox.fault or ("does not answer" if self._outbox.waits and not _on_sqlite() else "")
+        fault = self._outbox.fault
+        return "" if fault == SILENT and _on_sqlite() else fault  # a file that is busy answers later
 
     def close(self) -> None:
         """End the threads; what they are writing now is finished first, for two seconds at most."""
@@ -240,7 +253,8 @@ def _not_sent(error: Exception) -> NotSent:
     """Return what an error of MLflow's store says of the trial that could not be shown."""
     reason = store.reason_of(error)
     refused = isinstance(error, MlflowException) and error.error_code in _REFUSALS
-    defect = not isinstance(error, MlflowException | OSError)
+    # Stores of artifacts raise errors of their own libraries while they are away; Python's own tell of a defect.
+    defect = isinstance(error, SearchError) or (type(error).__module__ == "builtins" and not isinstance(error, OSError))
     names_file = isinstance(error, OSError) and error.filename is not None
     fault = f"{'cannot be written' if names_file else 'does not answer'} ({reason})"
     for_good = isinstance(error, SearchError)  # as a record of a newer version

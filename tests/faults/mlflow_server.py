@@ -1,4 +1,4 @@
-"""A real MLflow server on SQLite behind a proxy that answers in its place: with errors, slowly, or not at all."""
+"""A real MLflow server behind a proxy that answers in its place: with errors, slowly, or not at all."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 _START_SECONDS = 300
 _HTML = b"<html><body>Bad gateway</body></html>"
@@ -27,7 +28,10 @@ class MlflowServer:
     """An MLflow server whose death, silence and errors a test decides.
 
     Args:
-        folder: Where its database and artifacts are.
+        folder: Where its database and artifacts are, unless told otherwise.
+        options: Further options of `mlflow server`.
+        database: The URI of its database.
+        environment: Variables of the server.
 
     Attributes:
         uri: The tracking URI that clients use: the proxy's.
@@ -35,13 +39,19 @@ class MlflowServer:
         delay: Seconds that each answer waits.
         requests: How many requests came.
         answered: How many of them were dealt with.
+        seen: What they asked, as `POST runs/create`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, *options: str, database: str = "", environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._folder, self._database = folder, database or f"sqlite:///{folder}/server.db"
+        self._options = options or ("--artifacts-destination", str(folder / "artifacts"))
+        self._environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self.answer, self.delay = "pass", 0.0
         self.requests = self.answered = 0
+        self.seen: list[str] = []
         self._port = _free_port()
         self._proxy = _Proxy(self)
         self.uri = f"http://127.0.0.1:{self._proxy.server_port}"
@@ -67,12 +77,12 @@ class MlflowServer:
         """Start the server, which takes seconds."""
         options = [
             *("--host", "127.0.0.1", "--port", self._port, "--workers", 1),
-            *("--backend-store-uri", f"sqlite:///{self._folder}/server.db"),
-            *("--artifacts-destination", self._folder / "artifacts"),
+            *("--backend-store-uri", self._database),
+            *self._options,
         ]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *map(str, options)],
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            env={**os.environ, **self._environment},
             cwd=self._folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -143,6 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         self.server.mlflow.requests += 1
+        endpoint = self.path.partition("?")[0].rpartition("/2.0/mlflow/")[2]
+        self.server.mlflow.seen.append(f"{self.command} {endpoint}")
         try:
             self._answer()
         finally:
@@ -204,9 +216,9 @@ def _free_port() -> int:
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
-    """A running MLflow server inside this block."""
-    server = MlflowServer(folder)
+def mlflow_server(folder: Path, *options: str, **further: Any) -> Iterator[MlflowServer]:
+    """A running MLflow server inside this block; see `MlflowServer`."""
+    server = MlflowServer(folder, *options, **further)
     try:
         server.start()
         yield server

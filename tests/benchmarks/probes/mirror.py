@@ -77,7 +77,7 @@ def main() -> None:
         "asked": asked.most_common(),
         "search": over - began,
         "end": over - ended[-1],
-        "not_mirrored": len(outcome.not_mirrored),
+        "not_mirrored": len(outcome.not_mirrored.numbers),
     }
     print(json.dumps(found))
 

@@ -147,7 +147,7 @@ def main() -> None:
     marks = sorted({min(len(used) - 1, mark) for mark in (10, 100, 300, 1000, 2000, 3000, 5000, 10_000, 20_000)})
     found = {
         "complete": outcome.n_trials["complete"],
-        "not_mirrored": len(outcome.not_mirrored),
+        "not_mirrored": len(outcome.not_mirrored.numbers),
         "wall": wall,
         "busy": n_trials * seconds / (wall * slots),
         "cpu": [(mark, (used[mark] - used[mark // 2]) / (mark - mark // 2)) for mark in marks],

@@ -19,8 +19,8 @@ Ask = Callable[[str, str], Any]
 
 
 @contextmanager
-def served(model: str, folder: Path) -> Iterator[Ask]:
-    """Serve a model of the folder's registry; yields a function of a body and its content type."""
+def served(model: str, folder: Path, uri: str = "") -> Iterator[Ask]:
+    """Serve a model of the folder's registry, or of that at `uri`; yields a function of a body and its content type."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -33,7 +33,7 @@ def served(model: str, folder: Path) -> Iterator[Ask]:
         env={
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+            "MLFLOW_TRACKING_URI": uri or f"sqlite:///{folder}/mlflow.db",
         },
         stdout=output,
         stderr=subprocess.STDOUT,

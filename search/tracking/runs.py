@@ -128,6 +128,7 @@ class SearchRun:
         return by_hand.restored_search(self._client, self.experiment_id, self._search_id)
 
     def _create(self) -> str:
+        experiment.try_artifacts(self._client, self.experiment_id)
         tags = {**self._tags, SEARCH_ID: self._search_id, "kind": "search"}
         asked = ", ".join(f"{name} {value}" for name, value in self._described.items() if name in _ASKED)
         tags["mlflow.note.content"] = descriptions.of_search(

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -23,25 +24,45 @@ from search.system import whole
 from search.tracking import moved
 
 _SQLITE = "sqlite:///"
+_FROM_OUTSIDE = ("API request to", "Unable to locate", *"45")  # how a server's errors begin: 403 Client Error
 _LONGEST = 200  # characters of a reason that is not known
 # What in the error of a server or database tells why it cannot be used; libraries wrap it in hundreds of characters.
 _REASONS = (
     (r"Connection refused", "connection refused: nothing listens there"),
     (r"resolve|name resolution|Name or service not known", "there is no such host"),
     (r"timed out|timeout expired", "no answer in time"),
-    (r"CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted"),
+    (
+        r"CERTIFICATE_VERIFY_FAILED",
+        "its certificate is not trusted; set MLFLOW_TRACKING_SERVER_CERT_PATH, or MLFLOW_TRACKING_INSECURE_TLS=true",
+    ),
     (r"WRONG_VERSION_NUMBER", "it does not speak https"),
     (r"error code 401", "HTTP status 401; log in by MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN"),
-    (r"error code 403", "HTTP status 403: this user may not do it"),
+    (r"error code 403|^403 ", "HTTP status 403: this user may not do it"),
     (r"error code 404|valid JSON", "what answers there is not an MLflow server"),
-    (r"(?:error code|too many) (\d\d\d)", r"HTTP status \1"),
+    (r"(?:error code |too many |^)(\d\d\d) ?", r"HTTP status \1"),
+    (r"NoCredentials|Unable to locate credentials", "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
     (r"Connection (?:aborted|reset)|closed connection|closed the connection", "the connection was closed"),
+)
+
+# What MLflow says of a URI that it cannot use, or not like this, and what would be right.
+_NOT_LIKE_THIS = (
+    (
+        r"filesystem tracking backend",
+        "MLflow keeps runs in a database now, not in a folder; use sqlite:///mlflow.db, and `mlflow migrate-filestore`",
+    ),
+    (r"Databricks credential", "no credentials for Databricks; set DATABRICKS_HOST and DATABRICKS_TOKEN"),
+    (r"Unity Catalog tracking URI", "this is a registry's URI; the tracking store is `databricks`"),
+    (
+        r"got unsupported URI",
+        "MLflow knows no such store; use sqlite:///FILE, http(s)://HOST, postgresql+psycopg:// or mysql://",
+    ),
 )
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
-# It logs the whole statement of each request that fails; such errors reach us, who say them once.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+# They log the whole statement of each request that fails, and credentials that miss; we say such errors once.
+for _name in ("mlflow.store.db.utils", "mlflow.utils.databricks_utils"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 def set_uri(uri: str | None) -> str:
@@ -49,6 +70,8 @@ def set_uri(uri: str | None) -> str:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.pop("MLFLOW_RUN_ID", None)  # else the first run of ours would resume that one
+    if "MLFLOW_TRACKING_INSECURE_TLS" in os.environ:  # else each request would warn of what the user asked for
+        warnings.filterwarnings("ignore", message="Unverified HTTPS request")
     if uri is not None:
         mlflow.set_tracking_uri(revealed(uri))
     elif not _chosen() and mlflow.get_tracking_uri().startswith(_SQLITE):
@@ -194,15 +217,17 @@ def store_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise TrackingError(
-            f"MLflow tracking store {uri} cannot be used ({reason_of(error)}); is it running, and the URI right?"
-        ) from error
+        known = next((advice for pattern, advice in _NOT_LIKE_THIS if re.search(pattern, str(error))), "")
+        told = f": {known}" if known else f" ({reason_of(error)}); is it running, and the URI right?"
+        raise TrackingError(f"MLflow tracking store {uri} cannot be used{told}") from error
 
 
 def reason_of(error: BaseException) -> str:
     """Return in a few words why MLflow's store does not do what it was asked."""
     text = str(error)
-    if text.startswith("API request to") or isinstance(error, sqlalchemy.exc.OperationalError):
+    if (found := re.search(r"An error occurred \((\w+)\)[^:]*: (.+)", text)) is not None:  # of S3
+        return printable(found.expand(r"\1: \2"), _LONGEST)
+    if text.startswith(_FROM_OUTSIDE) or isinstance(error, sqlalchemy.exc.OperationalError):
         for pattern, reason in _REASONS:
             if (found := re.search(pattern, text)) is not None:
                 return found.expand(reason)

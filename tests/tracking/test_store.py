@@ -60,3 +60,46 @@ def test_a_store_that_cannot_be_used_is_told_in_a_short_line(
     assert line.startswith("MLflow tracking store ")
     assert len(line) < 250
     assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("./mlruns", "in a database now, not in a folder; use sqlite:///mlflow.db"),
+        ("databricks", "set DATABRICKS_HOST and DATABRICKS_TOKEN"),
+        ("databricks-uc", "the tracking store is `databricks`"),
+        ("ftp://host/x", "MLflow knows no such store; use sqlite:///FILE"),
+    ],
+)
+def test_a_store_of_another_kind_is_told_with_what_would_be_right(
+    uri: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person would be asked whether a folder is running."""
+    for variable in ("DATABRICKS_HOST", "DATABRICKS_TOKEN", "MLFLOW_ALLOW_FILE_STORE"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(TrackingError) as told, store.fresh_store(uri):
+        pass
+    assert said in str(told.value)
+    assert "is it running" not in str(told.value)
+    assert len(str(told.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "403 Client Error: Forbidden for url: http://h/api. Response text: x",
+            "HTTP status 403: this user may not do it",
+        ),
+        ("500 Server Error: Internal Server Error for url: http://h/api", "HTTP status 500"),
+        ("Unable to locate credentials", "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        (
+            "Failed to upload /tmp/x to b/x: An error occurred (NoSuchBucket) when calling PutObject: There is none",
+            "NoSuchBucket: There is none",
+        ),
+        ("4 of 5 things are wrong", "OSError: 4 of 5 things are wrong"),
+    ],
+)
+def test_why_artifacts_cannot_be_written_is_told_in_few_words(text: str, said: str) -> None:
+    """A person would read a server's address and the path of a temporary file, and not the reason."""
+    assert store.reason_of(OSError(text)) == said

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from optuna.trial import FrozenTrial
 
-from search.errors import TrackingError
+from search.errors import TrackingError, redact
 from search.studyfile.schema import Definition
 from search.system.retry import retried
 from search.tracking import by_hand, store
@@ -62,6 +66,28 @@ def _check_artifacts(name: str, location: str) -> None:
         there = False
     if not there:
         raise TrackingError(f"the artifacts of MLflow experiment '{name}' lie in {scheme}://; pip install {package}")
+
+
+def try_artifacts(client: MlflowClient, experiment_id: str) -> None:
+    """Write a small file where an experiment's artifacts go, and remove it.
+
+    Raises:
+        TrackingError: It cannot be written.
+    """
+    experiment = client.get_experiment(experiment_id)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "try.txt")
+        file.write_text("Whether artifacts can be written here.")
+        try:
+            place = get_artifact_repository(experiment.artifact_location, store.uri())
+            place.log_artifact(str(file))  # type: ignore[no-untyped-call]
+        except Exception as error:  # of the library of whatever store it is
+            raise TrackingError(
+                f"the artifacts of MLflow experiment '{experiment.name}' cannot be written to "
+                f"{redact(experiment.artifact_location)} ({store.reason_of(error)})"
+            ) from error
+        with suppress(Exception):  # some stores keep what they have
+            place.delete_artifacts(file.name)  # type: ignore[no-untyped-call]
 
 
 def describe(

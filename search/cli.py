@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import io
 import json
 import math
@@ -11,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import wraps
 from typing import Annotated, Any, TextIO, TypeVar
 
 import typer
@@ -28,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., None])
 # The root of typer's own errors; typer names it nowhere in public (it was click's until 0.25).
 _TYPER_ERROR: Any = typer.BadParameter.__mro__[2]
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+_DEBUG = keyword("debug", False, Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")])
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
 
@@ -127,8 +129,16 @@ def tell(text: str, stream: TextIO | None = None) -> None:
 
 def application(function: Callable[..., None]) -> typer.Typer:
     """Return a command with its help as plain text: typer's tables cut names, and take `[default: …]` for a style."""
+
+    @wraps(function)
+    def called(*given: Any, debug: bool, **named: Any) -> None:  # noqa: ARG001 - `_fail` looks for it
+        function(*given, **named)
+
+    signature = inspect.signature(function, eval_str=True)
+    parameters = [*signature.parameters.values(), _DEBUG]
+    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command(context_settings={"help_option_names": ["-h", "--help"]})(function)
+    app.command(context_settings={"help_option_names": ["-h", "--help"]})(called)
     return app
 
 

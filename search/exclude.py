@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from search.cli import Debug, Json, Study, main_of, print_json, settings_of, tell, with_options
+from search.cli import Json, Study, main_of, print_json, settings_of, tell, with_options
 from search.errors import UsageError
 
 
@@ -18,7 +18,6 @@ def exclude_command(
     undo: Annotated[bool, typer.Option("--undo", help="Let the trial count again.")] = False,
     *,
     as_json: Json = False,
-    debug: Debug = False,
     **options: Any,
 ) -> None:
     """Exclude: leave a trial out of everything but the lists; it is never best, learned from or registered again.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli import Debug, main_of
+from search.cli import main_of
 from search.errors import UsageError
 from search.studyfile.load import find_study
 
@@ -16,7 +16,6 @@ def new_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new study's name.", show_default=False)] = "",
     source: Annotated[str, typer.Option("--from", metavar="STUDY", help="The study to copy.")] = "blobs",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a study file instead.")] = False,
-    debug: Debug = False,
 ) -> None:
     """New: copy a study, with the files it needs, to studies/NAME.toml.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, checked, main_of, print_json, tell
+from search.cli import Json, TrackingUri, checked, main_of, print_json, tell
 from search.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def predict_command(
     chunk: Annotated[int, typer.Option(min=1, metavar="N", help="Rows in memory at a time.")] = 10_000,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Predict: write a model's predictions for each row of a file, and tell how the rows differ from training.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, main_of, print_json, tell, with_fields
+from search.cli import Json, TrackingUri, main_of, print_json, tell, with_fields
 from search.errors import UsageError
 from search.promotion.conditions import Conditions
 
@@ -42,7 +42,6 @@ def promote_command(
     *,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
-    debug: Debug = False,
     **options: Any,
 ) -> None:
     """Promote: make the challenger champion when it is surely better on the held-out test rows.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from search.cli import Debug, Json, Study, main_of, print_json, settings_of, with_options
+from search.cli import Json, Study, main_of, print_json, settings_of, with_options
 
 
 @with_options("study_name", "storage", "tracking_uri")
@@ -19,7 +19,6 @@ def report_command(
     top: Annotated[int, typer.Option(min=1, metavar="N", help="How many of the best trials to list.")] = 5,
     *,
     as_json: Json = False,
-    debug: Debug = False,
     **options: Any,
 ) -> None:
     """Report: print what a study found, and write report.html, plots and trials.csv.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, main_of, print_json, tell
+from search.cli import Json, TrackingUri, main_of, print_json, tell
 from search.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ def reproduce_command(
     ],
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Reproduce: train a trial again from its runs in MLflow alone, and compare every epoch's metrics.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from search.cli import Debug, Json, Study, main_of, print_json, settings_of, with_options
+from search.cli import Json, Study, main_of, print_json, settings_of, with_options
 from search.errors import Interrupted
 from search.studyfile.settings import OPTIONS
 from search.workers.process import start_forkserver
@@ -19,7 +19,6 @@ def run_command(
     *,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
-    debug: Debug = False,
     **options: Any,
 ) -> None:
     """Search: train trials of a study, record them in MLflow, and register the best model.

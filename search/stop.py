@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from search.cli import Debug, Json, Study, main_of, print_json, settings_of, tell, with_options
+from search.cli import Json, Study, main_of, print_json, settings_of, tell, with_options
 from search.errors import UsageError
 
 
@@ -21,7 +21,6 @@ def stop_command(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with the study.")] = "",
     *,
     as_json: Json = False,
-    debug: Debug = False,
     **options: Any,
 ) -> None:
     """Stop: end a running search early and register its best trial, from any machine that reaches its storage.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli import Debug, Json, TrackingUri, declared, main_of, print_json, tell
+from search.cli import Json, TrackingUri, declared, main_of, print_json, tell
 from search.errors import UsageError
 from search.studyfile.settings import default_storage
 
@@ -23,7 +23,6 @@ def studies_command(
     storage: Annotated[str | None, declared("storage", "studies/*.journal")] = None,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Studies: list the studies kept here, with their trials, best value, versions and champion, or compare some.
 

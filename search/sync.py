@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli import Debug, Json, Study, main_of, print_json, settings_of, tell, with_options
+from search.cli import Json, Study, main_of, print_json, settings_of, tell, with_options
 from search.figures import plural, spans
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ def sync_command(
     ] = None,
     *,
     as_json: Json = False,
-    debug: Debug = False,
     **options: Any,
 ) -> None:
     """Sync: write to MLflow what the study says and MLflow does not show yet.

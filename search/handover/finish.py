@@ -25,6 +25,7 @@ from search.handover.confirmation import confirm
 from search.handover.outcome import Outcome
 from search.register import best_of, check_usable, register_best
 from search.reporting import plots
+from search.stopping import Interruption, signals
 from search.study import attributes, ranking
 from search.study.comparable import comparable_trials
 from search.studyfile.settings import arguments_of, resume_command
@@ -96,15 +97,19 @@ class _Ending:
         return self._told(outcome and replace(outcome, not_mirrored=left), halted)
 
     def _await_mirror(self, ranked: Sequence[FrozenTrial]) -> None:
-        """Let MLflow catch up, first with those trials that a model is registered of."""
+        """Wait for MLflow, first for those trials that a model is registered of; Ctrl-C ends the wait alone."""
         settings, waiting = self._context.settings, len(self._mirror.left.numbers)
         leading = [each.number for each in ranked[: settings.models_kept if settings.registers else 0]]
 
-        def tell(left: Left) -> None:
+        interruption = Interruption("interrupted while the end was written to MLflow; all is kept")
+
+        def tell(left: Left) -> bool:
             done = max(0, waiting - len(left.numbers))
             self._context.on_message(Stage("writing the trials to MLflow", done, waiting, left.seconds))
+            return not interruption.signal
 
-        self._mirror.drain(self._patience, settings.wait, leading, tell)
+        with signals(interruption.note):
+            self._mirror.drain(self._patience, settings.wait, leading, tell)
 
     def _told(self, outcome: Outcome | None, halted: int) -> Outcome:
         """Return the outcome, or raise what the command ends with."""

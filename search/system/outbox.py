@@ -89,7 +89,7 @@ class Outbox:
         patience: float,
         longest: float = math.inf,
         first: Iterable[int] = (),
-        on_wait: Callable[[Left], object] = lambda _: None,
+        on_wait: Callable[[Left], bool] = lambda _: True,
     ) -> Left:
         """Wait until every item is sent, or nothing moves for a while; return what is left.
 
@@ -97,7 +97,7 @@ class Outbox:
             patience: Seconds without progress after which it ends.
             longest: Seconds after which it ends, once those of `first` are sent.
             first: Items that are sent before all others.
-            on_wait: Called a few times a second while something is left.
+            on_wait: Called a few times a second while something is left; returns whether to wait on.
         """
         with self._changed:
             ahead = {number: None for number in first if number in self._due}
@@ -113,7 +113,8 @@ class Outbox:
                 if self._stalled or (now - self._began >= longest and not awaited):
                     break
                 self._changed.wait(0.2)
-            on_wait(self.left)
+            if not on_wait(self.left):
+                break
         return self.left
 
     @property

@@ -104,7 +104,7 @@ class Mirror(Listener):
         patience: float,
         longest: float = math.inf,
         first: Iterable[int] = (),
-        on_wait: Callable[[Left], object] = lambda _: None,
+        on_wait: Callable[[Left], bool] = lambda _: True,
     ) -> Left:
         """Wait until every trial is shown, or nothing moves for a while; see `Outbox.drain`."""
         return self._outbox.drain(patience, longest, first, on_wait)

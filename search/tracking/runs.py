@@ -267,8 +267,9 @@ class SearchRun:
                     Path(folder, name).write_text(text, encoding="utf-8", errors="replace")
             if picture:
                 Path(folder, descriptions.ERRORS).write_bytes(picture)
-            if any(Path(folder).iterdir()):  # the client would read the run again to learn where they go
-                place = get_artifact_repository(self._places[run_id], mlflow.get_tracking_uri())
+            if any(Path(folder).iterdir()):  # the client would read each run again to learn where they go
+                known = self._places.get(run_id) or self._client.get_run(run_id).info.artifact_uri
+                place = get_artifact_repository(known, mlflow.get_tracking_uri())
                 place.log_artifacts(folder)  # type: ignore[no-untyped-call]
         return {
             "mlflow.note.content": descriptions.of_trial(result, run_id, [descriptions.ERRORS] if picture else []),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +57,18 @@ _LAZY = {
 }
 
 
+if "ipykernel" in sys.modules:  # in a notebook tqdm, which Optuna and MLflow import, asks for a package of widgets
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import_module("tqdm.auto")
+
+
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+        from search.tracking.surroundings import unchanged
+
+        with unchanged():
+            return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'search' has no attribute '{name}'")
 
 

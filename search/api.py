@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.errors import SearchError, UsageError
-from search.figures import html_table
-from search.handover.outcome import Outcome
 from search.promotion.conditions import Conditions
-from search.register import Best
+from search.study.storage import folder_of
 from search.studyfile.load import find_study, load_definition, parse_definition
 from search.studyfile.objects import Objects, as_text, provide, space_of
 from search.studyfile.options import F, keyword, noted, with_keywords
 from search.studyfile.schema import Definition
+from search.studyfile.secret import read_url
 from search.studyfile.settings import Settings, resolve, with_options
+from search.tracking.surroundings import unchanged
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -28,13 +25,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from search.budget import Progress
+    from search.handover.outcome import Outcome
     from search.promotion import Promotion
+    from search.register import Best
     from search.reporting.side_by_side import Side
+    from search.terminal import Display
     from search.tracking.history import Move
     from search.tracking.registry import Registered
-
-_LOGGERS = ("", "mlflow", "alembic", "optuna", "tensorflow")
-_QUIET = {"mlflow": logging.WARNING, "alembic": logging.WARNING, "optuna": logging.ERROR}
 
 
 def _with_conditions(function: F) -> F:
@@ -93,7 +90,8 @@ class Study:
             given = [build != "mlp", metric, direction, space, enqueue, fit, metrics, search, model, data_settings]
             if any(given):
                 raise UsageError(f"study '{name}': data is missing; give data, or only the name of a study file")
-            self._definition = load_definition(find_study(str(name)))
+            beside = {} if storage is None else {"beside": folder_of(read_url(storage))}
+            self._definition = load_definition(find_study(str(name), **beside))
         else:
             content: dict[str, Any] = {
                 "name": str(name),
@@ -266,11 +264,12 @@ class Study:
     def report(self, folder: str | Path | None = None) -> list[Path]:
         """Write the study's table and plots to a folder, by default `reports/<name>`, and return the files."""
         with unchanged():
-            from search.reporting import plots
+            from search.reporting import place, plots
 
             target = Path(folder) if folder is not None else Path("reports") / self.name
             target.mkdir(parents=True, exist_ok=True)
-            return plots.write(self.study, self._definition, target)
+            where = place.place_of(self.study, self._definition, self._tracking_uri)
+            return plots.write(self.study, self._definition, target, where)
 
     @property
     def study(self) -> optuna.Study:
@@ -286,6 +285,15 @@ class Study:
 
     def __repr__(self) -> str:
         return f"Study({self.name!r})"
+
+    def _repr_html_(self) -> str:
+        with unchanged():
+            from search.reporting import notebook
+
+            begun = None
+            with suppress(SearchError):  # no search has begun it, or its storage is away
+                begun = self.study
+            return notebook.of_study(self._definition, str(self._storage), begun)
 
 
 class Result:
@@ -332,8 +340,10 @@ class Result:
             raise UsageError("the best trial's model is not registered; run with register=True")
         if not uri:
             raise UsageError(f"trial {trial}'s model was not kept; `models` lists those that were")
-        with self._study.registry() as registry:
-            return registry.load_keras(uri)
+        with self._study.registry():
+            from search.tracking.versions import load_keras
+
+            return load_keras(uri)
 
     @property
     def models(self) -> dict[int, str]:
@@ -354,12 +364,20 @@ class Result:
 
             return side_by_side([self.study, *(other.study for other in others)])
 
-    def plot(self, name: str = "parallel_coordinate") -> matplotlib.axes.Axes:
-        """Return one of the study's plots: `parallel_coordinate`, `optimization_history` or `slice`."""
+    def plot(self, name: str = "parallel_coordinate", **options: Any) -> matplotlib.axes.Axes:
+        """Return one of the study's plots: what `optuna.visualization.matplotlib` calls `plot_<name>`.
+
+        Args:
+            name: For example `parallel_coordinate`, `optimization_history`, `slice`, `contour` or `timeline`.
+            **options: What Optuna's function takes, for example `params`.
+
+        Raises:
+            UsageError: There is no such plot, or Optuna cannot draw it of these trials.
+        """
         with unchanged():
             from search.reporting import plots
 
-            axes: matplotlib.axes.Axes = plots.axes(self.study, self._study.definition, name)
+            axes: matplotlib.axes.Axes = plots.axes(self.study, self._study.definition, name, **options)
             return axes
 
     def __repr__(self) -> str:
@@ -367,69 +385,38 @@ class Result:
         return f"Result({self._study.name!r}: trial {best.number} is best, value {best.value:.6g})"
 
     def _repr_html_(self) -> str:
-        best = self.best
-        rows = {"study": self._study.name, "best trial": best.number, "value": f"{best.value:.6g}", **best.params}
-        rows |= {name: f"{value:.6g}" for name, value in best.metrics.items() if name.startswith("test_")}
-        if best.ensemble is not None:
-            rows["averaged"] = str(best.ensemble)
-        if self.model is not None:
-            rows["model"] = self.model.uri
-        return html_table(rows)
+        with unchanged():
+            from search.reporting import notebook
+
+            return notebook.of_result(self.study, self._study.definition, self.outcome)
 
 
 def _run(settings: Settings, progress: bool | None, on_progress: Callable[[Progress], None] | None) -> Outcome:
     from search.session import search
 
-    shown = progress if progress is not None else _interactive()
-    if shown:
-        from search.terminal import Display
+    display = _display(settings, shown=progress)
+    if display is None:
+        return search(settings, on_progress or (lambda _: None))
 
-        display = Display(settings.definition, silent=False, name=settings.study_name)
+    def both(each: Progress) -> None:
+        display.progress(each)
+        if on_progress is not None:
+            on_progress(each)
 
-        def both(each: Progress) -> None:
-            display.progress(each)
-            if on_progress is not None:
-                on_progress(each)
-
-        with display:
-            return search(settings, both, display.say)
-    return search(settings, on_progress or (lambda _: None))
+    with display:
+        return search(settings, both, display.say)
 
 
-def _interactive() -> bool:
-    """Return whether somebody looks on: in a notebook, or at a terminal."""
-    return "ipykernel" in sys.modules or sys.stderr.isatty()
+def _display(settings: Settings, *, shown: bool | None) -> Display | None:
+    """Return what shows the progress, where somebody looks on, in a notebook or at a terminal, or asked for it."""
+    from search import terminal
+    from search.reporting import notebook
+
+    if shown is False or (shown is None and not notebook.is_here() and not sys.stderr.isatty()):
+        return None
+    if notebook.is_here():
+        return terminal.NotebookDisplay(settings.definition, settings.study_name)
+    return terminal.Display(settings.definition, silent=False, name=settings.study_name)
 
 
-@contextmanager
-def unchanged() -> Iterator[None]:
-    """Keep the libraries quiet in this block, and leave environment, filters, levels and MLflow as they were."""
-    environment = dict(os.environ)
-    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    mlflow = sys.modules.get("mlflow")
-    uri = mlflow.get_tracking_uri() if mlflow is not None and mlflow.is_tracking_uri_set() else None
-    with warnings.catch_warnings():
-        for message in (".*MLflowCallback.*", ".*track_in_mlflow.*"):
-            warnings.filterwarnings("ignore", message=message, category=FutureWarning)
-        warnings.filterwarnings("ignore", message=r".*(is|is an) experimental (feature|\(supported)")
-        for name, level in _QUIET.items():
-            logging.getLogger(name).setLevel(level)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
-            _restore_mlflow(uri, environment.get("MLFLOW_EXPERIMENT_ID"))
-            for name in os.environ.keys() - environment.keys():
-                del os.environ[name]
-            os.environ.update(environment)
-
-
-def _restore_mlflow(uri: str | None, experiment: str | None) -> None:
-    if "search.tracking.store" in sys.modules:
-        from search.tracking import store
-
-        store.restore(uri, experiment)
-
-
-__all__ = ["Best", "Result", "SearchError", "Study"]
+__all__ = ["Result", "SearchError", "Study"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -157,6 +157,7 @@ class Progress:
         epoch: While it trains: how many epochs it has trained.
         epochs: How many it is to train, where the study says so.
         values: The trial's value in each metric, when complete.
+        metrics: While it trains: the study's metrics after its last epoch, those that epochs have.
         best_values: The best trial's.
     """
 
@@ -174,6 +175,7 @@ class Progress:
     epochs: int | None = None
     values: tuple[float, ...] = ()
     best_values: tuple[float, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 OnProgress = Callable[[Progress], None]

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, TextIO, TypeVar
 
 import typer
@@ -90,7 +91,16 @@ def with_fields(kind: type) -> Callable[[F], F]:
 
 def settings_of(study: str, **options: Any) -> Settings:
     """Return the settings of a command about a study, with the options that it was given."""
-    return settings.resolve(load_definition(find_study(study)), **options)
+    return settings.resolve(load_definition(find_study(study, _beside(options.get("storage")))), **options)
+
+
+def _beside(storage: str | None) -> Path:
+    """Return the folder in which the definition of a study made in Python lies."""
+    if storage is None:
+        return Path("studies")
+    from search.study.storage import folder_of
+
+    return folder_of(storage)
 
 
 _json_stream: Any = None  # where the command's JSON goes; None before standard output is kept for it

@@ -6,10 +6,11 @@ import math
 import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import TextIO
 
 _GAP = "  "
+_BAR = 24
+_WIDE = 70  # columns that have room for the whole bar
 _SPACE = "&ensp;"  # in Markdown
 
 
@@ -28,6 +29,29 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def time_left(seconds: float | None) -> str:
+    """Return `0:07 left`; nothing where it is not known."""
+    return "" if seconds is None else f"{duration(seconds)} left"
+
+
+def counts(of: Mapping[str, int]) -> str:
+    """Return `18 complete, 2 pruned`."""
+    return ", ".join(f"{count} {what}" for what, count in of.items())
+
+
+def some(numbers: Sequence[int]) -> str:
+    """Return the first five numbers in brackets."""
+    shown = ", ".join(map(str, numbers[:5]))
+    return f"({shown}, …)" if len(numbers) > 5 else f"({shown})"
+
+
+def bar(done: int, total: int, width: int) -> str:
+    """Return a bar for lines of so many columns."""
+    length = _BAR if width >= _WIDE else _BAR // 2
+    filled = min(length, round(length * done / max(1, total)))
+    return f"{'━' * filled}{'╌' * (length - filled)}"
 
 
 def plural(count: int, noun: str) -> str:
@@ -107,12 +131,6 @@ def width_of(stream: TextIO) -> int | None:
         return (os.get_terminal_size(stream.fileno()).columns or None) if stream.isatty() else None
     except (OSError, ValueError):  # closed, or without a file
         return None
-
-
-def html_table(rows: Mapping[str, object]) -> str:
-    """Return names and values as a table for a notebook."""
-    cells = (f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
-    return f"<table>{''.join(cells)}</table>"
 
 
 def literal(text: str) -> str:

@@ -376,9 +376,10 @@ class _Told(Listener):
         definition = self._settings.definition
         if epochs:
             planned = trial.params.get("epochs", definition.fit.epochs)
-            value = epochs[-1].logs.get(definition.metrics[0])
-            told = self._progress(trial.number, "training")
-            self._on_progress(replace(told, epoch=epochs[-1].step + 1, epochs=planned, value=value))
+            logs, told = epochs[-1].logs, self._progress(trial.number, "training")
+            metrics = {name: logs[name] for name in definition.metrics if name in logs}
+            value = logs.get(definition.metrics[0])
+            self._on_progress(replace(told, epoch=epochs[-1].step + 1, epochs=planned, value=value, metrics=metrics))
         if silent := self._silence.look(trial.number, len(epochs)):
             way = "" if self._settings.trial_timeout else "; --trial-timeout ends trials that hang"
             reason = f"has reported nothing for {duration(silent)}{way}"

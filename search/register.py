@@ -14,7 +14,7 @@ from search.data.summary import DataSummary, TensorSpec
 from search.ensemble.members import Ensemble
 from search.errors import SearchError, printable
 from search.figures import markdown_table, number, plural
-from search.study import attributes
+from search.study import attributes, ranking
 from search.study.attributes import Confirmed
 from search.studyfile.schema import Definition
 from search.training.result import result_of
@@ -212,8 +212,9 @@ def _description(name: str, best: Best, data: DataSummary, definition: Definitio
     tests = ", ".join(f"`{name}` {number(value)}" for name, value in best.metrics.items() if name.startswith("test_"))
     rows = [[key, number(value)] for key, value in best.params.items()]
     averaged = "" if best.ensemble is None else f" It is in a mean that is surely better: **{best.ensemble}**."
+    rule = f" Of the trials on the Pareto front it is {ranking.RULE}." if len(definition.metrics) > 1 else ""
     parts = [
-        f"Trial {best.number} of study **{name}**: {values}.{averaged}",
+        f"Trial {best.number} of study **{name}**: {values}.{rule}{averaged}",
         beside_trivial(definition, best),
         luck(definition, best),
         _refitted(best, definition),

@@ -26,6 +26,8 @@ def report_command(
     Example: python -m search.report blobs
     """
     from search.reporting import plots
+    from search.reporting.findings import findings_of
+    from search.reporting.place import place_of
     from search.study import create
 
     settings = settings_of(study, **options)
@@ -33,8 +35,8 @@ def report_command(
     loaded = create.load(settings.study_name, settings.storage)
     folder = output or Path("reports") / settings.study_name
     folder.mkdir(parents=True, exist_ok=True)
-    written = plots.write(loaded, definition, folder)
-    from search.reporting.findings import findings_of
+    place = place_of(loaded, definition, settings.tracking_uri)
+    written = plots.write(loaded, definition, folder, place)
 
     found = findings_of(loaded, definition, top)
     if as_json:
@@ -42,22 +44,7 @@ def report_command(
         return
     from search.terminal import print_findings
 
-    print_findings(found, definition, written, _page(settings.study_name, settings.tracking_uri))
-
-
-def _page(name: str, tracking_uri: str | None) -> list[str]:
-    """Return how to open the study in MLflow's UI; nothing where MLflow does not have it."""
-    from search.errors import TrackingError
-    from search.tracking import store
-    from search.tracking.pages import views
-
-    uri = store.set_uri(tracking_uri)
-    try:
-        with store.existing_store(uri):
-            page = views.page_of_study(uri, name)
-    except TrackingError:
-        return []
-    return [] if page is None else [line for line in (page.serve, page.url) if line]
+    print_findings(found, definition, written, [line for line in (place.serve, place.url) if line])
 
 
 main = main_of(report_command)

@@ -27,7 +27,8 @@ from search.study import attributes, create, ranking, samplers, space
 from search.study.comparable import check_data, comparable_trials
 from search.study.files import StudyFiles
 from search.study.proposals import Suggestion
-from search.study.storage import open_storage, storage_errors
+from search.study.storage import folder_of, open_storage, storage_errors
+from search.studyfile.load import check_objects, keep_made
 from search.studyfile.references import from_outside
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings, described
@@ -61,6 +62,7 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
     """
     started = time.monotonic()
     definition = settings.definition
+    check_objects(definition, settings.objects)
     samplers.make_pruner(definition, settings.pruner)
     samplers.make_sampler(definition, settings.sampler, settings.seed)
     check_terminator(definition)
@@ -161,6 +163,9 @@ def _begin(
     _say_what_is_learned(definition, study, on_message)
     new = not study.get_trials(deepcopy=False)
     files = _files(settings, study, on_message, new=new)
+    if settings.objects:
+        with suppress(OSError):  # beside the journal nothing can be written: the commands do not know the study
+            keep_made(definition, folder_of(settings.storage))
     recovered = resume.recover_killed_searches(study, storage, files, on_message)
     enqueued = create.first_configurations(definition, study, new=new)
     if earlier and not comparable_trials(study):
@@ -249,7 +254,7 @@ def _with_mlflow(context: Context, recovered: set[str]) -> Context:
     # What lets the user's own code reach MLflow from a worker.
     environment = {"MLFLOW_TRACKING_URI": store.absolute_uri(), "MLFLOW_EXPERIMENT_ID": run.experiment_id}
     url, serve = _announce_page(context, run)
-    job = replace(context.job, environment=environment)
+    job = replace(context.job, environment=environment, url=url)
     return replace(context, run=run, mirror=shown, job=job, url=url, serve=serve)
 
 

@@ -15,10 +15,12 @@ from rich.live import Live
 from rich.text import Text
 
 from search.budget import RUN_AGAIN, Stage
-from search.figures import block, duration, fitting, number, paragraph, plural, table
+from search.figures import bar, block, counts, duration, fitting, number, paragraph, plural, some, table, time_left
 from search.register import beside_trivial, luck
+from search.reporting import notebook
 from search.stopping import INTERRUPTED
 from search.study.attributes import Confirmed
+from search.study.ranking import nearest
 from search.studyfile.schema import Definition
 
 if TYPE_CHECKING:
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
     from search.tracking.pages.outcomes import Failures
 
 _LINE = 80  # the longest line of a trial in a file
-_BAR = 24
-_WIDE = 70  # columns of a terminal that has room for the whole bar
+_FRONT = "on the front"
 _WORKERS = 16  # lines of workers at the bottom of a terminal
 
 
@@ -56,7 +57,11 @@ class Display:
         self._stage: str = "starting"
         self._began = self._told = time.monotonic()
         self._bar = Live(
-            get_renderable=self._lines, console=self._console, transient=True, refresh_per_second=4, auto_refresh=True
+            get_renderable=lambda: Text("\n".join(self._lines(self._console.width - 1)), style="cyan"),
+            console=self._console,
+            transient=True,
+            refresh_per_second=4,
+            auto_refresh=True,
         )
 
     def __enter__(self) -> Self:
@@ -76,9 +81,13 @@ class Display:
         if isinstance(text, Stage):
             self._stage = text
         if self._live and isinstance(text, Stage):
-            self._bar.refresh()
+            self._refresh()
         elif not self._silent and not moves:
             self._above(f"{self._name}: {text}", "dim")
+
+    def _refresh(self) -> None:
+        """Bring the lines that change up to date."""
+        self._bar.refresh()
 
     def _above(self, text: str, style: str = "") -> None:
         """Print a sentence above the lines that change; a terminal gets it broken between words."""
@@ -109,33 +118,35 @@ class Display:
 
     def _line(self, progress: Progress) -> str:
         """Return a finished trial's line."""
-        value = _values(progress.values, progress.value)
+        value = self._values(progress.values, progress.value)
         first = f"[{progress.done}/{progress.total}] trial {progress.number} {progress.state}{value}"
-        return fitting([first, _best(progress), _left(progress.seconds_left), self._pace(progress)], _LINE, "; ")
+        return fitting(
+            [first, self._best(progress), time_left(progress.seconds_left), self._pace(progress)], _LINE, "; "
+        )
 
-    def _lines(self) -> Text:
-        """Return what stands at the bottom of the terminal, in lines that fit it."""
-        width, progress = self._console.width - 1, self._progress
+    def _lines(self, width: int) -> list[str]:
+        """Return what stands at the bottom of the terminal, in lines of a width."""
+        progress = self._progress
         if progress is None:
             first = fitting([self._name, duration(time.monotonic() - self._began)], width)
-            return Text("\n".join([first, *self._staged(width)]))
+            return [first, *self._staged(width)]
         left = None
         if progress.seconds_left is not None and progress.done < progress.total:
             left = max(0.0, progress.seconds_left - (time.monotonic() - self._told))
-        done = [f"{progress.done}/{progress.total}", _bar(progress.done, progress.total, width)]
+        done = [f"{progress.done}/{progress.total}", bar(progress.done, progress.total, width)]
         lines = [
-            fitting([*done, _left(left), self._pace(progress), self._name], width, "  "),
-            fitting([_counts(progress.counts.as_json()), _best(progress)], width, "; "),
+            fitting([*done, time_left(left), self._pace(progress), self._name], width, "  "),
+            fitting([counts(progress.counts.as_json()), self._best(progress)], width, "; "),
             *self._workers(width),
         ]
-        return Text("\n".join(filter(None, lines)), style="cyan")
+        return [*filter(None, lines)]
 
     def _staged(self, width: int) -> list[str]:
         """Return what the search does while no trial trains, and how far it is."""
         stage = self._stage
         if not isinstance(stage, Stage) or not stage.total:
             return paragraph(stage, width)
-        done = [f"{stage.done}/{stage.total}", _bar(stage.done, stage.total, width), _left(stage.seconds_left)]
+        done = [f"{stage.done}/{stage.total}", bar(stage.done, stage.total, width), time_left(stage.seconds_left)]
         return [fitting([f"{stage}:", *done], width, "  ")]
 
     def _workers(self, width: int) -> list[str]:
@@ -156,8 +167,18 @@ class Display:
         if trial.epoch is None:
             return [f"trial {trial.number}", for_long]
         of = f" of {trial.epochs}" if trial.epochs else ""
-        metric = "" if trial.value is None else f"{self._definition.metrics[0]} {number(trial.value)}"
-        return [f"trial {trial.number}", f"epoch {trial.epoch}{of}", metric, for_long]
+        first = {} if trial.value is None else {self._definition.metrics[0]: trial.value}
+        return [f"trial {trial.number}", f"epoch {trial.epoch}{of}", *_named(trial.metrics or first), for_long]
+
+    def _best(self, progress: Progress) -> str:
+        values = progress.best_values or ([] if progress.best_value is None else [progress.best_value])
+        return f"best {', '.join(map(number, values))} (trial {progress.best_number})" if values else ""
+
+    def _values(self, values: Sequence[float], first: float | None) -> str:
+        """Return a trial's value; of several metrics each behind its name."""
+        if len(values) > 1:
+            return f" {', '.join(_named(dict(zip(self._definition.metrics, values, strict=False))))}"
+        return "" if first is None else f" {number(first)}"
 
     def _pace(self, progress: Progress) -> str:
         minutes = (time.monotonic() - self._began) / 60
@@ -177,7 +198,7 @@ class Display:
         if outcome.near:
             printer.line(f"{outcome.near}.")
         printer.line("")
-        ended, interrupted = _counts(outcome.n_trials), outcome.stopped == INTERRUPTED
+        ended, interrupted = counts(outcome.n_trials), outcome.stopped == INTERRUPTED
         if outcome.died:
             ended += f" ({outcome.died} {'stopped' if interrupted else 'died with their worker'})"
         printer.line(f"{ended} in {outcome.seconds:.1f} s with {outcome.workers}; trained by {outcome.data.path}.")
@@ -194,7 +215,8 @@ class Display:
     def _registered(self, printer: _Printer, outcome: Outcome) -> None:
         model = outcome.model
         if model is not None and outcome.newly_registered:
-            what = outcome.best.ensemble or f"trial {outcome.best.number}"
+            rule = f", {nearest(len(outcome.front))}," if len(self._definition.metrics) > 1 else ""
+            what = outcome.best.ensemble or f"trial {outcome.best.number}{rule}"
             alias = f"alias {model.alias}" if model.alias else f"without an alias: {model.refused}"
             printer.line(f"Registered {what} as {model.uri}, {alias}.", "yellow" if model.refused else "green")
         elif model is not None:
@@ -230,6 +252,36 @@ class Display:
                 printer.whole(f"  {command}", "bold")
 
 
+class NotebookDisplay(Display):
+    """Live progress in a notebook: one output of the cell that moves."""
+
+    def __init__(self, definition: Definition, name: str) -> None:
+        super().__init__(definition, silent=False, name=name)
+        self._live = True
+
+    def __enter__(self) -> Self:
+        self._output = notebook.Output()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stage = ""
+        self._training.clear()
+        self._output.show([] if self._progress is None else self._lines(_LINE), at_once=True)
+
+    def progress(self, progress: Progress) -> None:
+        """Show where the search stands."""
+        super().progress(progress)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self._output.show(self._lines(_LINE))
+
+    def _above(self, text: str, style: str = "") -> None:  # noqa: ARG002 - as `Display`; it has no colours
+        self._output.say(text, self._lines(_LINE))
+
+
 def print_findings(found: Findings, definition: Definition, files: Sequence[Path], page: Sequence[str]) -> None:
     """Print what a study found.
 
@@ -239,9 +291,9 @@ def print_findings(found: Findings, definition: Definition, files: Sequence[Path
         page: How to open it in MLflow's UI.
     """
     printer = _Printer()
-    printer.best(found.best, definition, found.study)
+    printer.best(found.best, definition, found.study, found.front)
     printer.line("")
-    printer.line(f"Trials: {_counts(found.states)}.")
+    printer.line(f"Trials: {counts(found.states)}.")
     if found.ensemble is not None:
         printer.line(f"Registered: {found.ensemble}.")
     if found.saved.trials:
@@ -272,18 +324,21 @@ def print_studies(found: Sequence[StudyOverview]) -> None:
         printer.line("No studies in studies/ here; python -m search.run begins one.")
         return
     states = list(dict.fromkeys(state for each in found for state in each.states))
+    several = any(each.front for each in found)
     rows = [
         [
             each.study,
-            "" if each.best is None else number(each.best),
+            ", ".join(map(number, each.values)),
             "" if each.versions is None else str(each.versions),
             each.champion or "",
             *(str(each.states.get(state, 0)) for state in states),
+            *([str(each.front or "")] if several else []),
             each.package,
         ]
         for each in found
     ]
-    printer.table(["study", "best", "versions", "champion", *states, "by search"], rows)
+    front = [_FRONT] if several else []
+    printer.table(["study", "best", "versions", "champion", *states, *front, "by search"], rows)
 
 
 def print_sides(sides: Sequence[Side], metric: str) -> None:
@@ -322,7 +377,7 @@ class _Printer:
     def failures(self, failures: Sequence[Failures]) -> None:
         """Print a line for each reason of failures."""
         for each in failures:
-            trials = f"{plural(len(each.numbers), 'trial')} {_some(each.numbers)}"
+            trials = f"{plural(len(each.numbers), 'trial')} {some(each.numbers)}"
             stopped = each.reason.endswith(RUN_AGAIN)
             self.line(f"Stopped: {trials}." if stopped else f"Failed: {trials}: {each.reason}", "yellow")
 
@@ -359,11 +414,16 @@ class _Printer:
                 columns.setdefault(column, [""] * len(best))[row] = number(value)
         same = [column for column, cells in columns.items() if len(set(cells)) == 1]
         shown = [column for column in columns if column not in same]
+        on_front = sum(each.number in front for each in best)
+        if front and on_front < len(best):
+            columns = {_FRONT: ["yes" if each.number in front else "" for each in best], **columns}
+            shown = [_FRONT, *shown]
         marks = [f"{each.number}{'' if each.beats_trivial else '*'}" for each in best]
         rows = [[mark, *(columns[column][row] for column in shown)] for row, mark in enumerate(marks)]
-        on_front = sum(each.number in front for each in best)
         of_front = f"{len(best)} of the {len(front)} trials on the Pareto front, nearest to the ideal point first:"
         self.whole(of_front if on_front == len(best) else f"The {len(best)} best:", "bold")
+        if front:
+            self.line(f"Trial {best[0].number} is {nearest(len(front))}.", "dim")
         self.table(["trial", *shown], rows)
         if same:
             self.line(f"The same in all: {', '.join(same)}.", "dim")
@@ -385,30 +445,5 @@ def _confirmed(confirmed: Confirmed) -> str:
     return f"{number(confirmed.mean)}{spread} ({plural(len(confirmed.values), 'training')})"
 
 
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {fate}" for fate, count in counts.items())
-
-
-def _best(progress: Progress) -> str:
-    values = _values(progress.best_values, progress.best_value)
-    return f"best{values} (trial {progress.best_number})" if values and progress.best_number is not None else ""
-
-
-def _values(values: Sequence[float], first: float | None) -> str:
-    known = values or ([] if first is None else [first])
-    return f" {', '.join(map(number, known))}" if known else ""
-
-
-def _bar(done: int, total: int, width: int) -> str:
-    length = _BAR if width >= _WIDE else _BAR // 2
-    filled = min(length, round(length * done / max(1, total)))
-    return f"{'━' * filled}{'╌' * (length - filled)}"
-
-
-def _left(seconds: float | None) -> str:
-    return "" if seconds is None else f"{duration(seconds)} left"
-
-
-def _some(numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:5]))
-    return f"({shown}, …)" if len(numbers) > 5 else f"({shown})"
+def _named(values: Mapping[str, float]) -> list[str]:
+    return [f"{metric} {number(value)}" for metric, value in values.items()]

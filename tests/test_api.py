@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -19,6 +20,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 import search
+from search.studyfile.load import find_study, keep_made, load_definition
+from search.tracking.surroundings import unchanged
+from tests.conftest import Command
 
 SPACE = {"width": IntDistribution(2, 8), "rate": FloatDistribution(1e-3, 1e-1, log=True)}
 PUBLIC = [
@@ -72,17 +76,56 @@ def test_the_public_names_are_these() -> None:
 
 def test_import_is_light() -> None:
     """A notebook's first cell would take five seconds."""
-    code = "import sys, search; print([m for m in ('keras', 'mlflow', 'optuna', 'pandas') if m in sys.modules])"
+    there = "print([m for m in ('keras', 'mlflow', 'optuna', 'pandas') if m in sys.modules])"
+    code = f"import sys, search; {there}; search.Study; {there}"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[]"
+    assert ran.stdout.split("\n")[:2] == ["[]", "['optuna']"]
 
 
-def test_a_study_of_python_objects(folder: Path) -> None:
-    """A notebook user could not search without writing files."""
-    before = (dict(os.environ), list(warnings.filters), logging.getLogger("mlflow").level)
+def test_what_a_program_chose_is_left_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows in the program would log to another store, or find variables of MLflow's own."""
+    import mlflow
+
+    def state() -> tuple[Any, ...]:
+        named = os.environ.pop("MLFLOW_TRACKING_URI", None)
+        chosen = mlflow.is_tracking_uri_set()
+        os.environ.update({} if named is None else {"MLFLOW_TRACKING_URI": named})
+        return dict(os.environ), chosen, mlflow.get_tracking_uri(), mlflow.get_registry_uri(), list(warnings.filters)
+
+    def disturb() -> None:
+        with unchanged():
+            mlflow.set_tracking_uri(f"sqlite:///{folder}/other.db")
+            os.environ["_MLFLOW_TELEMETRY_SESSION_ID"] = "1"
+
+    before = state()  # the program chose the store
+    disturb()
+    assert state() == before
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")  # the environment did
+    before = state()
+    disturb()
+    assert state() == before
+    assert not before[1], "and may choose another later"
+
+
+def test_a_study_of_python_objects(folder: Path, in_process: Command) -> None:
+    """A notebook user could not search without writing files, or would find another run, seed or policy afterwards."""
+    import keras
+    import mlflow
+
+    def state() -> tuple[Any, ...]:
+        policy, run = keras.config.dtype_policy().name, mlflow.active_run()
+        seeds = (random.getstate(), np.random.get_state()[1].tolist())
+        store = (mlflow.get_tracking_uri(), mlflow.get_registry_uri(), run and run.info.run_id)
+        return dict(os.environ), list(warnings.filters), logging.getLogger("mlflow").level, policy, *seeds, *store
+
+    mlflow.set_experiment("of the program")
+    mlflow.start_run()
+    before = state()
     study = study_of_objects("objects", search={"keep": 2})
     result = study.optimize(n_trials=3, workers=1)
-    assert (dict(os.environ), list(warnings.filters), logging.getLogger("mlflow").level) == before
+    assert state() == before
+    mlflow.end_run()
     assert set(result.best.params) == {"width", "rate"}
     assert result.best.value == min(result.trials["value"].dropna())
     assert {"number", "value", "params_width", "state", "seconds", "test_loss"} <= set(result.trials)
@@ -97,12 +140,77 @@ def test_a_study_of_python_objects(folder: Path) -> None:
     with pytest.raises(search.UsageError, match="trial 99's model was not kept"):
         result.load_model(99)
     assert len(result.study.trials) == 3
-    assert "best trial" in result._repr_html_()
+    shown = result._repr_html_()
+    assert f"/#/experiments/2/runs/{result.best.run_id}" in shown
+    assert "/#/models/objects/versions/1" in shown
+    assert f"<td>{result.best.value:.4g}</td>" in shown
+    assert shown.count("<img") == 1
+    assert "2 complete" not in study._repr_html_()
     promotion = study.promote()
     assert (promotion.promoted, promotion.version) == (True, result.model.version)
+    assert "objects version 1 is champion" in promotion._repr_html_()
+    assert result.plot("contour", params=["width", "rate"]).get_xlabel()
+    with pytest.raises(search.UsageError, match=r"no plot 'contur'; there are contour, edf, .*did you mean 'contour'"):
+        result.plot("contur")
     assert {path.name for path in study.report(folder / "mine")} >= {"trials.csv"}
+    _commands_know(study, folder, in_process)
     again = study.optimize(n_trials=1, workers=1)
     assert len(again.trials) == 4
+
+
+def _commands_know(study: search.Study, folder: Path, command: Command) -> None:
+    """A study made in Python would be lost with its program, or a command end in a traceback."""
+    told = command("search.report", study.name, cwd=folder)
+    assert "Trials: 3 complete" in told.stdout, told.stderr
+    told = command("search.sync", study.name, "--check", cwd=folder)
+    assert "3 trials checked, 0 written, MLflow agrees with the study" in told.stdout, told.stderr
+    told = command("search.exclude", study.name, "0", "--reason", "tried twice", cwd=folder)
+    assert told.returncode == 0, told.stderr
+    assert command("search.exclude", study.name, "0", "--undo", cwd=folder).returncode == 0
+    told = command("search.stop", study.name, cwd=folder)
+    assert "study 'objects': no search runs" in told.stderr
+    told = command("search.studies", cwd=folder)
+    assert "objects" in told.stdout
+    for module, *args in (["search.run", study.name], ["search.new", "copied", "--from", study.name]):
+        told = command(module, *args, cwd=folder)
+        assert told.returncode == 2
+        said = "study 'objects' was made in Python: model.build, data.source lie in that program alone, in no file"
+        assert said in told.stderr, told.stderr
+    assert len(search.Study(study.name).study.trials) == 3
+    with pytest.raises(search.UsageError, match="run it there, or write a study file"):
+        search.Study(study.name).optimize(1)
+
+
+def test_the_definition_of_a_python_study_is_read_back_as_it_was(folder: Path) -> None:
+    """Numbers of NumPy's would come back as texts, and a report ask for metrics that the study does not have."""
+
+    def watch(trial: Any, data: Any) -> list[Any]:
+        return []
+
+    space = {
+        **SPACE,
+        "kind": CategoricalDistribution([True, 1.5, "x"]),
+        "steps": IntDistribution(2, 8, step=2),
+        "batch_size": {"type": "categorical", "choices": [8, 16]},
+    }
+    study = study_of_objects(
+        "kinds",
+        space=space,
+        fit={"callbacks": watch, "epochs": 2},
+        metrics={"f2": {"function": lambda y, predicted: 0.0}},
+        enqueue=[{"width": 4}],
+        test_size=np.float32(0.25),
+        search={"warm_start": {"study": "other", "storage": "postgresql://me:secret@host/db"}},
+    )
+    keep_made(study.definition, folder / "kept")
+    file = find_study("kinds", folder / "kept")
+    assert "secret" not in file.read_text()
+    loaded = load_definition(file)
+    without = {"search": {"warm_start"}}
+    assert loaded.model_dump(exclude=without) == study.definition.model_dump(exclude=without)
+    assert loaded.folder == Path.cwd(), "relative paths start where they did"
+    with pytest.raises(search.UsageError, match=r"no study 'kind'.*did you mean 'kinds'"):
+        find_study("kind", folder / "kept")
 
 
 def test_a_data_frame_and_the_built_in_model(folder: Path) -> None:
@@ -121,6 +229,9 @@ def test_a_data_frame_and_the_built_in_model(folder: Path) -> None:
     )
     result = study.optimize(n_trials=2, workers=1)
     assert {"values_val_loss", "values_parameters"} <= set(result.trials)
+    shown = result._repr_html_()
+    assert "on the front" in shown
+    assert result.plot("pareto_front").get_xlabel() == "val_loss"
 
 
 def test_a_builder_that_suggests_everything_needs_no_space(folder: Path) -> None:

@@ -14,9 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from mlflow import MlflowClient
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import create_trial
 
+from search.reporting import interactive
+from search.study import attributes
+from search.studyfile.load import load_definition
+from search.studyfile.schema import Definition
 from tests.browser import opened, served, text, until
 from tests.conftest import TINY, command
 
@@ -125,6 +132,57 @@ def test_the_report_draws_without_a_network(browser: Any, shown: Shown) -> None:
         assert until(lambda: browser.execute_script(count) >= 5)
     finally:
         browser.execute_cdp_cmd("Network.disable", {})
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report_reads_on_a_phone(browser: Any, scheme: str, tmp_path: Path) -> None:
+    """A colleague who opens the mailed file on a phone would scroll sideways, and read numbers in two halves."""
+    (tmp_path / "phone.html").write_text(interactive.page(*wide_study(tmp_path)), encoding="utf-8")
+    screen = {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        browser.get((tmp_path / "phone.html").as_uri())
+        count = "return document.querySelectorAll('.js-plotly-plot .main-svg').length"
+        until(lambda: browser.execute_script(count) >= 10)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= screen["width"]
+        assert browser.execute_script(_WIDER) == []
+        assert browser.execute_script(_BROKEN) == []
+        light, ground = browser.execute_script(_GROUND)
+        assert (light > ground) == (scheme == "dark")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+# What stands out of the screen; numbers that are written in two lines; how light letters and ground are.
+_WIDER = """return [...document.querySelectorAll('body *')].filter(each => !each.closest('svg')
+    && each.getBoundingClientRect().right > innerWidth + 1).map(each => each.outerHTML.slice(0, 80))"""
+_BROKEN = """return [...document.querySelectorAll('td')].filter(cell => {
+    if (!/^[-+0-9.e]+$/.test(cell.textContent)) return false;
+    const range = document.createRange(); range.selectNodeContents(cell);
+    return range.getClientRects().length > 1 }).map(cell => cell.textContent)"""
+_GROUND = """const light = (color) => color.match(/\\d+/g).slice(0, 3).map(Number).reduce((a, b) => a + b);
+    const probe = document.body.appendChild(document.createElement('div')); probe.style.color = 'canvas';
+    return [light(getComputedStyle(document.body).color), light(getComputedStyle(probe).color)]"""
+
+
+def wide_study(folder: Path) -> tuple[optuna.Study, Definition]:
+    """Return a study of eight parameters and long metrics, and its study file."""
+    space = {f"learning_rate_{at}": FloatDistribution(1e-6, 1e-1, log=True) for at in range(6)}
+    space |= {"optimizer": CategoricalDistribution(["adam", "rmsprop", "sgd with momentum"])}
+    path = folder / "phone.toml"
+    path.write_text(TINY.format(name="phone", build="mlp"))
+    study = optuna.create_study(study_name="phone")
+    for number in range(12):
+        params = {name: 1.23456e-6 * (number + 1) for name in space if name != "optimizer"}
+        params["optimizer"] = ["adam", "rmsprop", "sgd with momentum"][number % 3]
+        trial = create_trial(params=params, distributions=space, value=1.23456e-5 * 3**number)
+        study.add_trial(trial)
+    attributes.set_trivial(study, {"val_loss": 0.693147})
+    return study, load_definition(path)
 
 
 @pytest.mark.heavy

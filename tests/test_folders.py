@@ -41,7 +41,7 @@ def test_a_folder_of_any_name(tiny: Tiny, tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"studies", "mlflow.db", "mlruns"}
     assert set(tmp_path.iterdir()) == before, "no stray folder beside it"
     assert (folder / "studies" / "odd.journal").is_file()
-    code = "from search.tracking import registry, store; store.set_uri(None); registry.load_keras('models:/odd/1')"
+    code = "from search.tracking import store, versions; store.set_uri(None); versions.load_keras('models:/odd/1')"
     loaded = command("-c", code, cwd=folder, env=unset)
     assert loaded.returncode == 0, loaded.stderr
 

@@ -162,8 +162,8 @@ def test_a_search_that_waits_for_mlflow_says_how_far_it_is(
             for done in range(3):
                 display.say(Stage("writing the trials to MLflow", done, 40, 8.0))
             if live:
-                assert "writing the trials to MLflow:  2/40" in display._lines().plain
-                assert "0:08 left" in display._lines().plain
+                assert any("writing the trials to MLflow:  2/40" in line for line in display._lines(80))
+                assert any("0:08 left" in line for line in display._lines(80))
     assert capsys.readouterr().err.count("eight: writing the trials to MLflow\n") == 1
 
 
@@ -199,6 +199,38 @@ def test_a_trials_line_fits_eighty_columns(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"[{total - 1}/{total}] trial {total - 1} complete 1.2346e-05; best 1.2346e-05 (trial 7)")
     assert len(line) <= 80
+
+
+def test_of_several_metrics_each_is_named_and_the_rule_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person would see one of two values, and not know why this trial is registered and not another."""
+    path = tmp_path / "two.toml"
+    path.write_text(
+        "name = 'two'\nmetric = ['val_loss', 'parameters']\ndirection = ['minimize', 'minimize']\n"
+        "[data]\nsource = 'sklearn:load_wine'\n[fit]\nepochs = 1\n"
+        "[space]\nwidth = { type = 'int', low = 1, high = 300 }\n"
+    )
+    display = Display(load_definition(path), silent=False)
+    done = Progress(4, "complete", 0.25, 3, 0.5, 2, 20, 60.0, values=(0.25, 81.0), best_values=(0.5, 9.0))
+    display.progress(done)
+    told = capsys.readouterr().err
+    assert "trial 4 complete val_loss 0.25, parameters 81; best 0.5, 9 (trial 3)" in told
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    display = Display(load_definition(path), silent=False)
+    with display:
+        display.progress(replace(done, state="training", metrics={"val_loss": 0.125, "f2": 1.0}, epoch=1, epochs=2))
+    assert "trial 4, epoch 1 of 2, val_loss 0.125, f2 1, 0:0" in ANSI.sub("", capsys.readouterr().err)
+    table = tuple(replace(best(number), values=(0.5, 9.0 + number)) for number in range(3))
+    display.outcome(outcome(best=table[0], table=table, front=(0, 2, 7)))
+    printed = " ".join(ANSI.sub("", capsys.readouterr().out).split())
+    assert "Trial 0 is of the 3 on the Pareto front the nearest to the ideal point." in printed
+    assert "trial on the front" in printed
+    assert "0 yes 9" in printed
+    assert (
+        "Registered trial 0, of the 3 on the Pareto front the nearest to the ideal point, as models:/eight/1" in printed
+    )
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

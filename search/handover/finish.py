@@ -25,9 +25,9 @@ from search.handover.confirmation import confirm
 from search.handover.outcome import Outcome
 from search.register import best_of, check_usable, register_best
 from search.reporting import plots
+from search.reporting.findings import front_of
 from search.stopping import Interruption, signals
 from search.study import attributes, ranking
-from search.study.comparable import comparable_trials
 from search.studyfile.settings import arguments_of, resume_command
 from search.system.outbox import Left
 from search.tracking.pages import outcomes
@@ -256,8 +256,6 @@ class _Ending:
         )
         trials = context.trials()
         counts = count(trials)
-        several = len(self._definition.metrics) > 1
-        front = ranking.pareto_front(self._definition, comparable_trials(self._study)) if several else []
         return Outcome(
             study=context.settings.study_name,
             experiment_id=run.experiment_id if run is not None else "",
@@ -265,7 +263,7 @@ class _Ending:
             n_trials=counts.as_json(),
             died=counts.died,
             best=table[0],
-            front=tuple(trial.number for trial in front),
+            front=front_of(self._study, self._definition),
             model=None,
             newly_registered=False,
             stopped=self._stopped,

@@ -11,6 +11,7 @@ from search.comparison.verdict import Slice, Verdict
 from search.errors import RegistryError
 from search.promotion.conditions import Conditions
 from search.promotion.judge import Decision, Judge
+from search.tracking.pages import markup
 
 if TYPE_CHECKING:
     from search.tracking.history import Move
@@ -53,6 +54,26 @@ class Promotion:
         names = ("model", "version", "alias", "previous", "promoted", "reason")
         verdict = None if self.verdict is None else self.verdict.as_json()
         return {**{name: getattr(self, name) for name in names}, "verdict": verdict}
+
+    def _repr_html_(self) -> str:
+        moved = "is" if self.promoted else "is not"
+        told = {"before": self.previous and f"version {self.previous}", "reason": self.reason}
+        known = [each for each in (self.verdict, *self.others) if each is not None]
+        head = ["metric", "before", "now", "difference", "95 % interval", "surely better"]
+        rows = [[each.metric, each.champion, each.challenger, each.difference, *_sure(each)] for each in known]
+        worse = ", ".join(each.name for each in self.slices if each.worse)
+        return markup.Markup(
+            markup.heading(f"{self.model} version {self.version} {moved} {self.alias}")
+            + markup.facts(told)
+            + (markup.table(head, [["" if cell is None else cell for cell in row] for row in rows]) if rows else "")
+            + markup.paragraph(f"Surely worse on: {worse}" if worse else "")
+        )
+
+
+def _sure(verdict: Verdict) -> list[str]:
+    """Return the interval of a difference, and whether it says that the challenger is better."""
+    interval = "" if verdict.interval is None else " to ".join(f"{each:.4g}" for each in verdict.interval)
+    return [interval, {True: "yes", False: "no, worse", None: "not decided"}[verdict.better]]
 
 
 def promote(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from search.tracking.pages import outcomes
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,7 @@ class Findings:
         saved: What pruning saved.
         edges: Parameters whose best values sit at one end of their range.
         failures: Failed trials by their reason.
+        front: The trials on the Pareto front, by number; none for a study of one metric.
         ensemble: The trainings whose mean was registered last; None where none was, or another trial leads now.
     """
 
@@ -42,6 +41,7 @@ class Findings:
     saved: outcomes.Saved
     edges: tuple[insight.Edge, ...]
     failures: tuple[outcomes.Failures, ...]
+    front: tuple[int, ...] = ()
     ensemble: Ensemble | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -58,6 +58,7 @@ class Findings:
             "caveat": self.caveat or None,
             "saved": {"trials": self.saved.trials, "epochs": self.saved.epochs, "seconds": self.saved.seconds},
             "edges": [vars(each) for each in self.edges],
+            **({"pareto_front": list(self.front)} if self.front else {}),
             **({} if self.ensemble is None else {"ensemble": self.ensemble.as_json()}),
             "failures": [{"reason": each.reason, "trials": list(each.numbers)} for each in self.failures],
         }
@@ -70,22 +71,33 @@ def findings_of(study: optuna.Study, definition: Definition, top: int) -> Findin
         top: How many of the best trials.
     """
     trials = study.get_trials(deepcopy=False)
-    comparable = comparable_trials(study)
-    ranked = ranking.best_trials(definition, comparable)
+    ranked = ranking.leading_trials(definition, study)
+    confirmed, trivial = attributes.confirmed_of(study), attributes.trivial_of(study)
     return Findings(
         study=study.study_name,
         states=ranking.states_of(trials),
-        best=tuple(best_of(definition, trial, trivial=attributes.trivial_of(study)) for trial in ranked[:top]),
+        best=tuple(
+            best_of(definition, trial, confirmed=confirmed.get(trial.number), trivial=trivial) for trial in ranked[:top]
+        ),
         importances=insight.importances(study, definition),
         caveat=insight.caveat(len(ranked)),
         saved=outcomes.saved(trials),
         edges=tuple(insight.edges(study, definition)),
         failures=outcomes.failures(trials),
-        ensemble=_ensemble(study, ranked),
+        front=front_of(study, definition),
+        ensemble=averaged_of(study, definition),
     )
 
 
-def _ensemble(study: optuna.Study, ranked: Sequence[FrozenTrial]) -> Ensemble | None:
-    record = attributes.ensemble_of(study)
-    found = of_record(record) if record and ranked else None
-    return found if found is not None and ranked[0].number in {each.number for each in found.members} else None
+def front_of(study: optuna.Study, definition: Definition) -> tuple[int, ...]:
+    """Return the numbers of the trials on the Pareto front; none for a study of one metric."""
+    if len(definition.metrics) == 1:
+        return ()
+    return tuple(trial.number for trial in ranking.pareto_front(definition, comparable_trials(study)))
+
+
+def averaged_of(study: optuna.Study, definition: Definition) -> Ensemble | None:
+    """Return the trainings whose mean was registered last; None where none was, or another trial leads now."""
+    record, leading = attributes.ensemble_of(study), ranking.leading_trials(definition, study)
+    found = of_record(record) if record and leading else None
+    return found if found is not None and leading[0].number in {each.number for each in found.members} else None

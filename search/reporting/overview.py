@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
-from optuna.trial import TrialState
 
 from search.errors import SearchError, StorageError
+from search.study import ranking
 from search.study.attributes import searches_of
 from search.study.comparable import comparable_trials
 from search.study.ranking import states_of
@@ -26,7 +25,8 @@ class StudyOverview:
 
     Attributes:
         states: How many trials are in each state.
-        best: The best value; of several metrics the best of the first; None without a complete trial.
+        values: The values of the trial that would be registered, one for each metric; empty without a complete trial.
+        front: How many trials are on the Pareto front; 0 for a study of one metric.
         versions: How many versions the registered model of its name has; None where MLflow cannot be asked.
         champion: The version that is champion.
         package: The version of this package that searched last; empty before 0.2 and where none did.
@@ -35,17 +35,24 @@ class StudyOverview:
     study: str
     storage: str
     states: dict[str, int]
-    best: float | None
+    values: tuple[float, ...]
+    front: int
     versions: int | None
     champion: str | None
     package: str = ""
+
+    @property
+    def best(self) -> float | None:
+        """The best value, of several metrics the first of that trial; None without a complete trial."""
+        return self.values[0] if self.values else None
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
         return {
             "study": self.study,
             "trials": sum(self.states.values()),
-            "best": self.best,
+            "best": list(self.values) if len(self.values) > 1 else self.best,
+            **({"front": self.front} if self.front else {}),
             "versions": self.versions or 0,
             "champion": self.champion,
             "package": self.package,
@@ -86,8 +93,12 @@ def _studies(url: str) -> Iterator[StudyOverview]:
         names = optuna.get_all_study_names(storage)
     for name in names:
         study = optuna.load_study(study_name=name, storage=storage)
+        trials, goals = comparable_trials(study), ranking.goals_of(study)
+        best = ranking.best_trials(goals, trials)[:1]
+        front = len(ranking.pareto_front(goals, trials)) if len(goals.directions) > 1 else 0
+        states = states_of(study.get_trials(deepcopy=False))
         yield StudyOverview(
-            name, url, states_of(study.get_trials(deepcopy=False)), _best(study), None, None, _package(study)
+            name, url, states, tuple(best[0].values) if best else (), front, None, None, _package(study)
         )
 
 
@@ -95,13 +106,6 @@ def _package(study: optuna.Study) -> str:
     """Return the version that searched last; records of a newer version, which cannot be read here, have one too."""
     searches = sorted(searches_of(study).values(), key=lambda each: str(each.get("began", "")))
     return next((str(each["version"]) for each in reversed(searches) if each.get("version")), "")
-
-
-def _best(study: optuna.Study) -> float | None:
-    values: list[float] = [trial.values[0] for trial in comparable_trials(study, (TrialState.COMPLETE,))]
-    if not values:
-        return None
-    return min(values) if study.directions[0] == StudyDirection.MINIMIZE else max(values)
 
 
 class _Registry:

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search.errors import UsageError, did_you_mean
+from search.errors import UsageError, did_you_mean, one_line
 from search.figures import literal
 from search.reporting import insight, interactive
+from search.reporting.place import NOWHERE, Place
 from search.reporting.table import trials_table
 from search.study import ranking
 from search.study.comparable import comparable_study, comparable_trials
 from search.studyfile.schema import Definition
+from search.tracking.pages.markup import GREY
 
 
-def write(study: optuna.Study, definition: Definition, folder: Path) -> list[Path]:
+def write(study: optuna.Study, definition: Definition, folder: Path, place: Place = NOWHERE) -> list[Path]:
     """Write the trials' table and every plot that this study has enough trials for.
 
     Args:
         study: The Optuna study.
         definition: Its study file, for the names of its metrics.
         folder: An existing folder.
+        place: Where MLflow shows it.
     """
     return [
         table(study, definition, folder),
-        *(path for name in DRAWINGS for path in draw(study, definition, name, folder)),
+        *(path for name in DRAWINGS for path in draw(study, definition, name, folder, place)),
     ]
 
 
@@ -41,7 +47,7 @@ def table(study: optuna.Study, definition: Definition, folder: Path) -> Path:
     return folder / "trials.csv"
 
 
-def draw(study: optuna.Study, definition: Definition, name: str, folder: Path) -> list[Path]:
+def draw(study: optuna.Study, definition: Definition, name: str, folder: Path, place: Place = NOWHERE) -> list[Path]:
     """Draw one of `DRAWINGS` as a file, and return it: a PNG, or the page of all interactive plots.
 
     Returns:
@@ -55,30 +61,65 @@ def draw(study: optuna.Study, definition: Definition, name: str, folder: Path) -
         return []
     if name == REPORT:
         path = folder / f"{REPORT}.html"
-        path.write_text(interactive.page(study, definition), encoding="utf-8")
+        path.write_text(interactive.page(study, definition, place), encoding="utf-8")
         return [path]
-    import matplotlib
-
-    matplotlib.use("Agg")
-    with warnings.catch_warnings(), suppress(*insight.UNDRAWN):
-        warnings.simplefilter("ignore")  # Optuna's plots are experimental, and say so each time
+    with _unseen(), suppress(*insight.UNDRAWN):
         path = folder / f"{name}.png"
-        _save(_AXES[name](comparable_study(study), definition), path)
+        path.write_bytes(_png(_AXES[name](comparable_study(study), definition)))
         return [path]
     return []
 
 
-def axes(study: optuna.Study, definition: Definition, name: str) -> Any:
-    """Return one of `PLOTS`, drawn by matplotlib.
+def picture(study: optuna.Study, definition: Definition) -> bytes:
+    """Return the value by trial as a PNG for a light or dark page; empty where no trial is complete."""
+    if not comparable_trials(study, (TrialState.COMPLETE,)):
+        return b""
+    import matplotlib as mpl
+
+    lines = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    look = {**dict.fromkeys(lines, GREY), "savefig.transparent": True, "legend.framealpha": 0.0}
+    with _unseen(), mpl.rc_context(look):
+        return _png(_history(comparable_study(study), definition))
+
+
+def axes(study: optuna.Study, definition: Definition, name: str, **options: Any) -> Any:
+    """Return a plot drawn by matplotlib: one of `PLOTS`, or what `optuna.visualization` calls `plot_<name>`.
+
+    Args:
+        study: The Optuna study.
+        definition: Its study file, for the names of its metrics.
+        name: The plot.
+        **options: What Optuna's function takes, for example `params`.
 
     Raises:
-        UsageError: There is no such plot.
+        UsageError: There is no such plot, or Optuna cannot draw it of these trials.
     """
-    if name not in _AXES:
-        raise UsageError(f"no plot '{name}'; there are {', '.join(PLOTS)}{did_you_mean(name, PLOTS)}")
+    from optuna.visualization import matplotlib as visualization
+
+    known = sorted(each.removeprefix("plot_") for each in visualization.__all__ if each.startswith("plot_"))
+    if name not in known:
+        raise UsageError(f"no plot '{name}'; there are {', '.join(known)}{did_you_mean(name, known)}")
+    shown = comparable_study(study)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _AXES[name](comparable_study(study), definition)
+        warnings.simplefilter("ignore")  # Optuna's plots are experimental, and say so each time
+        try:
+            if name in _AXES and not options:
+                return _AXES[name](shown, definition)
+            plot = getattr(visualization, f"plot_{name}")
+            given = {"target_names": list(definition.metrics), "reference_point": _worst(study), **_target(definition)}
+            taken = {key: given[key] for key in given.keys() & inspect.signature(plot).parameters.keys()}
+            return plot(shown, **{**taken, **options})
+        except ModuleNotFoundError as error:
+            raise UsageError(f"plot '{name}' needs {error.name}; pip install {error.name}") from None
+        except insight.UNDRAWN as error:
+            raise UsageError(f"plot '{name}': {one_line(error)}") from error
+
+
+def _worst(study: optuna.Study) -> list[float]:
+    """Return the worst value of each metric among the complete trials."""
+    columns = zip(*(trial.values for trial in comparable_trials(study, (TrialState.COMPLETE,))), strict=True)
+    ways = zip(columns, study.directions, strict=False)
+    return [max(values) if way == StudyDirection.MINIMIZE else min(values) for values, way in ways]
 
 
 def _target(definition: Definition) -> dict[str, Any]:
@@ -208,9 +249,27 @@ REPORT = "report"
 DRAWINGS = (*PLOTS, REPORT)
 
 
-def _save(axes: Any, path: Path) -> None:
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """Draw in memory; the program's own figures, and its way to show them, stay as they were."""
+    import matplotlib as mpl
     from matplotlib import pyplot
 
+    backend, figures = mpl.get_backend(), set(pyplot.get_fignums())
+    pyplot.switch_backend("agg")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna's plots are experimental, and say so each time
+            yield
+    finally:
+        for number in set(pyplot.get_fignums()) - figures:
+            pyplot.close(number)
+        with suppress(ImportError):  # it was chosen, and never used: it needs a screen that is not there
+            pyplot.switch_backend(backend)
+
+
+def _png(axes: Any) -> bytes:
     first = axes.flat[0] if hasattr(axes, "flat") else axes
-    first.figure.savefig(path, dpi=100, bbox_inches="tight")
-    pyplot.close("all")
+    drawn = io.BytesIO()
+    first.figure.savefig(drawn, format="png", dpi=100, bbox_inches="tight")
+    return drawn.getvalue()

@@ -21,7 +21,7 @@ import platformdirs
 from optuna.trial import TrialState
 
 from search.study import attributes
-from search.study.storage import file_of
+from search.study.storage import file_of, folder_of
 from search.studyfile.settings import Settings
 from search.system import machine, whole
 
@@ -44,8 +44,7 @@ class StudyFiles:
 
     def __init__(self, study: optuna.Study, settings: Settings) -> None:
         self._study, self._storage, self._name = study, settings.storage, study.study_name
-        file = file_of(settings.storage)
-        self._beside = (Path("studies") if file is None else file.parent).absolute()
+        self._beside = folder_of(settings.storage).absolute()
         chosen = settings.state or attributes.state_of(study)
         places = [Path(chosen).absolute()] if chosen else [self._beside, platformdirs.user_state_path("search")]
         identity = attributes.identity_of(study)[:_SHOWN]

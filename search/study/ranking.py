@@ -4,15 +4,47 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study.attributes import confirmed_of, constraints_of
 from search.study.comparable import comparable_trials
-from search.studyfile.schema import Definition
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # states whose configuration is not tried again
+
+
+RULE = "the nearest to the ideal point"  # which trial of several metrics is registered; see `best_trials`
+
+
+class Goals(Protocol):
+    """What a study asks for, as its study file says it, or the study itself: a direction for each metric."""
+
+    @property
+    def directions(self) -> Sequence[str]:
+        """`minimize` or `maximize`, one for each metric."""
+        ...
+
+
+@dataclass(frozen=True)
+class StudyGoals:
+    """What a study asks for, as its storage has it."""
+
+    directions: tuple[str, ...]
+
+
+def goals_of(study: optuna.Study) -> StudyGoals:
+    """Return what a study asks for."""
+    return StudyGoals(tuple(each.name.lower() for each in study.directions))
+
+
+def nearest(front: int) -> str:
+    """Return in words which trial of a Pareto front of so many is registered."""
+    if front == 1:
+        return "the only one on the Pareto front"
+    return f"of the {front} on the Pareto front {RULE}"
 
 
 def states_of(trials: Sequence[FrozenTrial]) -> dict[str, int]:
@@ -27,7 +59,7 @@ def feasible(trial: FrozenTrial) -> bool:
 
 
 def leads(
-    definition: Definition,
+    definition: Goals,
     values: Sequence[float],
     number: int,
     others: Iterable[tuple[Sequence[float], int]],
@@ -56,16 +88,14 @@ def leads(
     return True
 
 
-def worth_keeping(
-    definition: Definition, study: optuna.Study, values: Sequence[float], number: int, places: int
-) -> bool:
+def worth_keeping(definition: Goals, study: optuna.Study, values: Sequence[float], number: int, places: int) -> bool:
     """Return whether a trial would be among so many best complete trials of the study."""
     complete = comparable_trials(study, (TrialState.COMPLETE,))
     others = ((each.values, each.number) for each in complete if each.number != number and feasible(each))
     return leads(definition, values, number, others, places)
 
 
-def best_trials(definition: Definition, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def best_trials(definition: Goals, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the feasible complete trials, best first.
 
     With several metrics the Pareto front comes first, ordered by the stated rule: nearest to the
@@ -73,7 +103,7 @@ def best_trials(definition: Definition, trials: Sequence[FrozenTrial]) -> list[F
     """
     costs = _costs(definition, trials)
     complete = [trial for trial in trials if trial.number in costs]
-    if len(definition.metrics) == 1:
+    if len(definition.directions) == 1:
         return sorted(complete, key=lambda trial: (costs[trial.number], trial.number))
     front = pareto_front(definition, trials)
     on_front = {trial.number for trial in front}
@@ -83,7 +113,7 @@ def best_trials(definition: Definition, trials: Sequence[FrozenTrial]) -> list[F
     return ranked + sorted(rest, key=lambda trial: (costs[trial.number], trial.number))
 
 
-def leading_trials(definition: Definition, study: optuna.Study) -> list[FrozenTrial]:
+def leading_trials(definition: Goals, study: optuna.Study) -> list[FrozenTrial]:
     """Return the feasible complete trials on the study's data of now, the one to register first.
 
     That is the best one; where the leading trials were trained again under new seeds, the one that is best on
@@ -92,7 +122,7 @@ def leading_trials(definition: Definition, study: optuna.Study) -> list[FrozenTr
     ranked = best_trials(definition, comparable_trials(study))
     known = confirmed_of(study)  # a storage is read for it
     confirmed = {trial.number: known[trial.number] for trial in ranked if trial.number in known}
-    if not ranked or ranked[0].number not in confirmed or len(definition.metrics) > 1:
+    if not ranked or ranked[0].number not in confirmed or len(definition.directions) > 1:
         return ranked
     most = max(len(each.values) for each in confirmed.values())
     standing = [trial for trial in ranked if trial.number in confirmed and len(confirmed[trial.number].values) == most]
@@ -100,7 +130,7 @@ def leading_trials(definition: Definition, study: optuna.Study) -> list[FrozenTr
     return [first, *(trial for trial in ranked if trial is not first)]
 
 
-def pareto_front(definition: Definition, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def pareto_front(definition: Goals, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the feasible complete trials that no other is better than in every metric, by number."""
     front: dict[int, list[float]] = {}
     # In this order only a trial before dominates one; one that is dominated is so by a trial of the front.
@@ -110,13 +140,13 @@ def pareto_front(definition: Definition, trials: Sequence[FrozenTrial]) -> list[
     return sorted((trial for trial in trials if trial.number in front), key=lambda trial: trial.number)
 
 
-def _costs(definition: Definition, trials: Sequence[FrozenTrial]) -> dict[int, list[float]]:
+def _costs(definition: Goals, trials: Sequence[FrozenTrial]) -> dict[int, list[float]]:
     """Return the values of the feasible complete trials by number, the sign such that less is better."""
     counted = [trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)]
     return {trial.number: _cost(definition, trial.values) for trial in counted}
 
 
-def _cost(definition: Definition, values: Sequence[float]) -> list[float]:
+def _cost(definition: Goals, values: Sequence[float]) -> list[float]:
     """Return a trial's values with the sign such that less is better."""
     signs = (1 if direction == "minimize" else -1 for direction in definition.directions)
     return [sign * value for sign, value in zip(signs, values, strict=True)]

@@ -158,3 +158,9 @@ def file_of(url: str) -> Path | None:
     import sqlalchemy
 
     return Path(sqlalchemy.make_url(url).database or "")
+
+
+def folder_of(url: str) -> Path:
+    """Return the folder in which a storage's file lies; `studies` for a server."""
+    file = file_of(url)
+    return Path("studies") if file is None else file.parent

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 from search.errors import UsageError
-from search.studyfile.load import load_definition, parse_definition
+from search.studyfile.load import check_objects, load_definition, parse_definition
 from search.studyfile.schema import Definition
 
 _NAME_LINE = re.compile(r"""^name[ \t]*=[ \t]*("[^"\n]*"|'[^'\n]*')""", re.MULTILINE)
@@ -31,6 +31,7 @@ def copy_study(name: str, source: Path, folder: Path) -> list[Path]:
             already and differs; nothing was written.
     """
     definition = load_definition(source)
+    check_objects(definition, b"")
     text = _renamed(definition, name)
     copies = {folder / file: definition.folder / file for file in _relative_files(definition)}
     target = folder / f"{name}.toml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -10,10 +11,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from search.errors import StudyFileError, UsageError, did_you_mean
+from search.errors import StudyFileError, UsageError, did_you_mean, redact
 from search.studyfile import messages, presets
 from search.studyfile.checks import check_together
+from search.studyfile.objects import PREFIX
 from search.studyfile.schema import Definition, is_file
+from search.system import whole
+
+MADE = ".json"  # ends the name of a definition that a Python program left
+_STUDIES = Path("studies")
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -24,26 +30,37 @@ def shipped_studies() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def find_study(study: str) -> Path:
+def made_in_python(name: str, beside: Path) -> Path:
+    """Return where the definition of a study that a Python program made lies: beside the study's journal."""
+    return beside / f"{name}{MADE}"
+
+
+def find_study(study: str, beside: Path = _STUDIES) -> Path:
     """Return the study file that a path or a name stands for.
 
-    A name is looked up in `studies/` of the working directory, then among the shipped ones.
+    A name is looked up in `studies/` of the working directory, then among the definitions that Python programs left,
+    then among the shipped files.
+
+    Args:
+        study: The path or the name.
+        beside: The folder of the study's journal.
 
     Raises:
         UsageError: There is no such file.
     """
     path = Path(study)
-    if path.suffix == ".toml" or path.parent != Path():
+    if path.suffix in (".toml", MADE) or path.parent != Path():
         if is_file(path):
             return path
         raise UsageError(f"{study}: no such study file; give a .toml file or a study's name")
-    local = Path("studies") / f"{study}.toml"
     shipped = shipped_studies()
-    if is_file(local):
-        return local
+    for local in (_STUDIES / f"{study}.toml", made_in_python(study, beside)):
+        if is_file(local):
+            return local
     if study in shipped:
         return shipped[study]
-    known = sorted({*shipped, *(file.stem for file in Path("studies").glob("*.toml"))})
+    made = {file.stem for file in beside.glob(f"*{MADE}") if not file.stem.endswith(".schema")}
+    known = sorted({*shipped, *made, *(file.stem for file in _STUDIES.glob("*.toml"))})
     raise UsageError(
         f"no study '{study}' in studies/ or among the shipped ones ({', '.join(known)}){did_you_mean(study, known)}"
     )
@@ -58,14 +75,45 @@ def load_definition(path: Path) -> Definition:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark before UTF-8
+        if path.suffix == MADE:
+            return _made(json.loads(text), path)
         content = tomllib.loads(text)
     except OSError as error:
         raise StudyFileError(str(path), "", f"cannot be read ({error.strerror})", "give a readable file") from None
     except UnicodeDecodeError as error:
         raise StudyFileError(str(path), "", f"not UTF-8 text ({error.reason})", "save it as UTF-8") from None
     except (ValueError, RecursionError) as error:  # also a number of too many digits, tables nested too deeply
-        raise StudyFileError(str(path), "", f"not valid TOML ({error})", "see https://toml.io") from None
+        form = "JSON" if path.suffix == MADE else "TOML"
+        raise StudyFileError(str(path), "", f"not valid {form} ({error})", f"use valid {form}") from None
     return parse_definition(content, path, text)
+
+
+def _made(content: Any, path: Path) -> Definition:
+    """Return the definition of a study that a Python program made; relative paths start from that program's folder."""
+    if not isinstance(content, dict) or not isinstance(content.get("study"), dict):
+        raise StudyFileError(str(path), "study", "missing", "give the file that Study.optimize wrote, or a .toml file")
+    folder = Path(str(content.pop("folder", path.parent)))
+    return parse_definition(content["study"], folder / path.name, json.dumps(content, indent=2))
+
+
+def keep_made(definition: Definition, beside: Path) -> None:
+    """Write the definition of a study that a Python program made beside its journal, where the commands find it."""
+    content = {**json.loads(redact(definition.text)), "folder": str(definition.folder.absolute())}
+    whole.write(made_in_python(definition.name, beside), json.dumps(content, indent=2).encode())
+
+
+def check_objects(definition: Definition, objects: bytes) -> None:
+    """See that what a definition made in Python refers to is there.
+
+    Raises:
+        UsageError: It lies in the program that made the study.
+    """
+    given = [key for key, each in definition.references.items() if each.startswith(f"{PREFIX}:")]
+    if given and not objects:
+        raise UsageError(
+            f"study '{definition.name}' was made in Python: {', '.join(given)} lie in that program alone, in no file; "
+            "run it there, or write a study file"
+        )
 
 
 def parse_definition(content: Mapping[str, Any], path: Path, text: str = "") -> Definition:

@@ -23,7 +23,7 @@ from typing import Any
 import cloudpickle
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from search.errors import ModelError, StudyFileError, did_you_mean
+from search.errors import ModelError, StudyFileError
 
 PREFIX = "object"
 _LARGE = 1_000_000  # bytes of pickled data from which on they lie in a file
@@ -203,7 +203,7 @@ def own_code(names: Sequence[str]) -> tuple[bytes, set[str]]:
         that the objects refer to.
     """
     modules: set[str] = set()
-    used = {name: _provided[name] for name in names if name in _provided}
+    used = {name: provided(name, "model") for name in names}
     _Reader(cloudpickle.dumps((used, _registered)), modules).load()
     return (cloudpickle.dumps(_registered) if _registered else b""), modules
 
@@ -232,7 +232,7 @@ def provided(name: str, key: str) -> Any:
         ModelError: There is none of this name.
     """
     if name not in _provided:
-        raise ModelError(f"{key}: no object '{name}' was given{did_you_mean(name, _provided)}")
+        raise ModelError(f"{key}: '{name}' lies in the Python program that made the study; run it there")
     return _provided[name]
 
 
@@ -242,6 +242,11 @@ def called(reference: str | None) -> str:
     if kind != PREFIX or name not in _provided:
         return reference or ""
     return str(getattr(_provided[name], "__name__", type(_provided[name]).__name__))
+
+
+def in_words(reference: str) -> str:
+    """Return what a definition names; of an object, that it was given."""
+    return "given in Python" if reference.startswith(f"{PREFIX}:") else reference
 
 
 def space_of(space: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -269,4 +274,9 @@ def _parameter(name: str, each: Any, where: str) -> dict[str, Any]:
 
 def as_text(content: Mapping[str, Any], objects: Objects) -> str:
     """Return a definition made of objects as text for people: its tables, and the objects' sources."""
-    return json.dumps({"study": content, "objects": objects.described()}, indent=2, default=str)
+    return json.dumps({"study": content, "objects": objects.described()}, indent=2, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON has for a value that it does not know: a number of NumPy's, a path."""
+    return value.item() if getattr(value, "shape", None) == () else str(value)

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationE
 
 from search.errors import UsageError, did_you_mean
 from search.studyfile import messages
-from search.studyfile.load import find_study
+from search.studyfile.load import MADE, find_study
 from search.studyfile.options import F, Option, SearchOptions, keyword, with_keywords
 from search.studyfile.parameters import StudyName, written
 from search.studyfile.schema import Definition
@@ -189,14 +189,14 @@ def arguments_of(settings: Settings, *, resuming: bool = False) -> str:
         settings: A search of the study.
         resuming: Whether to add what the search was asked, and that it goes on.
     """
-    definition = settings.definition
-    path = definition.path
+    path = settings.definition.path
     try:
         by_name = find_study(path.stem).resolve() == path.resolve()
     except UsageError:
         by_name = False
-    words = [path.stem if by_name else str(path)] if path.name else [definition.name]
-    defaults = _defaults(definition, settings.study_name)
+    made = path.suffix == MADE
+    words = [settings.definition.name if made or not path.name else path.stem if by_name else str(path)]
+    defaults = _defaults(settings.definition, settings.study_name)
     for name, option in OPTIONS.items():
         value = getattr(settings, _field(name))
         if value != defaults[name] and (option.everywhere or (resuming and name not in _NOT_RESUMED)):
@@ -206,7 +206,9 @@ def arguments_of(settings: Settings, *, resuming: bool = False) -> str:
 
 
 def resume_command(settings: Settings) -> str:
-    """Return the command that goes on with a search that was interrupted."""
+    """Return the command that goes on with a search that was interrupted; of a study made in Python, the call."""
+    if settings.objects:
+        return "study.optimize(resume=True)"
     return f"python -m search.run {arguments_of(settings, resuming=True)}"
 
 

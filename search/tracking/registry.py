@@ -148,11 +148,6 @@ def as_challenger(registered: Registered) -> Registered:
     return replace(registered, aliases=(CHALLENGER,))
 
 
-def load_keras(uri: str) -> Any:
-    """Return the Keras model of a version."""
-    return mlflow.pyfunc.load_model(uri).get_raw_model()
-
-
 def holder(name: str, alias: str) -> Registered | None:
     """Return the version that carries an alias; None when none does, or when it was deleted."""
     return next((each for each in all_versions(name) if alias in each.aliases), None)

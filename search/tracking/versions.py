@@ -168,6 +168,12 @@ def import_keras() -> None:
         importlib.import_module("keras")
 
 
+def load_keras(uri: str) -> Any:
+    """Return the Keras model of a version."""
+    import_keras()
+    return mlflow.pyfunc.load_model(uri).get_raw_model()
+
+
 def load(model: Registered) -> Loaded:
     """Bring a model to this machine and load it.
 

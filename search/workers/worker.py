@@ -33,6 +33,7 @@ from search.data.loading import TrialData
 from search.errors import ModelError, RowsChanged, SearchError, printable, raised, redact
 from search.reporting import data as data_picture
 from search.reporting import plots
+from search.reporting.place import Place
 from search.study import attributes, orders, ranking, samplers, storage
 from search.study.comparable import comparable_study
 from search.study.files import checkpoint_name
@@ -71,6 +72,7 @@ class Job:
         guarded: Whether the same trial may be given to a worker twice, as dask does.
         basis: What the search's values are measured on.
         shared: The folder in which workers of this machine share data; empty where each has its own.
+        url: The address of the study's page in MLflow's UI; empty where MLflow does not show it.
     """
 
     settings: Settings
@@ -82,6 +84,7 @@ class Job:
     guarded: bool = False
     basis: Mapping[str, Any] = field(default_factory=dict, repr=False)
     shared: str = ""
+    url: str = ""
 
     @property
     def definition(self) -> Definition:
@@ -312,7 +315,7 @@ def draw(job: Job, plot: str) -> dict[str, bytes]:
     """Draw one plot of the study, and return the file by its name; nothing when it has too few trials."""
     current = optuna.load_study(study_name=job.settings.study_name, storage=_storage(job))
     with tempfile.TemporaryDirectory() as folder:
-        files = plots.draw(comparable_study(current, job.basis), job.definition, plot, Path(folder))
+        files = plots.draw(comparable_study(current, job.basis), job.definition, plot, Path(folder), Place(job.url))
         return {file.name: file.read_bytes() for file in files}
 
 

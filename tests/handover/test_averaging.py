@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
-from search.tracking import registry
+from search.tracking import registry, versions
 from search.workers.reproduction import reproduce
 from tests.conftest import Searcher
 
@@ -89,7 +89,7 @@ def test_the_mean_of_the_best_trials_is_registered(study: Definition, run_search
     assert kept is not None
     assert kept.loss is not None
     assert kept.loss.mean() == pytest.approx(told["test"]["test_loss"], rel=1e-5)
-    members = [layer for layer in registry.load_keras(version.uri).layers if isinstance(layer, keras.Model)]
+    members = [layer for layer in versions.load_keras(version.uri).layers if isinstance(layer, keras.Model)]
     assert {member.name for member in members} == {f"trial_{each.number}" for each in ensemble.members}
     rows = np.random.default_rng(0).random((5, 10)).astype("float32")
     mean = np.mean([member.predict(rows, verbose=0) for member in members], axis=0)

@@ -13,13 +13,16 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 
+from search.errors import UsageError
 from search.reporting import insight, interactive, plots
 from search.reporting.overview import overview
-from search.study import attributes
+from search.reporting.place import Place
+from search.study import attributes, ranking
+from search.study.attributes import Confirmed
 from search.study.storage import open_storage
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
-from search.tracking.pages import outcomes
+from search.tracking.pages import descriptions, outcomes
 from search.training.result import Epoch, TrialResult
 from tests.conftest import Searcher, command
 
@@ -122,6 +125,39 @@ def test_every_plot_is_drawn(study: optuna.Study, definition: Definition, tmp_pa
     assert axes.get_yscale() == "log", "values span decades"
 
 
+def test_a_programs_own_figures_stay(study: optuna.Study, definition: Definition, tmp_path: Path) -> None:
+    """A report would close the figures of a notebook, and nothing that it draws later would be shown."""
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("svg")  # as a notebook has its own
+    mine, there = pyplot.figure(), pyplot.get_fignums()
+    try:
+        plots.write(study, definition, tmp_path)
+        assert plots.picture(study, definition).startswith(b"\x89PNG")
+        assert (pyplot.get_backend(), pyplot.get_fignums()) == ("svg", there)
+    finally:
+        pyplot.close(mine)
+        pyplot.switch_backend("agg")
+
+
+def test_every_plot_that_optuna_knows_is_drawn_or_says_why_not(study: optuna.Study, definition: Definition) -> None:
+    """A person who knows `plot_contour` would have to write Optuna's call; or read a traceback."""
+    from optuna.visualization import matplotlib as visualization
+
+    drawn, told = set(), {}
+    for name in (each.removeprefix("plot_") for each in visualization.__all__ if each.startswith("plot_")):
+        try:
+            plots.axes(study, definition, name)
+            drawn.add(name)
+        except UsageError as error:
+            told[name] = str(error)
+    assert {"contour", "edf", "rank", "slice", "timeline", "intermediate_values"} <= drawn
+    assert told.keys() <= {"hypervolume_history", "pareto_front", "terminator_improvement"}
+    assert "Study must be multi-objective" in told["hypervolume_history"]
+    with pytest.raises(UsageError, match=r"plot 'contour': .*unexpected keyword argument 'param'"):
+        plots.axes(study, definition, "contour", param=["width"])
+
+
 @pytest.mark.parametrize(
     ("choices", "missing"),
     [
@@ -206,6 +242,53 @@ def test_the_page_is_written_from_the_first_trial_on(tmp_path: Path, definition:
     assert '"title":{"text":"Optimization History Plot"}' not in page, "each plot has one title"
 
 
+def test_the_page_says_where_the_model_is_and_what_was_confirmed(study: optuna.Study, definition: Definition) -> None:
+    """Whoever is mailed the page would ask which version it is about, and whether the value was luck."""
+    attributes.set_trivial(study, {"val_loss": 2.0})
+    attributes.set_confirmed(study, {29: Confirmed((0.002, 0.004)), 28: Confirmed((0.3, 0.5))})
+    where = Place("http://there/#/experiments/1", "mlflow ui", "models:/found/3", ("challenger",), "http://there/#/v3")
+    page = interactive.page(study, definition, where)
+    assert '<a href="http://there/#/v3" target="_blank" rel="noopener">models:/found/3</a> (challenger)' in page
+    assert "http://there/#/experiments/1" in page
+    assert "served by: mlflow ui" in page
+    assert "has val_loss 2." in page, "the trivial answer"
+    assert "of the first value was luck" in page
+    assert re.search(r">under new seeds</td><td>0.003</td>", page)
+    assert "30 complete, 1 pruned, 3 failed" in page
+
+
+def test_of_several_metrics_the_page_and_the_list_say_which_are_on_the_front(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person would take the first metric's best trial for the study's, and not find the one that is registered."""
+    path = tmp_path / "two.toml"
+    path.write_text(
+        STUDY.replace('"val_loss"', '["val_loss", "parameters"]').replace('"minimize"', '["minimize", "minimize"]')
+    )
+    monkeypatch.chdir(tmp_path)
+    definition, storage = load_definition(path), open_storage("studies/two.journal")
+    study = optuna.create_study(study_name="two", storage=storage, directions=["minimize", "minimize"])
+    for number, values in enumerate([(1.0, 100.0), (0.4, 200.0), (0.001, 900.0), (0.5, 950.0)]):
+        params = {"width": 8 + number, "dropout": 0.1}
+        study.add_trial(create_trial(params=params, distributions=SPACE, values=values))
+    page = interactive.page(study, definition)
+    assert "Trial 1 is of the 3 on the Pareto front the nearest to the ideal point." in page
+    assert ">on the front</td><td>yes</td><td>yes</td><td>yes</td><td></td>" in page
+    assert page.count('"xaxis":{"title":{"text":"val_loss"},"type":"log"') == 1, "the front's axis is as the others'"
+    (found,) = overview(None, f"sqlite:///{tmp_path}/nowhere.db")
+    assert (found.as_json()["best"], found.as_json()["front"]) == ([0.4, 200.0], 3)
+    shown = descriptions.of_search(
+        definition,
+        study.trials,
+        ranking.best_trials(definition, study.trials),
+        lambda trial: f"[{trial.number}]",
+        state="",
+        dataset={},
+        run_id="r",
+    )
+    assert "On the Pareto front: [0], [1], [2]. Registered is [1], of the 3 on the Pareto front the nearest" in shown
+
+
 def test_a_long_study_is_drawn_of_a_sample_that_is_named(definition: Definition) -> None:
     """A report of 5 000 trials would take minutes, and its page a browser."""
     study = optuna.create_study(study_name="found")
@@ -215,4 +298,4 @@ def test_a_long_study_is_drawn_of_a_sample_that_is_named(definition: Definition)
     )
     page = interactive.page(study, definition)
     assert "Parallel coordinates (500 of 700 trials: the 250 best, and others by chance)" in page
-    assert "<h2>Value by trial</h2>" in page
+    assert "<h2>val_loss by trial</h2>" in page

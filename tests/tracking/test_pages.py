@@ -97,6 +97,8 @@ def _the_pictures(client: MlflowClient, by_number: dict[int, Run]) -> None:
 
 
 def _the_searchs_own_page(client: MlflowClient, run_id: str, by_number: dict[int, Run]) -> None:
+    tags = client.get_experiment(by_number[0].info.experiment_id).tags
+    assert [name for name in tags if not name.startswith("mlflow.")] == [], "the list shows no chip of the program's"
     note = client.get_run(run_id).data.tags["mlflow.note.content"]
     assert "**Finished**. Trials: 2 complete, 1 pruned, 1 failed." in note
     assert "- 1 trial: `" in note

@@ -20,6 +20,7 @@ ERRORS = "looks.png"  # on a kept trial's page
 DATA = "data.png"
 PICTURES = (DATA, "optimization_history.png", "slice.png", "parallel_coordinate.png", "param_importances.png")
 _LONGEST = 5000  # characters of a description on PostgreSQL
+_LINKED = 10  # trials of a Pareto front
 _WIDE = 10  # columns of parameters in a table
 _REASON = 200  # characters of a reason
 
@@ -120,6 +121,7 @@ def of_search(
         values = zip(definition.metrics, best.values, strict=True)
         told = ", ".join(f"`{metric}` {number(value)}" for metric, value in values)
         lines.append(f"Best trial: {link(best)} with {told}. {_tests(attributes.metrics_of_trial(best))}".rstrip())
+        lines.append(_front(definition, ranked, link))
         lines.append(_best_table(definition, ranked[:5], link))
     lines += _failed(trials)
     if counts["pruned"]:
@@ -127,6 +129,15 @@ def of_search(
     lines.append(_data(dataset))
     lines += [_picture(name, run_id) for name in pictures]
     return _limited(lines)
+
+
+def _front(definition: Definition, ranked: Sequence[FrozenTrial], link: Link) -> str:
+    """Return which trials are on the Pareto front, and which of them is registered."""
+    if len(definition.metrics) == 1:
+        return ""
+    front = ranking.pareto_front(definition, ranked)
+    shown = f"{', '.join(map(link, front[:_LINKED]))}{', …' if len(front) > _LINKED else ''}"
+    return f"On the Pareto front: {shown}. Registered is {link(ranked[0])}, {ranking.nearest(len(front))}."
 
 
 def _best_table(definition: Definition, best: Sequence[FrozenTrial], link: Link) -> str:

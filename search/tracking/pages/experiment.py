@@ -27,7 +27,8 @@ _PACKAGES = {
     "abfss": ("azure.storage.filedatalake", "azure-storage-file-datalake"),
     "hdfs": ("pyarrow", "pyarrow"),
 }
-_NOTE, _WRITTEN = "mlflow.note.content", "search.described"  # a description, and the last one written here
+# A description, and the last one written here, which MLflow's list hides; 0.1 had it under a name that is shown.
+_NOTE, _WRITTEN, _SHOWN = "mlflow.note.content", "mlflow.search.described", "search.described"
 
 
 def find_or_create(client: MlflowClient, definition: Definition, name: str) -> str:
@@ -107,6 +108,9 @@ def describe(
     """
     tags = client.get_experiment(experiment_id).tags
     text = descriptions.of_experiment(definition, name, trials, search)
-    if tags.get(_NOTE) == tags.get(_WRITTEN, descriptions.of_experiment(definition, name)) != text:
+    written = tags.get(_WRITTEN, tags.get(_SHOWN, descriptions.of_experiment(definition, name)))
+    if tags.get(_NOTE) == written != text:
         client.set_experiment_tag(experiment_id, _NOTE, text)
         client.set_experiment_tag(experiment_id, _WRITTEN, text)
+    if _SHOWN in tags:
+        client.delete_experiment_tag(experiment_id, _SHOWN)

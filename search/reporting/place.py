@@ -1,0 +1,61 @@
+"""Where MLflow shows a study, and which version of the registered model its best trial is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import optuna
+
+from search.errors import RegistryError, TrackingError
+from search.study import ranking
+from search.studyfile.schema import Definition
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study's trials and its model are.
+
+    Attributes:
+        url: The address of the study's page in MLflow's UI; empty where MLflow does not show the study.
+        serve: The command that serves that page; empty when a server is up.
+        version: The URI of the version that the best trial's model is; empty where it is none.
+        aliases: The aliases that the version carries.
+        version_url: The address of its page.
+    """
+
+    url: str = ""
+    serve: str = ""
+    version: str = ""
+    aliases: tuple[str, ...] = ()
+    version_url: str = ""
+
+
+NOWHERE = Place()
+
+
+def place_of(study: optuna.Study, definition: Definition, tracking_uri: str | None) -> Place:
+    """Ask MLflow where a study is; nowhere, where it has none of it or cannot be asked.
+
+    Args:
+        study: The study.
+        definition: Its study file.
+        tracking_uri: MLflow's tracking store; None for MLflow's own.
+    """
+    from search.tracking import registry, store
+    from search.tracking.pages import views
+
+    name, uri = study.study_name, store.set_uri(tracking_uri)
+    best = next((str(trial.number) for trial in ranking.leading_trials(definition, study)), None)
+    try:
+        with store.existing_store(uri):
+            page = views.page_of_study(uri, name)
+            versions = registry.all_versions(name)
+    except (TrackingError, RegistryError):
+        return NOWHERE
+    if page is None:
+        return NOWHERE
+    mine = next((each for each in versions if each.tags.get("trial") == best), None)
+    if mine is None:
+        return Place(page.url, page.serve)
+    address = f"{page.url.partition('/#/')[0]}/#/models/{name}/versions/{mine.version}"
+    return Place(page.url, page.serve, mine.uri, mine.aliases, address)

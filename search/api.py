@@ -99,7 +99,7 @@ class Study:
                 "direction": direction if isinstance(direction, str) or direction is None else list(direction),
                 "data": {"source": self._objects.refer_to_data(data), **data_settings},
                 "model": {"build": build if isinstance(build, str) else self._objects.refer("build", build)},
-                "space": space_of(space or {}, str(name)),
+                "space": space_of(space or {}, f"{name}.json"),
                 "enqueue": [dict(each) for each in enqueue],
                 "fit": self._objects.references_for(fit or {}, "fit"),
                 "metrics": self._objects.references_for(metrics or {}, "metrics"),
@@ -152,8 +152,10 @@ class Study:
         asked = {**options, "n_trials": n_trials, "storage": self._storage, "tracking_uri": self._tracking_uri}
         settings = resolve(self._definition, objects=objects, **asked)
         with unchanged():
+            from search.workers import early
             from search.workers.process import start_forkserver
 
+            early.check(settings)
             provide(settings.objects)
             if settings.cluster is None:
                 start_forkserver()

@@ -24,8 +24,10 @@ Messages never hold a password: every URL passes through `redact`.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import string
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -119,6 +121,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{spelt[nearest[0]]}'?" if nearest else ""
 
 
+def nearest_first(word: str, known: Iterable[str], told: str) -> str:
+    """Return what is told of all that is known, after the nearest: `did you mean 'x'? it has x, y`."""
+    return f"{did_you_mean(word, known).removeprefix('; ')} {told}".lstrip()
+
+
 # What frameworks put before the cause: which layer was called, where the graph's node was made.
 _PREAMBLE = re.compile(
     r"Exception encountered when calling|Graph execution error|Detected at node|<stack traces unavailable>|File \""
@@ -128,6 +135,7 @@ _APPENDIX = re.compile(r"^\s*Arguments received by .*", re.MULTILINE | re.DOTALL
 _TRACEBACKS = ("in user code:", "Traceback (most recent call last):")  # their last line is the cause
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _NODE = re.compile(r"^\{\{(?:function_)?node [^}]*\}\}\s*|\s*\[Op:[^\]]*\]\s*(?:name:)?\s*$")
+_TEXT_KIND = re.compile(r"(?:dtype\()?(['\"]?)[<>|=][US]\d+\1\)?")  # NumPy's name for text of some length
 _ERROR = re.compile(r"[A-Za-z_.]+(?:Error|Exception): ")
 
 
@@ -184,7 +192,7 @@ def _cause(message: str) -> str:
     if lines[at] == _TRACEBACKS[1]:
         at = next((at for at in reversed(range(len(lines))) if _ERROR.match(lines[at])), at)
     more = f" {lines[at + 1]}" if lines[at].endswith(":") and at + 1 < len(lines) else ""
-    return _NODE.sub("", lines[at]) + more
+    return _TEXT_KIND.sub("text", _NODE.sub("", lines[at]) + more)
 
 
 class SearchError(Exception):
@@ -195,6 +203,17 @@ class SearchError(Exception):
     def __init__(self, message: str) -> None:
         line = redact(" ".join(message.split()))
         super().__init__("".join(each if each.isprintable() else "?" for each in line))
+
+    def full_traceback(self) -> str:
+        """Return the whole traceback as text, with that of the worker where it arose in one."""
+        return redact("".join(traceback.format_exception(self)))
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython shows: the message alone, but for `%tb`, which asks for the traceback."""
+        callers = ((frame.f_globals.get("__name__"), frame.f_code.co_name) for frame, _ in traceback.walk_stack(None))
+        if ("IPython.core.magics.execution", "tb") in callers:
+            return self.full_traceback().splitlines()
+        return [f"{type(self).__name__}: {self} (%tb shows the traceback)"]
 
 
 class UsageError(SearchError, ValueError):
@@ -207,7 +226,7 @@ class StudyFileError(UsageError):
     """A study file says something that cannot be.
 
     Args:
-        path: The study file.
+        path: The study file; NAME.json of a study that is made in Python, which has none.
         key: The dotted key, for example `space.width.low`; empty for the whole file.
         found: What stands there.
         expected: What would be right.
@@ -218,7 +237,9 @@ class StudyFileError(UsageError):
         self, path: str, key: str, found: str, expected: str, others: tuple[tuple[str, str, str], ...] = ()
     ) -> None:
         self.path, self.key, self.found, self.expected, self.others = path, key, found, expected, others
-        where = f"{path}: {key}" if key else path
+        made = path.endswith(".json") and os.path.dirname(path) == ""
+        study = f"study '{path.removesuffix('.json')}'" if made else path
+        where = f"{study}: {key}" if key else study
         more = "".join(f" -- also {name}: {what}; {right}" for name, what, right in others)
         super().__init__(f"{where}: {found}; {expected}{more}")
 

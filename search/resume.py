@@ -218,6 +218,17 @@ class Unfinished:
     first: list[Suggestion]
 
 
+def check_resumable(study: optuna.Study) -> None:
+    """Refuse to resume a study of which no search was interrupted, as far as that is told already.
+
+    Raises:
+        UsageError: Each of its searches ended, or there is none.
+    """
+    records = search_records(study)
+    if not any(record.state in ("interrupted", "trained", "running") for record in records):
+        raise UsageError(f"study '{study.study_name}' has no interrupted search; {_what_instead(records)}")
+
+
 def claim_interrupted(study: optuna.Study, files: StudyFiles, retries: int) -> Unfinished:
     """Claim the newest interrupted search, so that no other process continues it too.
 

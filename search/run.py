@@ -10,6 +10,7 @@ import typer
 from search.cli import Json, Study, main_of, print_json, settings_of, with_options
 from search.errors import Interrupted
 from search.studyfile.settings import OPTIONS
+from search.workers import early
 from search.workers.process import start_forkserver
 
 
@@ -26,6 +27,7 @@ def run_command(
     Example: python -m search.run blobs -n 20
     """
     settings = settings_of(study, **options)
+    early.check(settings)
     if settings.cluster is None:
         start_forkserver()  # first of all: it imports the framework while we import the rest
     from search.handover.outcome import Outcome

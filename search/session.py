@@ -135,8 +135,6 @@ def _say_what_is_learned(definition: Definition, study: optuna.Study, on_message
 
 
 def _storage(settings: Settings, on_message: OnMessage) -> BaseStorage:
-    if settings.resume and "://" not in settings.storage and not Path(settings.storage).is_file():
-        raise StorageError(f"no study to resume: there is no journal {settings.storage}")
     return open_storage(settings.storage, on_message=on_message)
 
 

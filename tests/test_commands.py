@@ -116,7 +116,7 @@ BAD_STUDIES = [
     ({"source": "csv:table.csv", "data": 'target = "prize"'}, "did you mean 'price'?"),
     ({"source": "csv:table.csv", "data": 'target = "same"'}, "is the same in every row"),
     ({"source": "csv:table.csv", "data": 'target = "gap"'}, "the target 'gap' is missing in 1 row;"),
-    ({"build": "build.py:raises"}, "model.build: build.py, line 10, in raises: KeyError: 'x'; trial.params has epochs"),
+    ({"build": "build.py:raises"}, "model.build: build.py, line 10, in raises: KeyError: 'x'; 4 configurations"),
     ({"build": "build.py:nothing"}, "returned NoneType; return a compiled keras.Model"),
     ({"build": "build.py:uncompiled"}, "is not compiled"),
     ({"build": "build.py:bild"}, "did you mean 'build'?"),

@@ -27,10 +27,23 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:zmq.*"),
 ]
 
+# An error in code of the notebook's own, and its traceback on request.
+MISTAKES = (
+    """def slip(trial, data):
+    return trial.params["widht"]
+
+space = {"width": IntDistribution(2, 8)}
+fit = {"epochs": 1}
+study = search.Study("slip", data=(x, y), build=slip, metric="val_loss", direction="minimize", space=space, fit=fit)
+study.optimize(progress=False)""",
+    "%tb",
+)
+
 
 def test_the_tour_runs_in_a_notebook(tmp_path: Path) -> None:
     """What is defined in a notebook would not reach the workers, or a running event loop would stop the search."""
     tour = nbformat.read(TOUR, as_version=4)
+    tour.cells += [nbformat.v4.new_code_cell(source, metadata={"tags": ["raises-exception"]}) for source in MISTAKES]
     NotebookClient(tour, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = {
         cell["source"]: output["data"] for cell in tour.cells for output in cell.get("outputs", ()) if "data" in output
@@ -41,6 +54,17 @@ def test_the_tour_runs_in_a_notebook(tmp_path: Path) -> None:
     assert model["text/plain"] == "('models:/tour/1', 'challenger')"
     (promotion,) = [data for source, data in shown.items() if source == "study.promote()"]
     assert "promoted=True" in promotion["text/plain"]
+    (slip,), (whole,) = [
+        [output["traceback"] for output in cell["outputs"] if output["output_type"] == "error"]
+        for cell in tour.cells[-len(MISTAKES) :]
+    ]
+    (line,) = slip
+    assert line == (
+        "ModelError: model.build: a notebook's cell, line 2, in slip: KeyError: 'widht'; did you mean 'width'? "
+        "trial.params has width; 4 configurations in a row failed for this reason (%tb shows the traceback)"
+    )
+    assert "in slip\n" in "\n".join(whole), "the worker's part is missing"
+    assert len(whole) > 20
 
 
 SEARCH = """
@@ -111,3 +135,24 @@ def test_names_and_reasons_are_texts_and_no_html(tmp_path: Path) -> None:
     assert "0.9877<" in shown
     assert "Trial 0 is not better than the trivial answer" in shown
     assert "color:" not in shown, "it reads on light and on dark ground"
+
+
+def test_an_error_is_one_line_and_its_traceback_is_there_on_request() -> None:
+    """A misspelt word would be below 200 lines of this package's own frames."""
+    misspelt = "import search\nsearch.Study('a', data=([[0.0]] * 9, [0, 1, 0] * 3), metric='val_los', "
+    misspelt += "direction='minimize', fit={'epochs': 1}, space={'width': search_space}).optimize()"
+    begun = "from optuna.distributions import IntDistribution\nsearch_space = IntDistribution(2, 8)"
+    cells = [begun, misspelt, "%tb", "raise search.UsageError('mine')"]
+    tags = {"tags": ["raises-exception"]}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(each, metadata=tags) for each in cells])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    _, (slip,), whole, (mine,) = (
+        [line for output in cell["outputs"] for line in output.get("traceback", ())] for cell in notebook.cells
+    )
+    assert slip.startswith(
+        "StudyFileError: study 'a': metric: 'val_los' is not among the metrics of this model; did you"
+    )
+    assert slip.endswith("(%tb shows the traceback)")
+    assert whole[0] == "Traceback (most recent call last):"
+    assert any("in optimize" in line for line in whole)
+    assert mine == "UsageError: mine (%tb shows the traceback)"

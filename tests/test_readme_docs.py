@@ -11,7 +11,7 @@ import pytest
 
 from search.studyfile.load import load_definition
 from tests.conftest import command
-from tests.docs import flags, study_file
+from tests.docs import flags, mistakes, study_file
 
 ROOT = Path(__file__).parent.parent
 GUIDES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -89,6 +89,11 @@ def test_the_reference_of_the_study_file_is_that_of_the_schema() -> None:
     """The page would lack a new key; `python -m tests.docs.study_file` writes it anew."""
     assert study_file.PAGE.read_text(encoding="utf-8") == study_file.page()
     assert "default" in study_file.page()
+
+
+def test_the_page_of_mistakes_has_the_lines_that_are_printed() -> None:
+    """A newcomer would look for a line that is worded otherwise; `python -m tests.docs.mistakes` writes it anew."""
+    assert mistakes.PAGE.read_text(encoding="utf-8") == mistakes.page()
 
 
 def test_the_readme_has_each_flag_of_a_search() -> None:

@@ -119,7 +119,7 @@ def test_a_trial_that_somebody_else_ended_ends_alone(tiny: Tiny, run_search: Sea
     assert trial_runs(outcome.search_run_id)[1].info.status == "FAILED"
 
 
-def test_a_search_in_which_no_trial_completes_says_so(tiny: Tiny, run_search: Searcher) -> None:
+def test_a_search_in_which_no_trial_completes_says_so_and_ends_early(tiny: Tiny) -> None:
     """If this fails, a search that produced nothing looks like one that did."""
     code = """
 from search.training.model import mlp
@@ -130,13 +130,35 @@ def build(trial, data):
         raise ValueError("always")
     return mlp(trial, data)
 """
-    with pytest.raises(NoTrialCompleted, match=r"no trial of study 'hopeless' completed \(0 pruned, 2 failed\)"):
-        run_search(tiny("hopeless", "hopeless.py:build", code), n_trials=2)
+    settings = resolve(tiny("hopeless", "hopeless.py:build", code), n_trials=9, workers=1)
+    said: list[str] = []
+    with pytest.raises(NoTrialCompleted) as raised:
+        search(settings, lambda _: None, said.append)
+    assert str(raised.value) == (
+        "no trial of study 'hopeless' completed (0 pruned, 4 failed; the last 4 trials failed for the same reason); "
+        "first failure: hopeless.py, line 7, in build: ValueError: always"
+    )
+    assert said[-1] == "writing the outcome to MLflow", "nothing is drawn or registered"
     client = MlflowClient()
     experiment = client.get_experiment_by_name("hopeless")
     assert experiment is not None
     searches = client.search_runs([experiment.experiment_id], "tags.kind = 'search'")
     assert [run.info.status for run in searches] == ["FAILED"]
+    trials = trial_runs(searches[0].info.run_id).values()
+    assert {run.data.tags["reason"] for run in trials} == {"hopeless.py, line 7, in build: ValueError: always"}
+    assert all("in build: ValueError: always" in run.data.tags["mlflow.note.content"] for run in trials)
+
+
+def test_what_is_measured_once_is_one_point_at_one_step(tiny: Tiny, run_search: Searcher) -> None:
+    """MLflow would draw a chart of one dot for each, some at step 1, some at 2, on an axis from -1 to 1."""
+    outcome = run_search(tiny("once"), n_trials=1)
+    (run,) = trial_runs(outcome.search_run_id).values()
+    points = {name: MlflowClient().get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    steps = {name: [each.step for each in points[name]] for name in points}
+    curves = {name for name in steps if len(steps[name]) > 1}
+    assert {"loss", "val_loss"} <= curves
+    assert {"objective", "parameters", "train_seconds", "test_loss"} <= steps.keys() - curves
+    assert {name: steps[name] for name in steps.keys() - curves if steps[name] != [0]} == {}
 
 
 def test_a_killed_worker_costs_one_trial(tiny: Tiny, run_search: Searcher) -> None:

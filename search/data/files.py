@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from search.studyfile.schema import DataDefinition, Definition
+
 SUFFIXES = (".csv", ".parquet", ".npz")
 _SEPARATORS = (",", ";", "\t", "|")
 _ALL = 2**31 - 1  # rows of a chunk
@@ -26,6 +31,8 @@ _BYTES = 1_000_000  # of a file, that tell its encoding
 # Options of a study's file that say which rows and columns the study takes, or hold secrets: other files have others.
 _OF_THE_STUDY = ("nrows", "chunksize", "iterator", "usecols", "index_col", "skipfooter", "storage_options")
 _ENCODINGS = ("cp1252", "cp1250", "cp1251", "cp932", "gb18030", "latin-1")
+_PLAIN = {"sep", "na_values", "decimal", "thousands", "dtype", "parse_dates"}  # options that leave the header alone
+_BY_PANDAS = re.compile(r"Unnamed: \d+|.*\.\d+")  # names that no file has
 _OF_HEADERS = ("encoding", "encoding_errors", "quotechar", "quoting", "skiprows", "header", "comment", "compression")
 
 
@@ -136,6 +143,70 @@ def arrays(path: Path, form: Form) -> dict[str, NDArray[Any]]:
     names = {str(given): name for name, given in form.options_of("npz").items()}
     with np.load(path) as file:
         return {names.get(name, name): file[name] for name in file}
+
+
+def check_columns(definition: Definition) -> None:
+    """Refuse a table without rows, or without a column that the study names, by the file's first lines.
+
+    What is written in another way than usual is left to whoever reads the whole file.
+
+    Raises:
+        DataError: Says which.
+    """
+    settings, path = definition.data, definition.data_file
+    if path is None or not settings.reader.table or set(settings.options) - _PLAIN:
+        return
+    headers = [_columns_of(path)] if settings.kind == "parquet" else _headers(path, settings)
+    fitting = [header for header in headers if all(set(names) <= set(header) for names in settings.named.values())]
+    if headers and not fitting:
+        check_named(settings, max(headers, key=len))
+
+
+def check_named(settings: DataDefinition, known: Sequence[str]) -> None:
+    """Refuse a column that the study names and its table does not have.
+
+    Raises:
+        DataError: Says which.
+    """
+    for key, names in settings.named.items():
+        for name in names:
+            if name not in known:
+                has = ", ".join(known[:30]) + (", …" if len(known) > 30 else "")
+                raise DataError(
+                    f"data.{key}: no column '{name}' in {settings.source} (it has {has}){did_you_mean(name, known)}"
+                )
+
+
+def _headers(path: Path, settings: DataDefinition) -> list[list[str]]:
+    """Return a CSV file's columns by each separator that it may have; none where they cannot be read like that.
+
+    Raises:
+        DataError: It has no rows.
+    """
+    named = {name for names in settings.named.values() for name in names}
+    chosen = str(settings.options.get("sep") or ",")
+    if path.suffix != ".csv" or len(chosen) > 1 or any(map(_BY_PANDAS.fullmatch, named)):
+        return []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = list(itertools.islice(filter(str.strip, file), 2))
+    except (UnicodeDecodeError, OSError):
+        return []
+    if "".join(lines).count('"') % 2:  # a name of several lines
+        return []
+    if len(lines) < 2:
+        raise DataError(f"data.source: {settings.source} has no rows")
+    return [next(csv.reader(lines, delimiter=each)) for each in dict.fromkeys((chosen, *_SEPARATORS))]
+
+
+def _columns_of(path: Path) -> list[str]:
+    """Return a Parquet file's columns; an index that it keeps is no column.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    with _telling(path, Form(), "data.source"):
+        return [str(name) for name in _pyarrow().read_schema(path).names]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from search.data.given import ALL, TEST, TRAIN, VALIDATION, Given, is_table, par
 from search.data.table import Rows
 from search.data.targets import AnyTask
 from search.errors import DataError
+from search.studyfile.messages import pasted
 from search.studyfile.objects import PREFIX
 from search.studyfile.schema import DataDefinition, Definition
 
@@ -103,7 +104,7 @@ def load(definition: Definition, trial: Any = None, fold_seed: int | None = None
 def _told(definition: Definition, text: str) -> str:
     """Return a sentence in the words of whoever gave the data: a study file's, or Python's."""
     if not definition.data.source.startswith(f"{PREFIX}:"):
-        return text
+        return pasted(text, definition)
     keys = "|".join(DataDefinition.model_fields)
     text = (
         text.replace(f"data.source: {PREFIX}:data", "data").replace(f"{PREFIX}:data", "data").replace(" in [data]", "")

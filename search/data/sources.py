@@ -88,6 +88,8 @@ def read_csv(definition: Definition) -> Any:
     try:
         chosen = {"sep", "delimiter"} & set(settings.options)
         return pd.read_csv(path, **(settings.options if chosen else files.csv_options(path, form)))
+    except pd.errors.EmptyDataError:
+        raise DataError(f"data.source: {settings.source} has no rows") from None
     except UnicodeDecodeError as error:
         found = files.encoding_of(path, form)
         if not found:

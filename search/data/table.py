@@ -12,9 +12,11 @@ import numpy as np
 from search.data import preprocessing as features
 from search.data import targets
 from search.data.facts import doubts, doubts_of_arrays
+from search.data.files import check_named
 from search.data.given import is_table
 from search.data.preprocessing import Column
-from search.errors import DataError, did_you_mean
+from search.errors import DataError
+from search.serving.rows import kind_of
 from search.studyfile.schema import DataDefinition
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ def from_table(
             'frame.columns = ["_".join(map(str, c)) for c in frame.columns]'
         )
     frame = frame.rename(columns=str)
+    if not len(frame):
+        raise DataError(f"data.source: {settings.source} has no rows")
     _check_columns(frame, settings, beside=y is not None, needed=targets_inside)
     aside = {*settings.drop, *filter(None, (settings.group, settings.time, settings.sample_weight)), *settings.targets}
     wanted = list(settings.features or [name for name in frame.columns if name not in aside])
@@ -123,22 +127,7 @@ def _check_columns(frame: pd.DataFrame, settings: DataDefinition, *, beside: boo
         raise DataError("data.target: missing; name the target column, or return (frame, None) where there is none")
     if beside and settings.target is not None:
         raise DataError("data.target: the targets come beside the table already; leave target out")
-    named: dict[str, Sequence[str]] = {
-        "target": settings.targets,
-        "features": settings.features or (),
-        "drop": settings.drop,
-        "group": [settings.group] if settings.group else [],
-        "time": [settings.time] if settings.time else [],
-        "sample_weight": [settings.sample_weight] if settings.sample_weight else [],
-    }
-    known = list(frame.columns)
-    for key, names in named.items():
-        for name in names:
-            if name not in known:
-                has = ", ".join(known[:30]) + (", …" if len(known) > 30 else "")
-                raise DataError(
-                    f"data.{key}: no column '{name}' in {settings.source} (it has {has}){did_you_mean(name, known)}"
-                )
+    check_named(settings, list(frame.columns))
 
 
 def _group(values: pd.Series[Any]) -> NDArray[Any]:
@@ -263,7 +252,7 @@ def _array(values: Any) -> NDArray[Any]:
     if array.ndim and array.dtype.kind == "U":
         return array.astype(object)
     if array.dtype == object or array.ndim == 0 or array.dtype.kind in "mMcV":
-        kind = f"array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
+        kind = f"array of {kind_of(values.dtype)}" if isinstance(values, np.ndarray) else type(values).__name__
         raise DataError(
             f"data: x cannot be read as an array of numbers or texts, it is of the kind '{kind}'; rows must have one "
             "shape, and mixed columns belong in a data frame"

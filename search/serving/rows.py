@@ -159,6 +159,15 @@ def _is_number(value: Any) -> bool:
     return True
 
 
+_KINDS = {"b": "true or false", "i": "whole numbers", "u": "whole numbers", "f": "numbers", "c": "complex numbers"}
+_KINDS |= {"M": "dates", "m": "durations", "V": "records", "O": "mixed values"} | dict.fromkeys("UST", "text")
+
+
+def kind_of(dtype: Any) -> str:
+    """Return in words what an array of a dtype holds: `text` for `<U32`, `whole numbers` for `int64`."""
+    return _KINDS.get(np.dtype(dtype).kind, "mixed values")
+
+
 def _array(values: Any, spec: dict[str, Any]) -> Any:
     """Return an input in the model's own dtype; what would lose something is refused with the input's name."""
     name, dtype, shape = f"input '{spec['name']}'" if spec["name"] else "the input", spec["dtype"], spec["shape"]
@@ -170,14 +179,15 @@ def _array(values: Any, spec: dict[str, Any]) -> Any:
     if np.dtype(dtype).kind in "OSU":
         array = np.asarray(array, object)
     elif array.dtype.kind not in "fiub" and array.dtype != object:
-        raise ValueError(f"{name} holds {array.dtype}; the model takes {dtype}")
+        raise ValueError(f"{name} holds {kind_of(array.dtype)}; the model takes {kind_of(dtype)}")
     else:
         try:
             converted = array.astype(dtype)
         except (ValueError, TypeError):
-            raise ValueError(f"{name} holds values that are not numbers; the model takes {dtype}") from None
+            raise ValueError(f"{name} holds values that are not numbers; the model takes {kind_of(dtype)}") from None
         if converted.dtype.kind in "iub" and array.dtype.kind in "fiuO" and not (converted == array).all():
-            raise ValueError(f"{name} holds values that {dtype} cannot; the model takes {dtype}")
+            size = np.dtype(dtype).itemsize * 8
+            raise ValueError(f"{name} holds other values than the model takes: {kind_of(dtype)} of {size} bits")
         array = converted
     fits = len(shape) == array.ndim and all(
         want in (-1, have) for want, have in zip(shape[1:], array.shape[1:], strict=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.figures import number as told
+from search.figures import plural
 from search.study.attributes import confirmed_of, constraints_of
 from search.study.comparable import comparable_trials
 
@@ -86,6 +90,35 @@ def leads(
         if before >= places:
             return False
     return True
+
+
+def pruned(metric: str, trial: Any, when: str, values: Mapping[int, float]) -> optuna.TrialPruned:
+    """Return what ends a trial that the pruner gives up: its value, and those that it was compared with.
+
+    Args:
+        metric: The study's metric.
+        trial: The trial.
+        when: After which step, in words.
+        values: Its values by step.
+    """
+    standing = _standing(trial.study, trial.number, values, minimize=trial.study.direction.name == "MINIMIZE")
+    return optuna.TrialPruned(f"pruned after {when}: {metric} {standing}")
+
+
+def _standing(study: optuna.Study, number: int, values: Mapping[int, float], *, minimize: bool) -> str:
+    sign = 1 if minimize else -1
+    step = max(values)
+    best = min(values, key=lambda each: sign * values[each])
+    own = f", its best {told(values[best])} at step {best + 1}" if best != step else ""
+    known = (each.intermediate_values for each in study.get_trials(deepcopy=False) if each.number != number)
+    there = (each[step] for each in known if step in each)
+    others = sorted(filter(math.isfinite, there), key=lambda each: sign * each)
+    if not others:
+        return f"{told(values[step])}{own}"
+    better = sum(sign * each < sign * values[step] for each in others)
+    among = f"{better} of {plural(len(others), 'other trial')} better there"
+    middle = f", median {told(statistics.median(others))}" if len(others) > 1 else ""
+    return f"{told(values[step])}{own}; {among} (best {told(others[0])}{middle})"
 
 
 def worth_keeping(definition: Goals, study: optuna.Study, values: Sequence[float], number: int, places: int) -> bool:

@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage
 
 from search.errors import StorageError, one_line
 from search.study import journal
+from search.studyfile.registry import check_storage, install
 from search.studyfile.secret import SecretUrl, revealed
 from search.system.retry import retried
 
@@ -38,6 +39,7 @@ def open_storage(url: str, *, create: bool = True, on_message: Callable[[str], N
     Raises:
         StorageError: It cannot be reached, or its driver is not installed.
     """
+    check_storage(url)
     shown, url = SecretUrl(url), revealed(url)
     try:
         if url.startswith("grpc://"):
@@ -56,7 +58,7 @@ def open_storage(url: str, *, create: bool = True, on_message: Callable[[str], N
         raise
     except ImportError as error:  # Optuna raises its own, from the one that names the module
         named = error if error.name else error.__cause__
-        raise StorageError(f"storage {shown}: {_install(getattr(named, 'name', None) or '')}") from None
+        raise StorageError(f"storage {shown}: {install(getattr(named, 'name', None) or '')}") from None
     except OSError as error:
         raise _unwritable(error, url) or StorageError(f"storage {shown} cannot be used ({one_line(error)})") from None
     except Exception as error:
@@ -112,17 +114,6 @@ def _reachable(url: str, options: dict[str, Any]) -> bool:
         return False
     finally:
         engine.dispose()
-
-
-def _install(module: str) -> str:
-    extra = {"psycopg": "postgresql", "psycopg2": "postgresql", "grpc": "grpc"}.get(module)
-    if module == "psycopg2":
-        return "write postgresql+psycopg://… and pip install 'search[postgresql]'"
-    if extra:
-        return f"pip install 'search[{extra}]'"
-    if module == "MySQLdb":
-        return "write mysql+pymysql://… and pip install pymysql"
-    return f"its driver '{module}' is not installed; pip install {module}"
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 
-from search.errors import did_you_mean
+from search.errors import nearest_first
 from search.studyfile.messages import Finding
 from search.studyfile.parameters import (
     CategoricalParameter,
@@ -43,6 +43,8 @@ MLP_PARAMETERS = (
     "weight_decay",
     "batch_norm",
 )
+
+MLP_LOGS = ("loss", "accuracy", "binary_accuracy", "mae")  # of all tasks; after validation with `val_` before it
 
 _METRIC_NAME = re.compile(r"\w[\w.-]{0,99}")
 _PARAMETER_NAME = re.compile(r"[\w./ -]{1,200}")
@@ -182,7 +184,7 @@ def _builder(definition: Definition) -> Iterator[Finding]:
         yield (
             "model.build",
             f"{written(build)} is not a builder",
-            f"use 'mlp', '<file.py>:<function>' or '<module>:<function>'{did_you_mean(build, ['mlp'])}",
+            nearest_first(build, ["mlp"], "use 'mlp', '<file.py>:<function>' or '<module>:<function>'"),
         )
 
 
@@ -195,7 +197,7 @@ def _mlp(definition: Definition) -> Iterator[Finding]:
                 yield (
                     f"{table}.{key}",
                     "the built-in 'mlp' has no such parameter",
-                    f"it has {', '.join(known)}{did_you_mean(key, known)}",
+                    nearest_first(key, known, f"it has {', '.join(known)}"),
                 )
     for name, value in definition.model.fixed.items():
         if not _suits(name, value):
@@ -222,7 +224,7 @@ def check_parameters(definition: Definition, taken: tuple[str, ...]) -> None:
             raise definition.wrong(
                 f"space.{name}",
                 "neither the built-in 'mlp' nor the data function has such a parameter",
-                f"there are {', '.join(known)}{did_you_mean(name, known)}",
+                nearest_first(name, known, f"there are {', '.join(known)}"),
             )
 
 
@@ -247,8 +249,8 @@ def _enqueued(definition: Definition) -> Iterator[Finding]:
         for name, value in configuration.items():
             key, parameter = f"enqueue[{index}].{name}", definition.space.get(name)
             if parameter is None and definition.model.build == "mlp" and definition.data.kind != "python":
-                hint = did_you_mean(name, definition.space)
-                yield key, "not in [space]", f"[space] has {', '.join(definition.space)}{hint}"
+                has = f"[space] has {', '.join(definition.space)}"
+                yield key, "not in [space]", nearest_first(name, definition.space, has)
             if parameter is not None and not contains_value(parameter, value):
                 yield key, f"{written(value)} is outside the space", f"use {describe(parameter)}"
             if isinstance(value, float) and not math.isfinite(value):

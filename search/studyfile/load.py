@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -83,8 +84,7 @@ def load_definition(path: Path) -> Definition:
     except UnicodeDecodeError as error:
         raise StudyFileError(str(path), "", f"not UTF-8 text ({error.reason})", "save it as UTF-8") from None
     except (ValueError, RecursionError) as error:  # also a number of too many digits, tables nested too deeply
-        form = "JSON" if path.suffix == MADE else "TOML"
-        raise StudyFileError(str(path), "", f"not valid {form} ({error})", f"use valid {form}") from None
+        raise _not_valid(path, text, str(error)) from None
     return parse_definition(content, path, text)
 
 
@@ -114,6 +114,17 @@ def check_objects(definition: Definition, objects: bytes) -> None:
             f"study '{definition.name}' was made in Python: {', '.join(given)} lie in that program alone, in no file; "
             "run it there, or write a study file"
         )
+
+
+_PLACE = re.compile(r" \(at line (\d+), column \d+\)")
+
+
+def _not_valid(path: Path, text: str, error: str) -> StudyFileError:
+    """Return the error of a file that is no TOML, with the line where the parser met it, or no JSON."""
+    form, at = "JSON" if path.suffix == MADE else "TOML", _PLACE.search(error)
+    line = text.splitlines()[int(at[1]) - 1].strip() if at is not None else ""
+    told = f"{_PLACE.sub('', error)}, line {at[1]}: {line}" if at is not None else error
+    return StudyFileError(str(path), "", f"not valid {form} ({told})", f"use valid {form}")
 
 
 def parse_definition(content: Mapping[str, Any], path: Path, text: str = "") -> Definition:

@@ -5,14 +5,17 @@ The JSON Schema says what may stand somewhere, and what else a table has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import ErrorDetails
 
-from search.errors import StudyFileError, did_you_mean
+from search.errors import StudyFileError, did_you_mean, nearest_first
 from search.studyfile.parameters import LARGEST, written
 from search.studyfile.schema import Definition
 
@@ -27,7 +30,10 @@ _BOUNDS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of
 
 def explain(error: ValidationError, path: str) -> StudyFileError:
     """Return all that is wrong as one error of this package's own; misspelt keys come first."""
-    (key, found, expected), *others = findings(error, Definition)
+    wrong = findings(error, Definition)
+    hints = " ".join(right for _, found, right in wrong if found == "unknown key")
+    meant = (each for each in wrong if each[1] != "missing" or f"did you mean '{each[0]}'?" not in hints)
+    (key, found, expected), *others = meant
     return StudyFileError(path, key, found, expected, tuple(others))
 
 
@@ -167,7 +173,7 @@ class _Place:
             section = self._members(field)[0]
             if section is not self.table and word in section.get("properties", {}):
                 return f"it belongs in [{name}]"
-        return f"{did_you_mean(word, known).removeprefix('; ')} known here: {', '.join(known)}".lstrip()
+        return nearest_first(word, known, f"known here: {', '.join(known)}")
 
 
 def _listed_values(member: Schema) -> list[Any]:
@@ -180,6 +186,47 @@ def _bounds(member: Schema) -> str:
     if bounds.get("maximum", 0) >= _MANY:
         del bounds["maximum"]
     return f" {_listed([f'{_BOUNDS[name]} {bound}' for name, bound in bounds.items()], 'and')}" if bounds else ""
+
+
+_PASTED = re.compile(r"\boptions = \{ .*? \}|\bdrop = \[.*?\]")
+_TABLE = re.compile(r"^[ \t]*\[data\.options\]", re.MULTILINE)
+
+
+def pasted(text: str, definition: Definition) -> str:
+    """Return a hint whose `options` and `drop` keep what the study file has, so that its lines can be pasted there."""
+    options = definition.data.options
+
+    def merged(found: re.Match[str]) -> str:
+        try:
+            key, new = tomllib.loads(found[0]).popitem()
+        except tomllib.TOMLDecodeError:  # it names what only the user can fill in
+            return found[0]
+        if key == "drop":
+            return f"drop = {_toml([*definition.data.drop, *new])}"
+        for name in options.keys() & new.keys():
+            new[name] = _joined(options[name], new[name])
+        if _TABLE.search(definition.text):
+            return f"{' and '.join(f'{name} = {_toml(each)}' for name, each in new.items())} in [data.options]"
+        return f"options = {_toml({**options, **new})}"
+
+    return _PASTED.sub(merged, text)
+
+
+def _joined(before: Any, new: Any) -> Any:
+    """Return a list with what the file has and what a hint adds; of other values the hint's."""
+    kept = before if isinstance(before, list) else [before]
+    return [*kept, *(each for each in new if each not in kept)] if isinstance(new, list) else new
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML, in one line."""
+    if isinstance(value, Mapping):
+        keys = (name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name) for name in value)
+        pairs = ", ".join(f"{key} = {_toml(each)}" for key, each in zip(keys, value.values(), strict=True))
+        return f"{{ {pairs} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _listed(words: Iterable[str], last: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import sys
@@ -38,13 +40,86 @@ def load_object(reference: str, folder: Path, key: str) -> Any:
     except ModelError:
         raise
     except (Exception, SystemExit) as error:  # the user's own module may raise anything, and may exit
-        raise ModelError(f"{key}: {where} cannot be imported ({one_line(error)})") from error
+        circular = isinstance(error, ImportError) and error.name == Path(where).stem and error.path is not None
+        hint = "; the files import each other" if circular else ""
+        raise ModelError(f"{key}: {where} cannot be imported ({one_line(error)}){hint}") from error
     if not hasattr(module, name):
         known = [each for each in vars(module) if not each.startswith("_")]
         raise ModelError(f"{key}: {where} has no '{name}'{did_you_mean(name, known)}")
     found = getattr(module, name)
     if not where.endswith(".py"):
         _check_kind(found, reference, key)
+    return found
+
+
+def check_reference(reference: str, folder: Path, key: str, told: str = "") -> None:
+    """Refuse what a file or module surely does not have, by its source alone: nothing is imported or run.
+
+    Args:
+        reference: `<file.py>:<name>` or `<module>:<name>`.
+        folder: The study file's.
+        key: What names it.
+        told: The module's name for people; its own when left out.
+
+    Raises:
+        ModelError: There is no such module or name, or the file is not valid Python.
+    """
+    where, name = parted(reference)
+    if where == objects.PREFIX or (not where.endswith(".py") and _of_python(where)):
+        return
+    source = folder / where if where.endswith(".py") else _source_of(where, folder, key)
+    if source is None or not source.is_file():
+        return
+    try:
+        known = _names(ast.parse(source.read_bytes(), str(source)))
+    except (SyntaxError, ValueError) as error:
+        raise ModelError(f"{key}: {where} cannot be imported ({one_line(error)})") from None
+    hint = did_you_mean(name, (each for each in known if not each.startswith("_")))
+    if name not in known and (hint or not known & _MAKE_NAMES):
+        raise ModelError(f"{key}: {told or where} has no '{name}'{hint}")
+
+
+def _source_of(module: str, folder: Path, key: str) -> Path | None:
+    """Return where a module's source lies; None where that is not known without importing what it is in."""
+    root, *inner = module.split(".")
+    spec = importlib.machinery.PathFinder.find_spec(root, [*sys.path, str(folder)])
+    if spec is None and root not in sys.modules and not any(map(_finds_more, sys.meta_path)):
+        raise ModelError(f"{key}: {module} cannot be imported (ModuleNotFoundError: No module named '{root}')")
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    path = Path(spec.origin)
+    for part in inner:
+        path = path.parent / part / "__init__.py" if (path.parent / part).is_dir() else path.parent / f"{part}.py"
+        if not path.is_file():
+            return None
+    return path
+
+
+def _finds_more(finder: Any) -> bool:
+    """Return whether a finder may know modules that lie in no folder of `sys.path`, as editable installs have it."""
+    of_python = importlib.machinery
+    return finder not in (of_python.BuiltinImporter, of_python.FrozenImporter, of_python.PathFinder)
+
+
+_MAKE_NAMES = {"*", "globals", "vars", "setattr", "exec", "__getattr__"}  # what gives a module names when it runs
+
+
+def _names(tree: ast.Module) -> set[str]:
+    """Return the names that a module has, and the texts in its `__all__`."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {each.asname or each.name.partition(".")[0] for each in node.names}
+        elif isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Assign) and [ast.unparse(each) for each in node.targets] == ["__all__"]:
+            found |= {str(each.value) for each in ast.walk(node.value) if isinstance(each, ast.Constant)}
+        waiting += ast.iter_child_nodes(node)
     return found
 
 

@@ -5,14 +5,17 @@ An entry says where its code is, so that a study file is checked before any of i
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, WithJsonSchema
 
-from search.errors import did_you_mean
+from search.errors import StorageError, TrackingError, did_you_mean
+from search.studyfile.secret import SecretUrl, revealed
 
 OWN = ("<file.py>:<function>", "<module>:<function>")  # how the user's own code is named
 
@@ -85,6 +88,68 @@ SOURCES = {
     "npz": Source("search.data.sources:read_npz", "<path>", file=True),
 }
 PYTHON = Source("search.data.sources:read_python", "<function>")  # any other word is a Python file or a module
+
+
+# What Optuna and MLflow keep things in, by the scheme of its URL: the module that speaks to a database when the URL
+# names no other.
+_DATABASES = {
+    "sqlite": "sqlite3",
+    "postgresql": "psycopg2",
+    "mysql": "MySQLdb",
+    "mariadb": "MySQLdb",
+    "oracle": "cx_Oracle",
+    "mssql": "pyodbc",
+}
+_STORAGES = {**_DATABASES, "grpc": "grpc"}
+_TRACKED = {**_DATABASES, **dict.fromkeys(("file", "http", "https", "databricks", "databricks-uc", "uc"), "")}
+_DRIVERS = {each: each for each in ("psycopg", "psycopg2", "pg8000", "pymysql", "pyodbc", "oracledb")}
+_DRIVERS |= {"mysqldb": "MySQLdb", "mysqlconnector": "mysql", "cx_oracle": "cx_Oracle"}
+
+
+def check_storage(url: str) -> None:
+    """Refuse a storage of no known kind, or one whose driver is not installed; nothing is opened or imported.
+
+    Raises:
+        StorageError: Says which, and what would be right.
+    """
+    right = "the path of a journal, sqlite:///FILE, postgresql+psycopg://…, mysql+pymysql://… or grpc://host:port"
+    if wrong := _wrong_url(url, _STORAGES, "sqlalchemy.dialects", right):
+        raise StorageError(f"storage {SecretUrl(url)}: {wrong}")
+
+
+def check_tracking(uri: str) -> None:
+    """Refuse an MLflow tracking store of no known kind, or one whose driver is not installed.
+
+    Raises:
+        TrackingError: Says which, and what would be right.
+    """
+    right = "sqlite:///FILE, postgresql+psycopg://…, mysql+pymysql://… or http://host:port"
+    if wrong := _wrong_url(uri, _TRACKED, "mlflow.tracking_store", right):
+        raise TrackingError(f"MLflow tracking store {SecretUrl(uri)}: {wrong}")
+
+
+def _wrong_url(url: str, known: Mapping[str, str], plugins: str, right: str) -> str:
+    """Return what is wrong with a URL and what would be right; nothing where it is a path, or its kind is known."""
+    scheme, found, _ = revealed(url).partition("://")
+    kind, _, driver = scheme.lower().partition("+")
+    if not found or any(each.name.startswith(kind) for each in entry_points(group=plugins)):
+        return ""
+    if kind not in known:
+        return f"'{scheme}' is no kind of store{did_you_mean(kind, known) or ';'} use {right}"
+    module = _DRIVERS.get(driver, "") if driver else known[kind]
+    return install(module) if module and importlib.util.find_spec(module) is None else ""
+
+
+def install(module: str) -> str:
+    """Return how to install the driver of a storage, or which other to name."""
+    extra = {"psycopg": "postgresql", "grpc": "grpc"}.get(module)
+    if module == "psycopg2":
+        return "write postgresql+psycopg://… and pip install 'search[postgresql]'"
+    if extra:
+        return f"pip install 'search[{extra}]'"
+    if module == "MySQLdb":
+        return "write mysql+pymysql://… and pip install pymysql"
+    return f"its driver '{module}' is not installed; pip install {module}"
 
 
 def choice(known: Mapping[str, Choice], word: str) -> Choice:

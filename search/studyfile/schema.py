@@ -103,6 +103,13 @@ class DataDefinition(Table):
         """The target columns; empty when none is named."""
         return (self.target,) if isinstance(self.target, str) else self.target or ()
 
+    @property
+    def named(self) -> dict[str, tuple[str, ...]]:
+        """The columns that the study names, by key."""
+        single = {key: getattr(self, key) for key in ("group", "time", "sample_weight")}
+        one_each = {key: (name,) for key, name in single.items() if name}
+        return {"target": self.targets, "features": self.features or (), "drop": self.drop, **one_each}
+
 
 class ModelDefinition(Table):
     """What builds the model; every further key is an argument that stays fixed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import inspect
 import itertools
 import linecache
 import os
@@ -27,6 +28,9 @@ _PACKAGES = re.compile(r"[\\/](?:site|dist)-packages[\\/]|__autograph_generated_
 _TYPED_IN = re.compile(r"<(?:stdin|ipython-input.*|python-input.*)>|.*[\\/]ipykernel_\d+[\\/]\d+\.py")
 _FRAME = re.compile(r"^ *File \"([^\"\n]+)\", line (\d+)(?:, in (\S+))?", re.MULTILINE)
 _IMPORTED = re.compile(r"cannot import name '(\w+)' from '([\w.]+)'")
+_IDENTIFIER = re.compile(r"Could not interpret (\w+)(?: function)? identifier: (?:\{'class_name': ')?(\w+)")
+_HOMES = {"loss": "losses"}  # whose plural is another
+_ARGUMENT = re.compile(r"Unrecognized keyword arguments passed to (\w+): \{'(\w+)'")
 _MANY = 10  # names that are listed
 
 
@@ -71,11 +75,22 @@ def names_at_hand(error: BaseException) -> Names:
         known = [*at.tb_frame.f_locals, *at.tb_frame.f_globals, *dir(builtins)]
     elif isinstance(error, AttributeError):
         known = _attributes(error.obj)
-    elif not_there := _IMPORTED.match(text_of(error)) if isinstance(error, ImportError) else None:
-        misspelt, known = not_there[1], _attributes(sys.modules.get(not_there[2]))
     else:
-        return Names("")
+        misspelt, known = _named_in(text_of(error))
     return Names(misspelt, tuple(each for each in known if each.startswith("_") == misspelt.startswith("_")))
+
+
+def _named_in(message: str) -> tuple[str, list[str]]:
+    """Return the name that Python or Keras says it does not know, and those that it knows."""
+    if found := _IMPORTED.match(message):
+        return found[1], _attributes(sys.modules.get(found[2]))
+    if found := _IDENTIFIER.match(message):
+        more = ["accuracy"] if found[1] == "metric" else []  # not the class of this name
+        return found[2], [*_attributes(sys.modules.get(f"keras.{_HOMES.get(found[1], f'{found[1]}s')}")), *more]
+    if found := _ARGUMENT.match(message):
+        layer = getattr(sys.modules.get("keras.layers"), found[1], None)
+        return found[2], [*inspect.signature(layer).parameters] if layer is not None else []
+    return "", []
 
 
 def text_of(error: BaseException) -> str:
@@ -142,8 +157,9 @@ def _containers(at: TracebackType) -> Iterator[tuple[str, Any]]:
     if looked_up is not None:
         with suppress(Exception):  # a name or an attribute that is not there
             yield ast.unparse(looked_up), _value(looked_up, frame)
-    with suppress(Exception):
-        yield "trial.params", frame.f_locals["trial"].params
+    if looked_up is None or "trial.params" in ast.unparse(looked_up):
+        with suppress(Exception):
+            yield "trial.params", frame.f_locals["trial"].params
 
 
 def _expression(at: TracebackType) -> ast.AST | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import optuna
 
 from search.data import streams
@@ -17,7 +18,7 @@ from search.data.dataset import Data, Part
 from search.data.loading import TrialData
 from search.data.sources import parameters_read, reads_trial
 from search.data.summary import DataSummary
-from search.errors import DataError, ModelError, StudyFileError, did_you_mean, one_line, raised, without_numbers
+from search.errors import DataError, ModelError, StudyFileError, nearest_first, one_line, raised, without_numbers
 from search.studyfile.checks import check_parameters, wrong_directions
 from search.studyfile.objects import called
 from search.studyfile.schema import TRIAL_METRICS, Definition
@@ -112,7 +113,8 @@ def _first_that_works(definition: Definition, trials: Iterable[BaseTrial], every
             errors.append(error)
         if _alike(errors[-_ALIKE:]):
             row = "" if len(errors) == _ALIKE else f", the last {_ALIKE}"
-            told = f"{errors[-1]}; {len(errors)} configurations in a row failed{row} for this reason"
+            why, mark = str(errors[-1]), "" if str(errors[-1]).endswith("?") else ";"
+            told = f"{why}{mark} {len(errors)} configurations in a row failed{row} for this reason"
             raise ModelError(told) from errors[-1]
         late = time.monotonic() - began > _TRY_SECONDS
         if len(errors) >= _MOST_TRIES or (late and len(errors) >= _FEWEST_TRIES):
@@ -215,12 +217,24 @@ def _try_batch(
     except BaseException as error:
         if definition.fit.function:  # only the user's own training knows how to train it
             return ()
-        hint = "; the data have no targets" if data.train.y is None and not data.train.streamed else ""
+        told = one_line(error)
         raise Refused(
-            f"model.build: {called(definition.model.build)}: the model cannot take a batch ({one_line(error)}){hint}"
+            f"model.build: {called(definition.model.build)}: the model cannot take a batch ({told})"
+            f"{_shapes(data, model, told)}"
         ) from error
     scheduled = ("learning_rate",) if definition.fit.learning_rate_schedule else ()
     return (*names, *scheduled)
+
+
+def _shapes(data: Data, model: keras.Model, told: str) -> str:
+    """Return the shapes that may not go together, where an error is about the targets'."""
+    y = data.train.y
+    if y is None and not data.train.streamed:
+        return "; the data have no targets"
+    if "target" not in told or not isinstance(y, np.ndarray):
+        return ""
+    gives = getattr(model, "output_shape", None)
+    return f"; y has the shape {y.shape}, the model gives {gives}: does the loss suit them?" if gives else ""
 
 
 def _check_metrics(definition: Definition, log_names: tuple[str, ...]) -> None:
@@ -232,7 +246,7 @@ def _check_metrics(definition: Definition, log_names: tuple[str, ...]) -> None:
                 str(definition.path),
                 "metric" if name in definition.metrics else "search.constraints",
                 f"'{name}' is not among the metrics of this model",
-                f"it logs {', '.join(known)}{did_you_mean(name, known)}",
+                nearest_first(name, known, f"it logs {', '.join(known)}"),
             )
 
 

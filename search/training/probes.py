@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from search.data.dataset import Data
 from search.data.loading import TrialData
-from search.errors import StudyFileError, did_you_mean
+from search.errors import StudyFileError, nearest_first
 from search.study import space
 from search.studyfile.parameters import written
 from search.studyfile.schema import Definition
@@ -58,7 +58,7 @@ def check_enqueued(definition: Definition, every: Data | TrialData) -> None:
                     str(definition.path),
                     key,
                     "neither in [space] nor suggested by the builder for this configuration",
-                    f"there are {known}{did_you_mean(name, suggested)}",
+                    nearest_first(name, suggested, f"there are {known}"),
                 )
 
 

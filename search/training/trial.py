@@ -28,6 +28,7 @@ from search.data.loading import TrialData
 from search.data.summary import DataSummary, Interface
 from search.ensemble.outputs import mean_or_best, validated
 from search.errors import SearchError, TrialFailed, one_line, printable
+from search.study import ranking
 from search.studyfile.schema import Definition
 from search.system import machine
 from search.training.checkpoint import CheckpointDamaged
@@ -375,7 +376,7 @@ def _on_epoch(
     """Return what happens after each epoch of a training; after its last one nothing is left to prune."""
     metric = definition.metrics[0]
     asks = prune and len(definition.metrics) == 1
-    reported = _reported(trial, log)
+    reported, known = _reported(trial, log), dict[int, float]()
 
     def on_epoch(epoch: int, logs: dict[str, float], last: bool) -> None:
         log.ended(epoch, logs, part)
@@ -385,8 +386,9 @@ def _on_epoch(
         if asks and metric in logs:
             if epoch not in reported:
                 trial.report(logs[metric], epoch)
+            known[epoch] = logs[metric]
             if not last and trial.should_prune():
-                raise optuna.TrialPruned(f"pruned after epoch {epoch + 1}")
+                raise ranking.pruned(metric, trial, f"epoch {epoch + 1}", known)
 
     return on_epoch
 
@@ -416,10 +418,11 @@ def _report_training(
         return
     scores = [each.metrics[definition.metrics[0]] for each in trained]
     paired = isinstance(trial.study.pruner, optuna.pruners.WilcoxonPruner)
+    value = scores[-1] if paired else float(np.mean(scores))
     if index not in _reported(trial, log):
-        trial.report(scores[-1] if paired else float(np.mean(scores)), index)
+        trial.report(value, index)
     if not last and trial.should_prune():
-        raise optuna.TrialPruned(f"pruned after training {index + 1}")
+        raise ranking.pruned(definition.metrics[0], trial, f"training {index + 1}", {index: value})
 
 
 def _best(definition: Definition, trained: list[Trained]) -> Trained:

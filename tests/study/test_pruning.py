@@ -10,7 +10,7 @@ from optuna.distributions import FloatDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.study import space
+from search.study import ranking, space
 from search.study.attributes import BRACKET, FIRST_COMPARABLE
 from search.study.brackets import HyperbandPruner
 from search.study.proposals import Sampling
@@ -150,3 +150,32 @@ def test_hyperband_compares_only_trials_of_the_same_data() -> None:
     old, new = study.trials
     shown = pruner._create_bracket_study(study, pruner._get_bracket_id(study, new)).get_trials(deepcopy=False)
     assert [each.number for each in shown] == [new.number] != [old.number]
+
+
+@pytest.mark.parametrize(
+    ("direction", "values", "told"),
+    [
+        (
+            "minimize",
+            [0.5, 0.7],
+            "0.7, its best 0.5 at step 1; 3 of 4 … (best 0.2, median 0.35)",
+        ),
+        ("minimize", [0.9, 0.1], "0.1; 0 of 4 … (best 0.2, median 0.35)"),
+        (
+            "maximize",
+            [0.5, 0.25],
+            "0.25, its best 0.5 at step 1; 3 of 4 … (best 0.9, median 0.35)",
+        ),
+        ("minimize", [0.1, 0.2, 0.3], "0.3, its best 0.1 at step 1"),
+    ],
+)
+def test_a_pruned_trial_says_with_what_it_was_compared(direction: str, values: list[float], told: str) -> None:
+    """ "pruned after epoch 2" would leave open whether the trial was far off or unlucky."""
+    study = optuna.create_study(direction=direction)
+    for others in ([0.6, 0.2], [0.6, 0.3], [0.6, 0.4], [0.6, 0.9], [0.6, float("nan")], [0.6]):
+        trial = study.ask()
+        for step, value in enumerate(others):
+            trial.report(value, step)
+    mine = study.ask()
+    pruned = ranking.pruned("val_loss", mine, f"epoch {len(values)}", dict(enumerate(values)))
+    assert str(pruned) == f"pruned after epoch {len(values)}: val_loss {told.replace('…', 'other trials better there')}"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from search.errors import StudyFileError, UsageError
 from search.studyfile.checks import wrong_directions
 from search.studyfile.load import find_study, load_definition, parse_definition, shipped_studies
+from search.studyfile.messages import pasted
 from search.studyfile.schema import Definition, parse_constraint
 from tests.studyfiles import VALID, changed, definition
 
@@ -205,6 +206,7 @@ def test_a_definition_is_frozen_and_survives_the_way_to_a_worker() -> None:
     [
         (b"name = \n", "not valid TOML .*line 1"),
         (b"a = 1\na = 2\n", "not valid TOML .*line 2"),
+        (b'name = "a\nb = 1\n', 'line 1: name = "a.; use valid TOML'),
         (b"name = '\xff'", "not UTF-8 text"),
         (b"a = " + b"9" * 5000, "not valid TOML"),
         (b"a = " + b"[" * 5000, "not valid TOML"),
@@ -218,6 +220,27 @@ def test_a_broken_file_is_told_in_one_line(tmp_path: Path, content: bytes, messa
     with pytest.raises(StudyFileError, match=message) as raised:
         load_definition(path)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "hint", "told"),
+    [
+        ('options = { sep = ";" }', 'options = { decimal = "," }', 'options = { sep = ";", decimal = "," }'),
+        ('options = { na_values = "x" }', 'options = { na_values = ["?"] }', 'options = { na_values = ["x", "?"] }'),
+        ("", "options = { index_col = 0 }", "options = { index_col = 0 }"),
+        ('drop = ["a"]', 'drop = ["id"] in [data]', 'drop = ["a", "id"] in [data]'),
+        ('[data.options]\nsep = ";"', 'options = { decimal = "," }', 'decimal = "," in [data.options]'),
+        ("", "options = { x = …, y = … }", "options = { x = …, y = … }"),
+    ],
+)
+def test_a_hint_can_be_pasted_into_the_file(file: str, hint: str, told: str, tmp_path: Path) -> None:
+    """A second `options` would break the file, and a first one forget how the table is written."""
+    study = (
+        'name = "a"\nmetric = "val_loss"\ndirection = "minimize"\nspace.epochs = { type = "int", low = 1, high = 2 }\n'
+    )
+    (tmp_path / "t.csv").write_text("y\n1\n")
+    (tmp_path / "a.toml").write_text(f'{study}[data]\nsource = "csv:t.csv"\ntarget = "y"\n{file}\n')
+    assert pasted(f"say {hint}, or", load_definition(tmp_path / "a.toml")) == f"say {told}, or"
 
 
 def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:

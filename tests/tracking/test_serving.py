@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -12,17 +13,86 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.pyfunc import scoring_server
 
 from search import serving
 from search.data.preprocessing import Column, to_arrays
 from search.data.summary import DataSummary, TensorSpec
 from search.serving.meaning import Meaning
+from search.studyfile.load import load_definition
 from search.tracking import logged_model
 from search.tracking.user_code import collect
-from tests.conftest import command
+from tests.conftest import Searcher, command
 
 # Keras 3.15 converts TensorFlow variables the way NumPy 1 liked.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+DECODED_CODE = """
+import keras
+import numpy as np
+
+
+def rows():
+    x = np.random.default_rng(0).normal(size=(40, 2)).astype("float32")
+    return x, x
+
+
+def build(trial, data):
+    inputs, code = keras.Input((2,)), keras.Input((trial.params["latent"],))
+    decoder = keras.Model(code, keras.layers.Dense(2)(code), name="decoder")
+    model = keras.Model(inputs, decoder(keras.layers.Dense(trial.params["latent"])(inputs)))
+    model.compile("sgd", "mse")
+    return model
+
+
+def fit(trial, model, data, epochs):
+    return 1 / trial.params["latent"]
+
+
+def decoder(model, data):
+    return model.get_layer("decoder")
+"""
+DECODED = """
+name = "decoded"
+metric = "val_loss"
+direction = "minimize"
+[data]
+source = "decoded.py:rows"
+[model]
+build = "decoded.py:build"
+export = "decoded.py:decoder"
+[fit]
+function = "decoded.py:fit"
+epochs = 1
+[space]
+latent = { type = "categorical", choices = [2, 5] }
+[[enqueue]]
+latent = 2
+[[enqueue]]
+latent = 5
+"""
+
+
+def test_a_model_whose_inputs_depend_on_a_parameter_is_served(folder: Path, run_search: Searcher) -> None:
+    """The version would have the signature of the first configuration, and no input of the model's own would work."""
+    (folder / "decoded.py").write_text(DECODED_CODE)
+    (folder / "decoded.toml").write_text(DECODED)
+    outcome = run_search(load_definition(folder / "decoded.toml"), n_trials=2)
+    assert outcome.best.params["latent"] == 5
+    assert outcome.model is not None
+    model = mlflow.pyfunc.load_model(outcome.model.uri)
+    schema = model.metadata.get_input_schema()
+
+    def answer(rows: int, columns: int) -> Any:  # what `mlflow models serve` does with a request
+        body = json.dumps({"inputs": np.ones((rows, columns)).tolist()})
+        return scoring_server.invocations(body, "application/json", model, schema)
+
+    good = answer(3, 5)
+    assert good.status == 200, good.response
+    assert np.shape(json.loads(good.response)["predictions"]) == (3, 2)
+    with pytest.raises(mlflow.MlflowException, match="compatible with the model"):
+        answer(3, 2)
+
 
 LAYER = """
 import keras
@@ -300,6 +370,9 @@ def test_an_array_of_another_shape_or_kind_is_refused_in_one_line(tmp_path: Path
     data = summary(inputs=(TensorSpec("int32", (-1, 2)),), example=np.zeros((2, 2), "int32"))
     loaded = mlflow.pyfunc.load_model(save(model, tmp_path / "model", data))
     assert loaded.predict([[1.0, 2.0]]).tolist() == [[1, 2]]
-    for wrong, told in (([[0.5, 1]], "holds values that int32 cannot"), ([[1, 2, 3]], r"rows of shape \(3,\)")):
+    for wrong, told in (
+        ([[0.5, 1]], "holds other values than the model"),
+        ([[1, 2, 3]], r"rows of shape \(3,\)"),
+    ):
         with pytest.raises(ValueError, match=told):
             loaded.predict(wrong)

@@ -9,6 +9,7 @@ from typing import Any
 import mlflow
 import pytest
 
+from search import promotion
 from search.errors import NoTrialCompleted
 from search.handover.outcome import Outcome
 from search.reporting.findings import findings_of
@@ -59,6 +60,47 @@ def test_a_model_worse_than_the_trivial_answer_is_told(
     assert "Not better than the trivial answer: trials 0, 1." in page(study, definition)
     version = mlflow.MlflowClient().get_model_version("stuck", "1")
     assert line in str(version.description)
+
+
+BATCHES = """
+import keras
+
+def gap(y_true, y_pred):
+    return keras.ops.mean(keras.ops.square(y_true - y_pred))
+
+def profit(y_true, y_pred):
+    return float(((y_pred > 0.5) == y_true).mean())
+
+def build(trial, data):
+    inputs, x = data.inputs()
+    bad = trial.params["width"] < 100
+    bias = keras.initializers.Constant(9.0 if bad else 0.0)
+    outputs = keras.layers.Dense(1, "sigmoid", bias_initializer=bias)(x)
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.Adam(0.0 if bad else 0.3), gap)
+    return model
+"""
+
+
+@pytest.mark.parametrize("metric", ["val_loss", "val_profit"])
+def test_a_first_version_must_be_better_also_in_a_metric_that_rows_do_not_tell(
+    folder: Path, tiny: Tiny, metric: str
+) -> None:
+    """A loss of whole batches, or a metric of one's own, would make any first version champion."""
+    more = '\n[metrics]\nprofit = { function = "batches.py:profit" }\n[[enqueue]]\nwidth = {width}\n'
+    for width, better in ((50, False), (150, True)):
+        name = f"batches{width}"
+        definition = tiny(name, "batches.py:build", BATCHES, more.replace("{width}", str(width)))
+        direction = "maximize" if metric == "val_profit" else "minimize"
+        definition = definition.model_copy(update={"metric": metric, "direction": direction})
+        outcome, _, _ = searched(folder, definition, n_trials=1)
+        assert outcome.best.beats_trivial is better
+        decided = promotion.promote(name)
+        assert decided.promoted is better, decided.reason
+        told = "better than the trivial model: " + metric.removeprefix("val_")
+        assert told in decided.reason
+        assert "(no interval: the rows alone do not tell it)" in decided.reason
+        assert decided.as_json()["verdict"]["interval"] is None
 
 
 def test_a_better_one_is_told_with_it_and_a_wrong_direction_before_training(

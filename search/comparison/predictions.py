@@ -40,6 +40,8 @@ class About:
         metrics: The study file's `[metrics]` from scikit-learn: function, options, threshold.
         target: The target's columns; empty for arrays.
         group: The column that rows are split by; empty when rows are independent.
+        trivial: What the trivial model has on these rows, by metric, where the numbers of each row do not tell it:
+            of a loss that gives one number a batch, of metrics of the user's own.
     """
 
     digest: str
@@ -53,6 +55,7 @@ class About:
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     target: tuple[str, ...] = ()
     group: str = ""
+    trivial: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> About:

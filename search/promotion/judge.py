@@ -203,6 +203,8 @@ def _first(candidate: Registered, mine: Predictions) -> Decision:
     baseline = trivial(mine)
     value = score_of(mine.about.metric, mine)
     if value is None or baseline is None or score_of(mine.about.metric, baseline) is None:
+        if mine.about.metric in mine.about.trivial:
+            return _first_measured(candidate, mine)
         found = _first_recorded(candidate)
         return found if not found.passed else Decision(True, f"{found.reason}; no trivial model is known for it")
     verdict = compare(baseline, mine)
@@ -212,6 +214,20 @@ def _first(candidate: Registered, mine: Predictions) -> Decision:
         sure = "" if verdict.better else ", though not surely"
         return Decision(True, f"{_NO_CHAMPION}, and it is better than {_TRIVIAL}{sure}: {_text(verdict)}", verdict)
     return Decision(False, f"not better than {_TRIVIAL}: {_text(verdict)}", verdict)
+
+
+def _first_measured(candidate: Registered, mine: Predictions) -> Decision:
+    """Decide about a first version whose metric only whole batches or the user's code tell."""
+    metric = mine.about.metric
+    value, known = candidate.recorded(f"test_{metric}"), mine.about.trivial[metric]
+    if not math.isfinite(value):
+        return _first_recorded(candidate)
+    gained = value - known if mine.about.direction == "maximize" else known - value
+    verdict = Verdict(metric, known, value, gained, None, None, len(mine))
+    told = f"{metric} {value:.6g} against {known:.6g} (no interval: the rows alone do not tell it)"
+    if gained > 0:
+        return Decision(True, f"{_NO_CHAMPION}, and it is better than {_TRIVIAL}: {told}", verdict)
+    return Decision(False, f"not better than {_TRIVIAL}: {told}", verdict)
 
 
 def _first_recorded(candidate: Registered) -> Decision:

@@ -24,9 +24,10 @@ from search.studyfile.objects import called
 from search.studyfile.schema import TRIAL_METRICS, Definition
 from search.training import callbacks, fit, metrics, own_fit
 from search.training.description import answers, describe
-from search.training.model import Refused, check_batches, check_new, exported, settings_of, try_build
+from search.training.model import Refused, check_batches, check_new, exported, is_built_in, settings_of, try_build
 from search.training.probes import check_enqueued
 from search.training.training import archive
+from search.training.trivial import trivial_on_validation
 
 if TYPE_CHECKING:
     import keras
@@ -86,7 +87,7 @@ def dry_run(definition: Definition, every: Data | TrialData, trials: Iterable[Ba
     _check_metrics(definition, tried.log_names)
     summary = describe(definition, data, model, log_names=tried.log_names, path=tried.path, seconds=seconds)
     doubts = (*summary.doubts, *endless, *wrong_directions(definition))
-    summary = replace(summary, doubts=doubts, trivial=metrics.trivial_answer(model, data))
+    summary = replace(summary, doubts=doubts, trivial=tried.trivial)
     if definition.model.build == "mlp" and definition.model.export is None:
         return DryRun(summary)
     return DryRun(summary, _try_archive(definition, model), _answers(definition, model, data))
@@ -94,12 +95,13 @@ def dry_run(definition: Definition, every: Data | TrialData, trials: Iterable[Ba
 
 @dataclass(frozen=True)
 class _Tried:
-    """What came of the first configuration that works: its data, the model to register, and how it is trained."""
+    """What came of the first configuration that works: data, model to register, training, and the trivial answer."""
 
     data: Data
     to_register: keras.Model
     log_names: tuple[str, ...]
     path: str
+    trivial: dict[str, float]
 
 
 def _first_that_works(definition: Definition, trials: Iterable[BaseTrial], every: Data | TrialData) -> _Tried:
@@ -135,14 +137,16 @@ def _try_configuration(definition: Definition, trial: BaseTrial, every: Data | T
     began = time.monotonic()
     model = try_build(definition, trial, data)
     seconds = time.monotonic() - began
-    check_batches(definition, model, data, settings_of(definition, trial)["batch_size"])
+    batch_size = settings_of(definition, trial)["batch_size"]
+    check_batches(definition, model, data, batch_size)
     log_names = _try_batch(definition, model, data, class_weight)
     check_new(definition, model)
     if seconds < _QUICK and definition.model.build != "mlp":
         _check_again(definition, trial, data)
     made = _try_callbacks(definition, data, trial, model)
     path = own_fit.OWN_FIT if definition.fit.function else fit.path_of(model, data, made)
-    return _Tried(data, _try_export(definition, model, data), log_names, path)
+    trivial = trivial_on_validation(definition, model, data, None if is_built_in(definition) else batch_size)
+    return _Tried(data, _try_export(definition, model, data), log_names, path, trivial)
 
 
 def _check_again(definition: Definition, trial: BaseTrial, data: Data) -> None:

@@ -1,6 +1,6 @@
 """Metrics: the user's own, measured on predictions; and from a training's metrics to a trial's values.
 
-It also says how far a trial is from the study's constraints, and what the trivial answer scores.
+It also says how far a trial is from the study's constraints.
 """
 
 from __future__ import annotations
@@ -14,23 +14,21 @@ import numpy as np
 import optuna
 
 from search.comparison import outputs
-from search.comparison.predictions import ONLY
 from search.comparison.scores import applied
 from search.data import streams
 from search.data.dataset import Data, Part
 from search.errors import TrialFailed, did_you_mean, raised
-from search.serving.meaning import Meaning, named
+from search.serving.meaning import Meaning
 from search.studyfile.objects import called
 from search.studyfile.references import load_object
 from search.studyfile.schema import TRIAL_METRICS, Definition, MetricDefinition, parse_constraint
-from search.training.fit import as_tensors, devices, held_out_rows, packed
+from search.training.fit import as_tensors, devices, evaluate, held_out_rows
+from search.training.model import takes_rows
 
 if TYPE_CHECKING:
     import keras
 
 Metrics = Mapping[str, float]
-
-_TRIVIAL_ROWS = 4096  # validation rows that the trivial answer is measured on
 
 
 def needed(definition: Definition) -> set[str]:
@@ -158,7 +156,24 @@ def measure(
     meaning = None
     if isinstance(y_pred, np.ndarray) and isinstance(y_true, np.ndarray):
         meaning = next(iter(meanings or outputs.meanings(model, as_tensors(data.example(1)), data)))
-    return {name: _value(name, each, known[name], meaning, y_true, y_pred) for name, each in wanted.items()}
+    return {name: value_of(name, each, known[name], meaning, y_true, y_pred) for name, each in wanted.items()}
+
+
+def tested(definition: Definition, model: keras.Model, data: Data, rows: int | None) -> dict[str, float]:
+    """Return every metric of a model on the test part; none where it takes other inputs than the study's rows.
+
+    Args:
+        definition: The study file.
+        model: The model.
+        data: The data.
+        rows: How many are measured at once, as `evaluate` takes it.
+    """
+    if data.test is None or not takes_rows(definition, model, data):
+        return {}
+    steps = definition.fit.validation_steps
+    found = evaluate(model, data.test, rows, steps=steps) if model.compiled else {}
+    found |= measure(definition, model, data, data.test)
+    return {f"test_{name}": value for name, value in found.items()}
 
 
 def each_epoch(definition: Definition, data: Data, watched: set[str]) -> list[keras.callbacks.Callback]:
@@ -209,9 +224,22 @@ def _joined(batches: list[Any]) -> Any:
     return keras.tree.map_structure(lambda *each: np.concatenate(each), *batches)
 
 
-def _value(
+def value_of(
     name: str, wanted: MetricDefinition, function: Any, meaning: Meaning | None, y_true: Any, y_pred: Any
 ) -> float:
+    """Return an own metric of these outputs.
+
+    Args:
+        name: Its name in `[metrics]`.
+        wanted: What the study file says of it.
+        function: It.
+        meaning: What the outputs mean; None for several outputs.
+        y_true: Targets.
+        y_pred: Outputs.
+
+    Raises:
+        TrialFailed: The function raised, or returned no number.
+    """
     y_true, y_pred = _one_axis(y_true), _one_axis(y_pred)
     library = wanted.function.startswith("sklearn.")
     try:
@@ -235,46 +263,3 @@ def _one_axis(values: Any) -> Any:
     if values.dtype.kind not in "fiubOUS":  # bfloat16, which NumPy's functions do not know
         values = values.astype("float32")
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
-
-
-def trivial_answer(model: keras.Model, data: Data) -> dict[str, float]:
-    """Return the loss and the metrics of the trivial answer by their names in the logs, `val_` before them.
-
-    It is the share of each class, or the mean, in the training rows, measured by the model's own loss and metrics.
-    Nothing where it is not known: without a validation part or targets, for streams, and for other losses.
-    """
-    part = data.validation
-    if part is None or part.streamed or data.train.streamed or part.y is None or not model.compiled:
-        return {}
-    try:
-        found = _of_trivial(model, data)
-    except Exception:  # whatever a model, loss or metric of the user's own raises
-        return {}
-    return {f"val_{name}": value for name, value in found.items() if math.isfinite(value)}
-
-
-def _of_trivial(model: keras.Model, data: Data) -> dict[str, float]:
-    import keras
-
-    assert data.validation is not None  # noqa: S101 - for the type checker: `answer` looked
-    part = data.validation.take(slice(0, _TRIVIAL_ROWS))
-    few = as_tensors(data.example(1))
-    given = model(few, training=False)
-    given_by = {name or ONLY: keras.ops.convert_to_numpy(each) for name, each in named(model, given)}
-    known = outputs.constants(outputs.meanings(model, few, data), given_by, data)
-    if len(known) < len(given_by):
-        return {}
-    tensor = keras.ops.convert_to_tensor
-    answers = {
-        name: tensor(np.tile(known[name].reshape(each.shape), (len(part), *[1] * (each.ndim - 1))))
-        for name, each in given_by.items()
-    }
-    listed = list(answers.values())
-    x, y, weight = (*keras.tree.map_structure(tensor, packed(part)), None)[:3]
-    answered = answers if isinstance(given, dict) else listed if isinstance(given, list | tuple) else listed[0]
-    batch = (x, y, answered, weight)
-    model.reset_metrics()
-    loss = float(model.compute_loss(*batch, training=False))
-    found = {**{name: float(value) for name, value in model.compute_metrics(*batch).items()}, "loss": loss}
-    model.reset_metrics()
-    return found

@@ -34,11 +34,12 @@ from search.system import machine
 from search.training.checkpoint import CheckpointDamaged
 from search.training.description import answers, describe, interface, looks
 from search.training.epochs import Epochs, OnEpoch
-from search.training.fit import as_tensors, evaluate, held_out_rows
-from search.training.metrics import check_finite, check_known, mean, measure, spread, values_of, violations_of
+from search.training.fit import as_tensors, held_out_rows
+from search.training.metrics import check_finite, check_known, mean, spread, tested, values_of, violations_of
 from search.training.model import exported, takes_rows
 from search.training.result import Epoch, TrialResult
 from search.training.training import Trained, Training, archive, parameter_count, summary
+from search.training.trivial import with_trivial
 
 if TYPE_CHECKING:
     import keras
@@ -135,6 +136,7 @@ class _Finished:
     violations: tuple[float, ...]
     model: keras.Model
     kept: bool
+    rows: int | None
     validated: bytes | None
 
 
@@ -183,7 +185,7 @@ def run(
         fate = {"fate": "complete", "values": finished.values, "violations": finished.violations}
         fate |= {"validated": finished.validated}
         if finished.kept:
-            fate |= handed_over(definition, data, own, finished.model, log.metrics)
+            fate |= handed_over(definition, data, own, finished.model, log.metrics, finished.rows)
             fate |= {"looks": _looks(definition, finished.model, own)}
     except optuna.TrialPruned as error:
         fate = {"fate": "pruned", "reason": str(error)}
@@ -217,7 +219,12 @@ def _disk_is_full(error: BaseException) -> bool:
 
 
 def handed_over(
-    definition: Definition, every: Data | TrialData, own: Data, model: keras.Model, metrics: Mapping[str, float]
+    definition: Definition,
+    every: Data | TrialData,
+    own: Data,
+    model: keras.Model,
+    metrics: Mapping[str, float],
+    rows: int | None,
 ) -> dict[str, Any]:
     """Return the archive of a model to register and what goes with it, as `TrialResult` has them.
 
@@ -227,13 +234,14 @@ def handed_over(
         own: The data that the model was trained on.
         model: The trained model.
         metrics: Its metrics, `test_*` among them.
+        rows: How many test rows were measured at once, as `evaluate` takes it.
     """
     kept = exported(definition, model, own)
     return {
         "model": archive(kept),
         "data": _described(definition, every, own, kept),
         "answers": _answers(definition, kept, own),
-        "predictions": _predicted(definition, model, own, metrics),
+        "predictions": _predicted(definition, model, own, metrics, rows),
     }
 
 
@@ -270,24 +278,7 @@ def _train(
         log.metrics = {**metrics, **log.metrics}  # the refit's epochs now come last, and they have no `val_` metrics
         model = _refit(definition, data, trial, trained, seed_of(seed, trial.number), log).model
     log.metrics |= tested(definition, model, data, trained[0].test_rows)
-    return _Finished(values, violations, model, kept, outputs)
-
-
-def tested(definition: Definition, model: keras.Model, data: Data, rows: int | None) -> dict[str, float]:
-    """Return every metric of a model on the test part; none where it takes other inputs than the study's rows.
-
-    Args:
-        definition: The study file.
-        model: The model.
-        data: The data.
-        rows: How many are measured at once, as `evaluate` takes it.
-    """
-    if data.test is None or not takes_rows(definition, model, data):
-        return {}
-    steps = definition.fit.validation_steps
-    found = evaluate(model, data.test, rows, steps=steps) if model.compiled else {}
-    found |= measure(definition, model, data, data.test)
-    return {f"test_{name}": value for name, value in found.items()}
+    return _Finished(values, violations, model, kept, trained[0].test_rows, outputs)
 
 
 def _answers(definition: Definition, model: keras.Model, data: Data) -> bytes | None:
@@ -299,14 +290,17 @@ def _answers(definition: Definition, model: keras.Model, data: Data) -> bytes | 
         return None
 
 
-def _predicted(definition: Definition, model: keras.Model, data: Data, metrics: Mapping[str, float]) -> bytes | None:
+def _predicted(
+    definition: Definition, model: keras.Model, data: Data, metrics: Mapping[str, float], rows: int | None
+) -> bytes | None:
     """Return a model's predictions for the test rows; None where they cannot be made: the trial is done without."""
     known = {name.removeprefix("test_"): value for name, value in metrics.items() if name.startswith("test_")}
     if data.test is None:
         return None
     try:
         batches = _batches(model, data.test, definition.fit.validation_steps)
-        return predict(definition, data, model, batches, known).to_bytes()
+        found = predict(definition, data, model, batches, known)
+        return with_trivial(definition, model, data, found, rows).to_bytes()
     except Exception as error:  # whatever a model or a loss of the user's own raises
         sys.stderr.write(f"the predictions for the test rows are not kept: {one_line(error)}\n")
         return None

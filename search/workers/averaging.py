@@ -20,7 +20,7 @@ from search.ensemble import choice, model
 from search.studyfile.schema import Definition
 from search.training import trial
 from search.training.fit import ensure_built
-from search.training.metrics import needed
+from search.training.metrics import needed, tested
 from search.training.model import build, is_built_in, registered_example, settings_of
 from search.training.training import latency_ms, parameter_count
 from search.workers import worker
@@ -150,11 +150,11 @@ def averaged(
     example = registered_example(definition, first, data)
     mean = model.average(members, counts, choice.activations(best), example, compiled)
     rows = None if is_built_in(definition) else settings_of(definition, params)["batch_size"]
-    metrics = trial.tested(definition, mean, data, rows)
+    metrics = tested(definition, mean, data, rows)
     timed = [(latency_ms(first, data), latency_ms(mean, data)) for _ in range(_TIMED)]
     alone, together = map(min, zip(*timed, strict=True))
     metrics |= {"parameters": float(parameter_count(mean)), "latency_ms": together}
-    given = trial.handed_over(definition, every, data, mean, metrics)
+    given = trial.handed_over(definition, every, data, mean, metrics, rows)
     return Averaged(**given, metrics=metrics, slower=together / alone)
 
 

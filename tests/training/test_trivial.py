@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 
 from search.data.dataset import Data, Part
-from search.training.metrics import trivial_answer
+from search.studyfile.schema import MetricDefinition
 from search.training.trial import _why_nan
+from search.training.trivial import trivial_on_validation
 
 DRAW = np.random.default_rng(0)
 ROWS = 120
@@ -34,6 +37,12 @@ def model_of(outputs: dict[str, Any], **compiled: Any) -> keras.Model:
     return model
 
 
+def scored(model: keras.Model, data: Data, rows: int | None = None, own: Any = None) -> dict[str, float]:
+    """Return what the trivial answer has on the validation rows, in batches of so many."""
+    study = SimpleNamespace(own_metrics=own or {}, folder=Path())
+    return trivial_on_validation(study, model, data, rows)  # type: ignore[arg-type]
+
+
 def own_loss(y_true: Any, y_pred: Any) -> Any:
     """Return a loss that Keras does not know."""
     return keras.ops.mean(keras.ops.abs(y_true - y_pred) ** 1.5, axis=-1)
@@ -46,7 +55,7 @@ FOUR = DRAW.integers(0, 4, ROWS).astype("int32")
 
 def test_numbers_are_compared_with_their_mean() -> None:
     """A trial that ended 16 times worse than the mean would be registered without a word."""
-    found = trivial_answer(model_of({"y": (1, None)}, loss="mse", metrics=["mae"]), data_of(NUMBERS, "regression"))
+    found = scored(model_of({"y": (1, None)}, loss="mse", metrics=["mae"]), data_of(NUMBERS, "regression"))
     error = NUMBERS[80:] - NUMBERS[:80].mean()
     assert found["val_loss"] == pytest.approx((error**2).mean(), rel=1e-4)
     assert found["val_mae"] == pytest.approx(np.abs(error).mean(), rel=1e-4)
@@ -60,12 +69,12 @@ def test_classes_are_compared_with_their_shares(logits: bool) -> None:
     loss = keras.losses.BinaryCrossentropy(from_logits=logits)
     metrics = [keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if logits else 0.5)]
     model = model_of({"y": (1, None if logits else "sigmoid")}, loss=loss, metrics=metrics)
-    found = trivial_answer(model, data_of(TWO, "binary", (0, 1)))
+    found = scored(model, data_of(TWO, "binary", (0, 1)))
     assert found["val_loss"] == pytest.approx(entropy, rel=1e-3)
     assert found["val_accuracy"] == pytest.approx((TWO[80:] == 0).mean())
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
     model = model_of({"y": (4, None if logits else "softmax")}, loss=loss, metrics=["accuracy"])
-    found = trivial_answer(model, data_of(FOUR, "multiclass", (0, 1, 2, 3)))
+    found = scored(model, data_of(FOUR, "multiclass", (0, 1, 2, 3)))
     shares = np.bincount(FOUR[:80]) / 80
     assert found["val_loss"] == pytest.approx(-np.log(shares[FOUR[80:]]).mean(), rel=1e-3)
     assert found["val_accuracy"] == pytest.approx((FOUR[80:] == shares.argmax()).mean())
@@ -79,7 +88,7 @@ def test_several_outputs_and_a_loss_of_ones_own_have_one_too() -> None:
         loss={"price": own_loss, "sold": "binary_crossentropy"},
         metrics={"sold": ["accuracy"]},
     )
-    found = trivial_answer(model, data_of(y, "several"))
+    found = scored(model, data_of(y, "several"))
     error = np.abs(y["price"][80:] - y["price"][:80].mean()) ** 1.5
     share = TWO[:80].mean()
     entropy = -np.where(TWO[80:] == 1, np.log(share), np.log(1 - share)).mean()
@@ -87,12 +96,34 @@ def test_several_outputs_and_a_loss_of_ones_own_have_one_too() -> None:
     assert found["val_sold_accuracy"] == pytest.approx((TWO[80:] == 0).mean())
 
 
+def worst_of_batch(y_true: Any, y_pred: Any) -> Any:
+    """Return a loss that gives one number a batch."""
+    return keras.ops.max(keras.ops.abs(y_true - y_pred))
+
+
+def test_a_loss_of_whole_batches_is_measured_in_batches() -> None:
+    """A model with such a loss would be compared with nothing, and its first version become champion ungated."""
+    model, data = model_of({"y": (1, None)}, loss=worst_of_batch), data_of(NUMBERS, "regression")
+    error = np.abs(NUMBERS[80:] - NUMBERS[:80].mean())
+    assert scored(model, data, 10)["val_loss"] == pytest.approx(error.reshape(4, 10).max(axis=1).mean(), rel=1e-5)
+    assert scored(model, data, 16)["val_loss"] == pytest.approx(
+        (16 * error[:16].max() + 16 * error[16:32].max() + 8 * error[32:].max()) / 40, rel=1e-5
+    )
+
+
+def test_metrics_of_the_study_file_have_one() -> None:
+    """A study that chooses by a function of scikit-learn would say nothing of the trivial answer."""
+    own = {"r2": MetricDefinition(function="sklearn.metrics:r2_score")}
+    found = scored(model_of({"y": (1, None)}, loss="mse"), data_of(NUMBERS, "regression"), own=own)
+    assert found["val_r2"] == pytest.approx(0, abs=0.2)
+
+
 def test_what_has_no_trivial_answer_has_none() -> None:
     """A search would end in a traceback before its first trial."""
     reconstruct = model_of({"y": (3, None)}, loss="mse")
-    assert trivial_answer(reconstruct, data_of(None, "none")) == {}
+    assert scored(reconstruct, data_of(None, "none")) == {}
     untrainable = model_of({"y": (1, None)}, loss=lambda y_true, y_pred: 1 / 0)
-    assert trivial_answer(untrainable, data_of(NUMBERS, "regression")) == {}
+    assert scored(untrainable, data_of(NUMBERS, "regression")) == {}
 
 
 def test_a_metric_that_is_no_number_is_told_with_its_cause() -> None:

@@ -1,4 +1,4 @@
-"""Artifacts of a project whose folder was moved: MLflow's local stores keep absolute paths."""
+"""Artifacts of a project whose folder was moved or copied: MLflow's local stores keep absolute paths."""
 
 from __future__ import annotations
 
@@ -21,19 +21,30 @@ _FILE = "file://"
 
 
 def refuse(database: Path) -> None:
-    """Refuse a store whose artifacts lie where its project's folder was before.
+    """Refuse a store that names the folder of which its project was moved away or copied.
 
     Raises:
-        TrackingError: They lie beside the database, and the store names another folder that is gone.
+        TrackingError: The artifacts lie beside the database, and the store names another folder.
     """
     with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         for location in _locations(connection):
-            old = None if location.exists() else next((old for old, _ in _moves(location, database)), None)
-            if old is not None:
-                raise TrackingError(
-                    f"{database} keeps its artifacts in {old}, which is gone; "
-                    f"where the project was moved: python -m search.sync --moved-from '{old}'"
-                )
+            for old, new in _moves(location, database):
+                if not location.exists():
+                    why = "which is gone; where the project was moved"
+                elif _is_copy(location, old, new, database):
+                    why = "of which this folder is a copy, and would write there; to let the copy have its own"
+                else:
+                    continue
+                mend = f"python -m search.sync --moved-from '{old}'"
+                raise TrackingError(f"{database} keeps its artifacts in {old}, {why}: {mend}")
+
+
+def _is_copy(location: Path, old: Path, new: Path, database: Path) -> bool:
+    """Return whether a project with artifacts and database lies in both folders, which are not one."""
+    inside = database.absolute()
+    if not inside.is_relative_to(new) or not (old / inside.relative_to(new)).is_file():
+        return False
+    return not (new / location.relative_to(old)).samefile(location)
 
 
 def _locations(connection: sqlite3.Connection) -> Iterator[Path]:

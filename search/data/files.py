@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".parquet", ".npz")
 _SEPARATORS = (",", ";", "\t", "|")
+_RARE = (" ", ":", "^", "~")  # only where they alone give the columns that a file must have
 _ALL = 2**31 - 1  # rows of a chunk
 _SAMPLE = 100  # rows that tell how a CSV file is written
 _BYTES = 1_000_000  # of a file, that tell its encoding
@@ -249,12 +250,16 @@ def csv_options(path: Path, form: Form) -> dict[str, Any]:
     import pandas as pd
 
     options = form.options_of("csv")
+    if "skiprows" not in options and _begins_with_separator(path, options):
+        options["skiprows"] = 1
     given = options.get("sep", options.get("delimiter"))
     if "names" in options:
         return options
-    headers = {each: _header(path, {**options, "sep": each}) for each in dict.fromkeys((given or ",", *_SEPARATORS))}
+    headers = {
+        each: _header(path, {**options, "sep": each}) for each in dict.fromkeys((given or ",", *_SEPARATORS, *_RARE))
+    }
     fitting = [each for each, names in headers.items() if form.wanted and set(form.wanted) <= set(names)]
-    several = [each for each, names in headers.items() if len(names) > 1]
+    several = [each for each, names in headers.items() if len(names) > 1 and each not in _RARE]
     separator = (fitting or several or [given or ","])[0]
     if separator in (given, ",") and (given is None or separator == given):
         return options
@@ -267,6 +272,12 @@ def csv_options(path: Path, form: Form) -> dict[str, Any]:
         if cells.astype(str).str.fullmatch(r"-?[\d.]*,\d+").any():
             options["decimal"] = ","
     return options
+
+
+def _begins_with_separator(path: Path, options: Mapping[str, Any]) -> bool:
+    """Return whether a file's first line is Excel's `sep=;`, which is no header."""
+    with path.open(encoding=options.get("encoding", "utf-8-sig"), errors="ignore") as file:
+        return re.fullmatch(r'"?sep=.?"?\s*', file.readline(_BYTES)) is not None
 
 
 def _header(path: Path, options: Mapping[str, Any]) -> list[str]:
@@ -282,7 +293,7 @@ def encoding_of(path: Path, form: Form) -> str:
     """Return an encoding in which a CSV file can be read and has its columns; an empty text where none is known."""
     with path.open("rb") as file:
         content = file.read(_BYTES)
-    for name in ("utf-16",) if b"\0" in content else _ENCODINGS:
+    for name in ("utf-16", "utf-16-le", "utf-16-be") if b"\0" in content else _ENCODINGS:
         with suppress(UnicodeError):
             content.decode(name)
             tried = replace(form, kind="csv", options={**form.options_of("csv"), "encoding": name})

@@ -31,7 +31,7 @@ def forms(learned: Definition, *texts: str) -> files.Form:
     return files.Form("csv", options, texts=texts, wanted=("plz",))
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|", " ", ":", "^"])
 def test_a_study_finds_the_separator(tmp_path: Path, separator: str) -> None:
     """A spreadsheet's file would have one column, whose name is its first line, and no target."""
     rows = COMMAS if separator == "," else COMMAS.replace(",", separator).replace(".", ",")
@@ -40,6 +40,16 @@ def test_a_study_finds_the_separator(tmp_path: Path, separator: str) -> None:
     assert read["Preis"].tolist() == [1.5, 2.25]
     again = next(files.read(tmp_path / "rows.csv", 10, files.Form(wanted=("plz",)))).rows
     assert again["Preis"].tolist() == [1.5, 2.25]
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "sep=,"])
+def test_the_first_line_of_excel_is_no_header(tmp_path: Path, first: str) -> None:
+    """A file that Excel saved would have the columns `sep=` and `Unnamed: 1`."""
+    separator = first.strip('"')[-1]
+    (tmp_path / "rows.csv").write_text(f"{first}\nplz;Preis\n01;1.5\n02;2.5\n".replace(";", separator))
+    assert sources.read(study(tmp_path, "rows.csv"))["Preis"].tolist() == [1.5, 2.5]
+    again = next(files.read(tmp_path / "rows.csv", 10, files.Form(wanted=("plz",)))).rows
+    assert again["Preis"].tolist() == [1.5, 2.5]
 
 
 def test_a_name_with_a_comma_is_no_separator(tmp_path: Path) -> None:
@@ -91,6 +101,7 @@ def test_a_file_written_in_another_way_than_the_studys_is_read_by_itself(tmp_pat
     [
         ("cp1252", "Größe;Preis\n1;2\n3;4\n"),
         ("utf-16", "Größe;Preis\n1;2\n3;4\n"),
+        ("utf-16-le", "Größe;Preis\n1;2\n3;4\n"),
         ("cp1251", "Город;Preis;Цена\n1;2;3\n"),
     ],
 )

@@ -84,9 +84,14 @@ def _objectives(definition: Definition) -> Iterator[Finding]:
 
 
 _HIGH = (
-    "acc|accuracy|auc|precision|recall|sensitivity|specificity|f|f\\d|f_?beta|r2|iou|io_u|dice|jaccard|kappa|mcc|ndcg"
+    "acc|accuracy|auc|precision|recall|sensitivity|specificity|f|f\\d(?:score)?|f_?beta|r2|iou|io_u|dice|jaccard|kappa|mcc|"
+    "ndcg|corrcoef|correlation|spearmanr?|pearsonr?|explained_variance|concordance|psnr|ssim|bleu|rouge|"
+    "hit_rate|true_positives|true_negatives"
 )
-_LOW = "loss|error|[mr]?mse|mae|mape|msle|crossentropy|hinge|deviance|perplexity|kl_divergence|poisson|logcosh"
+_LOW = (
+    "loss|log_?loss|error|[mr]?mse|r?msle|mae|medae|[sw]?mape|wape|[bc]ce|crossentropy|nll|hinge|huber|deviance|"
+    "perplexity|kl_divergence|kld|poisson|log_?cosh|brier|brier_score|wer|cer|false_positives|false_negatives"
+)
 _BETTER_HIGH = re.compile(rf"(.*_)?({_HIGH})(_.*)?")
 _BETTER_LOW = re.compile(rf"(.*_)?({_LOW})(_rate|_\d+)?")
 

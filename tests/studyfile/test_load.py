@@ -395,6 +395,11 @@ def test_any_text_in_a_file_is_a_study_or_one_line(tmp_path: Path, text: str, at
             (name, "minimize")
             for name in ("val_sparse_categorical_crossentropy", "val_error_rate", "val_accuracy_loss")
         ),
+        *(
+            (name, "maximize")
+            for name in ("val_F1Score", "val_matthews_corrcoef", "val_explained_variance", "val_psnr")
+        ),
+        *((name, "minimize") for name in ("val_logloss", "val_brier_score", "val_rmsle", "val_smape", "val_nll")),
         *((name, None) for name in ("val_mine", "score", "val_cosine_similarity", "val_profit", "val_filter")),
     ],
 )

@@ -55,13 +55,19 @@ def compare(plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool) 
         for split in range(splits):
             for name in names:
                 task = f"{name}-split{split}"
-                several = {
-                    tool: [parts.handed(plan, task, tool, seed) for seed in plan.seeds] for tool in parts.tools()
-                }
-                found[name, split], floors[name, split] = _judged(plan, task, several)
-                fresh[name, split] = {tool: _fresh(plan, task, each) for tool, each in several.items()}
+                try:
+                    several = _searched(plan, task)
+                    known = {tool: _fresh(plan, task, each) for tool, each in several.items()}
+                    found[name, split], floors[name, split] = _judged(plan, task, several)
+                except Exception as error:  # whatever a tool or its model raises: a race of hours goes on
+                    note(f"  {task} is left out, and tried again by the next run: {error}")
+                else:
+                    fresh[name, split] = known
     except KeyboardInterrupt:
         note("  stopped; the tables are of what is done")
+    if not found:
+        note("  no task is done for all tools; the same command goes on from what is kept")
+        return
     ranks, caption = _ranks(found, fresh), _caption(plan, sorted({task for task, _ in found}), len(found))
     columns = ["", "mean rank", "95 %", "first", "configuration under fresh seeds, mean rank", "calibration error"]
     table("quality: test loss of the model that is handed over", columns, ranks, caption)
@@ -75,6 +81,21 @@ def compare(plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool) 
         head = ["# Quality", "", "`python -m tests.benchmarks quality` writes this file.", ""]
         _RESULTS.write_text("\n".join([*head, *lines]), encoding="utf-8")
         _draw(found, _RESULTS.with_suffix(".png"))
+
+
+def _searched(plan: parts.Plan, task: str) -> dict[str, list[parts.Handed]]:
+    """Return what the searches of a task hand over, by tool.
+
+    Raises:
+        RuntimeError: A tool failed; the message names it.
+    """
+    several: dict[str, list[parts.Handed]] = {}
+    for tool in parts.tools():
+        try:
+            several[tool] = [parts.handed(plan, task, tool, seed) for seed in plan.seeds]
+        except Exception as error:
+            raise RuntimeError(f"{tool} failed ({type(error).__name__}: {error})") from error
+    return several
 
 
 def folder(name: str = "") -> Path:

@@ -151,7 +151,9 @@ def register_best(
         raise SearchError(f"trial {trial.number} is the best, but its model was not kept; {why}")
     test_metric, direction = _test_metric(definition, best.metrics)
     value = best.metrics.get(test_metric)
-    no_number = f"{registry.NO_NUMBER}: {test_metric} is {value}" if value is not None and math.isnan(value) else ""
+    no_number = (
+        f"{registry.NO_NUMBER}: {test_metric} is {value}" if value is not None and not math.isfinite(value) else ""
+    )
     model = interface_of(model_id)
     data = data if model is None else model.instead(data)
     tags = {

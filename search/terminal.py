@@ -190,9 +190,10 @@ class Display:
             return
         printer = _Printer()
         printer.best(outcome.table, self._definition, outcome.study, outcome.front)
-        no_numbers = [f"{n} {v}" for n, v in outcome.best.metrics.items() if n.startswith("test_") and math.isnan(v)]
+        tested = {name: value for name, value in outcome.best.metrics.items() if name.startswith("test_")}
+        no_numbers = [f"{name} is {value}" for name, value in tested.items() if not math.isfinite(value)]
         if no_numbers:
-            printer.line(f"Of trial {outcome.best.number} is no number: {', '.join(no_numbers)}.", "yellow")
+            printer.line(f"Trial {outcome.best.number} on the test part: {', '.join(no_numbers)}.", "yellow")
         if outcome.best.confirmed is not None:
             printer.line(luck(self._definition, outcome.best))
         if outcome.near:

@@ -10,7 +10,7 @@ import mlflow
 import pytest
 
 from search import promotion
-from search.errors import NoTrialCompleted
+from search.errors import NoTrialCompleted, RegistryError
 from search.handover.outcome import Outcome
 from search.reporting.findings import findings_of
 from search.reporting.interactive import page
@@ -101,6 +101,46 @@ def test_a_first_version_must_be_better_also_in_a_metric_that_rows_do_not_tell(
         assert told in decided.reason
         assert "(no interval: the rows alone do not tell it)" in decided.reason
         assert decided.as_json()["verdict"]["interval"] is None
+
+
+ROOTS = """
+import keras
+import numpy as np
+
+def load():
+    draw = np.random.default_rng(0)
+    x = draw.random((90, 2)).astype("float32")
+    y = (x[:, 0] > 0.5).astype("float32")
+    x[63, 1] = -1.0
+    return (x[:40], y[:40]), (x[40:60], y[40:60]), (x[60:], y[60:])
+
+def build(trial, data):
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(keras.ops.sqrt(inputs)))
+    model.compile("adam", "binary_crossentropy")
+    return model
+"""
+
+
+def test_a_test_value_that_is_no_number_is_told_and_gets_no_alias(
+    folder: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The version of a model whose test loss is NaN would become challenger, and champion as the first."""
+    definition = tiny("roots", "roots.py:build", ROOTS)
+    data = definition.data.model_copy(update={"source": "roots.py:load", "options": {}})
+    outcome, _, _ = searched(folder, definition.model_copy(update={"data": data}), n_trials=1)
+    Display(definition, silent=False).outcome(outcome)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Trial 0 on the test part: test_loss is nan" in said
+    assert "without an alias: its test value is no number: test_loss is nan" in said
+    assert outcome.model is not None
+    assert outcome.model.aliases == ()
+    with pytest.raises(RegistryError, match="no version with alias 'challenger'"):
+        promotion.promote("roots")
+    decided = promotion.promote("roots", version="1")
+    assert decided.refused
+    assert "version 1 has no alias: its test value is no number" in decided.reason
+    assert mlflow.MlflowClient().get_model_version("roots", "1").aliases == []
 
 
 def test_a_better_one_is_told_with_it_and_a_wrong_direction_before_training(

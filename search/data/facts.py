@@ -176,7 +176,10 @@ def _of_numbers(goal: Targets, given: Any) -> Iterator[str]:
         middle, mean = float(np.median(columns)), float(columns.mean())
         if given.ndim == 1 and given.min() > 0 and mean > _HEAVY * middle:
             most = f"median {middle:.4g}, mean {mean:.4g}, largest {float(columns.max()):.4g}"
-            yield f"the target is heavy-tailed ({most}): the squared error is that of few rows"
+            yield (
+                f"the target is heavy-tailed ({most}): the squared error is that of few rows; choose by "
+                'metric = "val_mae", or give its logarithm as the target'
+            )
 
 
 def doubts_of_arrays(x: Any) -> tuple[str, ...]:

@@ -60,6 +60,8 @@ class Judge:
 
     def decide(self, candidate: Registered, current: Registered | None) -> Decision:
         """Decide whether a version may take over from another, or become the first."""
+        if candidate.refused and self.conditions.data is None:
+            return Decision(False, f"version {candidate.version} has no alias: {candidate.refused}")
         try:
             found = self._compared(candidate, current)
         except RegistryError as error:  # the kept predictions are gone or changed

@@ -253,6 +253,19 @@ def test_columns_that_look_wrong_are_told_with_their_mend(tmp_path: Path) -> Non
         load(definition({**changes, "data.target": "price"}, folder=tmp_path))
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_a_heavy_tailed_target_is_told_in_every_unit(tmp_path: Path, scale: float) -> None:
+    """The squared error would be that of the few largest rows, without a word."""
+    draw = np.random.default_rng(0)
+    tails = {"heavy": np.exp(1.5 * draw.normal(size=200)), "light": 5 + draw.normal(size=200)}
+    for name, target in tails.items():
+        pd.DataFrame({"x": draw.normal(size=200), "y": target * scale}).to_csv(tmp_path / f"{name}.csv", index=False)
+        changes = {"data.source": f"csv:{name}.csv", "data.options": {}, "data.target": "y"}
+        told = [each for each in load(definition(changes, folder=tmp_path)).doubts if "heavy-tailed" in each]
+        assert len(told) == (name == "heavy")
+        assert all('metric = "val_mae", or give its logarithm' in each for each in told)
+
+
 def test_dates_ids_and_copies_of_the_target_are_told_in_any_form(tmp_path: Path) -> None:
     """Only dates of one form, ids without a gap and exact copies would be told; a file has others."""
     rows, draw = 120, np.random.default_rng(0)

@@ -56,6 +56,7 @@ class SearchRecord:
         stopped: Why it ended before its budget was spent.
         registers: Whether it registers the best trial's model.
         basis: What its values are measured on; see `search.study.comparable`.
+        trivial: What the trivial answer scores on its data, by metric.
         version: The version of this package that began or resumed it last; empty where an earlier one did.
     """
 
@@ -75,6 +76,7 @@ class SearchRecord:
     stopped: str = ""
     registers: bool = True
     basis: dict[str, Any] = field(default_factory=dict)
+    trivial: dict[str, float] = field(default_factory=dict)
     version: str = ""
 
     @property

@@ -173,10 +173,11 @@ def _begin(
         unfinished = resume.claim_interrupted(study, files, definition.search.retries)
         claim, first = unfinished.claim, unfinished.first
         settings = settings.model_copy(update={"n_trials": unfinished.left})
-        claim.write(basis=basis)  # an earlier release noted none
+        claim.write(basis=basis, trivial=data.trivial)  # an earlier release noted none
     else:
         asked = described(settings, len(pool.slots))
         facts = {"described": asked, "dataset": dataset_of(data), "registers": settings.registers, "basis": basis}
+        facts["trivial"] = data.trivial
         claim = resume.begin(study, files, settings.n_trials, **facts)
     stack.callback(claim.release)
     search_id = claim.record.search_id

@@ -179,9 +179,11 @@ def wide_study(folder: Path) -> tuple[optuna.Study, Definition]:
     for number in range(12):
         params = {name: 1.23456e-6 * (number + 1) for name in space if name != "optimizer"}
         params["optimizer"] = ["adam", "rmsprop", "sgd with momentum"][number % 3]
-        trial = create_trial(params=params, distributions=space, value=1.23456e-5 * 3**number)
+        searched = {attributes.SEARCH_RUN: "s"}
+        value = 1.23456e-5 * 3**number
+        trial = create_trial(params=params, distributions=space, value=value, system_attrs=searched)
         study.add_trial(trial)
-    attributes.set_trivial(study, {"val_loss": 0.693147})
+    attributes.set_search(study, "s", {"trivial": {"val_loss": 0.693147}})
     return study, load_definition(path)
 
 

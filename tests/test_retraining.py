@@ -10,6 +10,7 @@ import pytest
 
 from search import promotion
 from search.session import search
+from search.study import attributes
 from search.study.create import load
 from search.studyfile.schema import Definition
 from search.studyfile.settings import resolve
@@ -30,7 +31,7 @@ def test_days_of_a_world_that_drifts(folder: Path, tiny: Callable[..., Definitio
     definition = tiny("loop")
     data = definition.data.model_copy(update={"source": "npz:day.npz", "options": {}})
     definition = definition.model_copy(update={"data": data})
-    history, trained, firsts = [], [], []
+    history, trained, firsts, trivial, promoted = [], [], [], [], []
     for day in range(days):
         write_day(folder / "studies" / "day.npz", day)
         said: list[str] = []
@@ -43,6 +44,8 @@ def test_days_of_a_world_that_drifts(folder: Path, tiny: Callable[..., Definitio
         decided = promotion.promote("loop")
         history.append(f"day {day}: {told[0] if told else 'the first'}; {decided.reason}")
         assert outcome.best.number in [each.number for each in trials]
+        trivial += [outcome.best.trivial] * len(trials)
+        promoted += [(decided.version, decided.reason)] if decided.promoted else []
         trained.append([each.params["width"] for each in trials])
         if day:
             assert len(told) == 1
@@ -50,6 +53,11 @@ def test_days_of_a_world_that_drifts(folder: Path, tiny: Callable[..., Definitio
             firsts.append(trials[0].params == before[int(told[0].split("trials ")[-1].split()[0].strip(","))].params)
             assert "(the champion)" in told[0]
     print("\n".join(history))
+    study = load("loop", str(folder / "studies/loop.journal"))
+    assert [attributes.trivial_of(study, each).get("val_loss") for each in study.get_trials()] == trivial
+    moved = promotion.moves("loop")
+    assert [(each.version, each.reason) for each in moved] == promoted
+    assert moved[0].reason.startswith("there was no champion before")
     assert all(firsts), "the champion's configuration is the first on new rows"
     assert len({width for each in trained for width in each}) >= days + 2
     assert len({tuple(each) for each in trained}) == days

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 
 import mlflow
@@ -14,6 +16,7 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from search import resume
+from search.data.summary import DataSummary, Interface
 from search.errors import NewerVersionError
 from search.reporting.overview import overview
 from search.study import attributes
@@ -87,6 +90,21 @@ def test_what_a_newer_version_wrote_is_told() -> None:
     attributes.set_search(study, "a", {"budget": 3})
     with pytest.raises(NewerVersionError, match="search a was written by a newer version"):
         resume.search_records(study)
+
+
+def test_data_that_an_earlier_release_described_are_read() -> None:
+    """A search that an earlier release left would end in a traceback: its description lacks the newer fields."""
+    described = DataSummary("a", "csv:a.csv", "0", "binary", (0, 1), {"train": 3}, (), (), None, (), ("loss",), "", 0.0)
+    older = copy.copy(described)
+    for each in dataclasses.fields(DataSummary):
+        if each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING:
+            del vars(older)[each.name]
+    again = pickle.loads(pickle.dumps(older))
+    assert again == described
+    assert again.trivial == again.code == {}
+    interface = Interface((), None, (), ())
+    del vars(interface)["centers"], vars(interface)["meanings"]
+    assert pickle.loads(pickle.dumps(interface)).instead(described) == dataclasses.replace(described, example=None)
 
 
 def test_the_studies_of_a_newer_version_are_listed(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from search.figures import number as shown
 from search.figures import plural
+from search.study.attributes import read
 
 
 @dataclass(frozen=True)
@@ -88,4 +89,5 @@ class Ensemble:
 
 def of_record(kept: dict[str, Any]) -> Ensemble:
     """Return what `Ensemble.record` wrote."""
-    return Ensemble(**{**kept, "members": tuple(Member(**each) for each in kept["members"])})
+    members = tuple(read(Member, each, "an average") for each in kept["members"])
+    return read(Ensemble, {**kept, "members": members}, "an average")

@@ -86,6 +86,10 @@ class _Ending:
                 outcome, state = self._publish(context.run, outcome, ranked, drawn, state, fresh)
         elif state == _FINISHED:
             state = _TRAINED
+            if settings.ensemble > 1 and outcome is not None:
+                context.on_message(
+                    f"--offline averages nothing; search.sync registers trial {outcome.best.number} alone"
+                )
         self._mirror.close()
         left = self._mirror.left if context.run is not None else Left(tuple(each.number for each in context.trials()))
         if state == _FINISHED and left.numbers:
@@ -249,9 +253,14 @@ class _Ending:
     def _outcome(self, ranked: Sequence[FrozenTrial]) -> Outcome:
         context, run = self._context, self._context.run
         confirmed = attributes.confirmed_of(self._study)
-        trivial = attributes.trivial_of(self._study)
         table = tuple(
-            best_of(self._definition, each, self._mirror.run_id(each.number), confirmed.get(each.number), trivial)
+            best_of(
+                self._definition,
+                each,
+                self._mirror.run_id(each.number),
+                confirmed.get(each.number),
+                attributes.trivial_of(self._study, each),
+            )
             for each in ranked[:5]
         )
         trials = context.trials()

@@ -132,7 +132,7 @@ def _register(settings: Settings, study: optuna.Study, files: StudyFiles) -> Non
     confirmed = attributes.confirmed_of(study).get(ranked[0].number)
     if model_id:
         with FreshProcess() as fresh:
-            best = best_of(definition, ranked[0], run_id, confirmed, attributes.trivial_of(study))
+            best = best_of(definition, ranked[0], run_id, confirmed, attributes.trivial_of(study, ranked[0]))
             register_best(settings.study_name, definition, ranked[0], best, data, model_id, fresh.begin_check(model_id))
 
 

@@ -72,12 +72,18 @@ def findings_of(study: optuna.Study, definition: Definition, top: int) -> Findin
     """
     trials = study.get_trials(deepcopy=False)
     ranked = ranking.leading_trials(definition, study)
-    confirmed, trivial = attributes.confirmed_of(study), attributes.trivial_of(study)
+    confirmed = attributes.confirmed_of(study)
     return Findings(
         study=study.study_name,
         states=ranking.states_of(trials),
         best=tuple(
-            best_of(definition, trial, confirmed=confirmed.get(trial.number), trivial=trivial) for trial in ranked[:top]
+            best_of(
+                definition,
+                trial,
+                confirmed=confirmed.get(trial.number),
+                trivial=attributes.trivial_of(study, trial),
+            )
+            for trial in ranked[:top]
         ),
         importances=insight.importances(study, definition),
         caveat=insight.caveat(len(ranked)),

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.figures import number, plural
 from search.study import ranking
-from search.study.comparable import comparable_study, comparable_trials
+from search.study.comparable import comparable_trials, read_study
 from search.studyfile.parameters import FloatParameter, IntParameter
 from search.studyfile.schema import Definition
 
@@ -58,7 +58,7 @@ def importances(study: optuna.Study, definition: Definition) -> dict[str, float]
         warnings.simplefilter("ignore")
         try:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            return optuna.importance.get_param_importances(comparable_study(study), evaluator=evaluator, target=target)
+            return optuna.importance.get_param_importances(read_study(study), evaluator=evaluator, target=target)
         except UNDRAWN:  # no parameter is in every trial, or none varies
             return {}
 

@@ -23,7 +23,7 @@ from search.reporting import insight
 from search.reporting.findings import averaged_of, front_of
 from search.reporting.place import NOWHERE, Place
 from search.study import attributes, ranking
-from search.study.comparable import ComparableStudy, comparable_study, comparable_trials
+from search.study.comparable import ComparableStudy, comparable_study, comparable_trials, read_study
 from search.studyfile.objects import in_words
 from search.studyfile.schema import Definition
 from search.tracking.pages import markup
@@ -59,7 +59,7 @@ def page(study: optuna.Study, definition: Definition, place: Place = NOWHERE) ->
     title = f"Study {study.study_name}"
     parts: list[str] = [f"<h1>{markup.markup(title)}</h1>", *_about(study, definition, place)]
     parts += [*_best(study, definition), *_insights(study, definition)]
-    for heading, figures, wide in _figures(comparable_study(study), definition):
+    for heading, figures, wide in _figures(read_study(study), definition):
         drawn = [_drawn(each, narrow=len(figures) > 1) for each in figures]
         note = "<p class='narrow'>A wider screen shows it.</p>" if wide else ""
         parts += [f"<h2>{markup.markup(heading)}</h2>{note}"]
@@ -123,9 +123,10 @@ def _about(study: optuna.Study, definition: Definition, place: Place) -> Iterato
 def _best(study: optuna.Study, definition: Definition) -> Iterator[str]:
     """Yield the best trials, a column each, what was confirmed, and how they compare with the trivial answer."""
     ranked = ranking.leading_trials(definition, study)
-    confirmed, trivial = attributes.confirmed_of(study), attributes.trivial_of(study)
+    confirmed = attributes.confirmed_of(study)
     best = [
-        best_of(definition, trial, confirmed=confirmed.get(trial.number), trivial=trivial) for trial in ranked[:_BEST]
+        best_of(definition, trial, confirmed=confirmed.get(trial.number), trivial=attributes.trivial_of(study, trial))
+        for trial in ranked[:_BEST]
     ]
     if not best:
         return

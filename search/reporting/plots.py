@@ -21,7 +21,7 @@ from search.reporting import insight, interactive
 from search.reporting.place import NOWHERE, Place
 from search.reporting.table import trials_table
 from search.study import ranking
-from search.study.comparable import comparable_study, comparable_trials
+from search.study.comparable import comparable_trials, read_study
 from search.studyfile.schema import Definition
 from search.tracking.pages.markup import GREY
 
@@ -65,7 +65,7 @@ def draw(study: optuna.Study, definition: Definition, name: str, folder: Path, p
         return [path]
     with _unseen(), suppress(*insight.UNDRAWN):
         path = folder / f"{name}.png"
-        path.write_bytes(_png(_AXES[name](comparable_study(study), definition)))
+        path.write_bytes(_png(_AXES[name](read_study(study), definition)))
         return [path]
     return []
 
@@ -79,7 +79,7 @@ def picture(study: optuna.Study, definition: Definition) -> bytes:
     lines = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     look = {**dict.fromkeys(lines, GREY), "savefig.transparent": True, "legend.framealpha": 0.0}
     with _unseen(), mpl.rc_context(look):
-        return _png(_history(comparable_study(study), definition))
+        return _png(_history(read_study(study), definition))
 
 
 def axes(study: optuna.Study, definition: Definition, name: str, **options: Any) -> Any:
@@ -99,7 +99,7 @@ def axes(study: optuna.Study, definition: Definition, name: str, **options: Any)
     known = sorted(each.removeprefix("plot_") for each in visualization.__all__ if each.startswith("plot_"))
     if name not in known:
         raise UsageError(f"no plot '{name}'; there are {', '.join(known)}{did_you_mean(name, known)}")
-    shown = comparable_study(study)
+    shown = read_study(study)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna's plots are experimental, and say so each time
         try:

@@ -34,7 +34,6 @@ CONSTRAINTS = "constraints"  # how far it is beyond each constraint
 ID = "id"  # what tells it from any other study, also from a later one of its name
 STATE = "state"  # the folder that a person chose for what its searches leave
 METRIC = "metric"
-TRIVIAL = "trivial"  # what the trivial answer scores, by metric
 DATA = "data"  # what its values were measured on
 FIRST_COMPARABLE = "first_comparable"  # of searches that note no basis: the number of the first trial on these data
 ENSEMBLE = "ensemble"  # the trainings that were averaged last, and what came of it
@@ -202,15 +201,10 @@ def confirmed_of(study: optuna.Study) -> dict[int, Confirmed]:
     }
 
 
-def set_trivial(study: optuna.Study, scores: Mapping[str, float]) -> None:
-    """Write what the trivial answer scores on the data of now, by metric."""
-    if trivial_of(study) != scores:
-        study.set_user_attr(TRIVIAL, dict(scores))
-
-
-def trivial_of(study: optuna.Study) -> dict[str, float]:
-    """Return what the trivial answer scores, by metric; empty where it is not known."""
-    return dict(study.user_attrs.get(TRIVIAL, {}))
+def trivial_of(study: optuna.Study, trial: FrozenTrial) -> dict[str, float]:
+    """Return what the trivial answer scores on the data of a trial's search, by metric; empty where it is not known."""
+    search = searches_of(study).get(str(trial.system_attrs.get(SEARCH_RUN, "")), {})
+    return dict(search.get("trivial") or {})
 
 
 def ensemble_of(study: optuna.Study) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import StorageError
 from search.study import attributes, orders
-from search.studyfile.schema import Definition
+from search.studyfile.schema import Definition, value_now
 from search.studyfile.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,12 +59,16 @@ class ComparableStudy(SearchedStudy):
     """A study that shows its comparable trials alone: to pruners, samplers, plots and importances of Optuna's."""
 
     only: frozenset[int] | None = None  # the numbers of those that it shows; None for all
+    read: list[FrozenTrial] | None = None  # all of them, where they are read once
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         """Return these trials; Optuna's samplers call this one, and its public `get_trials` does."""
-        shown = _compared(self, super()._get_trials(deepcopy, states, use_cache))
+        if self.read is not None:
+            shown = [trial for trial in self.read if states is None or trial.state in states]
+        else:
+            shown = _compared(self, super()._get_trials(deepcopy, states, use_cache))
         return shown if self.only is None else [trial for trial in shown if trial.number in self.only]
 
 
@@ -100,6 +104,13 @@ def comparable_study(study: optuna.Study, basis: Basis | None = None) -> Compara
     return made
 
 
+def read_study(study: optuna.Study) -> ComparableStudy:
+    """Return a study that shows the comparable trials as they are now, read once, for what draws them."""
+    made = comparable_study(study)
+    made.read = comparable_trials(made)
+    return made
+
+
 def check_data(study: optuna.Study, settings: Settings, data: DataSummary) -> dict[str, Any]:
     """Return a search's basis, and refuse one that differs from that of the study's earlier trials.
 
@@ -121,8 +132,6 @@ def check_data(study: optuna.Study, settings: Settings, data: DataSummary) -> di
             f"study '{settings.study_name}': {what} changed since its earlier trials, whose values cannot be compared; "
             f"begin a study with --study-name NEW, or use {way}{', without --resume' if settings.resume else ''}"
         )
-    if before is known:
-        attributes.set_trivial(study, data.trivial)
     if before is known and known != now:
         attributes.set_data(study, now, trials if changed else 0)
     if isinstance(study, SearchedStudy):
@@ -197,5 +206,6 @@ def _changes_of_code(before: Basis, now: Basis) -> list[str]:
 
 
 def _differences(known: Basis, wanted: Basis) -> list[str]:
-    keys = [key for key in {**wanted, **known} if known.get(key) != wanted.get(key)]
-    return [f"{key} ({known.get(key)}, now {wanted.get(key)})" for key in keys]
+    """Return which keys differ; one that the other release did not know had its default value there."""
+    now = {key: (value_now(key, known), value_now(key, wanted)) for key in {**wanted, **known}}
+    return [f"{key} ({before}, now {after})" for key, (before, after) in now.items() if before != after]

@@ -5,10 +5,20 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from search.errors import StudyFileError
 from search.studyfile.options import SearchOptions
@@ -405,3 +415,24 @@ class Definition(Table):
     def better(self, value: float, than: float, objective: int = 0) -> bool:
         """Return whether `value` is strictly better than `than`."""
         return value < than if self.directions[objective] == "minimize" else value > than
+
+
+def value_now(key: str, values: Mapping[str, Any]) -> Any:
+    """Return the value of a key of `[data]`, `[fit]` or `[model]`, as JSON, with the defaults of this release.
+
+    Args:
+        key: For example `fit.early_stopping`.
+        values: Values by such keys, as this or another release wrote them; a key that is missing has its default.
+    """
+    table, _, name = key.partition(".")
+    tables: dict[str, type[Table]] = {"data": DataDefinition, "fit": FitDefinition, "model": ModelDefinition}
+    field = tables[table].model_fields.get(name) if table in tables else None
+    if field is None:
+        return values.get(key)
+    default = None if field.is_required() else field.get_default(call_default_factory=True)
+    value = values.get(key, default)
+    adapter: TypeAdapter[Any] = TypeAdapter(field.annotation or Any)
+    try:
+        return adapter.dump_python(adapter.validate_python(value), mode="json", by_alias=True)
+    except ValidationError:  # another release wrote it
+        return value

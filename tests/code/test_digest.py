@@ -132,6 +132,27 @@ def test_code_that_changed_stops_the_search_before_it_trains() -> None:
     assert attributes.data_of(asked.study)["set"]["model.width"] == 16
 
 
+def test_a_key_that_an_earlier_release_did_not_know_is_no_change() -> None:
+    """Every study would stop with the release that adds a key to [data] or [fit], whose default changes nothing."""
+    asked = Asked()
+    now = {"fit.early_stopping": {"patience": 3}}
+    known = asked(now, {})
+    asked.study.add_trial(optuna.create_trial(value=1.0))
+    stopping = {"patience": known["set"]["fit.early_stopping"]["patience"]}
+    earlier = {
+        **known,
+        "set": {"fit.epochs": known["set"]["fit.epochs"], "fit.early_stopping": stopping},
+        "split": {key: value for key, value in known["split"].items() if key not in ("data.time", "data.stratify")},
+    }
+    attributes.set_data(asked.study, earlier, 0)
+    asked(now, {})
+    attributes.set_data(asked.study, earlier, 0)
+    with pytest.raises(StorageError, match=r"fit.shuffle \(True, now False\) changed"):
+        asked({**now, "fit.shuffle": False}, {})
+    with pytest.raises(StorageError, match=r"data.time \(None, now when\) changed"):
+        asked({**now, "data.time": "when"}, {})
+
+
 def test_a_space_that_grew_or_shrank_is_no_other_code() -> None:
     """A parameter could not be fixed once its best value is known, or be searched later."""
     asked, wide = Asked(), {"type": "int", "low": 1, "high": 8}

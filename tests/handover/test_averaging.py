@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from search.session import search
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
+from search.studyfile.settings import resolve
 from search.tracking import registry, versions
 from search.workers.reproduction import reproduce
 from tests.conftest import Searcher
@@ -112,3 +114,32 @@ def test_a_mean_that_is_not_surely_better_is_not_registered(folder: Path, run_se
     outcome = run_search(definition, n_trials=3)
     assert outcome.best.ensemble is None
     assert "ensemble" not in outcome.as_json()["best"]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "changes", [{"ensemble = 4": "ensemble = 4\nconfirm = 0.9"}, {"ensemble = 4": "ensemble = 4\nrepeats = 2"}]
+)
+def test_seeds_and_repeats_are_trained_again(folder: Path, run_search: Searcher, changes: dict[str, str]) -> None:
+    """A version with trainings under new seeds, or with means of repeats, could not be reproduced."""
+    outcome = run_search(_study(folder, changes), n_trials=3)
+    assert outcome.best.ensemble is not None
+    assert outcome.model is not None
+    seeds = [each.seed for each in outcome.best.ensemble.members if each.seed is not None]
+    assert bool(seeds) == ("confirm" in str(changes))
+    found = reproduce(registry.find("mean").run_id)
+    assert found.same, found.differs
+
+
+def test_what_cannot_be_averaged_is_told_in_a_line(folder: Path, run_search: Searcher) -> None:
+    """A person would wait for an average that several metrics, an export or --offline rule out."""
+    few = {"n_samples = 900": "n_samples = 60", "epochs = 60": "epochs = 1"}
+    said: list[str] = []
+    request = {"workers": 1, "n_trials": 2, "tracking_uri": f"sqlite:///{folder}/mlflow.db"}
+    search(resolve(_study(folder, few), **request, offline=True), lambda _: None, said.append)
+    assert any(each.startswith("--offline averages nothing; search.sync registers trial ") for each in said)
+    two = 'metric = ["val_loss", "parameters"]\ndirection = ["minimize", "minimize"]'
+    several = {'metric = "val_loss"\ndirection = "minimize"': two, 'name = "mean"': 'name = "two"', **few}
+    search(resolve(_study(folder, several), **request), lambda _: None, said.append)
+    line = next(each for each in said if each.startswith("models of several metrics, or with model.export, are not"))
+    assert line.endswith(" alone is registered")

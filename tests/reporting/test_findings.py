@@ -13,8 +13,10 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 
+from search.ensemble.members import Ensemble, Member
 from search.errors import UsageError
 from search.reporting import insight, interactive, plots
+from search.reporting.findings import findings_of
 from search.reporting.overview import overview
 from search.reporting.place import Place
 from search.study import attributes, ranking
@@ -58,7 +60,9 @@ def study(tmp_path: Path) -> optuna.Study:
     study = optuna.create_study(study_name="found", storage=storage)
     for number in range(30):
         params = {"width": 8 * (number + 1) + 8, "dropout": 0.25 + 0.2 * (-1) ** number}
-        study.add_trial(create_trial(params=params, distributions=SPACE, value=1.0 / 10 ** (number / 10)))
+        searched = {attributes.SEARCH_RUN: "s"}
+        value = 1.0 / 10 ** (number / 10)
+        study.add_trial(create_trial(params=params, distributions=SPACE, value=value, system_attrs=searched))
     for number, (fate, reason) in enumerate(
         [
             ("pruned", "pruned after epoch 4"),
@@ -244,7 +248,7 @@ def test_the_page_is_written_from_the_first_trial_on(tmp_path: Path, definition:
 
 def test_the_page_says_where_the_model_is_and_what_was_confirmed(study: optuna.Study, definition: Definition) -> None:
     """Whoever is mailed the page would ask which version it is about, and whether the value was luck."""
-    attributes.set_trivial(study, {"val_loss": 2.0})
+    attributes.set_search(study, "s", {"trivial": {"val_loss": 2.0}})
     attributes.set_confirmed(study, {29: Confirmed((0.002, 0.004)), 28: Confirmed((0.3, 0.5))})
     where = Place("http://there/#/experiments/1", "mlflow ui", "models:/found/3", ("challenger",), "http://there/#/v3")
     page = interactive.page(study, definition, where)
@@ -287,6 +291,17 @@ def test_of_several_metrics_the_page_and_the_list_say_which_are_on_the_front(
         run_id="r",
     )
     assert "On the Pareto front: [0], [1], [2]. Registered is [1], of the 3 on the Pareto front the nearest" in shown
+
+
+def test_the_page_says_what_was_averaged(definition: Definition) -> None:
+    """The terminal would tell of another registered model than the report."""
+    study = optuna.create_study(study_name="found")
+    study.add_trial(create_trial(params={"width": 8, "dropout": 0.1}, distributions=SPACE, value=0.112))
+    averaged = Ensemble((Member(0, "a"), Member(1, "b")), "val_loss", 0.104, 0.112, slower=1.9)
+    attributes.set_ensemble(study, averaged.record() | {"newer": 1})
+    told = "2 trials averaged: `val_loss` 0.104; the best alone 0.112; 1.9 times slower a row"
+    assert told in interactive.page(study, definition)
+    assert findings_of(study, definition, 5).ensemble == averaged
 
 
 def test_a_long_study_is_drawn_of_a_sample_that_is_named(definition: Definition) -> None:

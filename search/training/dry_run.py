@@ -27,7 +27,6 @@ from search.training.description import answers, describe
 from search.training.model import Refused, check_batches, check_new, exported, is_built_in, settings_of, try_build
 from search.training.probes import check_enqueued
 from search.training.training import archive
-from search.training.trivial import trivial_on_validation
 
 if TYPE_CHECKING:
     import keras
@@ -145,7 +144,7 @@ def _try_configuration(definition: Definition, trial: BaseTrial, every: Data | T
         _check_again(definition, trial, data)
     made = _try_callbacks(definition, data, trial, model)
     path = own_fit.OWN_FIT if definition.fit.function else fit.path_of(model, data, made)
-    trivial = trivial_on_validation(definition, model, data, None if is_built_in(definition) else batch_size)
+    trivial = metrics.trivial_on_validation(definition, model, data, None if is_built_in(definition) else batch_size)
     return _Tried(data, _try_export(definition, model, data), log_names, path, trivial)
 
 

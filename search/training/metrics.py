@@ -1,12 +1,14 @@
 """Metrics: the user's own, measured on predictions; and from a training's metrics to a trial's values.
 
-It also says how far a trial is from the study's constraints.
+It also says how far a trial is from the study's constraints, and what the trivial answer scores.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +16,24 @@ import numpy as np
 import optuna
 
 from search.comparison import outputs
-from search.comparison.scores import applied
+from search.comparison.predictions import ONLY, Predictions
+from search.comparison.scores import applied, score_of, trivial
 from search.data import streams
 from search.data.dataset import Data, Part
 from search.errors import TrialFailed, did_you_mean, raised
-from search.serving.meaning import Meaning
+from search.serving.meaning import Meaning, named
 from search.studyfile.objects import called
 from search.studyfile.references import load_object
 from search.studyfile.schema import TRIAL_METRICS, Definition, MetricDefinition, parse_constraint
-from search.training.fit import as_tensors, devices, evaluate, held_out_rows
+from search.training.fit import as_tensors, devices, evaluate, held_out_rows, packed
 from search.training.model import takes_rows
 
 if TYPE_CHECKING:
     import keras
 
 Metrics = Mapping[str, float]
+
+_TRIVIAL_ROWS = 4096  # validation rows that the trivial answer is measured on
 
 
 def needed(definition: Definition) -> set[str]:
@@ -156,7 +161,7 @@ def measure(
     meaning = None
     if isinstance(y_pred, np.ndarray) and isinstance(y_true, np.ndarray):
         meaning = next(iter(meanings or outputs.meanings(model, as_tensors(data.example(1)), data)))
-    return {name: value_of(name, each, known[name], meaning, y_true, y_pred) for name, each in wanted.items()}
+    return {name: _value(name, each, known[name], meaning, y_true, y_pred) for name, each in wanted.items()}
 
 
 def tested(definition: Definition, model: keras.Model, data: Data, rows: int | None) -> dict[str, float]:
@@ -224,7 +229,7 @@ def _joined(batches: list[Any]) -> Any:
     return keras.tree.map_structure(lambda *each: np.concatenate(each), *batches)
 
 
-def value_of(
+def _value(
     name: str, wanted: MetricDefinition, function: Any, meaning: Meaning | None, y_true: Any, y_pred: Any
 ) -> float:
     """Return an own metric of these outputs.
@@ -263,3 +268,84 @@ def _one_axis(values: Any) -> Any:
     if values.dtype.kind not in "fiubOUS":  # bfloat16, which NumPy's functions do not know
         values = values.astype("float32")
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def trivial_answer(
+    definition: Definition, model: keras.Model, data: Data, part: Part | None, rows: int | None = None
+) -> dict[str, float]:
+    """Return the loss and the metrics of the trivial answer on a part, by their names in Keras and in `[metrics]`.
+
+    It is the share of each class, or the mean, in the training rows, measured by the model's own loss and metrics.
+    Nothing where it is not known: without targets, for streams, and for outputs of unknown meaning.
+
+    Args:
+        definition: The study file.
+        model: Says what is measured.
+        data: Its training part tells the answer.
+        part: The rows that are answered.
+        rows: How many are measured at once, as `evaluate` takes it.
+    """
+    if part is None or part.streamed or data.train.streamed or part.y is None or not model.compiled:
+        return {}
+    try:
+        found = _of_trivial(definition, model, data, part, rows or held_out_rows(model, part))
+    except Exception:  # whatever a model, loss or metric of the user's own raises
+        return {}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def trivial_on_validation(
+    definition: Definition, model: keras.Model, data: Data, rows: int | None = None
+) -> dict[str, float]:
+    """Return what the trivial answer has on the first validation rows, by name, `val_` before it."""
+    part = None if data.validation is None or data.validation.streamed else data.validation
+    some = None if part is None else part.take(slice(0, _TRIVIAL_ROWS))
+    return {f"val_{name}": value for name, value in trivial_answer(definition, model, data, some, rows).items()}
+
+
+def with_trivial(
+    definition: Definition, model: keras.Model, data: Data, found: Predictions, rows: int | None
+) -> Predictions:
+    """Return predictions for the test rows with what the trivial answer has there, where they do not tell it."""
+    baseline, metric = trivial(found), found.about.metric
+    if baseline is not None and score_of(metric, found) is not None and score_of(metric, baseline) is not None:
+        return found
+    known = trivial_answer(definition, model, data, data.test, rows)
+    return replace(found, about=replace(found.about, trivial=known))
+
+
+def _of_trivial(definition: Definition, model: keras.Model, data: Data, part: Part, rows: int) -> dict[str, float]:
+    import keras
+
+    few = as_tensors(data.example(1))
+    given = model(few, training=False)
+    given_by = {name or ONLY: keras.ops.convert_to_numpy(each) for name, each in named(model, given)}
+    meanings = outputs.meanings(model, few, data)
+    known = outputs.constants(meanings, given_by, data)
+    if len(known) < len(given_by):
+        return {}
+
+    def answers(count: int) -> Any:
+        of = {
+            name: np.tile(known[name].reshape(each.shape), (count, *[1] * (each.ndim - 1)))
+            for name, each in given_by.items()
+        }
+        listed = list(of.values())
+        return of if isinstance(given, dict) else listed if isinstance(given, list | tuple) else listed[0]
+
+    model.reset_metrics()
+    losses, found = [], dict[str, float]()
+    for start in range(0, len(part), rows):
+        some = part.take(slice(start, start + rows))
+        tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, (packed(some), answers(len(some))))
+        (x, y, weight), answered = (*tensors[0], None)[:3], tensors[1]
+        loss = float(model.compute_loss(x, y, answered, weight, training=False))
+        losses.append(loss * len(some))
+        found = {name: float(value) for name, value in model.compute_metrics(x, y, answered, weight).items()}
+    model.reset_metrics()
+    own, functions_of = definition.own_metrics, functions(definition)
+    meaning = meanings[0] if len(given_by) == 1 else None
+    for name, each in own.items():
+        with suppress(TrialFailed):
+            found[name] = _value(name, each, functions_of[name], meaning, part.y, answers(len(part)))
+    return {**found, "loss": sum(losses) / len(part)}

@@ -35,11 +35,19 @@ from search.training.checkpoint import CheckpointDamaged
 from search.training.description import answers, describe, interface, looks
 from search.training.epochs import Epochs, OnEpoch
 from search.training.fit import as_tensors, held_out_rows
-from search.training.metrics import check_finite, check_known, mean, spread, tested, values_of, violations_of
+from search.training.metrics import (
+    check_finite,
+    check_known,
+    mean,
+    spread,
+    tested,
+    values_of,
+    violations_of,
+    with_trivial,
+)
 from search.training.model import exported, takes_rows
 from search.training.result import Epoch, TrialResult
 from search.training.training import Trained, Training, archive, parameter_count, summary
-from search.training.trivial import with_trivial
 
 if TYPE_CHECKING:
     import keras
@@ -229,11 +237,9 @@ def handed_over(
     """Return the archive of a model to register and what goes with it, as `TrialResult` has them.
 
     Args:
-        definition: The study file.
         every: The study's data, or those of each trial.
         own: The data that the model was trained on.
-        model: The trained model.
-        metrics: Its metrics, `test_*` among them.
+        metrics: The model's metrics, `test_*` among them.
         rows: How many test rows were measured at once, as `evaluate` takes it.
     """
     kept = exported(definition, model, own)

@@ -12,8 +12,8 @@ import pytest
 
 from search.data.dataset import Data, Part
 from search.studyfile.schema import MetricDefinition
+from search.training.metrics import trivial_on_validation
 from search.training.trial import _why_nan
-from search.training.trivial import trivial_on_validation
 
 DRAW = np.random.default_rng(0)
 ROWS = 120

@@ -134,6 +134,7 @@ def test_names_and_reasons_are_texts_and_no_html(tmp_path: Path) -> None:
     assert ">1.235 (trivial answer: 1)<" in shown, "four digits"
     assert "0.9877<" in shown
     assert "Trial 0 is not better than the trivial answer" in shown
+    assert "on the front" not in shown, "of one metric there is no front"
     assert "color:" not in shown, "it reads on light and on dark ground"
 
 

@@ -82,8 +82,7 @@ def of_result(study: optuna.Study, definition: Definition, outcome: Outcome) -> 
         **best.params,
         "averaged": "" if best.ensemble is None else str(best.ensemble),
         "trials": f"{counts(outcome.n_trials)}, in {outcome.seconds:.4g} s",
-        "on the front": outcome.front
-        and f"{', '.join(map(str, outcome.front))}; trial {best.number} is {nearest(len(outcome.front))}",
+        "on the front": _front(outcome),
         "model": links.model(),
         "in MLflow": outcome.url and Markup(f"{link(outcome.url, 'the trials')}{_served(outcome)}"),
     }
@@ -107,6 +106,12 @@ def of_result(study: optuna.Study, definition: Definition, outcome: Outcome) -> 
         + (_best(definition, outcome, links) if len(outcome.table) > 1 else "")
         + image(plots.picture(study, definition), f"{definition.metrics[0]} by trial")
     )
+
+
+def _front(outcome: Outcome) -> str:
+    """Return which trials are on the Pareto front, and which of them is the best; nothing of one metric."""
+    front = outcome.front
+    return f"{', '.join(map(str, front))}; trial {outcome.best.number} is {nearest(len(front))}" if front else ""
 
 
 def _best(definition: Definition, outcome: Outcome, links: _Links) -> Markup:

@@ -32,7 +32,7 @@ _SIZES = {  # of the browser's window
     "runs": (1360, 1290),
     "search": (1360, 1290),
     "model": (1360, 800),
-    "experiments": (1360, 420),
+    "experiments": (1360, 520),
     "report": (1100, 1500),
     "report-dark": (1100, 1500),
     "report-phone": (420, 1400),
@@ -218,7 +218,7 @@ def _save(browser: Any, name: str) -> None:
     shot = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
     size = (round(shot.width * _SHRINK), round(shot.height * _SHRINK))
     path = PICTURES / f"{name}.png"
-    shot.resize(size, Image.Resampling.LANCZOS).quantize(_COLOURS).save(path, optimize=True)
+    shot.resize(size, Image.Resampling.LANCZOS).quantize(_COLOURS, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
     print(f"{path.name}: {size[0]} × {size[1]}, {path.stat().st_size} bytes")
     if path.stat().st_size > _MOST:
         raise SystemExit(f"{path} is larger than {_MOST} bytes")

@@ -5,8 +5,9 @@ epochs: one graph call an epoch runs Keras's `train_step` on every batch (5–10
 `fit` on arrays takes 100). Losses equal those of `fit` on the same order of batches to the last bit. The
 order is drawn from the trial's seed alone, so a trial gives the same losses on every worker.
 
-Everything else uses ordinary `fit`; the trial's result says which: callbacks that watch batches get batches in the
-same order; a model with a step of its own, a stream, several devices, and any backend but TensorFlow get plain `fit`.
+Everything else uses ordinary `fit`; the trial's result says which: callbacks that watch batches, and models with a
+`compute_metrics` of their own, get batches in the same order; a model with a step of its own, a stream, several
+devices, and any backend but TensorFlow get plain `fit`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.
     streamed = data.train.streamed or (data.validation is not None and data.validation.streamed)
     if keras.backend.backend() != "tensorflow" or own_step or streamed or model.run_eagerly or model.optimizer is None:
         return PLAIN
-    if not any(map(_sees_batches, callbacks)):
+    # A graph of a whole epoch gives the metrics of the model, and not what `compute_metrics` adds to them in a batch.
+    if not any(map(_sees_batches, callbacks)) and not overrides(model, keras.Model, "compute_metrics"):
         return PLAIN if devices() > 1 else WHOLE_EPOCHS
     return PLAIN if devices() > 1 or model.steps_per_execution != 1 else BATCHES
 

@@ -37,6 +37,7 @@ class Record:
     last_bits: list[str] = field(default_factory=list)  # differences in them alone
     refused: str = ""  # by Keras, and here
     resumed: str = "not tried"
+    parts: str = "not tried"  # folds, repeats or refit
     loaded: str = "not tried"
 
 
@@ -44,7 +45,7 @@ def values_of(seed: int, follower: int) -> Any:
     """Return the sizes, rates and seed of a model or of a follower."""
     import random
 
-    from tests.exact.kinds import Values
+    from tests.exact.bodies import Values
 
     pick = random.Random(1000 * seed + follower)
     units = pick.choice([1, 2, 3, 5, 8, 13])
@@ -53,7 +54,7 @@ def values_of(seed: int, follower: int) -> Any:
 
 def compared(seeds: list[int], folder: Path, followers: int = FOLLOWERS) -> list[Record]:
     """Train the models of several seeds in turn, each with its followers."""
-    from tests.exact import compare
+    from tests.exact import compare, trials
     from tests.exact.kinds import draw
 
     drawn = {seed: draw(seed) for seed in seeds}
@@ -73,6 +74,12 @@ def compared(seeds: list[int], folder: Path, followers: int = FOLLOWERS) -> list
                 record.refused = mine.error
             if follower or mine.error or different:
                 continue
+            if seed % 3 == 1:
+                form = trials.FORMS[seed // 3 % 3]
+                told = trials.differs(each, values, form, folder)
+                if told is not None:
+                    record.kinds.append(form)
+                    record.parts = told or "same"
             if seed % 3 == 0 and mine.path != "ordinary fit":
                 again = compare.resumed(each, values, folder / f"checkpoint-{seed}")
                 if again is not None:
@@ -111,7 +118,8 @@ def attack(seeds: list[int], file: Path, followers: int) -> None:
                 records += compared(part[index : index + 2], folder, followers)
                 for each in records[-2:]:
                     sys.stderr.write(
-                        f"{each.seed} {each.path} {each.differs or each.last_bits or each.refused} {each.resumed}\n"
+                        f"{each.seed} {each.path} {each.differs or each.last_bits or each.refused} "
+                        f"{each.resumed} {each.parts}\n"
                     )
             loaded = load(folder, [each.seed for each in records if each.loaded == "kept"])
             for each in records:
@@ -139,8 +147,11 @@ def table(records: list[dict[str, Any]]) -> str:
             count["last bits"] += bool(each["last_bits"])
             count["resumed"] += each["resumed"] == "same"
             count["resumed otherwise"] += each["resumed"] not in ("same", "not tried")
+            count["parts"] += each["parts"] == "same"
+            count["parts otherwise"] += each["parts"] not in ("same", "not tried")
             count["loaded"] += each["loaded"] == "same"
-    names = ["models", "trained", "differs", "last bits", "refused", "resumed", "resumed otherwise", "loaded"]
+    names = ["models", "trained", "differs", "last bits", "refused", "resumed", "resumed otherwise"]
+    names += ["parts", "parts otherwise", "loaded"]
     head = f"| kind | {' | '.join(names)} |\n|{' --- |' * (len(names) + 1)}\n"
     rows = (
         f"| {kind} | {' | '.join(str(count[name]) for name in names)} |\n" for kind, count in sorted(counts.items())

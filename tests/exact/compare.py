@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import numpy as np
 from keras.src.utils.naming import reset_uids
 
 from search.training import checkpoint, fit
-from search.training.epochs import Epochs, watcher
+from search.training.epochs import Epochs, numbers, watcher
 from search.training.training import archive
-from tests.exact.kinds import Changes, Drawn, Values
+from tests.exact.bodies import Values
+from tests.exact.changes import Changes
+from tests.exact.kinds import Drawn
 
 _KILLED_AFTER = 1  # epochs
 
@@ -72,32 +76,54 @@ class Outcome:
 
 def model_of(drawn: Drawn, values: Values) -> keras.Model:
     """Return a model as a trial makes it."""
+    gc.collect()
+    gc.freeze()  # Keras collects garbage for each model, which takes longer than to train it
     keras.backend.clear_session()
     reset_uids()
     keras.utils.set_random_seed(values.seed)
     keras.config.set_dtype_policy(drawn.policy)
-    model = drawn.make(values)
+    model = made(drawn, values)
     fit.ensure_built(model, drawn.data)
     keras.utils.set_random_seed(values.seed)
     return model
+
+
+def made(drawn: Drawn, values: Values) -> keras.Model:
+    """Return what a builder makes."""
+    if drawn.epsilon:
+        keras.config.set_epsilon(10.0 ** -(2 + values.units % 4))
+    return drawn.make(values)
+
+
+@contextmanager
+def settings_restored() -> Iterator[None]:
+    """Undo what a builder sets for all of Keras."""
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy("float32")
+        keras.config.set_epsilon(1e-7)
+
+
+def variables(model: keras.Model) -> list[Any]:
+    """Return the values of all variables of a model and its optimizer."""
+    return [each.numpy() for each in (*model.variables, *model.optimizer.variables)]
 
 
 def train(drawn: Drawn, values: Values, run: Callable[[keras.Model, list[keras.callbacks.Callback]], str]) -> Outcome:
     """Return what comes of a training; an error is an outcome too."""
     found = Outcome()
     keep = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda _, logs: found.epochs.append({n: float(np.mean(each)) for n, each in logs.items()})
+        on_epoch_end=lambda _, logs: found.epochs.append(numbers(logs)),
     )
     try:
-        found.model = model_of(drawn, values)
-        found.path = run(found.model, [*drawn.callbacks(), keep])
-        every = (*found.model.variables, *found.model.optimizer.variables)
-        found.variables = [each.numpy() for each in every]
+        with settings_restored():
+            found.model = model_of(drawn, values)
+            found.path = run(found.model, [*drawn.callbacks(), keep])
+            found.variables = variables(found.model)
     except Exception as error:  # what Keras refuses is refused here too
         found.error = f"{type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else ''}"
         found.path = traceback.format_exc()
-    finally:
-        keras.config.set_dtype_policy("float32")
     return found
 
 
@@ -106,7 +132,7 @@ def here(drawn: Drawn, values: Values) -> Outcome:
 
     def run(model: keras.Model, callbacks: list[keras.callbacks.Callback]) -> str:
         paths = [""]
-        built_in = drawn.built_in
+        built_in = drawn.mlp is not None
         fit.fit(model, drawn.data, callbacks=callbacks, built_in=built_in, on_path=paths.append, **drawn.settings)
         return paths[-1]
 
@@ -119,18 +145,20 @@ def by_keras(drawn: Drawn, values: Values, path: str) -> Outcome:
     def run(model: keras.Model, callbacks: list[keras.callbacks.Callback]) -> str:
         data, settings = drawn.data, dict(drawn.settings)
         seed, size = settings.pop("seed"), settings.pop("batch_size")
-        validation = tuple(each for each in _packed(data.validation))
-        held_out = len(data.validation) if drawn.built_in else size
-        more = {"validation_data": validation, "callbacks": callbacks, "verbose": 0, **settings}
+        shuffle, validation = settings.pop("shuffle", True), data.validation
+        more = {"callbacks": callbacks, "verbose": 0, **settings}
+        if validation is not None:
+            held_out = len(validation) if drawn.mlp else size
+            more |= {"validation_data": _packed(validation), "validation_batch_size": held_out}
         if path == fit.PLAIN:
             x, y, weights = (*_packed(data.train), None)[:3]
             weighted = settings.get("class_weight")
             if weighted:
                 more.pop("class_weight")
                 weights = np.array([weighted[int(each)] for each in y.reshape(-1)], "float32")
-            model.fit(x, y, sample_weight=weights, batch_size=size, **more)
+            model.fit(x, y, sample_weight=weights, batch_size=size, shuffle=shuffle, **more)
         else:
-            model.fit(_batches(_packed(data.train), seed, size), validation_batch_size=held_out, shuffle=False, **more)
+            model.fit(_batches(_packed(data.train), seed if shuffle else None, size), shuffle=False, **more)
         return "Keras"
 
     return train(drawn, values, run)
@@ -141,8 +169,8 @@ def _packed(part: Any) -> tuple[Any, ...]:
     return packed if part.sample_weight is not None else packed[:2]
 
 
-def _batches(packed: Any, seed: int, size: int) -> Any:
-    """Return an epoch of batches, each time it is read in the next order."""
+def _batches(packed: Any, seed: int | None, size: int) -> Any:
+    """Return an epoch of batches, each time it is read in the next order; without a seed in the order of the rows."""
     import tensorflow as tf
 
     tensors = keras.tree.map_structure(tf.convert_to_tensor, packed)
@@ -150,7 +178,7 @@ def _batches(packed: Any, seed: int, size: int) -> Any:
     generator = np.random.default_rng(seed)
 
     def batches() -> Iterator[Any]:
-        order = generator.permutation(rows)
+        order = np.arange(rows) if seed is None else generator.permutation(rows)
         for first in range(0, rows, size):
             yield order[first : first + size].astype("int32")
 
@@ -175,7 +203,7 @@ def resumed(drawn: Drawn, values: Values, folder: Path) -> Outcome | None:
 
         saving = checkpoint.checkpointing(folder, True, epochs, counted, lambda: None)
         followed = [*callbacks, watcher(epochs, on_epoch), saving]
-        fit.fit(model, drawn.data, callbacks=followed, built_in=drawn.built_in, **drawn.settings)
+        fit.fit(model, drawn.data, callbacks=followed, built_in=drawn.mlp is not None, **drawn.settings)
         return ""
 
     train(drawn, values, lambda model, callbacks: once(model, callbacks, die=True))

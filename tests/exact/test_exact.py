@@ -15,8 +15,10 @@ from keras import layers
 from search.data.dataset import Data, Part
 from search.training import fit
 from tests.exact import __main__ as attack
-from tests.exact import compare, kinds
-from tests.exact.kinds import Changes, Drawn, Values
+from tests.exact import changes, compare, kinds, objects
+from tests.exact.bodies import Values
+from tests.exact.changes import Changes
+from tests.exact.kinds import Drawn
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Keras warns of much that random models do
 
@@ -66,7 +68,7 @@ def dense(values: Values, hidden: tuple[layers.Layer, ...] = (), **compiled: Any
 def test_what_a_callback_changes_is_trained_as_keras_trains_it(change: str, hook: str) -> None:
     """A callback that freezes layers would freeze none, and the study would never say so."""
     epoch = 1 if change in ("make functions anew", "compile", "stop training") else 0
-    mine = same(dense, callbacks=lambda: [Changes(hook, kinds.CHANGES[change], epoch)])
+    mine = same(dense, callbacks=lambda: [Changes(hook, changes.CHANGES[change], epoch)])
     assert mine.epochs[0]["steps"] == -(-kinds.ROWS // SETTINGS["batch_size"]), "a callback's params"
 
 
@@ -86,7 +88,7 @@ def test_a_callback_may_train_and_test_on_other_rows() -> None:
     same(dense, callbacks=lambda: [TrainsOnABatch()])
 
 
-@pytest.mark.parametrize("loss", [kinds.batch_rows_loss, keras.losses.Dice()], ids=["rows of a batch", "Dice"])
+@pytest.mark.parametrize("loss", [objects.batch_rows_loss, keras.losses.Dice()], ids=["rows of a batch", "Dice"])
 def test_a_loss_of_batches_is_measured_in_batches_of_the_same_size(loss: Any) -> None:
     """The wrong trial would win: a wide model's loss was measured on fewer rows at once than a narrow one's."""
     mine = same(functools.partial(dense, loss=loss))
@@ -112,12 +114,12 @@ def test_a_stateful_model_of_fixed_batches_trains() -> None:
 
 def test_objects_without_a_configuration_are_trained() -> None:
     """An own regularizer, schedule or partial without `get_config` ended the trial."""
-    activation = functools.partial(kinds.scaled_tanh, factor=2.0)
+    activation = functools.partial(objects.scaled_tanh, factor=2.0)
     hidden = functools.partial(layers.Dense, 3, activation=activation)
 
     def made(values: Values) -> keras.Model:
-        last = hidden(kernel_regularizer=kinds.NoConfig(0.01))
-        return dense(values, (last,), optimizer=keras.optimizers.Adam(kinds.NoConfigSchedule(0.1)))
+        last = hidden(kernel_regularizer=objects.NoConfig(0.01))
+        return dense(values, (last,), optimizer=keras.optimizers.Adam(objects.NoConfigSchedule(0.1)))
 
     same(made)
 

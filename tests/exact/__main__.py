@@ -22,7 +22,7 @@ from typing import Any
 
 FOLLOWERS = 3
 _LAST_BITS = 1e-5  # a share
-_LOADED_AT_ONCE = 20  # models in a fresh process
+_LOADED_AT_ONCE = 10  # models in a fresh process
 
 
 @dataclass

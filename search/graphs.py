@@ -94,7 +94,7 @@ def pass_of(model: keras.Model, step: str, tensors: Any, *, shared: bool, until_
             _keep(_graphs, key, _traced(model, step, spec), _KEPT)
         graphs = _graphs[key]
         if graphs is not None:
-            numbers, resources = _numbers(model), _as_given(model)
+            numbers, resources = _numbers(model), tuple(_resources(model))
             made = _recall(_passes, (key, until_nan, *numbers.items()))
             if made is None:
                 made = _pass_of_graphs(model, graphs, spec, until_nan=until_nan)
@@ -257,7 +257,7 @@ def _graph(function: Callable[..., Any], spec: list[Any], resources: list[tf.Ten
 
 def _resources(model: keras.Model) -> list[tf.Tensor]:
     """Return the handles of a model's variables, and of the tables by which it looks texts up."""
-    variables = (*model.optimizer.variables, *model.variables, *model.metrics_variables)
+    variables = (*model.variables, *model.metrics_variables, *model.optimizer.variables)
     tables = [layer.lookup_table.resource_handle for layer in model.layers if hasattr(layer, "lookup_table")]
     return [*(each.value.handle for each in {id(each): each for each in variables}.values()), *tables]
 
@@ -270,25 +270,7 @@ def _pass_of_graphs(model: keras.Model, graphs: _Graphs, spec: Any, *, until_nan
     step, results = _with_numbers(graphs[0], _numbers(model)), graphs[1]
     one_step = _compiled(model, lambda rows, resources: step.call(keras.tree.flatten(rows), resources))
     run = _over_batches(one_step, lambda resources: results.call([], resources), spec, until_nan=until_nan)
-    given = _as_given(model)
-
-    def run_given(*arguments: tf.Tensor) -> Any:
-        rest, handles = arguments[: -len(given)], arguments[-len(given) :]
-        return run(*rest, *(tf.unstack(handles[0]) if handles[0].shape.rank else handles))
-
-    return _concrete(run_given, spec, [tf.TensorSpec(each.shape, each.dtype) for each in given])
-
-
-def _as_given(model: keras.Model) -> tuple[tf.Tensor, ...]:
-    """Return the resources of a model as a pass takes them: in one tensor, in main memory and without XLA.
-
-    TensorFlow optimises a graph anew for other shapes of the variables that it is given, 0.1 s of a small trial. Of a
-    tensor of handles it looks at the first one alone, the optimizer's count of steps, which is a scalar in all models.
-    """
-    import tensorflow as tf
-
-    handles = _resources(model)
-    return tuple(handles) if model.jit_compile or tf.config.list_logical_devices("GPU") else (tf.stack(handles),)
+    return _concrete(run, spec, [tf.TensorSpec([], each.dtype) for each in _resources(model)])
 
 
 def _compiled(model: keras.Model, step: Callable[..., Any]) -> Callable[..., Any]:

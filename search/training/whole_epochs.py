@@ -206,7 +206,8 @@ class _Functions:
 
         def run(iterator: Any) -> dict[str, Any]:
             if iterator is _ALL:
-                return steps.all(order)
+                one_call = rows.batch_size * self.model.steps_per_execution
+                return steps.all(order[:one_call] if self.model.stop_evaluating else order)
             if _same_spec(getattr(iterator, "element_spec", None), spec_of(rows.tensors)):
                 return steps.batch(next(iterator))
             return kerass()(iterator)  # a callback tests other data
@@ -258,9 +259,12 @@ class _FastMetrics:
         model = self._model
         self._state = None
         if _measures_as_keras_does(model):
-            type(model).reset_metrics(model)
             values = [each.value for each in model.metrics_variables]
+            measured = [value.read_value() for value in values]  # of batches that a callback trained on before
+            type(model).reset_metrics(model)
             self._state = [(value.handle, value.read_value()) for value in values]
+            for value, number in zip(values, measured, strict=True):
+                value.assign(number)
 
     def reset(self) -> None:
         """Reset the metrics."""

@@ -97,6 +97,10 @@ def _stop(model: keras.Model) -> None:
     model.stop_training = True
 
 
+def _stop_testing(model: keras.Model) -> None:
+    model.stop_evaluating = True
+
+
 def _smaller_weights(model: keras.Model) -> None:
     model.set_weights([each * 0.5 if each.dtype.kind == "f" else each for each in model.get_weights()])
 
@@ -126,6 +130,7 @@ CHANGES = {
     "make functions anew": _anew,
     "compile": _compiled,
     "stop training": _stop,
+    "stop testing": _stop_testing,
     "weights": _smaller_weights,
     "optimizer's variables": _forgetful,
     "run_eagerly": _eagerly,

@@ -165,6 +165,8 @@ def by_keras(drawn: Drawn, values: Values, path: str) -> Outcome:
 
 
 def _packed(part: Any) -> tuple[Any, ...]:
+    if part.y is None:
+        return (fit.as_tensors(part.x),)
     packed = (fit.as_tensors(part.x), part.y, part.sample_weight)
     return packed if part.sample_weight is not None else packed[:2]
 

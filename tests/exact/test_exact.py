@@ -59,7 +59,7 @@ _CHANGED = [  # in one training: the change, its hook, the epoch
         ("freeze a layer", "on_epoch_begin", 0),
         ("make functions anew", "on_epoch_end", 0),
     ],
-    [("learning rate", "on_test_end", 0), ("compile", "on_epoch_begin", 1), ("stop training", "on_test_begin", 1)],
+    [("learning rate", "on_test_end", 0), ("compile", "on_epoch_begin", 1), ("stop testing", "on_test_begin", 0)],
 ]
 
 
@@ -76,8 +76,8 @@ class TrainsOnABatch(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         data = data_of().validation
         assert data is not None
+        self.model.train_on_batch(data.x, data.y)
         if epoch == 1:
-            self.model.train_on_batch(data.x, data.y)
             self.model.evaluate(data.x, data.y, verbose=0)
 
 

@@ -53,7 +53,6 @@ def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.
     streamed = data.train.streamed or (data.validation is not None and data.validation.streamed)
     if keras.backend.backend() != "tensorflow" or own_step or streamed or model.run_eagerly or model.optimizer is None:
         return PLAIN
-    # A graph of a whole epoch gives the metrics of the model, and not what `compute_metrics` adds to them in a batch.
     if not any(map(_sees_batches, callbacks)) and not overrides(model, keras.Model, "compute_metrics"):
         return PLAIN if devices() > 1 else WHOLE_EPOCHS
     return PLAIN if devices() > 1 or model.steps_per_execution != 1 else BATCHES

@@ -76,7 +76,7 @@ def compared(seeds: list[int], folder: Path, followers: int = FOLLOWERS) -> list
                 continue
             if seed % 3 == 1:
                 form = trials.FORMS[seed // 3 % 3]
-                told = trials.differs(each, values, form, folder)
+                told = trials.differs(each, values, form, folder, _LAST_BITS)
                 if told is not None:
                     record.kinds.append(form)
                     record.parts = told or "same"

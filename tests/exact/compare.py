@@ -74,17 +74,18 @@ class Outcome:
         return ""
 
 
-def model_of(drawn: Drawn, values: Values) -> keras.Model:
+def model_of(drawn: Drawn, values: Values, seed: int | None = None) -> keras.Model:
     """Return a model as a trial makes it."""
-    gc.collect()
-    gc.freeze()  # Keras collects garbage for each model, which takes longer than to train it
+    gc.freeze()  # Keras collects garbage here, which takes longer than to make a model
     keras.backend.clear_session()
+    gc.unfreeze()
     reset_uids()
-    keras.utils.set_random_seed(values.seed)
+    seed = values.seed if seed is None else seed
+    keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(drawn.policy)
     model = made(drawn, values)
     fit.ensure_built(model, drawn.data)
-    keras.utils.set_random_seed(values.seed)
+    keras.utils.set_random_seed(seed)
     return model
 
 
@@ -110,7 +111,12 @@ def variables(model: keras.Model) -> list[Any]:
     return [each.numpy() for each in (*model.variables, *model.optimizer.variables)]
 
 
-def train(drawn: Drawn, values: Values, run: Callable[[keras.Model, list[keras.callbacks.Callback]], str]) -> Outcome:
+def train(
+    drawn: Drawn,
+    values: Values,
+    run: Callable[[keras.Model, list[keras.callbacks.Callback]], str],
+    seed: int | None = None,
+) -> Outcome:
     """Return what comes of a training; an error is an outcome too."""
     found = Outcome()
     keep = keras.callbacks.LambdaCallback(
@@ -118,7 +124,7 @@ def train(drawn: Drawn, values: Values, run: Callable[[keras.Model, list[keras.c
     )
     try:
         with settings_restored():
-            found.model = model_of(drawn, values)
+            found.model = model_of(drawn, values, seed)
             found.path = run(found.model, [*drawn.callbacks(), keep])
             found.variables = variables(found.model)
     except Exception as error:  # what Keras refuses is refused here too
@@ -139,12 +145,12 @@ def here(drawn: Drawn, values: Values) -> Outcome:
     return train(drawn, values, run)
 
 
-def by_keras(drawn: Drawn, values: Values, path: str) -> Outcome:
+def by_keras(drawn: Drawn, values: Values, path: str, seed: int | None = None) -> Outcome:
     """Train by Keras's `fit`: on batches in the order of this package, or as it is where that does no more."""
 
     def run(model: keras.Model, callbacks: list[keras.callbacks.Callback]) -> str:
         data, settings = drawn.data, dict(drawn.settings)
-        seed, size = settings.pop("seed"), settings.pop("batch_size")
+        of_rows, size = settings.pop("seed"), settings.pop("batch_size")
         shuffle, validation = settings.pop("shuffle", True), data.validation
         more = {"callbacks": callbacks, "verbose": 0, **settings}
         if validation is not None:
@@ -158,10 +164,10 @@ def by_keras(drawn: Drawn, values: Values, path: str) -> Outcome:
                 weights = np.array([weighted[int(each)] for each in y.reshape(-1)], "float32")
             model.fit(x, y, sample_weight=weights, batch_size=size, shuffle=shuffle, **more)
         else:
-            model.fit(_batches(_packed(data.train), seed if shuffle else None, size), shuffle=False, **more)
+            model.fit(_batches(_packed(data.train), of_rows if shuffle else None, size), shuffle=False, **more)
         return "Keras"
 
-    return train(drawn, values, run)
+    return train(drawn, values, run, seed)
 
 
 def _packed(part: Any) -> tuple[Any, ...]:

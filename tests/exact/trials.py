@@ -39,7 +39,7 @@ def callbacks(trial: Any, data: Data) -> list[keras.callbacks.Callback]:
     return _now[-1][0].callbacks()
 
 
-def differs(drawn: Drawn, values: Values, form: str, folder: Path) -> str | None:
+def differs(drawn: Drawn, values: Values, form: str, folder: Path, within: float) -> str | None:
     """Return how the trainings of a trial differ from Keras's; None where the trial is not for comparing.
 
     A refit has no validation part, and its callbacks are told the training's logs instead: one that changes something
@@ -49,12 +49,13 @@ def differs(drawn: Drawn, values: Values, form: str, folder: Path) -> str | None
         return None
     definition, data = _definition(drawn, values, form, folder), _data(drawn.data, form)
     asked = trial.RetrainedTrial({"epochs": drawn.settings["epochs"]}, number=drawn.seed)
-    models: list[keras.Model] = []
+    trained: list[list[Any]] = []  # the variables of each model
 
     class Noted(Training):
-        def __init__(self, *args: Any, **settings: Any) -> None:
-            super().__init__(*args, **settings)
-            models.append(self.model)
+        def fit(self, *args: Any, **settings: Any) -> Any:
+            found = super().fit(*args, **settings)
+            trained.append(compare.variables(self.model))
+            return found
 
     _now[:] = [(drawn, values)]
     with mock.patch.object(trial, "Training", Noted), compare.settings_restored():
@@ -64,17 +65,15 @@ def differs(drawn: Drawn, values: Values, form: str, folder: Path) -> str | None
     parts = list(trial._parts(definition, data, _SEED, asked.number))
     if form in ("folds", "refit"):
         parts.append(trial._Split("refit", data.refit(), trial.seed_of(_SEED, asked.number)))
-    if len(models) < len(parts) or found.path == PLAIN or " is nan " in found.reason or " is inf " in found.reason:
+    if len(trained) < len(parts) or found.path == PLAIN or " is nan " in found.reason or " is inf " in found.reason:
         return None
-    for part, model in zip(parts, models, strict=True):
-        mine = compare.Outcome(
-            [_of(part.name, epoch.logs) for epoch in found.epochs if _of(part.name, epoch.logs)],
-            compare.variables(model),
-        )
+    for part, variables in zip(parts, trained, strict=True):
+        logs = [_of(part.name, epoch.logs) for epoch in found.epochs]
+        mine = compare.Outcome([each for each in logs if each], variables)
         epochs = int(found.metrics["refit_epochs"]) if part.name == "refit" else drawn.settings["epochs"]
         settings = {**drawn.settings, "seed": part.seed, "epochs": epochs}
         one = replace(drawn, data=part.data, settings=settings, make=_maker(drawn, part.data))
-        different = mine.differs(compare.by_keras(one, replace(values, seed=part.seed), found.path))
+        different = mine.differs(compare.by_keras(one, values, found.path, part.seed), within)
         if different:
             return f"{part.name or 'the only training'}: {different}"
     return ""

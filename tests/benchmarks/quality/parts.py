@@ -154,13 +154,14 @@ def _ours(plan: Plan, task: str, tool: str, seed: int) -> Handed:
 
     with empty_folder() as folder:
         study = written(arrays(plan, task), folder)
-        limit = str(plan.seconds * _SHARE)
+        limit, store = str(plan.seconds * _SHARE), f"sqlite:///{folder}/mlflow.db"
         options = ("--n-trials", "100000", "--timeout", limit, "--seed", str(seed), "--quiet", *_OURS[tool])
+        options += ("--tracking-uri", store)  # the environment has that of the search before: MLflow sets it there
         started = time.time()
         _until([PYTHON, "-m", "search.run", str(study), *options], folder, 2 * plan.seconds + _PATIENCE)
         seconds = time.time() - started
         trials = _trials(folder / "studies" / f"{task}.journal", task)
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        mlflow.set_tracking_uri(store)
         version = registry.find(task)
         known = registry.predictions_of(version)
         assert known is not None

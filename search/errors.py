@@ -27,8 +27,10 @@ import difflib
 import os
 import re
 import string
+import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from search.system.place import names_at_hand, place_of, text_of
@@ -178,6 +180,24 @@ def _line(error: BaseException, told: str = "") -> str:
     if behind not in (None, error) and _cause(text_of(behind)) not in line:
         line = f"{line} (from {_line(behind, where)})"
     return line
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+@contextmanager
+def told(failure: str, say: Callable[[str], object] = _to_stderr) -> Iterator[None]:
+    """Let an error in the block end nothing: it is said in a line, which begins with what is lost by it.
+
+    Args:
+        failure: What is lost.
+        say: Called with the line; it goes to standard error when left out.
+    """
+    try:
+        yield
+    except Exception as error:  # whatever code of the user's own raises
+        say(f"{failure}: {one_line(error)}")
 
 
 def _cause(message: str) -> str:

@@ -43,7 +43,7 @@ _KEPT, _KEPT_PASSES = 64, 8  # graphs, and passes made of them; the one that was
 
 @dataclass(frozen=True)
 class _Graph:
-    """What tracing a function gave, freed from the model that it was traced for.
+    """A traced graph without references to the model it was traced for.
 
     Attributes:
         definition: The graph, without inner functions and without any shape of a variable.
@@ -65,7 +65,7 @@ class _Graph:
 
         # The loop over batches has a graph of its own, which must be told of what comes from outside.
         capture = tf.compat.v1.get_default_graph().capture
-        captured = [capture(resources[each] if isinstance(each, int) else each) for each in self.captured]
+        captured = [capture(resources[source] if isinstance(source, int) else source) for source in self.captured]
         inputs = dict(zip(self.inputs, [*arguments, *captured], strict=True))
         outputs = tf.graph_util.import_graph_def(self.definition, inputs, list(self.outputs), name="")
         return tf.nest.pack_sequence_as(self.structure, outputs)
@@ -106,11 +106,11 @@ def pass_of(model: keras.Model, step: str, tensors: Any, *, shared: bool, until_
 
 
 def spec_of(tensors: Any) -> Any:
-    """Return what tensors like these are, with any number of rows."""
+    """Return the specs of these tensors for any number of rows."""
     import keras
     import tensorflow as tf
 
-    return keras.tree.map_structure(lambda each: tf.TensorSpec([None, *each.shape[1:]], each.dtype), tensors)
+    return keras.tree.map_structure(lambda tensor: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype), tensors)
 
 
 def _over_batches(
@@ -171,10 +171,10 @@ def _key(model: keras.Model) -> str:
 
     def told(config: Any) -> Any:
         if isinstance(config, list | tuple):
-            return [told(each) for each in config]
+            return [told(inner) for inner in config]
         if not isinstance(config, dict):
             return config
-        rest = {name: told(each) for name, each in config.items() if name not in ("build_config", "shape")}
+        rest = {name: told(inner) for name, inner in config.items() if name not in ("build_config", "shape")}
         if config.get("class_name") == "Dense" and not by_shape:
             rest["config"]["units"] = min(rest["config"]["units"], 2)  # Keras adds a bias of one number otherwise
         if config.get("class_name") == "Dropout" and 0 < rest["config"][_RATE] < 1:
@@ -189,7 +189,7 @@ def _key(model: keras.Model) -> str:
 
 
 def _owners(model: keras.Model) -> Iterator[tuple[Any, str]]:
-    """Yield what has a number that stands as a constant in the graph, and the number's name."""
+    """Yield each layer or optimizer whose setting is a constant in the graph, and the setting's name."""
     for layer in model.layers:
         if type(layer).__name__ == "Dropout" and 0 < layer.rate < 1:
             yield layer, _RATE
@@ -203,7 +203,7 @@ def _numbers(model: keras.Model) -> dict[str, float]:
 
 @contextmanager
 def _marked(model: keras.Model) -> Iterator[None]:
-    """Give a model marks instead of its numbers for a while."""
+    """Replace those settings of a model by marks while the block runs."""
     before = [(owner, name, getattr(owner, name)) for owner, name in _owners(model)]
     for owner, name, _ in before:
         setattr(owner, name, _MARKS[name])
@@ -221,8 +221,6 @@ def _traced(model: keras.Model, step: str, spec: Any) -> _Graphs | None:
     def one_step(*flat: tf.Tensor) -> Any:
         return getattr(model, step)(keras.tree.pack_sequence_as(spec, list(flat)))
 
-    if len({(name, getattr(owner, name)) for owner, name in _owners(model)}) > len(_numbers(model)):
-        return None  # several shares of dropout
     resources = _resources(model)
     with _marked(model):
         graphs = _graph(one_step, keras.tree.flatten(spec), resources), _graph(model.get_metrics_result, [], resources)
@@ -235,9 +233,9 @@ def _graph(function: Callable[..., Any], spec: list[Any], resources: list[tf.Ten
 
     traced = tf.function(function, autograph=False).get_concrete_function(*spec)
     known = {id(handle): index for index, handle in enumerate(resources)}
-    captured = tuple(known.get(id(each), each) for each in traced.captured_inputs)
+    captured = tuple(known.get(id(captured_input), captured_input) for captured_input in traced.captured_inputs)
     definition = traced.graph.as_graph_def()
-    unknown = any(not isinstance(each, int) and each.dtype == tf.resource for each in captured)
+    unknown = any(not isinstance(source, int) and source.dtype == tf.resource for source in captured)
     if unknown or definition.library.function:
         return None
     steps = [node for node in definition.node if node.op != "Placeholder"]  # XLA knows no inputs that nothing reads
@@ -248,8 +246,8 @@ def _graph(function: Callable[..., Any], spec: list[Any], resources: list[tf.Ten
     definition.node.extend(steps)
     return _Graph(
         definition,
-        tuple(each.name for each in traced.graph.inputs),
-        tuple(each.name for each in traced.graph.outputs),
+        tuple(tensor.name for tensor in traced.graph.inputs),
+        tuple(output.name for output in traced.graph.outputs),
         tf.nest.map_structure(lambda _: None, traced.structured_outputs),
         captured,
     )
@@ -259,7 +257,8 @@ def _resources(model: keras.Model) -> list[tf.Tensor]:
     """Return the handles of a model's variables, and of the tables by which it looks texts up."""
     variables = (*model.variables, *model.metrics_variables, *model.optimizer.variables)
     tables = [layer.lookup_table.resource_handle for layer in model.layers if hasattr(layer, "lookup_table")]
-    return [*(each.value.handle for each in {id(each): each for each in variables}.values()), *tables]
+    unique = {id(variable): variable for variable in variables}.values()
+    return [*(variable.value.handle for variable in unique), *tables]
 
 
 def _pass_of_graphs(model: keras.Model, graphs: _Graphs, spec: Any, *, until_nan: bool) -> Callable[..., Any]:
@@ -270,7 +269,7 @@ def _pass_of_graphs(model: keras.Model, graphs: _Graphs, spec: Any, *, until_nan
     step, results = _with_numbers(graphs[0], _numbers(model)), graphs[1]
     one_step = _compiled(model, lambda rows, resources: step.call(keras.tree.flatten(rows), resources))
     run = _over_batches(one_step, lambda resources: results.call([], resources), spec, until_nan=until_nan)
-    return _concrete(run, spec, [tf.TensorSpec([], each.dtype) for each in _resources(model)])
+    return _concrete(run, spec, [tf.TensorSpec([], resource.dtype) for resource in _resources(model)])
 
 
 def _compiled(model: keras.Model, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -293,7 +292,7 @@ def _concrete(run: Callable[..., Any], spec: Any, handles: Sequence[tf.TensorSpe
 
 
 def _with_numbers(graph: _Graph, numbers: Mapping[str, float]) -> _Graph:
-    """Return a graph that has these numbers where it has their marks."""
+    """Return a copy of a graph in which marks are replaced by numbers."""
     import tensorflow as tf
 
     def constants(values: Mapping[str, float]) -> list[float]:
@@ -301,7 +300,7 @@ def _with_numbers(graph: _Graph, numbers: Mapping[str, float]) -> _Graph:
             made for name, value in values.items() for made in ((value, 1 / (1 - value)) if name == _RATE else (value,))
         ]
 
-    marks, values = (constants(each) for each in ({name: _MARKS[name] for name in numbers}, numbers))
+    marks, values = (constants(numbered) for numbered in ({name: _MARKS[name] for name in numbers}, numbers))
     changed = tf.compat.v1.GraphDef()
     changed.CopyFrom(graph.definition)
     for node in changed.node:

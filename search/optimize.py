@@ -21,13 +21,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.budget import GRACE_SECONDS, Budget, OnProgress, Progress
 from search.context import Context
-from search.ensemble.kept import MOST, Kept
 from search.errors import Interrupted, RowsChanged
 from search.figures import duration
 from search.resume import finish_running
 from search.stopping import INTERRUPTED, Interruption, Stopping, signals
 from search.study import attributes, orders, ranking, samplers, space
 from search.study.comparable import comparable_trials
+from search.study.files import MOST_OUTPUTS
 from search.study.listener import Listener
 from search.study.orders import Order
 from search.study.proposals import Sampling, Suggestion
@@ -305,8 +305,8 @@ class Search:
             self._definition, self._study, result.values, number, self._settings.models_kept
         ):
             files.put_model(number, result.model, result.predictions, result.data, result.answers)
-        if result.values and ranking.worth_keeping(self._definition, self._study, result.values, number, MOST):
-            Kept(files.folder).put(number, result.validated)
+        if result.values and ranking.worth_keeping(self._definition, self._study, result.values, number, MOST_OUTPUTS):
+            files.put_outputs(number, result.validated)
         with suppress(UpdateFinishedTrialError):
             record(self._storage, self._study, running.trial, running.trial_id, result)
         files.forget_checkpoint(number)

@@ -12,7 +12,7 @@ from keras import layers, losses, metrics
 from sklearn.metrics import accuracy_score
 
 from search.comparison.predictions import ONLY, About, Predictions
-from search.comparison.scores import applied, correct, score_of
+from search.comparison.scores import applied, score_of
 from search.serving import Predictor
 from search.serving.meaning import Meaning, decide
 
@@ -268,9 +268,11 @@ def test_hinge_of_minus_one_and_one_is_the_sign() -> None:
     meaning = decide(model, X[:2], model(X[:2]), "binary", (-1, 1))[0]
     assert meaning.labels(output).tolist() == np.sign(output[:, 0]).astype(int).tolist()
     y = 2 * TWO - 1
-    right = correct(predictions(meaning, y, output))
-    assert right is not None
-    assert right.tolist() == (np.sign(output[:, 0]) == y).tolist()
+    right = np.sign(output[:, 0]) == y
+    score = score_of("accuracy", predictions(meaning, y, output))
+    assert score is not None
+    assert score.parts is not None
+    assert score.parts[:, 0].tolist() == right.tolist()
     assert applied(accuracy_score, meaning, y, output, {}, None, scores=True) == pytest.approx(right.mean())
     served = Predictor(model, {**ARRAYS, "meanings": [vars(meaning)]})
     with pytest.raises(

@@ -10,14 +10,13 @@ import ast
 import functools
 import hashlib
 import inspect
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from search.code.footprint import of_the_user
+from search.code.footprint import installed, of_the_user
 from search.studyfile.objects import PREFIX
 from search.studyfile.references import load_object
 from search.studyfile.schema import Definition
@@ -29,7 +28,7 @@ _NOT_OF_A_TRIAL = ("data.source", "search.sampler", "search.pruner", "model.expo
 
 def digests_of(definition: Definition) -> dict[str, str]:
     """Return a digest of the code behind each key of a study file that names some and that defines a trial."""
-    references = {key: each for key, each in definition.references.items() if ":" in each}
+    references = {key: reference for key, reference in definition.references.items() if ":" in reference}
     found = {}
     for key, reference in references.items():
         if key not in _NOT_OF_A_TRIAL:
@@ -44,11 +43,11 @@ def _digest(named: Any) -> str:
     texts: set[str] = set()
     waiting = [named]
     while waiting:
-        each = waiting.pop()
-        if id(each) in known:
+        item = waiting.pop()
+        if id(item) in known:
             continue
-        known[id(each)] = each
-        for found in _said_by(each):
+        known[id(item)] = item
+        for found in _said_by(item):
             if isinstance(found, _Text):
                 texts.add(found)
             elif id(found) not in known:
@@ -60,43 +59,42 @@ class _Text(str):
     """What code says, as opposed to a value that is looked into next."""
 
 
-def _said_by(each: Any) -> Iterator[Any]:
+def _said_by(item: Any) -> Iterator[Any]:
     """Yield the text of an object of the user's, and the objects that it uses."""
-    if isinstance(each, FunctionType) and _users(each):
-        yield _Text(_source(each))
-        yield from _used_by(each)
-    elif isinstance(each, type) and _users(each):
-        yield _Text(f"class {each.__qualname__}({', '.join(base.__qualname__ for base in each.__bases__)})")
-        yield from each.__bases__
-        yield from (_inner(value) for name, value in vars(each).items() if callable(value) or name[:2] != "__")
-    elif isinstance(each, ModuleType) and of_the_user(getattr(each, "__file__", None)):
-        yield _Text(ast.unparse(_module(str(each.__file__))))
-        yield from (value for value in vars(each).values() if isinstance(value, _CODE))
-    elif isinstance(each, _PLAIN):
-        yield _Text(repr(each))
-    elif not isinstance(each, _CODE):
-        yield from _held_by(each)
+    if isinstance(item, FunctionType) and _users(item):
+        yield _Text(_source(item))
+        yield from _used_by(item)
+    elif isinstance(item, type) and _users(item):
+        yield _Text(f"class {item.__qualname__}({', '.join(base.__qualname__ for base in item.__bases__)})")
+        yield from item.__bases__
+        yield from (_inner(value) for name, value in vars(item).items() if callable(value) or name[:2] != "__")
+    elif isinstance(item, ModuleType) and of_the_user(getattr(item, "__file__", None)):
+        yield _Text(ast.unparse(_module(str(item.__file__))))
+        yield from (value for value in vars(item).values() if isinstance(value, _CODE))
+    elif isinstance(item, _PLAIN):
+        yield _Text(repr(item))
+    elif not isinstance(item, _CODE):
+        yield from _held_by(item)
 
 
-def _held_by(each: Any) -> Iterator[Any]:
+def _held_by(item: Any) -> Iterator[Any]:
     """Yield what an object holds that may say how a trial is trained."""
-    if isinstance(each, functools.partial):
-        yield from (each.func, *each.args, *each.keywords.values())
-    elif isinstance(each, MethodType):
-        yield from (each.__func__, each.__self__)
-    elif isinstance(each, list | tuple | set | frozenset):
-        yield from each
-    elif isinstance(each, dict):
-        yield from (*each, *each.values())
-    elif _users(type(each)):
-        yield type(each)
-        yield from getattr(each, "__dict__", {}).values()
+    if isinstance(item, functools.partial):
+        yield from (item.func, *item.args, *item.keywords.values())
+    elif isinstance(item, MethodType):
+        yield from (item.__func__, item.__self__)
+    elif isinstance(item, list | tuple | set | frozenset):
+        yield from item
+    elif isinstance(item, dict):
+        yield from (*item, *item.values())
+    elif _users(type(item)):
+        yield type(item)
+        yield from getattr(item, "__dict__", {}).values()
 
 
-def _users(each: Any) -> bool:
+def _users(item: Any) -> bool:
     """Return whether a function or class was written by the user."""
-    module = sys.modules.get(getattr(each, "__module__", None) or "")
-    return module is None or module.__name__ == "__main__" or of_the_user(getattr(module, "__file__", None))
+    return not installed(getattr(item, "__module__", None))
 
 
 def _inner(value: Any) -> Any:
@@ -111,19 +109,18 @@ def _source(function: FunctionType) -> str:
     try:
         return ast.unparse(_bare(ast.parse(textwrap.dedent(inspect.getsource(function)))))
     except (OSError, TypeError, SyntaxError, ValueError):
-        made = [(code.co_code.hex(), code.co_names, _constants(code)) for code in _codes(function.__code__)]
+        made = [
+            (code.co_code.hex(), code.co_names, [repr(c) for c in code.co_consts if not isinstance(c, CodeType)])
+            for code in _codes(function.__code__)
+        ]
         return str(made).replace(repr(function.__doc__), "")
-
-
-def _constants(code: CodeType) -> list[str]:
-    return [repr(each) for each in code.co_consts if not isinstance(each, CodeType)]
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
     yield code
-    for each in code.co_consts:
-        if isinstance(each, CodeType):
-            yield from _codes(each)
+    for co_const in code.co_consts:
+        if isinstance(co_const, CodeType):
+            yield from _codes(co_const)
 
 
 def _used_by(function: FunctionType) -> Iterator[Any]:
@@ -136,7 +133,9 @@ def _used_by(function: FunctionType) -> Iterator[Any]:
         if isinstance(value, (*_CODE, functools.partial)):
             yield value
         elif isinstance(file, str) and Path(file).is_file():
-            yield from (_Text(ast.unparse(each)) for each in _module(file).body if name in _bound_by(each))
+            yield from (
+                _Text(ast.unparse(statement)) for statement in _module(file).body if name in _bound_by(statement)
+            )
         elif value is not None:
             yield from (_Text(name), value)
 
@@ -145,7 +144,7 @@ def _bound_by(statement: ast.stmt) -> set[str]:
     """Return the names that a module's statement gives a value."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return set()
-    return {each.id for each in ast.walk(statement) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 @functools.cache

@@ -44,18 +44,18 @@ class Footprint:
 
 def footprint(function: Callable[..., Any]) -> Footprint:
     """Return what the user's code holds now, the function included."""
-    imported = [each for name, each in sys.modules.copy().items() if name != "__main__"]
-    modules = [vars(each) for each in imported if of_the_user(getattr(each, "__file__", None))]
+    imported = [module for name, module in sys.modules.copy().items() if name != "__main__"]
+    modules = [vars(module) for module in imported if of_the_user(getattr(module, "__file__", None))]
     objects: dict[int, Any] = {}
     alive: list[Any] = []
-    waiting = deque((each, 0) for each in (function, *modules))
+    waiting = deque((held, 0) for held in (function, *modules))
     while waiting and len(objects) < _MOST:
-        each, depth = waiting.popleft()
-        if id(each) in objects:
+        held, depth = waiting.popleft()
+        if id(held) in objects:
             continue
-        inner = list(_held(each)) if depth < _DEEPEST else []
-        alive.append(each)
-        objects[id(each)] = [id(one) for one in inner] or _content(each)
+        inner = list(_held(held)) if depth < _DEEPEST else []
+        alive.append(held)
+        objects[id(held)] = [id(one) for one in inner] or _content(held)
         waiting.extend((one, depth + 1) for one in inner)
     return Footprint(objects, _settings(), not waiting, alive)
 
@@ -67,25 +67,25 @@ def of_the_user(file: Any) -> bool:
     return not (file.startswith((*_STANDARD, _PACKAGE)) or "site-packages" in file or "dist-packages" in file)
 
 
-def _held(each: Any) -> Iterator[Any]:
+def _held(held: Any) -> Iterator[Any]:
     """Yield what an object holds, as far as the user's code may change it."""
-    if isinstance(each, dict):
-        yield from each.values() if len(each) <= _LONGEST else ()
-    elif isinstance(each, list | tuple | set | frozenset | deque):
-        yield from each if len(each) <= _LONGEST else ()
-    elif isinstance(each, MethodType):
-        yield from (each.__self__, each.__func__)
-    elif isinstance(each, functools.partial):
-        yield from (each.func, each.args, each.keywords)
-    elif isinstance(each, FunctionType):
-        if not _installed(each.__module__):
-            yield each.__globals__
-        yield from _enclosed(each)
-    elif isinstance(each, type):
-        yield from vars(each).values() if not _installed(each.__module__) else ()
-    elif not isinstance(each, ModuleType) and hasattr(each, "__dict__"):
-        root = type(each).__module__.partition(".")[0]
-        yield from vars(each).values() if root not in sys.stdlib_module_names or root in _PLAIN else ()
+    if isinstance(held, dict):
+        yield from held.values() if len(held) <= _LONGEST else ()
+    elif isinstance(held, list | tuple | set | frozenset | deque):
+        yield from held if len(held) <= _LONGEST else ()
+    elif isinstance(held, MethodType):
+        yield from (held.__self__, held.__func__)
+    elif isinstance(held, functools.partial):
+        yield from (held.func, held.args, held.keywords)
+    elif isinstance(held, FunctionType):
+        if not installed(held.__module__):
+            yield held.__globals__
+        yield from _enclosed(held)
+    elif isinstance(held, type):
+        yield from vars(held).values() if not installed(held.__module__) else ()
+    elif not isinstance(held, ModuleType) and hasattr(held, "__dict__"):
+        root = type(held).__module__.partition(".")[0]
+        yield from vars(held).values() if root not in sys.stdlib_module_names or root in _PLAIN else ()
 
 
 def _enclosed(function: FunctionType) -> Iterator[Any]:
@@ -94,15 +94,16 @@ def _enclosed(function: FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
 
 
-def _installed(module: str | None) -> bool:
+def installed(module: str | None) -> bool:
+    """Return whether a module, by its name, is neither the user's nor the program itself."""
     known = sys.modules.get(module or "")
     return known is not None and module != "__main__" and not of_the_user(getattr(known, "__file__", None))
 
 
-def _content(each: Any) -> Any:
-    if isinstance(each, np.ndarray) and not each.dtype.hasobject and each.nbytes <= _SUMMED:
-        return zlib.crc32(np.ascontiguousarray(each).reshape(-1).view("uint8").data)
-    return len(each) if isinstance(each, dict | list | set | deque) else None
+def _content(held: Any) -> Any:
+    if isinstance(held, np.ndarray) and not held.dtype.hasobject and held.nbytes <= _SUMMED:
+        return zlib.crc32(np.ascontiguousarray(held).reshape(-1).view("uint8").data)
+    return len(held) if isinstance(held, dict | list | set | deque) else None
 
 
 def _settings() -> tuple[Any, ...]:

@@ -59,7 +59,7 @@ def _tails(units: int) -> tuple[float, float]:
 def _both(
     one: Score, other: Score, group: NDArray[np.intp] | None, rng: np.random.Generator
 ) -> NDArray[np.float64] | None:
-    """Return what each unit that is drawn adds to the sums of both models; None where one is no sum."""
+    """Return what each resampled unit adds to the sums of both models; None if one metric is no sum."""
     if one.parts is None or other.parts is None:
         return None
     parts = np.concatenate([one.parts, other.parts], axis=1)
@@ -111,7 +111,7 @@ def _counts(units: int, resamples: int, rng: np.random.Generator) -> Iterator[ND
 def chance_of_worse(
     challenger: Score, champion: Score, group: NDArray[np.intp] | None, seed: int = 0
 ) -> tuple[float, float]:
-    """Return how much better the challenger is, and the chance that equal models differ as far downwards.
+    """Return how much better the challenger is, and the p value of being worse (permutation test).
 
     Both models' outputs are swapped on random rows or groups, as if it did not matter which is which.
 
@@ -137,16 +137,16 @@ def chance_of_worse(
 
 
 def holm(chances: Mapping[str, float]) -> dict[str, float]:
-    """Return each chance with Holm's correction for how many were looked at."""
+    """Return p values with Holm's correction for multiple comparisons."""
     highest, corrected = 0.0, {}
-    for index, name in enumerate(sorted(chances, key=lambda each: chances[each])):
+    for index, name in enumerate(sorted(chances, key=lambda test: chances[test])):
         highest = max(highest, min(1.0, (len(chances) - index) * chances[name]))
         corrected[name] = highest
     return corrected
 
 
 def differing(challenger: Score, champion: Score, group: NDArray[np.intp] | None) -> int | None:
-    """Return on how many rows or groups two models differ in a metric; None where it is no sum over rows."""
+    """Return the number of rows or groups in which two models differ in a metric; None if it is no sum over rows."""
     if challenger.parts is None or champion.parts is None:
         return None
     changed = (challenger.parts != champion.parts).any(axis=1)

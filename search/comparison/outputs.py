@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.comparison.predictions import ONLY, About, Predictions
+from search.comparison.predictions import ONLY, About, Predictions, joined
 from search.data import streams
 from search.data.dataset import Data
-from search.data.preprocessing import Column, raw
+from search.data.preprocessing import Column, named_inputs, raw
 from search.serving.meaning import Meaning, decide, named, of_output
 from search.studyfile.references import overrides
 from search.studyfile.schema import Definition
@@ -61,7 +61,27 @@ def predict(
         target=definition.data.targets,
         group=definition.data.group or "",
     )
-    return _predictions(about, data, model, list(_tested(model, itertools.chain([first], batches))))
+    parts = list(_tested(about, model, itertools.chain([first], batches)))
+    outputs = parts[0].outputs
+    baseline = constants(about.meanings, outputs, data)
+    if len(baseline) == len(outputs) and parts[0].loss is not None:
+        losses = _losses(model, list(outputs))
+        parts = [
+            replace(part, baseline_loss=_total(losses, part.targets, spread(baseline, part.outputs))) for part in parts
+        ]
+    whole = joined(parts)
+    x = None if data.test is None or data.test.streamed else data.test.x
+    large = sum(output.nbytes for output in whole.outputs.values()) > _LARGEST
+    return replace(
+        whole,
+        rows=np.arange(len(whole)) if data.test_rows is None else np.asarray(data.test_rows, "int64"),
+        targets={} if large else whole.targets,
+        outputs={} if large else whole.outputs,
+        group=None if data.test_group is None else np.asarray(data.test_group).astype(str),
+        baseline=baseline,
+        slices={} if x is None else slices(x, data.columns),
+        inputs={} if x is None else _inputs(x, data.columns),
+    )
 
 
 def meanings(model: keras.Model, x: Any, data: Data) -> tuple[Meaning, ...]:
@@ -74,7 +94,7 @@ def meanings(model: keras.Model, x: Any, data: Data) -> tuple[Meaning, ...]:
     """
     import keras
 
-    one = keras.tree.map_structure(lambda each: each[:1], x)
+    one = keras.tree.map_structure(lambda array: array[:1], x)
     try:
         given = outputs_of(model, one)
     except Exception:  # a `predict_step` of the user's own, for other rows
@@ -82,26 +102,19 @@ def meanings(model: keras.Model, x: Any, data: Data) -> tuple[Meaning, ...]:
     return decide(model, one, given, str(data.task), data.classes, targets=data.example_targets(_SOME))
 
 
-@dataclass(frozen=True)
-class _Tested:
-    """One batch: what the model gave, the targets, the weights of the rows and the loss of each."""
-
-    outputs: dict[str, NDArray[Any]]
-    targets: dict[str, NDArray[Any]]
-    weight: NDArray[Any] | None
-    loss: NDArray[np.float32] | None
-
-
-def _tested(model: keras.Model, batches: Iterable[Batch]) -> Iterator[_Tested]:
+def _tested(about: About, model: keras.Model, batches: Iterable[Batch]) -> Iterator[Predictions]:
+    """Yield outputs, targets, row weights and row losses of each batch."""
     losses: _Losses | None = None
     for x, y, weight in batches:
         raw = _by_name(model, outputs_of(model, x))
         outputs, targets = _arrays(raw), _arrays(_by_name(model, y))
-        single = weight is None or not isinstance(weight, Mapping | list | tuple)
         losses = _losses(model, list(outputs)) if losses is None else losses
+        single = weight is None or not isinstance(weight, Mapping | list | tuple)
         # From what the model returned: Keras knows the logits behind it, which arrays no longer have.
         loss = _total(losses, targets, raw) if single else None
-        yield _Tested(outputs, targets, np.asarray(weight) if single and weight is not None else None, loss)
+        kept = np.asarray(weight) if single and np.ndim(weight) == 1 else None
+        rows = np.zeros(len(next(iter(outputs.values()))), "int64")
+        yield Predictions(about, rows, targets, outputs, loss, kept)
 
 
 _Losses = dict[str, tuple[Any, float]]  # by output: the loss and its weight
@@ -111,7 +124,7 @@ def _by_name(model: keras.Model, given: Any) -> dict[str, Any]:
     """Return outputs or targets by name: by `ONLY` for one without."""
     if given is None:
         return {}
-    return {ONLY if name is None else str(name): each for name, each in named(model, given)}
+    return {ONLY if name is None else str(name): value for name, value in named(model, given)}
 
 
 def _losses(model: keras.Model, names: Sequence[str]) -> _Losses:
@@ -122,9 +135,9 @@ def _losses(model: keras.Model, names: Sequence[str]) -> _Losses:
     except Exception:  # losses and schedules of the user's own that Keras cannot describe
         return {} if len(names) > 1 or loss is None else {names[0]: (loss, 1.0)}
     return {
-        name: (each, 1.0 if weight is None else float(weight))
+        name: (part_loss, 1.0 if weight is None else float(weight))
         for at, name in enumerate(names)
-        if (each := of_output(loss, name, at)) is not None
+        if (part_loss := of_output(loss, name, at)) is not None
         for weight in [of_output(weights, name, at)]
     }
 
@@ -143,7 +156,7 @@ def _total(losses: _Losses, targets: Mapping[str, NDArray[Any]], raw: Mapping[st
 def losses_of(
     model: keras.Model, targets: Mapping[str, NDArray[Any]]
 ) -> Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]:
-    """Return what gives the loss of each row of outputs, by a model's compiled loss.
+    """Return a function from outputs to row losses, by a model's compiled loss.
 
     The outputs may be those of several models for the same rows, one model's after another's.
 
@@ -154,8 +167,8 @@ def losses_of(
 
     def of(outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         models = len(next(iter(outputs.values()))) // count
-        several = {name: np.concatenate([each] * models) for name, each in targets.items()}
-        found = _total(losses, several, {name: each.astype("float32") for name, each in outputs.items()})
+        several = {name: np.concatenate([target] * models) for name, target in targets.items()}
+        found = _total(losses, several, {name: output.astype("float32") for name, output in outputs.items()})
         if found is None:
             raise ValueError("the loss gives no number for each row")
         return found
@@ -173,41 +186,9 @@ def outputs_of(model: keras.Model, x: Any) -> Any:
     return model(x, training=False)
 
 
-def _predictions(about: About, data: Data, model: keras.Model, batches: Sequence[_Tested]) -> Predictions:
-    outputs = _joined([batch.outputs for batch in batches])
-    targets = _joined([batch.targets for batch in batches])
-    count = len(next(iter(outputs.values())))
-    baseline = constants(about.meanings, outputs, data)
-    constant: list[NDArray[np.float32] | None] = [None]
-    if len(baseline) == len(outputs) and batches[0].loss is not None:
-        losses = _losses(model, list(outputs))
-        constant = [_total(losses, batch.targets, spread(baseline, batch.outputs)) for batch in batches]
-    large = sum(each.nbytes for each in outputs.values()) > _LARGEST
-    rows = data.test_rows if data.test_rows is not None else np.arange(count)
-    return Predictions(
-        about=about,
-        rows=np.asarray(rows, "int64"),
-        targets={} if large else targets,
-        outputs={} if large else outputs,
-        loss=_whole([batch.loss for batch in batches]),
-        weight=_whole([batch.weight for batch in batches]),
-        group=None if data.test_group is None else np.asarray(data.test_group).astype(str),
-        baseline=baseline,
-        baseline_loss=_whole(constant),
-        slices={} if data.test is None or data.test.streamed else slices(data.test.x, data.columns),
-        inputs={} if data.test is None or data.test.streamed else _inputs(data.test.x, data.columns),
-    )
-
-
 def spread(baseline: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-    """Return the trivial model's outputs for as many rows as a model's outputs have."""
-    return {name: np.broadcast_to(each, outputs[name].shape) for name, each in baseline.items()}
-
-
-def _whole(batches: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
-    """Return the numbers of all rows, of shape (n,); None where a batch has none."""
-    known = [each for each in batches if each is not None and each.ndim == 1]
-    return np.concatenate(known) if len(known) == len(batches) else None
+    """Repeat the trivial model's outputs for every row."""
+    return {name: np.broadcast_to(constant, outputs[name].shape) for name, constant in baseline.items()}
 
 
 def row_losses(loss: Any, y: NDArray[Any], output: Any) -> NDArray[np.float32] | None:
@@ -232,31 +213,26 @@ def row_losses(loss: Any, y: NDArray[Any], output: Any) -> NDArray[np.float32] |
 
 def _inputs(x: Any, columns: Sequence[Column]) -> dict[str, NDArray[Any]]:
     """Return rows by column or input, as a person sends them; nothing where they are too large to keep."""
-    if columns:
-        named_rows = {column.name: values for column, values in raw(x, columns)}
-    elif isinstance(x, Mapping):
-        named_rows = dict(x)
-    else:
-        named_rows = {f"input_{at}": each for at, each in enumerate(x)} if isinstance(x, list | tuple) else {ONLY: x}
+    named_rows = {column.name: values for column, values in raw(x, columns)} if columns else named_inputs(x)
     arrays = {
-        name: np.asarray(each).astype("U") if np.asarray(each).dtype.kind in "OS" else np.asarray(each)
-        for name, each in named_rows.items()
+        name: np.asarray(values).astype("U") if np.asarray(values).dtype.kind in "OS" else np.asarray(values)
+        for name, values in named_rows.items()
     }
-    return arrays if sum(each.nbytes for each in arrays.values()) <= _LARGEST_INPUTS else {}
+    return arrays if sum(array.nbytes for array in arrays.values()) <= _LARGEST_INPUTS else {}
 
 
 def slices(x: Any, columns: Sequence[Column]) -> dict[str, NDArray[Any]]:
-    """Return each row's value in the columns of a table that cut it into few parts.
+    """Return the slice of each row, for each column of a table with few slices.
 
     A column of more than 50 different numbers is cut at its quartiles.
     """
     named = itertools.islice(raw(x, columns) if columns else (), _MOST_COLUMNS)
-    cut = {each.name: sliced(values if each.numeric else np.asarray(values, dtype=str)) for each, values in named}
+    cut = {column.name: sliced(values if column.numeric else np.asarray(values, dtype=str)) for column, values in named}
     return {name: values for name, values in cut.items() if values is not None}
 
 
 def sliced(values: NDArray[Any]) -> NDArray[Any] | None:
-    """Return a text for each value: the value, or between which quartiles it is; None for many texts."""
+    """Return each value's slice as text: the value itself, or its quartile range; None for many different texts."""
     if values.dtype.kind not in "fiub":
         texts = values.astype(str)
         return texts if len(np.unique(texts)) <= _FEW else None
@@ -271,7 +247,7 @@ def sliced(values: NDArray[Any]) -> NDArray[Any] | None:
 
 
 def _arrays(named: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    return {name: _array(each) for name, each in named.items()}
+    return {name: _array(value) for name, value in named.items()}
 
 
 def _array(values: Any) -> NDArray[Any]:
@@ -283,14 +259,10 @@ def _array(values: Any) -> NDArray[Any]:
     return array if array.dtype.kind in "iubSU" else array.astype("float32")
 
 
-def _joined(batches: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
 def constants(
     meanings: Sequence[Meaning], outputs: Mapping[str, NDArray[Any]], data: Data
 ) -> dict[str, NDArray[np.float32]]:
-    """Return what the trivial model gives for every row, by output, as far as it is known.
+    """Return the trivial model's constant output by output name, where it is known.
 
     That is the training rows' share of each class, or their mean, in the unit of the output.
 
@@ -352,9 +324,9 @@ def _loss_text(model: keras.Model) -> str:
 def _library_metrics(definition: Definition) -> dict[str, Any]:
     """Return the `[metrics]` that can be measured again without the user's files."""
     return {
-        name: {"function": each.function, "options": each.options, "threshold": each.threshold}
-        for name, each in definition.own_metrics.items()
-        if each.function.startswith("sklearn.")
+        name: {"function": metric.function, "options": metric.options, "threshold": metric.threshold}
+        for name, metric in definition.own_metrics.items()
+        if metric.function.startswith("sklearn.")
     }
 
 

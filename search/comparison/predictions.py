@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ class About:
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> About:
         """Return what was kept as JSON; what a newer version added is left out."""
-        known = {each.name: kept[each.name] for each in fields(cls) if each.name in kept}
+        known = {one.name: kept[one.name] for one in fields(cls) if one.name in kept}
         known |= {name: tuple(known[name]) for name in ("classes", "target")}
         if "meanings" in kept:
             return cls(**{**known, "meanings": tuple(map(Meaning.of, kept["meanings"]))})
@@ -108,11 +108,11 @@ class Predictions:
     def take(self, rows: NDArray[np.intp]) -> Predictions:
         """Return the predictions for these rows, given by their position."""
         taken: dict[str, Any] = {
-            kind: {name: each[rows] for name, each in getattr(self, kind).items()} for kind in _NAMED
+            kind: {name: array[rows] for name, array in getattr(self, kind).items()} for kind in _NAMED
         }
         for name in _BY_ROW:
-            each = getattr(self, name)
-            taken[name] = None if each is None else each[rows]
+            array = getattr(self, name)
+            taken[name] = None if array is None else array[rows]
         return replace(self, **taken)
 
     @property
@@ -151,7 +151,10 @@ class Predictions:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             about = About.of(json.loads(str(arrays[_ABOUT])))
-            named = {kind: _of_kind(arrays, kind) for kind in (*_NAMED, _BASELINE)}
+            named = {
+                kind: {key.partition("/")[2]: array for key, array in arrays.items() if key.startswith(f"{kind}/")}
+                for kind in (*_NAMED, _BASELINE)
+            }
             if _BASELINE in arrays:  # written by an earlier release
                 named[_BASELINE] = {ONLY: arrays[_BASELINE]}
             return cls(about=about, **{name: arrays.get(name) for name in _BY_ROW}, **named)  # type: ignore[arg-type]
@@ -159,5 +162,16 @@ class Predictions:
             raise ValueError(f"no file of predictions ({type(error).__name__})") from error
 
 
-def _of_kind(arrays: Mapping[str, NDArray[Any]], kind: str) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(f"{kind}/"): value for name, value in arrays.items() if name.startswith(f"{kind}/")}
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """Return the rows of several predictions behind one another, without the numbers that one of them lacks.
+
+    Outputs go by their place: Keras may name those of another model otherwise.
+    """
+    found: dict[str, Any] = {}
+    for kind in _NAMED:
+        columns = zip(*(getattr(part, kind).values() for part in parts), strict=True)
+        found[kind] = dict(zip(getattr(parts[0], kind), map(np.concatenate, columns), strict=True))
+    for name in _BY_ROW:
+        arrays = [getattr(part, name) for part in parts]
+        found[name] = None if any(array is None for array in arrays) else np.concatenate(arrays)
+    return replace(parts[0], **found)

@@ -63,7 +63,7 @@ class Score:
 
 
 def score_of(name: str, predictions: Predictions) -> Score | None:
-    """Return a metric of predictions; None where what is kept of them does not tell it.
+    """Return a metric of predictions; None if the kept arrays do not suffice.
 
     Args:
         name: As Keras logs it, with or without `val_` or `test_`, a name of the study's `[metrics]`, or a
@@ -92,7 +92,7 @@ def _of_output(name: str, predictions: Predictions) -> Score | None:
     """Return a metric of one of several outputs, which Keras logs under the output's name."""
     about = predictions.about
     for output, meaning in sorted(
-        zip(predictions.outputs, about.meanings, strict=False), key=lambda each: len(each[0]), reverse=True
+        zip(predictions.outputs, about.meanings, strict=False), key=lambda output: len(output[0]), reverse=True
     ):
         if name.startswith(f"{output}_") and output in predictions.targets:
             metric = name.removeprefix(f"{output}_")
@@ -108,7 +108,7 @@ def _of_output(name: str, predictions: Predictions) -> Score | None:
 
 
 def _is_loss(about: About, name: str) -> bool:
-    """Return whether less of a metric is better, by the function behind a name of the user's own."""
+    """Return whether lower is better, judged by the function behind the user's name for a metric."""
     function = str(about.metrics.get(name, {}).get("function", "")).rpartition(":")[2] or name
     return not function.endswith("_score") and _MINIMIZED.search(function) is not None
 
@@ -125,14 +125,6 @@ def trivial(predictions: Predictions) -> Predictions | None:
     return replace(predictions, outputs=outputs, loss=predictions.baseline_loss)
 
 
-def correct(predictions: Predictions) -> NDArray[np.bool_] | None:
-    """Return whether each row's predicted class is correct; None where there are no classes."""
-    if predictions.output is None or predictions.target is None:
-        return None
-    known = _classes(predictions)
-    return None if known is None else known[0] == known[1]
-
-
 def _loss(predictions: Predictions) -> Score | None:
     if predictions.loss is None:
         return None
@@ -145,7 +137,7 @@ Made = tuple["NDArray[np.float64] | None", "Callable[[NDArray[np.float64]], NDAr
 
 
 def _own(name: str, predictions: Predictions) -> Made | None:
-    """Return a metric that NumPy alone tells; None for others."""
+    """Return a metric that is computed with NumPy; None for others."""
     if name in _ERRORS:
         return _error(name, predictions)
     if name in _OF_COUNTS:
@@ -195,13 +187,13 @@ def _numbers(predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def _classes(predictions: Predictions, threshold: float | None = None) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Return the true class of each row and the predicted one; None where there is not one class a row."""
+    """Return the true and the predicted class of each row; None unless each row has one class."""
     found = None if predictions.meaning.task == "multilabel" else _indices(predictions, threshold)
     return found if found is not None and found[0].ndim == 1 else None
 
 
 def _indices(predictions: Predictions, threshold: float | None = None) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Return true and predicted classes in the shape of the targets; None where outputs tell none."""
+    """Return true and predicted classes in the shape of the targets; None if the outputs have no classes."""
     meaning, output, y = predictions.meaning, predictions.output, predictions.target
     if output is None or y is None or y.dtype.kind not in "fiub" or not np.isfinite(output).all():
         return None
@@ -248,30 +240,28 @@ def _r2(predictions: Predictions) -> Made | None:
     return parts, of
 
 
-def _precision(right: NDArray[Any], told: NDArray[Any], true: NDArray[Any]) -> NDArray[Any]:  # noqa: ARG001
-    return np.asarray(right / np.maximum(told, _SMALLEST))
-
-
 def _recall(right: NDArray[Any], told: NDArray[Any], true: NDArray[Any]) -> NDArray[Any]:  # noqa: ARG001
     return np.asarray(right / np.maximum(true, _SMALLEST))
 
 
-def _f1(right: NDArray[Any], told: NDArray[Any], true: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(2 * right / np.maximum(told + true, _SMALLEST))
-
-
-_OF_COUNTS = {"precision": _precision, "recall": _recall, "f1_score": _f1, "balanced_accuracy_score": _recall}
+# Of how often each class is predicted rightly, predicted, and true.
+_OF_COUNTS: Mapping[str, Callable[..., Any]] = {
+    "precision": lambda right, told, true: right / np.maximum(told, _SMALLEST),  # noqa: ARG005
+    "recall": _recall,
+    "f1_score": lambda right, told, true: 2 * right / np.maximum(told + true, _SMALLEST),
+    "balanced_accuracy_score": _recall,
+}
 
 
 def _of_counts(name: str, predictions: Predictions) -> Made | None:
-    """Return a metric of how often each class is told right, told, and true: of class 1, or the classes' mean."""
+    """Return a metric of counts, of class 1 or as the classes' mean."""
     known = _classes(predictions)
     if known is None:
         return None
     count = int(max(known[0].max(), known[1].max(), 1)) + 1
     one = predictions.meaning.task == "binary" and name != "balanced_accuracy_score"
     classes = np.asarray([1]) if one else np.arange(count)
-    true, told = (each[:, None] == classes for each in known)
+    true, told = (side[:, None] == classes for side in known)
     parts = np.concatenate([true & told, told, true], axis=1).astype("float64")
 
     def of(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -337,7 +327,7 @@ def _library(name: str, maximize: bool, predictions: Predictions, wanted: Mappin
 
     def of(counts: NDArray[np.float64]) -> NDArray[np.float64]:
         rows = np.arange(len(predictions))
-        return np.asarray([once(np.repeat(rows, each.astype(int))) for each in counts])
+        return np.asarray([once(np.repeat(rows, count.astype(int))) for count in counts])
 
     return Score(name, maximize, None, of, len(predictions))
 
@@ -352,7 +342,7 @@ def applied(
     *,
     scores: bool,
 ) -> Any:
-    """Return what a metric's function gives for scores, or for classes where it refuses scores.
+    """Call a metric's function with scores, or with classes if it refuses scores.
 
     Args:
         function: It is called as `function(y_true, y_pred, **options)`.

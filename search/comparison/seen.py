@@ -28,7 +28,7 @@ def seen_by(data: Data) -> bytes:
     parts = [data.rest] if data.rest is not None else [data.train, *([data.validation] if data.validation else [])]
     if any(part.streamed for part in parts):
         return b""
-    numbers = sum(np.size(each) for part in parts for each in leaves(part.x))
+    numbers = sum(np.size(leaf) for part in parts for leaf in leaves(part.x))
     every = min(1 + numbers // _MOST, 255)
     found = np.concatenate([hashes(part.x, every) for part in parts])
     known = np.unique(found)
@@ -38,7 +38,7 @@ def seen_by(data: Data) -> bytes:
 
 
 def are_seen(known: bytes, x: Any) -> NDArray[np.bool_]:
-    """Return for each row whether it is one of those that were hashed.
+    """Return whether each row is one of the hashed rows.
 
     Args:
         known: What `seen_by` returned.
@@ -59,7 +59,7 @@ def hashes(x: Any, every: int = 1) -> NDArray[np.uint64]:
         x: Rows, as the model takes them.
         every: Every so many columns are hashed.
     """
-    arrays = [np.asarray(each) for each in leaves(x)]
+    arrays = [np.asarray(leaf) for leaf in leaves(x)]
     total, place = np.zeros(len(arrays[0]), "uint64"), 0
     for array in arrays:
         values = array.reshape(len(array), -1)[:, ::every]

@@ -10,7 +10,7 @@ import numpy as np
 
 from search.comparison import bootstrap
 from search.comparison.predictions import Predictions
-from search.comparison.scores import Score, correct, score_of
+from search.comparison.scores import Score, score_of
 from search.figures import finite
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ class Verdict:
         better: Whether the interval is above 0 (true) or below (false); None: undecided.
         rows: How many rows were compared.
         groups: How many groups of rows were drawn whole; 0 where rows are independent.
-        only_challenger: On how many rows only the challenger's class is correct.
-        only_champion: On how many rows only the champion's class is correct.
+        differing: On how many rows or groups the two differ; None where the metric is no sum over rows.
     """
 
     metric: str
@@ -49,13 +48,11 @@ class Verdict:
     better: bool | None
     rows: int = 0
     groups: int = 0
-    only_challenger: int = 0
-    only_champion: int = 0
     differing: int | None = field(default=None, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints: numbers, and null for what is not a finite number."""
-        interval = None if self.interval is None else [finite(each) for each in self.interval]
+        interval = None if self.interval is None else [finite(end) for end in self.interval]
         return {
             "metric": self.metric,
             "champion": finite(self.champion),
@@ -66,7 +63,7 @@ class Verdict:
         }
 
     def more_rows(self, margin: float = 0.0) -> int | None:
-        """Return about how many more rows would bring the interval beyond a margin; None where none would.
+        """Estimate how many more rows would move the interval beyond a margin; None if no number would.
 
         An interval narrows with the square root of the rows.
         """
@@ -89,8 +86,8 @@ def gain(difference: float) -> str:
     return f"{'better' if difference > 0 else 'worse'} by {abs(difference):.4g}"
 
 
-def check_same_rows(champion: Predictions, challenger: Predictions) -> None:
-    """See that two models were tested on the same rows.
+def require_same_rows(champion: Predictions, challenger: Predictions) -> None:
+    """Refuse to compare two models that were tested on different rows.
 
     Raises:
         Incomparable: They were not.
@@ -124,32 +121,16 @@ def compare(champion: Predictions, challenger: Predictions, metric: str | None =
     if theirs is None or mine is None:
         raise Incomparable(f"the kept predictions do not tell {name}")
     group = None if challenger.group is None else bootstrap.indices(challenger.group)
-    return _verdict(theirs, mine, group, (correct(champion), correct(challenger)), seed)
-
-
-def _verdict(
-    champion: Score,
-    challenger: Score,
-    group: NDArray[np.intp] | None,
-    right: tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None],
-    seed: int,
-) -> Verdict:
-    theirs, mine = champion.value, challenger.value
-    difference = (mine - theirs) * (1 if challenger.maximize else -1)
-    counted = {"rows": challenger.rows, "groups": 0 if group is None else int(group.max()) + 1}
-    if not (math.isfinite(theirs) and math.isfinite(mine)):
-        return Verdict(challenger.name, theirs, mine, None, None, None if math.isfinite(mine) else False, **counted)
-    low, high = bootstrap.interval(challenger, champion, group, seed)
-    differing = bootstrap.differing(challenger, champion, group)
+    counted = {"rows": mine.rows, "groups": 0 if group is None else int(group.max()) + 1}
+    values = theirs.value, mine.value
+    if not all(map(math.isfinite, values)):
+        return Verdict(mine.name, *values, None, None, None if math.isfinite(values[1]) else False, **counted)
+    low, high = bootstrap.interval(mine, theirs, group, seed)
+    differing = bootstrap.differing(mine, theirs, group)
     enough = differing is None or differing >= _FEWEST_DIFFERING
     better = True if low > 0 and enough else False if high < 0 and enough else None
-    classes: dict[str, Any] = {}
-    if right[0] is not None and right[1] is not None:
-        ours, others = (right[1] & ~right[0]).sum(), (right[0] & ~right[1]).sum()
-        classes = {"only_challenger": int(ours), "only_champion": int(others)}
-    return Verdict(
-        challenger.name, theirs, mine, difference, (low, high), better, **counted, **classes, differing=differing
-    )
+    difference = (values[1] - values[0]) * (1 if mine.maximize else -1)
+    return Verdict(mine.name, *values, difference, (low, high), better, **counted, differing=differing)
 
 
 @dataclass(frozen=True)
@@ -202,12 +183,12 @@ def compare_slices(
         found[str(value)] = (len(rows), difference)
         chances[str(value)] = 1.0 if math.isnan(difference) else chance
     corrected = bootstrap.holm(chances)
-    return [Slice(each, *found[each], corrected[each]) for each in sorted(corrected, key=lambda each: corrected[each])]
+    return [Slice(value, *found[value], p) for value, p in sorted(corrected.items(), key=lambda pair: pair[1])]
 
 
 def _by_rows(predictions: Predictions, name: str) -> Score:
-    for each in (name, "loss"):
-        score = score_of(each, predictions)
+    for metric in (name, "loss"):
+        score = score_of(metric, predictions)
         if score is not None and score.parts is not None:
             return score
     raise Incomparable(f"the kept predictions do not tell {name} row by row")

@@ -47,15 +47,15 @@ class Part:
         """Return these rows as a part of their own."""
         if self.streamed:
             raise TypeError("a stream has no rows to take")
-        return Part(*(features.take(each, rows) for each in (self.x, self.y, self.sample_weight)))
+        return Part(*(features.take(values, rows) for values in (self.x, self.y, self.sample_weight)))
 
     def joined(self, other: Part) -> Part:
         """Return the rows of this part and then those of another; weights that one alone has are 1 in the other."""
         one, two = self.sample_weight, other.sample_weight
         if one is None and two is not None:
-            one = optree.tree_map(lambda each: np.ones((len(self), *each.shape[1:]), each.dtype), two)
+            one = optree.tree_map(lambda array: np.ones((len(self), *array.shape[1:]), array.dtype), two)
         elif one is not None and two is None:
-            two = optree.tree_map(lambda each: np.ones((len(other), *each.shape[1:]), each.dtype), one)
+            two = optree.tree_map(lambda array: np.ones((len(other), *array.shape[1:]), array.dtype), one)
         return Part(features.joined(self.x, other.x), features.joined(self.y, other.y), features.joined(one, two))
 
 
@@ -141,13 +141,7 @@ class Data:
     @property
     def input_shape(self) -> Any:
         """The shape of one example, without the batch axis; by name or position for several inputs."""
-
-        def shape(x: Any) -> Any:
-            if isinstance(x, dict):
-                return {name: shape(each) for name, each in x.items()}
-            return [shape(each) for each in x] if isinstance(x, list | tuple) else tuple(x.shape[1:])
-
-        return shape(self.example(1))
+        return optree.tree_map(lambda array: tuple(array.shape[1:]), self.example(1))
 
     @property
     def outputs(self) -> int:

@@ -11,9 +11,10 @@ import numpy as np
 
 from search.data import preprocessing as features
 from search.data import streams
-from search.data.preprocessing import MISSING, Column, leaves, left_out, numbers, raw, spelt, told_apart
+from search.data.preprocessing import Column, gaps, leaves, left_out, numbers, told_apart
 from search.data.targets import Targets, numbers_as_text
 from search.figures import plural
+from search.serving.rows import spelt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ _INDEX = "Unnamed: "  # how pandas names a column without a name
 
 
 def facts(data: Data) -> str:
-    """Return one line: rows, inputs, task, classes, missing values, and what the trivial answer scores."""
+    """Return one line: rows, inputs, task, classes, missing values."""
     parts = [("training", data.train), ("validation", data.validation), ("test", data.test)]
     if data.train.streamed:
         rows = "batches: " + ", ".join(_of_stream(name, part) for name, part in parts if part is not None)
@@ -45,8 +46,8 @@ def facts(data: Data) -> str:
         if data.folds and data.rest is not None:
             known = [(f"in {len(data.folds)} folds", len(data.rest)), known[-1]]
         rows = f"{sum(count for _, count in known)} rows ({', '.join(f'{count} {name}' for name, count in known)})"
-    said = [rows, _inputs(data), f"task {data.task}{_shares(data)}", _missing(data), _trivial(data)]
-    return "; ".join(each for each in said if each)
+    said = [rows, _inputs(data), f"task {data.task}{_shares(data)}", _missing(data)]
+    return "; ".join(part for part in said if part)
 
 
 def _of_stream(name: str, part: Part) -> str:
@@ -78,27 +79,12 @@ def _shares(data: Data) -> str:
 def _missing(data: Data) -> str:
     if not data.columns:
         return ""
-    gaps = ((c.name, np.isnan(v) if c.numeric else np.asarray(v == MISSING)) for c, v in raw(data.x, data.columns))
-    some = sorted(((float(gap.mean()), name) for name, gap in gaps if gap.any()), reverse=True)
+    shares = ((float(gap.mean()), name) for name, gap in gaps(data.x, data.columns).items())
+    some = sorted((share for share in shares if share[0]), reverse=True)
     if not some:
         return "no missing values"
     listed = ", ".join(f"{name} {share:.1%}" for share, name in some[:_SHOWN])
     return f"missing values: {listed}{', …' if len(some) > _SHOWN else ''}"
-
-
-def _trivial(data: Data) -> str:
-    """Return what the same answer for every row scores on the validation part."""
-    held_out = data.validation
-    if held_out is None or held_out.streamed or data.train.streamed or not isinstance(data.y, np.ndarray):
-        return ""
-    if data.task in ("binary", "multiclass") and data.classes:
-        most = int(np.bincount(data.class_indices(data.train), minlength=len(data.classes)).argmax())
-        right = float((data.class_indices(held_out) == most).mean())
-        return f"answering '{data.classes[most]}' always has accuracy {right:.3g}"
-    if data.task == "regression" and data.y.dtype.kind in "fiu" and data.y.ndim <= 2:
-        error = np.asarray(held_out.y, "float64") - np.asarray(data.y, "float64").mean(axis=0)
-        return f"answering the mean always has squared error {float((error**2).mean()):.4g}"
-    return ""
 
 
 def doubts(frame: pd.DataFrame, columns: Sequence[Column], y: Any) -> tuple[str, ...]:
@@ -170,7 +156,7 @@ def one_valued(task: str, y: Any, classes: Sequence[Any]) -> str:
 def _of_numbers(goal: Targets, given: Any) -> Iterator[str]:
     if goal.task == "regression" and isinstance(given, np.ndarray) and given.dtype.kind in "fiu" and given.size:
         columns = given.reshape(len(given), -1)[:, :_MOST_FEATURES]
-        about = next(filter(None, (_merging(each) for each in columns.T)), "")
+        about = next(filter(None, (_merging(column) for column in columns.T)), "")
         if about:
             yield f"the target {about}"
         middle, mean = float(np.median(columns)), float(columns.mean())
@@ -221,7 +207,7 @@ def _of_column(column: Column, known: pd.Series[Any]) -> Iterator[str]:
             yield f"has a new text in nearly every row: it looks like an id; use {drop}"
     elif whole and many and different == 1.0:
         yield f"has a new whole number in every row: it looks like an id or an index; use {drop}"
-    elif column.kind == "long" and many and _are_days(known):
+    elif column.kind == "long" and many and known.between(19000101, 21001231).all() and _are_dates(known, "%Y%m%d"):
         yield f"holds days as whole numbers, such as {known.iloc[0]}, whose distances are none; use {drop}"
 
 
@@ -231,38 +217,36 @@ def _is_whole_number(known: pd.Series[Any]) -> bool:
     return bool(np.isfinite(numbers).all() and (numbers == np.round(numbers)).all())
 
 
-def _are_dates(known: pd.Series[Any]) -> bool:
-    some = known.iloc[:200].astype(str)
-    if some.str.fullmatch(_PERIOD).all():
-        return True
-    return bool(some.str.contains(_DATE).all()) and _read_as_dates(some, "mixed")
-
-
-def _are_days(known: pd.Series[Any]) -> bool:
-    """Return whether whole numbers are all days such as 20241231."""
-    return bool(known.between(19000101, 21001231).all()) and _read_as_dates(known.iloc[:200].astype(str), "%Y%m%d")
-
-
-def _read_as_dates(texts: pd.Series[str], form: str) -> bool:
+def _are_dates(known: pd.Series[Any], form: str = "mixed") -> bool:
+    """Return whether texts, or numbers of a given form, are dates, weeks or quarters."""
     import warnings
 
     import pandas as pd
 
+    some = known.iloc[:200].astype(str)
+    if some.str.fullmatch(_PERIOD).all():
+        return True
+    if form == "mixed" and not some.str.contains(_DATE).all():
+        return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return bool(pd.to_datetime(texts, errors="coerce", format=form).notna().all())
+        return bool(pd.to_datetime(some, errors="coerce", format=form).notna().all())
 
 
 def _giveaway(name: str, values: pd.Series[Any], y: NDArray[Any]) -> str:
     """Return what to say of a column that alone predicts the target; nothing for others."""
+    import pandas as pd
+
     drop = f"{left_out(name)} if it is not known when predicting"
     numbers = values.to_numpy() if values.dtype.kind in "fiub" else None
     targets, index = np.unique(y.astype(str) if y.dtype == object else y, return_inverse=True)
     if numbers is not None and y.dtype.kind in "fiu" and len(targets) > 2:
-        straight, ranked = _correlation(numbers, y), _correlation(*(_ranks(each) for each in (numbers, y)))
-        if max(straight, ranked) > _CORRELATED:
-            of_what = "correlation" if straight > _CORRELATED else "correlation of ranks"
-            return f"alone predicts the target ({of_what} {max(straight, ranked):.6f}); {drop}"
+        one, other = values.astype("float64"), pd.Series(y, values.index, "float64")
+        pairs = {"correlation": (one, other), "correlation of ranks": (one.rank(), other.rank())}
+        for of_what, pair in pairs.items():
+            found = abs(pair[0].corr(pair[1]))
+            if found > _CORRELATED:
+                return f"alone predicts the target ({of_what} {found:.6f}); {drop}"
     if len(targets) < 2 or len(targets) > _FEWEST:
         return ""
     groups, of_group = np.unique(values.astype(str) if numbers is None else numbers, return_inverse=True)
@@ -275,14 +259,3 @@ def _giveaway(name: str, values: pd.Series[Any], y: NDArray[Any]) -> str:
     ranges = sorted((numbers[index == at].min(), numbers[index == at].max()) for at in range(len(targets)))
     apart = all(one[1] < other[0] for one, other in itertools.pairwise(ranges))
     return f"alone predicts the target: its values of the classes do not overlap; {drop}" if apart else ""
-
-
-def _correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
-    one, other = one.astype("float64"), other.astype("float64")
-    return abs(float(np.corrcoef(one, other)[0, 1])) if float(np.std(one)) * float(np.std(other)) > 0 else 0.0
-
-
-def _ranks(values: NDArray[Any]) -> NDArray[Any]:
-    import pandas as pd
-
-    return pd.Series(values).rank().to_numpy()

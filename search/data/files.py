@@ -256,10 +256,10 @@ def csv_options(path: Path, form: Form) -> dict[str, Any]:
     if "names" in options:
         return options
     headers = {
-        each: _header(path, {**options, "sep": each}) for each in dict.fromkeys((given or ",", *_SEPARATORS, *_RARE))
+        mark: _header(path, {**options, "sep": mark}) for mark in dict.fromkeys((given or ",", *_SEPARATORS, *_RARE))
     }
-    fitting = [each for each, names in headers.items() if form.wanted and set(form.wanted) <= set(names)]
-    several = [each for each, names in headers.items() if len(names) > 1 and each not in _RARE]
+    fitting = [mark for mark, names in headers.items() if form.wanted and set(form.wanted) <= set(names)]
+    several = [mark for mark, names in headers.items() if len(names) > 1 and mark not in _RARE]
     separator = (fitting or several or [given or ","])[0]
     if separator in (given, ",") and (given is None or separator == given):
         return options
@@ -267,7 +267,7 @@ def csv_options(path: Path, form: Form) -> dict[str, Any]:
         options.pop(name, None)
     options["sep"] = separator
     if "decimal" not in options and options.get("thousands") != ",":
-        plain = {name: each for name, each in options.items() if name in _OF_HEADERS}
+        plain = {name: value for name, value in options.items() if name in _OF_HEADERS}
         cells = pd.read_csv(path, sep=separator, nrows=_SAMPLE, dtype=str, **plain).stack()
         if cells.astype(str).str.fullmatch(r"-?[\d.]*,\d+").any():
             options["decimal"] = ","
@@ -318,9 +318,10 @@ def _read_parquet(path: Path, size: int, _: Form) -> Iterator[Chunk]:
 
 def _read_npz(path: Path, size: int, form: Form) -> Iterator[Chunk]:
     known = arrays(path, form)
-    count = max((len(each) if each.ndim else -1 for each in known.values()), default=0)
+    count = max((len(array) if array.ndim else -1 for array in known.values()), default=0)
     for start in range(0, count, size):
-        rows = {name: each[start : start + size] for name, each in known.items() if each.ndim and len(each) == count}
+        some = slice(start, start + size)
+        rows = {name: array[some] for name, array in known.items() if array.ndim and len(array) == count}
         yield Chunk(rows, min(1.0, (start + size) / count))
 
 

@@ -54,6 +54,12 @@ def is_table(loaded: Any) -> bool:
     return hasattr(loaded, "columns") and hasattr(loaded, "iloc")
 
 
+def are_arrays(values: Any) -> bool:
+    """Return whether this is a list or tuple of arrays."""
+    listed = isinstance(values, list | tuple) and bool(values)
+    return listed and all(hasattr(value, "shape") and np.ndim(value) for value in values)
+
+
 def parts_of(loaded: Any, source: str) -> dict[str, Given]:
     """Return the parts of what a source returned, by name; `all` for data that are still to be split.
 
@@ -67,12 +73,12 @@ def parts_of(loaded: Any, source: str) -> dict[str, Given]:
         return {ALL: Given(loaded["data"], loaded["target"], alone=False)}
     if isinstance(loaded, Mapping) and loaded and set(loaded) <= set(NAMES):
         return _named(loaded, source)
-    if isinstance(loaded, Mapping) and loaded and all(isinstance(each, tuple) for each in loaded.values()):
+    if isinstance(loaded, Mapping) and loaded and all(isinstance(value, tuple) for value in loaded.values()):
         names = ", ".join(map(str, loaded))
         raise DataError(f'data.source: {source} returned parts named {names}; name them "train", "validation", "test"')
     if isinstance(loaded, tuple | list) and len(loaded) in _POSITIONS and _are_parts(_without_gaps(loaded)):
         places = zip(_POSITIONS[len(loaded)], loaded, strict=True)
-        return {name: _part(each) for name, each in places if each is not None}
+        return {name: _part(part) for name, part in places if part is not None}
     if isinstance(loaded, tuple | list) and _are_halves(loaded):
         raise DataError(f"data.source: {source} returned {type(loaded).__name__} of 4 values; {_FOUR}")
     if _is_sequence_of_rows(loaded) or not isinstance(loaded, tuple | list):
@@ -101,33 +107,33 @@ def _part(given: Any) -> Given:
 def _refuse_unknown_iterables(loaded: Any) -> None:
     """Refuse what yields batches, alone or as a part, in a way that Keras does not know."""
     parts = loaded.values() if isinstance(loaded, Mapping) else loaded if isinstance(loaded, tuple | list) else ()
-    for each in (loaded, *parts) if len(parts) <= len(NAMES) else (loaded,):
-        arrays = any(hasattr(each, name) for name in ("__array__", "shape", "toarray", "columns"))
-        known = arrays or streams.is_stream(each) or isinstance(each, Sequence | Mapping | set)
-        if hasattr(each, "__iter__") and not known:
+    for value in (loaded, *parts) if len(parts) <= len(NAMES) else (loaded,):
+        arrays = any(hasattr(value, name) for name in ("__array__", "shape", "toarray", "columns"))
+        known = arrays or streams.is_stream(value) or isinstance(value, Sequence | Mapping | set)
+        if hasattr(value, "__iter__") and not known:
             raise DataError(
-                f"data.source: {type(each).__name__} is an iterable that Keras does not take; make it a "
+                f"data.source: {type(value).__name__} is an iterable that Keras does not take; make it a "
                 "keras.utils.PyDataset, a generator or a tf.data.Dataset"
             )
 
 
 def _is_sequence_of_rows(given: Any) -> bool:
     """Return whether this is a list of texts or numbers: the rows of one input."""
-    return isinstance(given, list | tuple) and all(isinstance(each, str | bytes | int | float) for each in given)
+    return isinstance(given, list | tuple) and all(isinstance(row, str | bytes | int | float) for row in given)
 
 
 def _without_gaps(loaded: tuple[Any, ...] | list[Any]) -> tuple[Any, ...] | list[Any]:
     """Return three parts without the validation or test part that is None; anything else as it is."""
-    given = [each for each in loaded if each is not None]
-    parts = all(isinstance(each, tuple) or streams.is_stream(each) or is_table(each) for each in given)
+    given = [part for part in loaded if part is not None]
+    parts = all(isinstance(part, tuple) or streams.is_stream(part) or is_table(part) for part in given)
     return given if len(loaded) == 3 and len(given) == 2 and loaded[0] is not None and parts else loaded
 
 
 def _are_halves(loaded: tuple[Any, ...] | list[Any]) -> bool:
     """Return whether these are x and y of two parts in the order of scikit-learn's `train_test_split`."""
-    if len(loaded) != 4 or not all(hasattr(each, "shape") for each in loaded):
+    if len(loaded) != 4 or not all(hasattr(part, "shape") for part in loaded):
         return False
-    rows = [rows_of(each) for each in loaded]
+    rows = [rows_of(part) for part in loaded]
     return rows[0] == rows[2] and rows[1] == rows[3] and (rows[0] != rows[1] or isinstance(loaded, tuple))
 
 
@@ -136,12 +142,12 @@ def _are_parts(loaded: tuple[Any, ...] | list[Any]) -> bool:
     if all(map(streams.is_stream, loaded)):
         return True
     if all(map(is_table, loaded)):
-        return all(list(each.columns) == list(loaded[0].columns) for each in loaded)
-    if not all(isinstance(each, tuple | list) and 2 <= len(each) <= 3 for each in loaded):
+        return all(list(table.columns) == list(loaded[0].columns) for table in loaded)
+    if not all(isinstance(part, tuple | list) and 2 <= len(part) <= 3 for part in loaded):
         return False
     if any(map(_is_sequence_of_rows, loaded)):
         return False
-    weighed = len({len(each) for each in loaded}) > 1  # some parts alone have weights
+    weighed = len({len(part) for part in loaded}) > 1  # some parts alone have weights
     return _could_be_parts(loaded) and (not weighed or _have_rows_alike(loaded))
 
 
@@ -151,9 +157,9 @@ def _could_be_parts(loaded: tuple[Any, ...] | list[Any]) -> bool:
     In parts, x and y of one element have the same rows; in one (x, y) of lists, all arrays of both do. Where
     all rows are the same both could be meant: then tuples are parts, and lists are inputs and targets.
     """
-    counts = [[rows_of(each) for each in part if each is not None] for part in loaded]
+    counts = [[rows_of(array) for array in part if array is not None] for part in loaded]
     if any(len(set(part)) != 1 for part in counts):
-        return len({each for part in counts for each in part}) != 1
+        return len({count for part in counts for count in part}) != 1
     if len({part[0] for part in counts}) > 1:
         return True
     if isinstance(loaded[0], tuple):
@@ -183,7 +189,7 @@ def rows_of(x: Any) -> int:
 def _shape(x: Any) -> Any:
     """Return the shape of one row, nested as `x` is."""
     if isinstance(x, Mapping):
-        return {name: _shape(each) for name, each in x.items()}
-    if isinstance(x, list | tuple) and x and hasattr(x[0], "shape") and np.ndim(x[0]):
-        return [_shape(each) for each in x]
+        return {name: _shape(inner) for name, inner in x.items()}
+    if are_arrays(x):
+        return [_shape(inner) for inner in x]
     return tuple(x.shape[1:]) if hasattr(x, "shape") else ()

@@ -15,7 +15,7 @@ from search.data import sources, splits, streams, targets
 from search.data import table as rows
 from search.data.dataset import Data, Part
 from search.data.facts import merging, of_targets
-from search.data.given import ALL, TEST, TRAIN, VALIDATION, Given, is_table, parts_of, rows_of
+from search.data.given import ALL, TEST, TRAIN, VALIDATION, Given, are_arrays, is_table, parts_of, rows_of
 from search.data.table import Rows
 from search.data.targets import AnyTask
 from search.errors import DataError
@@ -74,7 +74,7 @@ class TrialData:
         taken = sources.taken(self._definition, trial)
         data = next((data for known, data in self._kept if _same_values(known, taken)), None)
         data = load(self._definition, trial, self._fold_seed) if data is None else data
-        self._kept = [(taken, data), *(each for each in self._kept if each[1] is not data)][:_KEPT]
+        self._kept = [(taken, data), *(kept for kept in self._kept if kept[1] is not data)][:_KEPT]
         return data
 
 
@@ -98,7 +98,7 @@ def load(definition: Definition, trial: Any = None, fold_seed: int | None = None
         data = _load(definition, trial, fold_seed)
     except DataError as error:
         raise DataError(_told(definition, str(error))) from error
-    return replace(data, doubts=tuple(_told(definition, each) for each in data.doubts))
+    return replace(data, doubts=tuple(_told(definition, doubt) for doubt in data.doubts))
 
 
 def _told(definition: Definition, text: str) -> str:
@@ -124,7 +124,7 @@ def _load(definition: Definition, trial: Any, fold_seed: int | None) -> Data:
         raise DataError(f"data: {together.doubts[0]}")
     if not together.columns:
         together = replace(together, doubts=(*together.doubts, *merging(together.x)))
-    lengths = {part: rows_of(each.x if each.y is None else each.y) for part, each in parts.items()}
+    lengths = {part: rows_of(given.x if given.y is None else given.y) for part, given in parts.items()}
     if settings.kind == "python" and isinstance(loaded, tuple | list) and set(parts) == {TRAIN, TEST}:
         together = replace(together, doubts=(*together.doubts, _SECOND))
     return _split(together, lengths, definition, name, depends=trial is not None, fold_seed=fold_seed)
@@ -142,15 +142,10 @@ def _joined_rows(parts: Sequence[Given], settings: DataDefinition) -> Rows:
     if len(parts) == 1:
         return _read_rows(parts[0], settings)
     weights = [part.weight for part in parts]
-    if any(each is not None for each in weights):  # as in Keras, rows without a weight count once
-        weights = [_once(part) if part.weight is None else part.weight for part in parts]
+    if any(weight is not None for weight in weights):  # as in Keras, rows without a weight count once
+        weights = [np.ones(rows_of(part.x), "float32") if part.weight is None else part.weight for part in parts]
     x, y, weight = _joined([part.x for part in parts]), _joined([part.y for part in parts]), _joined(weights)
     return _read_rows(Given(x, y, weight, alone=parts[0].alone), settings)
-
-
-def _once(part: Given) -> Any:
-    """Return a weight of 1 for each row of a part, for each of its outputs where weights are given so."""
-    return np.ones(rows_of(part.x), "float32")
 
 
 def _joined(parts: Sequence[Any]) -> Any:
@@ -172,12 +167,11 @@ def _concatenated(parts: Sequence[Any]) -> Any:
         if isinstance(given[0], pd.DataFrame | pd.Series):
             return pd.concat(given, ignore_index=True)
         return np.concatenate(
-            [rows.dense(each) if hasattr(each, "toarray") else targets.as_known(each) for each in given]
+            [rows.dense(array) if hasattr(array, "toarray") else targets.as_known(array) for array in given]
         )
 
     first = parts[0]
-    nested = isinstance(first, list | tuple) and first and hasattr(first[0], "shape") and np.ndim(first[0])
-    if not isinstance(first, dict) and not nested:  # a list may be the rows
+    if not isinstance(first, dict) and not are_arrays(first):  # a list may be the rows
         return together(*parts)
     return optree.tree_map(together, *parts)
 
@@ -262,7 +256,7 @@ def _streamed(parts: dict[str, Given], definition: Definition, name: str, *, dep
     for part, stream in given.items():
         if stream.streamed:
             streams.check_ends(stream.x, steps[part], part)
-    made = {part: _stream_part(each, settings) for part, each in given.items()}
+    made = {part: _stream_part(of_part, settings) for part, of_part in given.items()}
     if made[TRAIN].streamed:
         first, begun = streams.peek(made[TRAIN].x)
         made[TRAIN] = Part(begun, None)
@@ -273,7 +267,7 @@ def _streamed(parts: dict[str, Given], definition: Definition, name: str, *, dep
     if definition.model.build == "mlp":
         targets.check_one(seen)
     task, classes = _stream_task(seen, settings)
-    counts = [np.asarray([streams.length(each.x) or 0]) for each in given.values() if each.streamed]
+    counts = [np.asarray([streams.length(part.x) or 0]) for part in given.values() if part.streamed]
     return Data(
         task=task,
         classes=classes,
@@ -323,7 +317,7 @@ def _validates(definition: Definition) -> bool:
     """Return whether something in the study needs a validation part: its metrics may be those of training."""
     chosen = (*definition.metrics, *definition.search.constraints)
     by_epoch = definition.fit.early_stopping or definition.fit.keep_epoch == "best"
-    return bool(by_epoch or definition.own_metrics or any(each.startswith("val_") for each in chosen))
+    return bool(by_epoch or definition.own_metrics or any(name.startswith("val_") for name in chosen))
 
 
 def _stream_part(part: Given, settings: DataDefinition) -> Part:

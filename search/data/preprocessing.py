@@ -15,6 +15,7 @@ import numpy as np
 import optree
 
 from search.errors import DataError
+from search.serving.rows import CATEGORICAL, MISSING, NUMERIC, spelt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 ColumnKind = Literal["double", "long", "boolean", "string"]
 
-NUMERIC, CATEGORICAL = "numeric", "categorical"
-MISSING = ""  # how a missing category is spelt in the categorical input
 _UNKNOWN = "[UNK]"  # Keras's word for a text that training did not see
 _VOCABULARY = 1000  # texts of a column that get a place of their own; rarer ones share the unknown's
 _NONE = "[none]"  # the vocabulary of a column whose texts are all missing
@@ -63,8 +62,8 @@ def columns_of(frame: pd.DataFrame, *, centered: bool = True) -> tuple[Column, .
     """
     found = (Column(str(name), _kind(frame[name])) for name in frame.columns)
     return tuple(
-        replace(each, center=_center(numbers(frame[each.name]))) if centered and each.numeric else each
-        for each in found
+        replace(column, center=_center(numbers(frame[column.name]))) if centered and column.numeric else column
+        for column in found
     )
 
 
@@ -102,7 +101,7 @@ def _kind(values: pd.Series[Any]) -> ColumnKind:
         what = refused.get(inferred, "durations")
         raise DataError(f"data: column '{values.name}' holds {what}, which cannot be learned; {left_out(values.name)}")
     some = values if inferred == "mixed" else values.dropna().iloc[:1]
-    held = next((each for each in some if not _is_scalar(each)), None)
+    held = next((one for one in some if isinstance(one, dict | list | tuple | set | frozenset | np.ndarray)), None)
     if held is not None:
         raise DataError(
             f"data: column '{values.name}' holds {type(held).__name__}; give each value a column, or "
@@ -121,10 +120,6 @@ def _kind(values: pd.Series[Any]) -> ColumnKind:
 def left_out(column: Any) -> str:
     """Return the words that leave a column out."""
     return f"use drop = [{json.dumps(str(column), ensure_ascii=False)}] in [data]"
-
-
-def _is_scalar(value: Any) -> bool:
-    return not isinstance(value, dict | list | tuple | set | frozenset | np.ndarray)
 
 
 def to_arrays(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, NDArray[Any]] | NDArray[Any]:
@@ -156,21 +151,27 @@ def numbers(values: pd.Series[Any]) -> NDArray[Any]:
 def raw(x: Any, columns: Sequence[Column]) -> Iterator[tuple[Column, NDArray[Any]]]:
     """Yield the columns of a table with their values as they were sent, from the arrays that the model takes."""
     arrays = x if isinstance(x, dict) else {NUMERIC: x}
-    values = {each: iter(array.T) for each, array in arrays.items()}
+    values = {kind: iter(array.T) for kind, array in arrays.items()}
     for column in columns:
         taken = next(values[NUMERIC if column.numeric else CATEGORICAL])
         yield column, taken.astype("float64") + column.center if column.center else taken
 
 
-def spelt(value: Any) -> str:
-    """Return how a category is spelt: 1.0, of a column with gaps, as 1, and a date as in a file."""
-    whole = isinstance(value, float | np.floating) and value == value // 1
-    return str(int(value)) if whole else str(value).removesuffix(" 00:00:00")
+def gaps(x: Any, columns: Sequence[Column]) -> dict[str, NDArray[np.bool_]]:
+    """Return by column of a table which rows have no value there."""
+    return {c.name: np.isnan(v) if c.numeric else np.asarray(v == MISSING) for c, v in raw(x, columns)}
+
+
+def named_inputs(x: Any) -> dict[str, Any]:
+    """Return a model's inputs by name: those of a list by their places, a single one as `x`."""
+    if isinstance(x, dict):
+        return x
+    return {f"input_{at}": array for at, array in enumerate(x)} if isinstance(x, list | tuple) else {"x": x}
 
 
 def take(x: Any, rows: Any) -> Any:
     """Return these rows of an array or of each array of a dictionary or list; None stays None."""
-    return optree.tree_map(lambda each: each[rows], x)
+    return optree.tree_map(lambda array: array[rows], x)
 
 
 def joined(x: Any, more: Any) -> Any:
@@ -255,9 +256,9 @@ def make_inputs(x: Any, preparation: Preparation) -> tuple[Any, Any]:
 
 def _inputs(x: Any, name: str | None = None) -> Any:
     if isinstance(x, dict):
-        return {key: _inputs(each, key) for key, each in x.items()}
+        return {key: _inputs(inner, key) for key, inner in x.items()}
     if isinstance(x, list | tuple):
-        return [_inputs(each) for each in x]
+        return [_inputs(inner) for inner in x]
     return _input(x, name)
 
 

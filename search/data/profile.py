@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.data.preprocessing import CATEGORICAL, MISSING, NUMERIC
+from search.data.preprocessing import named_inputs
+from search.serving.rows import CATEGORICAL, MISSING, NUMERIC
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,12 +66,9 @@ def _matrices(
         arrays = x if isinstance(x, dict) else {NUMERIC: x}
         yield from ((names, arrays[key]) for key, names in ((NUMERIC, numeric), (CATEGORICAL, texts)) if names)
         return
-    inputs = list(x.items()) if isinstance(x, dict) else [("x", x)]
-    if isinstance(x, list | tuple):
-        inputs = [(f"input_{at}", each) for at, each in enumerate(x)]
-    for name, each in inputs:
-        matrix = np.asarray(each).reshape(len(each), -1)
-        apart = np.ndim(each) == 2 and 1 < matrix.shape[1] <= _MOST_FEATURES
+    for name, array in named_inputs(x).items():
+        matrix = np.asarray(array).reshape(len(array), -1)
+        apart = np.ndim(array) == 2 and 1 < matrix.shape[1] <= _MOST_FEATURES
         yield tuple(f"{name}[{at}]" for at in range(matrix.shape[1])) if apart else (name,), matrix
 
 
@@ -89,8 +87,8 @@ def described(x: Any, numeric: tuple[str, ...] = (), texts: tuple[str, ...] = ()
 def _of_texts(values: NDArray[Any]) -> dict[str, Any]:
     counts = Counter(values.astype(str).reshape(-1).tolist())
     total, missing = max(1, counts.total()), counts.pop(MISSING, 0)
-    known = sorted(counts, key=lambda each: (-counts[each], each))[:_MOST_CATEGORIES]
-    return {"missing": missing / total, "categories": {each: counts[each] / total for each in known}}
+    known = sorted(counts, key=lambda text: (-counts[text], text))[:_MOST_CATEGORIES]
+    return {"missing": missing / total, "categories": {text: counts[text] / total for text in known}}
 
 
 def _of_numbers(matrix: NDArray[Any], axis: int | None) -> Iterator[dict[str, Any]]:
@@ -103,7 +101,8 @@ def _of_numbers(matrix: NDArray[Any], axis: int | None) -> Iterator[dict[str, An
         missing = missing + (gaps.sum(axis=0) if axis == 0 else gaps.any(axis=1).sum())
         low = np.fmin(low, np.fmin.reduce(block, axis=axis))
         high = np.fmax(high, np.fmax.reduce(block, axis=axis))
-    for gap, lowest, highest in zip(*(each.tolist() for each in np.broadcast_arrays(missing, low, high)), strict=True):
+    columns = zip(*(found.tolist() for found in np.broadcast_arrays(missing, low, high)), strict=True)
+    for gap, lowest, highest in columns:
         there = {"min": lowest, "max": highest} if lowest <= highest else {"min": None, "max": None}
         yield {"missing": gap / max(1, len(matrix)), **there}
 
@@ -142,11 +141,11 @@ class Outside:
         """What is worth telling, in words; empty when the column looks as in training."""
         parts = []
         if self.beyond and self.seen:
-            low, high = (f"{each:.10g}" for each in self.seen)
+            low, high = (f"{bound:.10g}" for bound in self.seen)
             parts.append(f"{_percent(self.beyond)} of the rows beyond {low} to {high}")
         if self.new:
             more = ", …" if len(self.categories) > 3 else ""
-            which = ", ".join(repr(each) for each in self.categories[:3]) + more
+            which = ", ".join(repr(category) for category in self.categories[:3]) + more
             parts.append(f"{_percent(self.new)} of the rows with new categories ({which})")
         if self.rarer:
             parts.append(f"missing in {_percent(self.missing)} of the rows ({_percent(self.was_missing)} in training)")
@@ -186,7 +185,7 @@ class Comparison:
     def outside(self) -> list[Outside]:
         """Return the columns that differ, those first that differ in most rows."""
         found = [self._of(name, counts) for name, counts in self._counts.items() if counts.rows]
-        return sorted((each for each in found if each.told), key=lambda each: -max(each.beyond, each.new, each.missing))
+        return sorted((one for one in found if one.told), key=lambda one: -max(one.beyond, one.new, one.missing))
 
     def _of(self, name: str, counts: _Counts) -> Outside:
         known = self._columns[name]

@@ -60,7 +60,7 @@ def read_sklearn(definition: Definition) -> Any:
 
     settings = definition.data
     name = settings.source.partition(":")[2]
-    known = [each for each in dir(datasets) if each.startswith(("load_", "make_", "fetch_"))]
+    known = [function for function in dir(datasets) if function.startswith(("load_", "make_", "fetch_"))]
     if name not in known:
         raise DataError(f"data.source: scikit-learn has no '{name}'{did_you_mean(name, known)}")
     function, options = getattr(datasets, name), dict(settings.options)
@@ -133,7 +133,7 @@ def reads_trial(definition: Definition) -> bool:
 
 def parameters_read(definition: Definition) -> tuple[str, ...]:
     """Return the parameters of `[space]` that the data function takes by name."""
-    return tuple(each for each in _wanted(definition) if each != _TRIAL)
+    return tuple(name for name in _wanted(definition) if name != _TRIAL)
 
 
 def _wanted(definition: Definition) -> list[str]:
@@ -145,12 +145,12 @@ def _wanted(definition: Definition) -> list[str]:
     except ValueError:  # a builtin without a signature
         return []
     given = definition.data.options
-    return [each for each in parameters if each not in given and (each == _TRIAL or each in definition.space)]
+    return [name for name in parameters if name not in given and (name == _TRIAL or name in definition.space)]
 
 
 def taken(definition: Definition, trial: Any) -> dict[str, Any]:
     """Return what the data function takes of a trial."""
-    return {each: trial if each == _TRIAL else trial.params[each] for each in _wanted(definition)}
+    return {wanted: trial if wanted == _TRIAL else trial.params[wanted] for wanted in _wanted(definition)}
 
 
 def code_digest(definition: Definition) -> str:

@@ -78,7 +78,7 @@ def split(
         seeded = settings if fold_seed is None else settings.model_copy(update={"seed": fold_seed})
         labelled = None if classes is None else classes[rest]
         chosen = folds(rows.take(rest), seeded, labelled, redrawn=fold_seed is not None)
-        training, validation = (rest[each] for each in chosen[0])
+        training, validation = (rest[side] for side in chosen[0])
         return Parts(training, validation, test, rest, chosen)
     if VALIDATION in given:
         ahead = len(rest) - given[VALIDATION]
@@ -86,21 +86,22 @@ def split(
     if steady and drawn:
         training, validation = _drawn_alike(rest, settings.validation_size, settings.seed + 1, "validation_size")
     elif drawn and classes is None and independent:  # as Keras does: the rows are in random order already
-        training, validation = (rest[each] for each in cut_last(len(rest), settings.validation_size))
+        training, validation = (rest[side] for side in cut_last(len(rest), settings.validation_size))
     else:
         training, validation = _cut_among(rows, rest, settings.validation_size, settings, classes, "validation_size")
     return Parts(training, validation, test, rest)
 
 
+def _too_few(key: str, share: float, count: int) -> DataError:
+    return DataError(f"data.{key}: {share} of {count} rows leaves a part without rows; use more rows or another share")
+
+
 def _drawn_alike(among: NDArray[np.intp], share: float, seed: int, key: str) -> Split:
     """Return a split by a draw for each row that depends on its place before the last row alone."""
-    drawn = np.random.default_rng(seed).random(int(among[-1]) + 1 if len(among) else 0)
-    last = int(among[-1]) if len(among) else 0
-    second = drawn[last - among] < share
+    last = int(among[-1]) if len(among) else -1
+    second = np.random.default_rng(seed).random(last + 1)[last - among] < share
     if not second.any() or second.all():
-        raise DataError(
-            f"data.{key}: {share} of {len(among)} rows leaves a part without rows; use more rows or another share"
-        )
+        raise _too_few(key, share, len(among))
     return among[~second], among[second]
 
 
@@ -131,9 +132,7 @@ def cut(rows: Rows, share: float, settings: DataDefinition, classes: NDArray[Any
     """
     count = len(rows)
     if not 1 <= round(count * share) < count:
-        raise DataError(
-            f"data.{key}: {share} of {count} rows leaves a part without rows; use more rows or another share"
-        )
+        raise _too_few(key, share, count)
     if rows.time is not None:
         order = np.argsort(rows.time, kind="stable")
         at = _between_times(rows.time[order], count - round(count * share))
@@ -183,9 +182,7 @@ def cut_last(count: int, share: float) -> Split:
     """Return rows in order, the last `share` of them on the second side, as Keras's `validation_split`."""
     cut_at = int(count * (1 - share))
     if not 1 <= cut_at < count:
-        raise DataError(
-            f"data.validation_size: {share} of {count} rows leaves a part without rows; use more rows or another share"
-        )
+        raise _too_few("validation_size", share, count)
     return np.arange(cut_at), np.arange(cut_at, count)
 
 

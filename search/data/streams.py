@@ -79,7 +79,7 @@ def sample(stream: Any) -> list[Any]:
     """Return the first few batches, by which other data are known; none of a stream that gives others each time."""
     if is_spent_by_reading(stream):
         return []
-    return [list(each) for each in batches(stream, _SAMPLE)] if _begins_alike(stream) else []
+    return [list(batch) for batch in batches(stream, _SAMPLE)] if _begins_alike(stream) else []
 
 
 def _begins_alike(stream: Any) -> bool:
@@ -94,7 +94,7 @@ def head(stream: Any) -> Any:
         return stream.take(1)
     if hasattr(stream, "__getitem__"):
         return _view(stream, 0, 1)
-    return (each for each in itertools.islice(stream, 1))
+    return (batch for batch in itertools.islice(stream, 1))
 
 
 def batches(stream: Any, steps: int | None = None) -> Iterator[tuple[Any, Any]]:
@@ -144,7 +144,7 @@ def input_shapes(stream: Any) -> dict[Any, tuple[int | None, ...]]:
     spec = getattr(stream, "element_spec", None)
     x = spec[0] if isinstance(spec, tuple) else spec
     inputs = x if isinstance(x, dict) else dict(enumerate(x if isinstance(x, tuple) else [x]))
-    shapes: dict[Any, Any] = {name: getattr(each, "shape", None) for name, each in inputs.items()}
+    shapes: dict[Any, Any] = {name: getattr(tensor, "shape", None) for name, tensor in inputs.items()}
     return {name: tuple(shape) for name, shape in shapes.items() if getattr(shape, "rank", None) is not None}
 
 
@@ -247,9 +247,9 @@ def cut(stream: Any, share: float, key: str) -> tuple[Any, Any]:
 
 def _arrays(x: Any) -> Any:
     if isinstance(x, dict):
-        return {name: _arrays(each) for name, each in x.items()}
+        return {name: _arrays(inner) for name, inner in x.items()}
     if isinstance(x, tuple | list):
-        return [_arrays(each) for each in x]
+        return [_arrays(inner) for inner in x]
     try:
         return np.asarray(x)
     except Exception as error:  # ragged and sparse tensors have no array

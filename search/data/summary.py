@@ -79,7 +79,7 @@ class DataSummary:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what was pickled, also by an earlier release, which lacks the newer fields."""
-        newer = {each.name: each.default_factory() for each in fields(self) if each.default_factory is not MISSING}
+        newer = {new.name: new.default_factory() for new in fields(self) if new.default_factory is not MISSING}
         vars(self).update(newer | state)
 
 
@@ -119,9 +119,12 @@ class Answers:
         listed = list(self.inputs) if isinstance(self.inputs, list | tuple) else None
         kind = "list/" if listed is not None else "dict/" if isinstance(self.inputs, dict) else "only/"
         arrays = dict(enumerate(listed)) if listed is not None else self.inputs if kind == "dict/" else {0: self.inputs}
-        named = {f"{kind}{name}": _without_objects(each) for name, each in arrays.items()}
+        plain = {name: np.asarray(array) for name, array in arrays.items()}
+        named: dict[str, Any] = {
+            f"{kind}{name}": array.astype(str) if array.dtype == object else array for name, array in plain.items()
+        }
         file = io.BytesIO()
-        np.savez_compressed(file, **named, **{f"output/{name}": each for name, each in self.outputs.items()})
+        np.savez_compressed(file, **named, **{f"output/{name}": output for name, output in self.outputs.items()})
         return file.getvalue()
 
     @classmethod
@@ -134,8 +137,3 @@ class Answers:
                 found[kind][name] = file[key]
         inputs = found["dict"] or list(found["list"].values()) or found["only"]["0"]
         return cls(inputs, found["output"])
-
-
-def _without_objects(array: Any) -> Any:
-    array = np.asarray(array)
-    return array.astype(str) if array.dtype == object else array

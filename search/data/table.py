@@ -13,7 +13,7 @@ from search.data import preprocessing as features
 from search.data import targets
 from search.data.facts import doubts, doubts_of_arrays
 from search.data.files import check_named
-from search.data.given import is_table
+from search.data.given import are_arrays, is_table
 from search.data.preprocessing import Column
 from search.errors import DataError
 from search.serving.rows import kind_of
@@ -57,7 +57,7 @@ class Rows:
         """Return these rows; consecutive ones are not copied."""
         at = _consecutive(rows)
         parts = (self.x, self.y, self.weight, self.group, self.time)
-        x, y, weight, group, time = (features.take(each, at) for each in parts)
+        x, y, weight, group, time = (features.take(part, at) for part in parts)
         return Rows(x, y, weight, self.columns, group, time, self.digest)
 
 
@@ -173,9 +173,9 @@ def from_arrays(x: Any, y: Any, settings: DataDefinition, weight: Any = None) ->
         if getattr(settings, key):
             raise DataError(f"data.{key}: names columns, but the data are arrays; leave it out")
     y = targets.as_array(y)
-    x = _as_arrays(x, next((len(each) for each in features.leaves(y)), None))
+    x = _as_arrays(x, next((len(leaf) for leaf in features.leaves(y)), None))
     inner = list(x.values()) if isinstance(x, dict) else x if isinstance(x, list) else []
-    if any(isinstance(each, dict | list) for each in inner):
+    if any(isinstance(part, dict | list) for part in inner):
         raise DataError("data.source: the inputs are nested; give one dictionary or one list of arrays")
     if not features.leaves(x):
         raise DataError("data.source: x is empty; give at least one row of one input")
@@ -196,9 +196,9 @@ def weights(values: Any, settings: DataDefinition) -> Any:
     if values is None:
         return None
     if isinstance(values, Mapping):
-        return {str(name): weights(each, settings) for name, each in values.items()}
-    if isinstance(values, list | tuple) and values and all(hasattr(each, "shape") and np.ndim(each) for each in values):
-        return [weights(each, settings) for each in values]
+        return {str(name): weights(value, settings) for name, value in values.items()}
+    if are_arrays(values):
+        return [weights(value, settings) for value in values]
     key = f"data.sample_weight: '{settings.sample_weight}'" if settings.sample_weight else "data.source: sample_weight"
     try:
         array = targets.as_known(values).astype("float32")
@@ -214,19 +214,19 @@ def weights(values: Any, settings: DataDefinition) -> Any:
 def _as_arrays(x: Any, rows: int | None) -> Any:
     """Return inputs as arrays, nested as they were; a list whose elements have the rows is several inputs."""
     if isinstance(x, Mapping):
-        return {str(name): _as_arrays(each, rows) for name, each in x.items()}
-    if isinstance(x, list | tuple) and x and all(_has_rows(each, rows) for each in x):
-        return [_as_arrays(each, rows) for each in x]
+        return {str(name): _as_arrays(inner, rows) for name, inner in x.items()}
+    if isinstance(x, list | tuple) and x and all(_has_rows(inner, rows) for inner in x):
+        return [_as_arrays(inner, rows) for inner in x]
     return _array(x)
 
 
-def _has_rows(each: Any, rows: int | None) -> bool:
+def _has_rows(value: Any, rows: int | None) -> bool:
     """Return whether an element of a list is an input of its own: an array, or a list, with all the rows."""
-    if hasattr(each, "shape"):
-        return len(each.shape) > 0 and (rows is None or each.shape[0] == rows)
-    if isinstance(each, Mapping):
-        return all(_has_rows(inner, rows) for inner in each.values())
-    return rows is not None and isinstance(each, list | tuple) and len(each) == rows and isinstance(each[0], str)
+    if hasattr(value, "shape"):
+        return len(value.shape) > 0 and (rows is None or value.shape[0] == rows)
+    if isinstance(value, Mapping):
+        return all(_has_rows(inner, rows) for inner in value.values())
+    return rows is not None and isinstance(value, list | tuple) and len(value) == rows and isinstance(value[0], str)
 
 
 def dense(matrix: Any) -> NDArray[Any]:
@@ -247,7 +247,7 @@ def _array(values: Any) -> NDArray[Any]:
         array = targets.as_known(values)
     except Exception:  # rows of several shapes, and what an object of the user's own raises
         array = np.asarray(None, dtype=object)
-    if array.ndim and array.dtype == object and array.size and all(isinstance(each, str) for each in array.flat):
+    if array.ndim and array.dtype == object and array.size and all(isinstance(text, str) for text in array.flat):
         return array  # as objects: texts of one width would each take the room of the longest
     if array.ndim and array.dtype.kind == "U":
         return array.astype(object)
@@ -268,7 +268,7 @@ def _check_arrays(x: Any, y: Any, weight: Any, columns: Sequence[Column]) -> Non
     named = {"x": x, "y": y, "sample_weight": weight}
     rows = {name: dict.fromkeys(map(len, features.leaves(nested))) for name, nested in named.items()}
     if len({count for counts in rows.values() for count in counts}) != 1:
-        told = ", ".join(f"{name} has {' and '.join(map(str, each))}" for name, each in rows.items() if each)
+        told = ", ".join(f"{name} has {' and '.join(map(str, counts))}" for name, counts in rows.items() if counts)
         hint = '; give parts without targets by name: {"train": x, "test": x_test}' if _alike(x, y) else ""
         raise DataError(f"data: different numbers of rows: {told}{hint}")
     for leaf in features.leaves(x):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from search.data.given import are_arrays
 from search.errors import DataError
 from search.studyfile.schema import DataDefinition, Task
 
@@ -74,9 +75,9 @@ def read(given: Any, settings: DataDefinition, *, encode: bool) -> Targets:
         return Targets("several", (), given, None)
     y = plain(given)
     text = y.ndim == 1 and y.dtype.kind in "OSU"
-    if text:
-        _check_numbers_as_text(y, _column(settings))
-    if text and not encode and not settings.targets and _different(y) > max(_FEW, len(y) // 2):
+    if text and (about := numbers_as_text(y.tolist())):
+        raise DataError(f"data.target: the target{_column(settings)} holds {about}")
+    if text and not encode and not settings.targets and len(set(map(str, y.tolist()))) > max(_FEW, len(y) // 2):
         return Targets("none", (), given, None)  # sentences, which the model reads by itself
     if not encode and not text:
         return _as_given(given, y, settings)
@@ -115,32 +116,22 @@ def _as_given(given: NDArray[Any], y: NDArray[Any], settings: DataDefinition) ->
     return Targets(task, classes, kept, labels if y.ndim == 1 else None)
 
 
-def _different(y: NDArray[Any]) -> int:
-    return len(set(map(str, y.tolist())))
-
-
-def _check_numbers_as_text(y: NDArray[Any], column: str) -> None:
-    about = numbers_as_text(y.tolist())
-    if about:
-        raise DataError(f"data.target: the target{column} holds {about}")
-
-
 def numbers_as_text(values: Iterable[Any]) -> str:
     """Return what to say of texts that hold numbers, such as `1.234,5` or `12 %`; nothing of others.
 
     A few texts such as `5 %` and `10 %` may be classes, so but for commas there are more of them.
     """
-    texts = [str(each).strip() for each in itertools.islice((v for v in values if isinstance(v, str) and v), 1000)]
-    bare = [each for each in texts if not any(map(str.isdigit, each))]
+    texts = [str(text).strip() for text in itertools.islice((v for v in values if isinstance(v, str) and v), 1000)]
+    bare = [text for text in texts if not any(map(str.isdigit, text))]
     gaps = sorted(set(bare)) if 5 * len(bare) <= len(texts) and len(set(bare)) <= 3 else []
-    texts = [each for each in texts if each not in gaps]
-    amounts = [_AMOUNT.fullmatch(each) for each in texts]
+    texts = [text for text in texts if text not in gaps]
+    amounts = [_AMOUNT.fullmatch(text) for text in texts]
     with_commas = len(texts) > 1 and not set("".join(texts)) - set("0123456789.,+-") and "," in "".join(texts)
     if not texts or not all(amounts) or (len(set(texts)) <= _FEW and not with_commas):
         return ""
-    if len({each["unit"] for each in amounts if each}) > 3:  # 1st, 2nd, 3rd, 4th …
+    if len({amount["unit"] for amount in amounts if amount}) > 3:  # 1st, 2nd, 3rd, 4th …
         return ""
-    example = next((each for each in texts if not each.isdecimal()), texts[0])
+    example = next((text for text in texts if not text.isdecimal()), texts[0])
     options = f"na_values = {json.dumps(gaps)}" if gaps else 'decimal = ",", thousands = "."'
     return f"numbers as texts, such as '{example}'; {_MENDED.format(options)}"
 
@@ -168,9 +159,9 @@ def as_array(values: Any) -> Any:
     if values is None:
         return None
     if isinstance(values, Mapping):
-        return {str(name): as_array(each) for name, each in values.items()}
-    if isinstance(values, list | tuple) and values and all(hasattr(each, "shape") and np.ndim(each) for each in values):
-        return [as_array(each) for each in values]
+        return {str(name): as_array(value) for name, value in values.items()}
+    if are_arrays(values):
+        return [as_array(value) for value in values]
     if hasattr(values, "iloc"):
         shape = np.shape(values)
         return plain(values).reshape(shape)
@@ -215,7 +206,7 @@ def _with_gaps(values: np.ma.MaskedArray[Any, Any]) -> NDArray[Any]:
 
 
 def _ragged(array: NDArray[Any]) -> bool:
-    return any(isinstance(each, list | tuple | set | dict | np.ndarray) for each in array[:100])
+    return any(isinstance(value, list | tuple | set | dict | np.ndarray) for value in array[:100])
 
 
 def plain(values: Any) -> NDArray[Any]:

@@ -39,9 +39,9 @@ class Candidates:
 
     def __init__(self, kept: Sequence[Predictions], losses: RowLosses, logits: Mapping[str, str]) -> None:
         self.best, self._losses, self._logits = kept[0], losses, logits
-        outputs = [list(each.outputs.values()) for each in kept]  # the names that Keras makes differ between models
+        outputs = [list(given.outputs.values()) for given in kept]  # the names that Keras makes differ between models
         self._stacked = {
-            name: np.stack([_probabilities(each[at], logits.get(name, "")) for each in outputs])
+            name: np.stack([_probabilities(output[at], logits.get(name, "")) for output in outputs])
             for at, name in enumerate(self.best.outputs)
         }
         weight = self.best.weight
@@ -49,19 +49,19 @@ class Candidates:
         self.loss = self.losses(np.eye(len(kept), dtype=int))
 
     def averaged(self, counts: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
-        """Return what means of the candidates give for each row, as each candidate gives it.
+        """Return the outputs of weighted means of the candidates.
 
         Args:
             counts: How often each candidate counts, shape (…, candidates).
         """
         weights = counts / counts.sum(axis=-1, keepdims=True)
-        means = {name: np.tensordot(weights, each, axes=1) for name, each in self._stacked.items()}
-        return {name: _given(each, self._logits.get(name, "")) for name, each in means.items()}
+        means = {name: np.tensordot(weights, output, axes=1) for name, output in self._stacked.items()}
+        return {name: _given(mean, self._logits.get(name, "")) for name, mean in means.items()}
 
     def losses(self, counts: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return the loss of each row under several means, shape (means, n)."""
         outputs = self.averaged(counts)
-        rows = {name: each.reshape(-1, *each.shape[2:]) for name, each in outputs.items()}
+        rows = {name: output.reshape(-1, *output.shape[2:]) for name, output in outputs.items()}
         return self._losses(rows).astype("float64").reshape(len(counts), -1)
 
     def mean_loss(self, loss: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -96,12 +96,12 @@ def choose(candidates: Candidates, most: int, rows: NDArray[np.intp], *, greedy:
 
 
 def is_greedy(rows: int, *, folds: bool) -> bool:
-    """Return whether there are rows enough to fit weights to them."""
+    """Return whether there are enough rows to fit weights."""
     return folds or rows >= _FEW_ROWS
 
 
 def judge(candidates: Candidates, most: int, *, greedy: bool, seed: int = 0) -> Verdict:
-    """Return whether averaging is better than the best candidate alone, both chosen without the rows that judge them.
+    """Judge by cross-fitting whether averaging is better than the best candidate alone.
 
     The rows are halved several times; what is chosen on one half is judged on the other.
     """
@@ -137,13 +137,13 @@ def activations(predictions: Predictions) -> dict[str, str]:
 def _probabilities(output: NDArray[np.float64], activation: str) -> NDArray[np.float64]:
     from scipy import special
 
-    turn = {"sigmoid": special.expit, "softmax": lambda each: special.softmax(each, axis=-1)}.get(activation)
+    turn = {"sigmoid": special.expit, "softmax": lambda logits: special.softmax(logits, axis=-1)}.get(activation)
     output = output.astype("float64")
     return output if turn is None else np.asarray(turn(output))
 
 
 def _given(mean: NDArray[np.float64], activation: str) -> NDArray[np.float64]:
-    """Return a mean of probabilities as the members give it: as logits where they do."""
+    """Return mean probabilities in the unit of the members: as logits if they give logits."""
     from scipy import special
 
     if activation == "sigmoid":

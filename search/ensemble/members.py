@@ -57,8 +57,8 @@ class Ensemble:
     @property
     def weights(self) -> tuple[float, ...]:
         """The weight of each member, their sum 1."""
-        total = sum(each.count for each in self.members)
-        return tuple(each.count / total for each in self.members)
+        total = sum(member.count for member in self.members)
+        return tuple(member.count / total for member in self.members)
 
     @property
     def test(self) -> dict[str, float]:
@@ -68,8 +68,8 @@ class Ensemble:
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints of it."""
         return {
-            "members": [each.number for each in self.members],
-            "weights": [round(each, 6) for each in self.weights],
+            "members": [member.number for member in self.members],
+            "weights": [round(weight, 6) for weight in self.weights],
             "value": self.value,
             "test": self.test,
             "slower": round(self.slower, 1),
@@ -80,7 +80,7 @@ class Ensemble:
         return asdict(self)
 
     def __str__(self) -> str:
-        what = plural(len(self.members), "trial" if len({each.number for each in self.members}) > 1 else "training")
+        what = plural(len(self.members), "trial" if len({member.number for member in self.members}) > 1 else "training")
         value = (
             "" if self.value is None else f": `{self.metric}` {shown(self.value)}; the best alone {shown(self.alone)}"
         )
@@ -89,5 +89,5 @@ class Ensemble:
 
 def of_record(kept: dict[str, Any]) -> Ensemble:
     """Return what `Ensemble.record` wrote."""
-    members = tuple(read(Member, each, "an average") for each in kept["members"])
+    members = tuple(read(Member, member, "an average") for member in kept["members"])
     return read(Ensemble, {**kept, "members": members}, "an average")

@@ -40,10 +40,10 @@ def average(
         member.name = name
         member.trainable = False
         given += [member(inputs)] * count
-    flat = [keras.tree.flatten(each) for each in given]
+    flat = [keras.tree.flatten(outputs) for outputs in given]
     names = output_names(first, len(flat[0]))
     known = dict(zip(names, logits.values(), strict=False)) if len(names) == 1 else logits
-    means = [_mean([each[at] for each in flat], known.get(name, ""), name) for at, name in enumerate(names)]
+    means = [_mean([outputs[at] for outputs in flat], known.get(name, ""), name) for at, name in enumerate(names)]
     averaged = keras.Model(inputs, keras.tree.pack_sequence_as(given[0], means))
     try:
         averaged.compile_from_config(compiled.get_compile_config())
@@ -66,11 +66,11 @@ def _tensors(model: keras.Model) -> Any:
         both = (model.input, model.output)
     except (AttributeError, ValueError):  # a model of the user's own class, which does not say
         return type(model).__name__
-    return keras.tree.map_structure(lambda each: f"{each.shape[1:]} {each.dtype}", both)
+    return keras.tree.map_structure(lambda tensor: f"{tensor.shape[1:]} {tensor.dtype}", both)
 
 
 def output_names(model: keras.Model, count: int) -> list[str]:
-    """Return a name for each of so many outputs of a model: its own where they are told and differ."""
+    """Return a name for each output of a model: Keras's names if they are unique."""
     names = list(getattr(model, "output_names", None) or ())
     return names if len(set(names)) == count else [f"output_{index}" for index in range(count)]
 
@@ -84,7 +84,7 @@ def _inputs(model: keras.Model, example: Any) -> Any:
 
     with suppress(AttributeError, ValueError):
         return keras.tree.map_structure(like, model.input)
-    return keras.tree.map_structure(lambda each: keras.Input(each.shape[1:], dtype=str(each.dtype)), example)
+    return keras.tree.map_structure(lambda array: keras.Input(array.shape[1:], dtype=str(array.dtype)), example)
 
 
 def _mean(tensors: Sequence[Any], activation: str, name: str) -> Any:
@@ -101,7 +101,7 @@ def _mean(tensors: Sequence[Any], activation: str, name: str) -> Any:
     def log_mean(logarithms: Any) -> Any:
         return ops.logsumexp(logarithms, axis=-1) - math.log(len(tensors))
 
-    stacked = ops.stack([ops.cast(each, "float32") for each in tensors], axis=-1)
+    stacked = ops.stack([ops.cast(tensor, "float32") for tensor in tensors], axis=-1)
     if activation == "sigmoid":
         mean = log_mean(ops.log_sigmoid(stacked)) - log_mean(ops.log_sigmoid(-stacked))
     else:

@@ -61,19 +61,19 @@ def near(kept: Mapping[int, Predictions], best: int, *, folds: bool) -> Near | N
         return None
     others = [
         theirs
-        for number, each in kept.items()
-        if number != best and np.array_equal(each.rows, kept[best].rows)
-        if (theirs := _of_rows(each, name)) is not None and np.isfinite(theirs).all()
+        for number, given in kept.items()
+        if number != best and np.array_equal(given.rows, kept[best].rows)
+        if (theirs := _of_rows(given, name)) is not None and np.isfinite(theirs).all()
     ]
     score = score_of(name, kept[best])
     sign = -1.0 if score is not None and score.maximize else 1.0
     return Near(
-        sum(_within_error(sign * (each - ours), kept[best].group) for each in others), len(others), len(ours), folds
+        sum(_within_error(sign * (other - ours), kept[best].group) for other in others), len(others), len(ours), folds
     )
 
 
 def _of_rows(predictions: Predictions, name: str) -> NDArray[np.float64] | None:
-    """Return what each row adds to the mean that a metric is; None where it is none."""
+    """Return each row's part of a metric that is a mean over rows; None for other metrics."""
     score = score_of(name, predictions)
     if score is None or score.parts is None or score.parts.shape[1] != 2 or len(predictions) < 2:
         return None

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from search.comparison.outputs import Batch, predict
-from search.comparison.predictions import Predictions
+from search.comparison.predictions import Predictions, joined
 from search.data.dataset import Data, Part
 from search.ensemble.choice import activations
 from search.ensemble.model import average
-from search.errors import one_line
+from search.errors import told
 from search.studyfile.schema import Definition
 
 if TYPE_CHECKING:
@@ -34,29 +33,23 @@ def validated(definition: Definition, data: Data, models: Sequence[keras.Model],
         models: The model of each fold; without folds the one that is kept.
         batches: Gives rows to a model.
     """
-    try:
+    with told("the outputs for the validation rows are not kept"):
         parts = list(_each(definition, data, models, batches))
-        whole = _joined(parts) if parts else None
-    except Exception as error:  # whatever a model or a loss of the user's own raises
-        sys.stderr.write(f"the outputs for the validation rows are not kept: {one_line(error)}\n")
-        return None
-    return None if whole is None else whole.to_bytes()
+        return _joined(parts).to_bytes() if parts else None
+    return None
 
 
 def mean_or_best(
     definition: Definition, data: Data, models: Sequence[keras.Model], best: keras.Model, batches: Batches
 ) -> keras.Model:
-    """Return the mean of a trial's repeats where that many may be averaged; else the best one."""
+    """Return the mean of a trial's repeats if `[search] ensemble` allows that many; else the best one."""
     if data.folds or not 1 < len(models) <= definition.search.ensemble:
         return best
-    try:
+    with told("the repeats are not averaged"):
         given = next(_each(definition, data, models[:1], batches))
-        logits = activations(given)
         members = {f"repeat_{index}": model for index, model in enumerate(models)}
-        return average(members, [1] * len(models), logits, data.example(), best)
-    except Exception as error:  # whatever a model of the user's own raises
-        sys.stderr.write(f"the repeats are not averaged: {one_line(error)}\n")
-        return best
+        return average(members, [1] * len(models), activations(given), data.example(), best)
+    return best
 
 
 def _each(definition: Definition, data: Data, models: Sequence[keras.Model], batches: Batches) -> Iterator[Predictions]:
@@ -72,26 +65,12 @@ def _each(definition: Definition, data: Data, models: Sequence[keras.Model], bat
             group = None if group is None else group[few]
         own = replace(own, test=part, test_rows=rows, test_group=group)
         given = predict(definition, own, model, batches(model, part), known)
-        yield replace(given, slices={}, baseline_loss=None)
+        yield replace(given, slices={}, inputs={}, baseline_loss=None)
 
 
 def _joined(parts: Sequence[Predictions]) -> Predictions:
     """Return the rows of all folds in the order of the data."""
-    first = parts[0]
-    rows = np.concatenate([each.rows for each in parts])
-    order = np.argsort(rows, kind="stable")
-
-    def whole(arrays: Sequence[Any]) -> Any:
-        return None if any(each is None for each in arrays) else np.concatenate(arrays)[order]
-
-    outputs = {at: whole([list(each.outputs.values())[at] for each in parts]) for at in range(len(first.outputs))}
-    large = sum(each.nbytes for each in outputs.values()) > _LARGEST
-    return replace(
-        first,
-        rows=rows[order],
-        targets={} if large else {name: whole([each.targets[name] for each in parts]) for name in first.targets},
-        outputs={} if large else dict(zip(first.outputs, outputs.values(), strict=True)),
-        loss=whole([each.loss for each in parts]),
-        weight=whole([each.weight for each in parts]),
-        group=whole([each.group for each in parts]),
-    )
+    whole = joined(parts)
+    whole = whole.take(np.argsort(whole.rows, kind="stable"))
+    large = sum(output.nbytes for output in whole.outputs.values()) > _LARGEST
+    return replace(whole, targets={}, outputs={}) if large else whole

@@ -12,7 +12,6 @@ from search.budget import Stage
 from search.comparison.verdict import gain
 from search.context import Context
 from search.data.summary import Interface
-from search.ensemble.kept import Kept
 from search.ensemble.members import Ensemble, Member, of_record
 from search.errors import one_line
 from search.figures import plural
@@ -25,7 +24,7 @@ from search.workers.averaging import Averaged, Chosen
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A training that may become a member: what it gave for the validation rows, and where its model is."""
+    """A training that may become a member: its outputs for the validation rows, and how to read its model."""
 
     member: Member
     outputs: bytes
@@ -51,7 +50,7 @@ def average(context: Context, ranked: Sequence[FrozenTrial], best: Best) -> tupl
     context.on_message(Stage("averaging the best trainings"))
     try:
         return _Averaging(context, ranked).run(best)
-    except _StandsAlone as error:
+    except _NotAveraged as error:
         why = str(error)
     except Exception as error:  # of a worker, of the user's own layers, of MLflow
         why = f"the best trainings could not be averaged ({one_line(error)})"
@@ -59,8 +58,8 @@ def average(context: Context, ranked: Sequence[FrozenTrial], best: Best) -> tupl
     return None
 
 
-class _StandsAlone(Exception):
-    """The best trial is better alone, or what would be averaged is not there; the message says why."""
+class _NotAveraged(Exception):
+    """Nothing is averaged; the message says why."""
 
 
 class _Averaging:
@@ -71,31 +70,31 @@ class _Averaging:
     def run(self, best: Best) -> tuple[Ensemble, str]:
         """Return what `average` returns."""
         if len(self._definition.metrics) > 1 or self._definition.model.export:
-            raise _StandsAlone("models of several metrics, or with model.export, are not averaged")
+            raise _NotAveraged("models of several metrics, or with model.export, are not averaged")
         return self._of(list(self._candidates()), best)
 
     def _of(self, candidates: Sequence[_Candidate], best: Best) -> tuple[Ensemble, str]:
         """Average some of the candidates."""
         if len(candidates) < 2 or candidates[0].member.number != best.number:
-            raise _StandsAlone("averaging needs two models with their outputs for the validation rows")
+            raise _NotAveraged("averaging needs two models with their outputs for the validation rows")
         slot, job = self._context.pool.slots[0], self._context.job
-        outputs = [each.outputs for each in candidates]
+        outputs = [candidate.outputs for candidate in candidates]
         chosen = slot.submit(averaging.choose, job, best.number, outputs, self._most).result()
         self._leave_out([candidates[at].member for at in chosen.left_out])
         several = [(candidates[at], count) for at, count in enumerate(chosen.counts) if count]
-        members = tuple(replace(each.member, count=count) for each, count in several)
+        members = tuple(replace(candidate.member, count=count) for candidate, count in several)
         if not chosen.verdict.better or len(members) < 2:
-            raise _StandsAlone(f"the mean of the best trainings is not surely better {_interval(chosen)}")
+            raise _NotAveraged(f"the mean of the best trainings is not surely better {_interval(chosen)}")
         if known := self._known(members):
             return known, ""
-        archives = {each.member.name: each.archive() for each, _ in several}
-        counts = [each.count for each in members]
+        archives = {candidate.member.name: candidate.archive() for candidate, _ in several}
+        counts = [member.count for member in members]
         made = slot.submit(averaging.make, job, best.number, archives, counts, outputs[0]).result()
         if not isinstance(made, Averaged):
-            self._leave_out([each for each in members if each.name in made])
-            return self._of([each for each in candidates if each.member.name not in made], best)
+            self._leave_out([member for member in members if member.name in made])
+            return self._of([candidate for candidate in candidates if candidate.member.name not in made], best)
         if broken := self._broken(best, chosen, made):
-            raise _StandsAlone(f"the mean of {plural(len(members), 'training')} does not meet {broken}")
+            raise _NotAveraged(f"the mean of {plural(len(members), 'training')} does not meet {broken}")
         averaged = Ensemble(
             members=members,
             metric=self._definition.metrics[0],
@@ -111,7 +110,7 @@ class _Averaging:
         from search.tracking import agreement
         from search.tracking.pages import averaged
 
-        files, study = Kept(self._context.files.folder), self._context.study
+        files, study = self._context.files, self._context.study
         models = agreement.models_of(self._definition, study)  # the best first
         for number in list(models)[: self._context.settings.models_kept]:
             run_id = averaged.run_of(models[number])
@@ -119,13 +118,13 @@ class _Averaging:
                 archive = partial(averaged.archive, models[number])
                 yield _Candidate(Member(number, run_id), outputs.read_bytes(), archive)
             for seed in files.seeds(number) if number == self._ranked[0].number else ():
-                outputs, model = files.outputs(number, seed), files.model(number, seed)
+                outputs, model = files.outputs(number, seed), files.retrained(number, seed)
                 yield _Candidate(Member(number, run_id, seed=seed), outputs.read_bytes(), model.read_bytes)
 
     def _leave_out(self, members: Sequence[Member]) -> None:
         """Say which trainings are not averaged."""
         if members:
-            numbers = ", ".join(str(each.number) for each in members)
+            numbers = ", ".join(str(member.number) for member in members)
             self._context.on_message(
                 f"trial{'s' * (len(members) > 1)} {numbers} cannot be averaged with trial {self._ranked[0].number}: "
                 "other rows, inputs, or outputs"

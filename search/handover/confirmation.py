@@ -11,7 +11,6 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from search.context import Context
-from search.ensemble.kept import Kept
 from search.errors import SearchError
 from search.stopping import Interruption, signals
 from search.study import attributes, ranking
@@ -47,7 +46,7 @@ def seconds_of(trial: FrozenTrial) -> float:
 
 
 def confirm(context: Context) -> int:
-    """Train the leading trials again, for a share of the search's training time, and see that the best has a model.
+    """Train the leading trials again for a share of the training time, and make sure that the best one has a model.
 
     What each reaches is kept with the study, whose ranking goes by it.
 
@@ -73,7 +72,7 @@ def confirm(context: Context) -> int:
 
 
 def _train_again(context: Context, numbers: Sequence[int], seeds: int, interruption: Interruption) -> None:
-    """Train finalists under new seeds, and keep what each reached as often as all were trained."""
+    """Train finalists under new seeds; a seed counts only if all of them were trained under it."""
     context.on_message(f"training the {len(numbers)} leading trials again under new seeds")
     new = [_seed(context.settings.seed, index) for index in range(seeds)]
     results = _train(context, [(number, seed) for seed in new for number in numbers], interruption)
@@ -81,17 +80,17 @@ def _train_again(context: Context, numbers: Sequence[int], seeds: int, interrupt
     found = {}
     for number in numbers:
         trainings = [results[number, seed] for seed in whole]
-        failed = [each for each in trainings if not each.values]
+        failed = [training for training in trainings if not training.values]
         if failed:
             context.on_message(f"trial {number} failed under a new seed: {failed[0].reason}")
         elif trainings:
-            values, metrics = tuple(each.values[0] for each in trainings), tuple(map(_kept, trainings))
-            found[number] = Confirmed(values, metrics, tuple(each.seed for each in trainings))
+            values, metrics = tuple(training.values[0] for training in trainings), tuple(map(_kept, trainings))
+            found[number] = Confirmed(values, metrics, tuple(training.seed for training in trainings))
     attributes.set_confirmed(context.study, found)
 
 
 def _seed(study_seed: int, index: int) -> int:
-    """Return one of the seeds that confirm trials, in place of the study's."""
+    """Return one of the new study seeds under which leading trials are trained again."""
     return int(np.random.SeedSequence([study_seed, _AGAIN, index]).generate_state(1)[0])
 
 
@@ -114,7 +113,7 @@ def _train(
             task, slot = running.pop(future)
             free.append(slot)
             results[task] = result = _result_of(future, task[0])
-            Kept(context.files.folder).put(task[0], result.validated, task[1], result.model)
+            context.files.put_outputs(task[0], result.validated, task[1], result.model)
     for _, slot in running.values():
         slot.stop()
     return results
@@ -128,7 +127,7 @@ def _result_of(future: Future[TrialResult], number: int) -> TrialResult:
 
 
 def _have_model(context: Context, trial: FrozenTrial) -> None:
-    """Train the trial that leads after all once more, under its own seed, where its model was not kept."""
+    """Train the leading trial once more under its own seed if its model was not kept."""
     if trial.number in context.files.waiting() or _is_logged(context, trial):
         return
     result = context.pool.slots[0].submit(worker.train_again, context.job, trial.number).result()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.budget import Stage, count
 from search.comparison.predictions import Predictions
 from search.context import Context
-from search.ensemble.kept import MOST, Kept
 from search.ensemble.near import near
-from search.errors import Interrupted, NoTrialCompleted, RegistryError, SearchError, TrackingError, one_line, printable
+from search.errors import Interrupted, NoTrialCompleted, RegistryError, SearchError, TrackingError, printable, told
 from search.figures import plural
 from search.handover.averaging import average
 from search.handover.confirmation import confirm
@@ -28,6 +27,7 @@ from search.reporting import plots
 from search.reporting.findings import front_of
 from search.stopping import Interruption, signals
 from search.study import attributes, ranking
+from search.study.files import MOST_OUTPUTS
 from search.studyfile.settings import arguments_of, resume_command
 from search.system.outbox import Left
 from search.tracking.pages import outcomes
@@ -66,24 +66,26 @@ class _Ending:
         self._context, self._stopped, self._interrupted, self._paused = context, stopped, interrupted, paused
         self._definition, self._study, self._mirror = context.definition, context.study, context.mirror
         self._patience = _PATIENCE if interrupted is None else HURRY
+        self._ranked: Sequence[FrozenTrial] = ()  # the best first
+        self._drawn: Sequence[Future[dict[str, bytes]]] = ()
 
     def finish(self) -> Outcome:
         """End the search; see the function of this name."""
         context, settings, hurries = self._context, self._context.settings, self._interrupted is not None
         halted = 0 if self._paused else confirm(context)
-        ranked = ranking.leading_trials(self._definition, self._study)
+        self._ranked = ranked = ranking.leading_trials(self._definition, self._study)
         draws, registers = bool(ranked) and not hurries, bool(ranked) and settings.registers
-        drawn = self._draw() if draws and context.run is not None else []
-        self._await_mirror(ranked)
+        self._drawn = self._draw() if draws and context.run is not None else []
+        self._await_mirror()
         if context.run is not None:
             does = {"drawing the plots": draws, "registering the best model": registers}
-            told = " and ".join(what for what, done in does.items() if done)
-            context.on_message(Stage(told or "writing the outcome to MLflow"))
-        outcome = self._outcome(ranked) if ranked else None
+            doing = " and ".join(what for what, done in does.items() if done)
+            context.on_message(Stage(doing or "writing the outcome to MLflow"))
+        outcome = self._outcome() if ranked else None
         state = INTERRUPTED if self._paused else _FINISHED
         if context.run is not None:
             with FreshProcess() if ranked and settings.registers else nullcontext() as fresh:
-                outcome, state = self._publish(context.run, outcome, ranked, drawn, state, fresh)
+                outcome, state = self._publish(context.run, outcome, state, fresh)
         elif state == _FINISHED:
             state = _TRAINED
             if settings.ensemble > 1 and outcome is not None:
@@ -91,19 +93,19 @@ class _Ending:
                     f"--offline averages nothing; search.sync registers trial {outcome.best.number} alone"
                 )
         self._mirror.close()
-        left = self._mirror.left if context.run is not None else Left(tuple(each.number for each in context.trials()))
+        left = self._mirror.left if context.run is not None else Left(tuple(trial.number for trial in context.trials()))
         if state == _FINISHED and left.numbers:
             state = _TRAINED
         context.claim.ended(state, self._stopped)
-        Kept(context.files.folder).forget([trial.number for trial in ranked[:MOST]] if settings.ensemble > 1 else ())
+        context.files.forget_outputs([trial.number for trial in ranked[:MOST_OUTPUTS]] if settings.ensemble > 1 else ())
         if state == _FINISHED:
             context.files.forget(context.search_id)
         return self._told(outcome and replace(outcome, not_mirrored=left), halted)
 
-    def _await_mirror(self, ranked: Sequence[FrozenTrial]) -> None:
+    def _await_mirror(self) -> None:
         """Wait for MLflow, first for those trials that a model is registered of; Ctrl-C ends the wait alone."""
         settings, waiting = self._context.settings, len(self._mirror.left.numbers)
-        leading = [each.number for each in ranked[: settings.models_kept if settings.registers else 0]]
+        leading = [trial.number for trial in self._ranked[: settings.models_kept if settings.registers else 0]]
 
         interruption = Interruption("interrupted while the end was written to MLflow; all is kept")
 
@@ -133,19 +135,13 @@ class _Ending:
         return outcome
 
     def _draw(self) -> list[Future[dict[str, bytes]]]:
-        """Draw in the workers, side by side, while MLflow catches up."""
+        """Draw the plots in the workers while MLflow catches up."""
         slots, job = self._context.pool.slots, self._context.job
         drawn = [slots[i % len(slots)].submit(worker.draw, job, name) for i, name in enumerate(plots.DRAWINGS)]
         return [*drawn, slots[len(drawn) % len(slots)].submit(worker.draw_data, job)]
 
     def _publish(
-        self,
-        run: SearchRun,
-        outcome: Outcome | None,
-        ranked: Sequence[FrozenTrial],
-        drawn: Sequence[Future[dict[str, bytes]]],
-        state: str,
-        fresh: FreshProcess | None,
+        self, run: SearchRun, outcome: Outcome | None, state: str, fresh: FreshProcess | None
     ) -> tuple[Outcome | None, str]:
         """Register the best model and end the search's run; returns the outcome and the search's state."""
         from search.tracking import agreement, store
@@ -155,24 +151,19 @@ class _Ending:
             with store.store_errors(store.uri()):
                 if fault := self._mirror.fault:
                     raise TrackingError(f"MLflow tracking store {store.uri()} {fault}")
-                if ranked:
+                if outcome is not None:
                     agreement.show_confirmed(self._definition, self._study)
-                    self._log_model_again(ranked[0].number)
-                outcome = outcome and self._with_run(outcome, ranked[0])
+                    leading = self._ranked[0].number
+                    if context.settings.confirm > 0 and leading in context.files.waiting():
+                        self._mirror.log_model(leading)  # confirming made it the leader
+                    outcome = self._with_run(outcome, self._ranked[0])
                 if outcome is not None and fresh is not None:
-                    outcome = self._register(run, outcome, ranked, drawn, fresh)
-                elif drawn:
-                    self._log_plots(run, drawn)
+                    outcome = self._register(run, outcome, fresh)
+                else:
+                    self._log_plots(run)
                 model = outcome.model.uri if outcome is not None and outcome.model is not None else ""
-                agreement.end_search(
-                    self._definition,
-                    self._study,
-                    context.search_id,
-                    run,
-                    model,
-                    self._stopped,
-                    killed=self._paused,
-                )
+                ended = (self._definition, self._study, context.search_id, run, model, self._stopped)
+                agreement.end_search(*ended, killed=self._paused)
         except (SearchError, OSError) as error:
             context.on_message(f"{error} (python -m search.sync writes it later)")
             unregistered = replace(outcome, unregistered=str(error)) if outcome else None
@@ -188,22 +179,14 @@ class _Ending:
         best = replace(outcome.best, run_id=agreement.run_of(self._definition, self._study, trial))
         return replace(outcome, best=best, table=(best, *outcome.table[1:]))
 
-    def _register(
-        self,
-        run: SearchRun,
-        outcome: Outcome,
-        ranked: Sequence[FrozenTrial],
-        drawn: Sequence[Future[dict[str, bytes]]],
-        fresh: FreshProcess,
-    ) -> Outcome:
+    def _register(self, run: SearchRun, outcome: Outcome, fresh: FreshProcess) -> Outcome:
         """Register the best trial's model, or one that averages several; the plots are logged while it is loaded."""
-        best = ranked[0]
-        averaged = None if self._interrupted is not None else average(self._context, ranked, outcome.best)
+        best = self._ranked[0]
+        averaged = None if self._interrupted is not None else average(self._context, self._ranked, outcome.best)
         ensemble, model_id = (None, self._model_of(best)) if averaged is None else averaged
         outcome = replace(outcome, best=replace(outcome.best, ensemble=ensemble))
         loaded = fresh.begin_check(model_id) if model_id else str
-        if drawn:
-            self._log_plots(run, drawn)
+        self._log_plots(run)
         name, data = self._context.settings.study_name, self._context.data
         try:
             model, new = register_best(name, self._definition, best, outcome.best, data, model_id, loaded)
@@ -212,11 +195,6 @@ class _Ending:
         except SearchError as error:  # MLflow lost the model; the search is over all the same
             return replace(outcome, unregistered=str(error))
         return replace(outcome, model=model, newly_registered=new)
-
-    def _log_model_again(self, number: int) -> None:
-        """Log the model of the trial that leads since trials were confirmed, where it was not kept before."""
-        if self._context.settings.confirm > 0 and number in self._context.files.waiting():
-            self._mirror.log_model(number)
 
     def _model_of(self, best: FrozenTrial) -> str:
         """Return the logged model of the best trial; empty when there is none."""
@@ -229,39 +207,33 @@ class _Ending:
             self._definition, self._study, best, context.files, patience
         )
 
-    def _log_plots(self, run: SearchRun, drawn: Sequence[Future[dict[str, bytes]]]) -> None:
+    def _log_plots(self, run: SearchRun) -> None:
         """Add the table of trials and the plots to the search's run; what fails is left out, and said."""
+        if not self._drawn:
+            return
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            with self._decorating("the table of trials could not be written"):
+            folder, say = Path(name), self._context.on_message
+            with told("the table of trials could not be written", say):
                 plots.table(self._study, self._definition, folder)
-            for plot in drawn:
-                with self._decorating("a plot could not be drawn"):
+            for plot in self._drawn:
+                with told("a plot could not be drawn", say):
                     for file, content in plot.result().items():
                         (folder / file).write_bytes(content)
-            with self._decorating("the table and the plots could not be added to the search's run"):
+            with told("the table and the plots could not be added to the search's run", say):
                 run.artifacts(folder)
 
-    @contextmanager
-    def _decorating(self, failure: str) -> Iterator[None]:
-        """Let nothing inside this block end the search: whatever goes wrong is said in a line."""
-        try:
-            yield
-        except Exception as error:
-            self._context.on_message(f"{failure}: {one_line(error)}")
-
-    def _outcome(self, ranked: Sequence[FrozenTrial]) -> Outcome:
+    def _outcome(self) -> Outcome:
         context, run = self._context, self._context.run
         confirmed = attributes.confirmed_of(self._study)
         table = tuple(
             best_of(
                 self._definition,
-                each,
-                self._mirror.run_id(each.number),
-                confirmed.get(each.number),
-                attributes.trivial_of(self._study, each),
+                trial,
+                self._mirror.run_id(trial.number),
+                confirmed.get(trial.number),
+                attributes.trivial_of(self._study, trial),
             )
-            for each in ranked[:5]
+            for trial in self._ranked[:5]
         )
         trials = context.trials()
         counts = count(trials)
@@ -286,14 +258,14 @@ class _Ending:
             resume=resume_command(context.settings),
             failures=outcomes.failures(trials),
             saved=str(outcomes.saved(trials)),
-            near=self._near(ranked),
+            near=self._near(),
         )
 
-    def _near(self, ranked: Sequence[FrozenTrial]) -> str:
+    def _near(self) -> str:
         """Return how many trials cannot be told from the best; empty where that is not known."""
-        kept = Kept(self._context.files.folder).read()
-        known = {trial.number: Predictions.from_bytes(kept[trial.number]) for trial in ranked if trial.number in kept}
-        found = near(known, ranked[0].number, folds=bool(self._definition.data.folds))
+        kept = {trial.number: self._context.files.outputs(trial.number) for trial in self._ranked}
+        known = {number: Predictions.from_bytes(file.read_bytes()) for number, file in kept.items() if file.is_file()}
+        found = near(known, self._ranked[0].number, folds=bool(self._definition.data.folds))
         return "" if found is None else str(found)
 
     def _nothing_completed(self) -> NoTrialCompleted:
@@ -304,14 +276,16 @@ class _Ending:
         if counts.complete:
             study, limits = self._context.settings.study_name, ", ".join(self._definition.search.constraints)
             near = min(
-                (each for each in trials if each.state == TrialState.COMPLETE),
-                key=lambda each: max(attributes.constraints_of(each), default=0.0),
+                (trial for trial in trials if trial.state == TrialState.COMPLETE),
+                key=lambda trial: max(attributes.constraints_of(trial), default=0.0),
             )
             return NoTrialCompleted(
                 f"no trial of study '{study}' meets the constraints ({limits}): {plural(counts.complete, 'trial')} "
                 f"completed, trial {near.number} is nearest"
             )
         reason = (
-            f"; first failure: {printable(min(why, key=lambda each: min(each.numbers)).reason, _REASON)}" if why else ""
+            f"; first failure: {printable(min(why, key=lambda failures: min(failures.numbers)).reason, _REASON)}"
+            if why
+            else ""
         )
         return NoTrialCompleted(f"no trial of study '{self._context.settings.study_name}' completed {ended}{reason}")

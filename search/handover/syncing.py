@@ -23,7 +23,7 @@ _PATIENCE = 60.0  # seconds without progress after which MLflow counts as away
 
 @dataclass(frozen=True)
 class Synced:
-    """What came of it.
+    """The result of a sync.
 
     Attributes:
         checked: How many trials were looked at.
@@ -123,7 +123,7 @@ def _register(settings: Settings, study: optuna.Study, files: StudyFiles) -> Non
     ranked = ranking.leading_trials(definition, study)
     owed = [record for record in resume.search_records(study) if record.state == "trained" and record.registers]
     data = next(
-        (each for each in (files.data(record.search_id) for record in reversed(owed)) if each is not None), None
+        (kept for kept in (files.data(record.search_id) for record in reversed(owed)) if kept is not None), None
     )
     if not ranked or data is None:
         return

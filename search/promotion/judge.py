@@ -11,7 +11,7 @@ import numpy as np
 
 from search.comparison.predictions import Predictions
 from search.comparison.scores import score_of, trivial
-from search.comparison.verdict import Incomparable, Slice, Verdict, check_same_rows, compare, compare_slices, gain
+from search.comparison.verdict import Incomparable, Slice, Verdict, compare, compare_slices, gain, require_same_rows
 from search.errors import RegistryError, UsageError, did_you_mean
 from search.promotion.conditions import Conditions
 
@@ -79,7 +79,7 @@ class Judge:
         if mine is None or theirs is None:
             return self._recorded(candidate, current, "without the test predictions of both")
         try:
-            check_same_rows(theirs, mine)
+            require_same_rows(theirs, mine)
         except Incomparable as error:
             found = None if self.conditions.data is not None else self._on_newest(candidate, current, mine, theirs)
             return found or Decision(False, f"{error}; --data FILE compares both on the same rows")
@@ -99,7 +99,7 @@ class Judge:
         again, self._seen[older.uri] = found
         both = (mine, again) if newer is candidate else (again, theirs)
         try:
-            check_same_rows(both[1], both[0])
+            require_same_rows(both[1], both[0])
         except Incomparable:
             return None
         decision = self._on_unseen(candidate, current, *both)
@@ -188,7 +188,7 @@ class Judge:
             if each.difference is None:
                 return found.refused(f"the {each.metric} is not a finite number on these rows; {found.reason}")
             if each.better is False:
-                return found.refused(f"{_compared_text(each)}, surely worse; {found.reason}")
+                return found.refused(f"{_text(each)}, surely worse; {found.reason}")
         worse = [each for each in slices if each.worse]
         if worse:
             first = worse[0]
@@ -287,7 +287,7 @@ def _judged(verdict: Verdict, than: str, conditions: Conditions) -> Decision:
             False, f"the {verdict.metric} of {wrong} is not a finite number; nothing shows which is better", verdict
         )
     low, high = verdict.interval
-    text = f"{_compared_text(verdict)}, {than}"
+    text = f"{_text(verdict)}, {than}"
     if low > margin and (margin < 0 or verdict.better is True):
         sure = f"surely not worse by more than {-margin:g}" if margin < 0 else "surely better"
         sure += f" by more than {margin:g}" if margin > 0 else ""
@@ -306,13 +306,6 @@ def _text(verdict: Verdict) -> str:
         f"{verdict.metric} {verdict.challenger:.6g} against {verdict.champion:.6g}, {gain(verdict.difference)} "
         f"(95 % interval {low:.4g} to {high:.4g}, above 0 is better, {units})"
     )
-
-
-def _compared_text(verdict: Verdict) -> str:
-    text = _text(verdict)
-    if not verdict.only_challenger + verdict.only_champion:
-        return text
-    return f"{text}; it alone is correct on {verdict.only_challenger} rows, the other alone on {verdict.only_champion}"
 
 
 def _more(verdict: Verdict, margin: float) -> str:

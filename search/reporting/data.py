@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.data.preprocessing import MISSING, NUMERIC
+from search.data.preprocessing import gaps
 from search.figures import literal
+from search.serving.rows import NUMERIC
 from search.tracking.pages.pictures import Panel, side_by_side
 
 if TYPE_CHECKING:
@@ -70,12 +71,7 @@ def _targets(data: Data) -> Panel | None:
 
 
 def _gaps(data: Data) -> Panel | None:
-    arrays = data.x if isinstance(data.x, dict) else {NUMERIC: data.x}
-    counts: dict[str, int] = {}
-    for kind, values in arrays.items() if data.columns else ():
-        names = [column.name for column in data.columns if column.numeric == (kind == NUMERIC)]
-        missing = np.isnan(values) if kind == NUMERIC else values == MISSING
-        counts |= dict(zip(names, missing.sum(axis=0).tolist(), strict=True))
+    counts = {name: int(gap.sum()) for name, gap in gaps(data.x, data.columns).items()} if data.columns else {}
     some = sorted(((count, name) for name, count in counts.items() if count), reverse=True)[:_BARS]
     return (lambda axes: _bars(axes, [n for _, n in some], [c for c, _ in some], "missing values")) if some else None
 

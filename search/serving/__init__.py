@@ -74,25 +74,25 @@ class Predictor:
     def _named(self, predicted: Any) -> Any:
         """Return several outputs by name, each as NumPy knows it."""
         if isinstance(predicted, list | tuple):
-            names = [each["name"] for each in self._described["outputs"]]
+            names = [output["name"] for output in self._described["outputs"]]
             predicted = dict(zip(names, predicted, strict=True))
         if isinstance(predicted, dict):
-            return {name: _plain(each) for name, each in predicted.items()}
+            return {name: _plain(output) for name, output in predicted.items()}
         return _plain(predicted)
 
     def _classified(self, predicted: Any, wanted: str) -> Any:
         """Return labels or probabilities; of several outputs those of numbers are as they are."""
-        meanings = [Meaning.of(each) for each in self._described.get("meanings", [])] or [Meaning("unknown")]
+        meanings = [Meaning.of(kept) for kept in self._described.get("meanings", [])] or [Meaning("unknown")]
         try:
             if not isinstance(predicted, dict):
                 return _asked(meanings[0], predicted, wanted)
-            if not any(each.has_classes for each in meanings):
+            if not any(meaning.has_classes for meaning in meanings):
                 raise ValueError("no output of the model has classes")
             return {
-                each.name: predicted[each.name]
-                if each.kind == "numbers"
-                else _asked(each, predicted[each.name], wanted)
-                for each in meanings
+                meaning.name: predicted[meaning.name]
+                if meaning.kind == "numbers"
+                else _asked(meaning, predicted[meaning.name], wanted)
+                for meaning in meanings
             }
         except ValueError as error:
             raise ValueError(f"output '{wanted}': {error}; use 'raw'") from None
@@ -104,31 +104,32 @@ def _asked(meaning: Meaning, predicted: Any, wanted: str) -> Any:
 
 def _batch(arrays: Any) -> int:
     """Return how many rows go through the model at a time: more than Keras's 32 where they are small."""
-    row = sum(each[:1].nbytes for each in _leaves(arrays))
+    row = sum(array[:1].nbytes for array in _leaves(arrays))
     return int(max(32, min(_MOST_ROWS, _BATCH_BYTES // max(1, row))))
 
 
 def _leaves(arrays: Any) -> list[Any]:
-    return list(arrays.values()) if isinstance(arrays, dict) else arrays if isinstance(arrays, list) else [arrays]
+    import keras
+
+    return list(keras.tree.flatten(arrays))
 
 
 def _plain(array: Any) -> Any:
     array = np.asarray(array)
     if array.dtype.kind in "OS":  # texts, which TensorFlow gives as bytes
-        texts = [each.decode() if isinstance(each, bytes) else each for each in array.reshape(-1).tolist()]
+        texts = [text.decode() if isinstance(text, bytes) else text for text in array.reshape(-1).tolist()]
         return np.array(texts, object).reshape(array.shape)
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
 def _tensors(arrays: Any) -> Any:
     """Return arrays as Keras takes them: where one is text all are tensors, it takes no NumPy text."""
-    if not any(each.dtype.kind in "OSU" for each in _leaves(arrays)):
+    if not any(array.dtype.kind in "OSU" for array in _leaves(arrays)):
         return arrays
+    import keras
     import tensorflow as tf
 
-    if isinstance(arrays, dict):
-        return {name: tf.convert_to_tensor(array) for name, array in arrays.items()}
-    return [tf.convert_to_tensor(each) for each in arrays] if isinstance(arrays, list) else tf.convert_to_tensor(arrays)
+    return keras.tree.map_structure(tf.convert_to_tensor, arrays)
 
 
 def _load_pyfunc(path: str) -> Predictor:

@@ -213,16 +213,16 @@ def decide(
     followed = _is_called(model, x, given)
     loss = getattr(model, "loss", None) if followed else None
     made = _operations(model, x) if followed else []
-    order = {id(each): at for at, each in enumerate(keras.tree.flatten(given))}
+    order = {id(output): at for at, output in enumerate(keras.tree.flatten(given))}
     wanted = dict(named(model, targets)) if targets is not None else {}
     found = []
-    for at, (name, each) in enumerate(named(model, given)):
-        operation = made[order[id(each)]] if len(made) == len(order) else None
+    for at, (name, output) in enumerate(named(model, given)):
+        operation = made[order[id(output)]] if len(made) == len(order) else None
         of_loss = _by_loss(of_output(loss, name, at))
         if task in ("binary", "multiclass", "multilabel"):
-            meaning = _of_task(operation, of_loss, np.shape(each), task, tuple(map(_plain, classes)))
+            meaning = _of_task(operation, of_loss, np.shape(output), task, tuple(map(_plain, classes)))
         else:
-            meaning = _by_itself(operation, of_loss, np.shape(each), wanted.get(name), several=task == "several")
+            meaning = _by_itself(operation, of_loss, np.shape(output), wanted.get(name), several=task == "several")
         found.append(replace(meaning, name=name))
     return tuple(found)
 
@@ -234,7 +234,7 @@ def _of_task(operation: _Found, loss: _Found, shape: tuple[int, ...], task: str,
     """Return what an output means of which the data say the task."""
     width = shape[-1] if len(shape) > 1 else 1
     if width not in ((1, 2) if task == "binary" else (len(classes),)):
-        whole = all(isinstance(each, int) and 0 <= each < width for each in classes)
+        whole = all(isinstance(label, int) and 0 <= label < width for label in classes)
         if task == "multilabel" or not whole or len(shape) < 2:
             return Meaning("numbers")
         task, classes = "multiclass", tuple(range(width))  # labels are the indices of the outputs themselves
@@ -282,7 +282,7 @@ def _by_loss(loss: Any) -> _Found:
     logits = keywords.get("from_logits", getattr(loss, "from_logits", None))
     module, name = getattr(loss, "__module__", ""), getattr(loss, "__name__", "")
     if isinstance(loss, keras.losses.Loss):
-        bases = [each for each in type(loss).__mro__ if each.__module__.startswith("keras.")]
+        bases = [base for base in type(loss).__mro__ if base.__module__.startswith("keras.")]
         module, name = "keras.", bases[0].__name__
     found = _LOSSES.get(name.replace("_", "").lower()) if module.startswith("keras.") else None
     if found is not None and found[0] != "probabilities":
@@ -303,7 +303,7 @@ def _operations(model: Any, x: Any) -> list[_Found]:
             symbols = keras.tree.map_structure(_symbol, x)
             training = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
             tensors = keras.tree.flatten(model.call(symbols, **training))
-        return [_made_by(each) for each in tensors]
+        return [_made_by(tensor) for tensor in tensors]
     except Exception:  # what a model of the user's own raises when it is called with symbols
         return []
 
@@ -351,7 +351,7 @@ def _made_by(tensor: Any) -> _Found:
         last = getattr(operation, "axis", -1) in (-1, len(tensor.shape) - 1)
         return _OPERATIONS[name] if last else None
     if name in _KEEPING:
-        kinds = {_made_by(each) for each in arguments.keras_tensors}
+        kinds = {_made_by(keras_tensor) for keras_tensor in arguments.keras_tensors}
         return kinds.pop() if len(kinds) == 1 else None
     if isinstance(operation, keras.layers.Layer) and not isinstance(operation, keras.layers.InputLayer):
         inner = keras.tree.flatten(operation.call(*arguments.args, **arguments.kwargs))[index]

@@ -57,7 +57,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 def _importer(package: str, folder: Path) -> Any:
     """Return an `__import__` that takes the version's own modules before all others."""
-    own = {each.stem for each in folder.iterdir() if each.is_dir() or each.suffix == ".py"}
+    own = {file.stem for file in folder.iterdir() if file.is_dir() or file.suffix == ".py"}
 
     def import_own(
         name: str,
@@ -112,7 +112,7 @@ def _registered(folder: Path, modules: list[str]) -> dict[str, Any]:
     try:
         for module in modules:
             importlib.import_module(f"{package}.{module}")
-        own = {name: each for name, each in known.items() if before.get(name) is not each}
+        own = {name: registered for name, registered in known.items() if before.get(name) is not registered}
     finally:
         known.clear()
         known.update(before)

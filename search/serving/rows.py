@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-NUMERIC, CATEGORICAL, MISSING = "numeric", "categorical", ""
+NUMERIC, CATEGORICAL = "numeric", "categorical"
+MISSING = ""  # how a missing category is spelt in the categorical input
 _TRUE, _FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
 
 
@@ -48,7 +49,7 @@ class Rows:
         for index, name in enumerate(texts):
             if name in frame:
                 values = frame[name].astype("object").where(frame[name].notna(), MISSING)
-                categorical[:, index] = [_text(each) for each in values]
+                categorical[:, index] = [spelt(value) for value in values]
         arrays = {CATEGORICAL: categorical.astype("U")}
         return {NUMERIC: numeric, **arrays} if numbers else arrays
 
@@ -80,8 +81,8 @@ class Rows:
             given = {str(name): given[name].tolist() for name in given}
         if not isinstance(given, dict):
             if not isinstance(given, list | tuple) or len(given) != len(specs):
-                raise ValueError(f"the model takes {len(specs)} inputs: {', '.join(each['name'] for each in specs)}")
-            given = {spec["name"]: each for spec, each in zip(specs, given, strict=True)}
+                raise ValueError(f"the model takes {len(specs)} inputs: {', '.join(spec['name'] for spec in specs)}")
+            given = {spec["name"]: values for spec, values in zip(specs, given, strict=True)}
         for spec in specs:
             if spec["name"] not in given:
                 near = difflib.get_close_matches(spec["name"], list(map(str, given)), n=1, cutoff=0.6)
@@ -98,13 +99,13 @@ def _frame(given: Any) -> Any:
     if isinstance(given, pd.Series):
         return given.to_frame().T
     if isinstance(given, dict) and all(
-        isinstance(each, str) or not hasattr(each, "__len__") for each in given.values()
+        isinstance(value, str) or not hasattr(value, "__len__") for value in given.values()
     ):
         return pd.DataFrame([given])
     return given if isinstance(given, pd.DataFrame) else pd.DataFrame(given)
 
 
-def _text(value: Any) -> str:
+def spelt(value: Any) -> str:
     """Return how a category is spelt: 1.0, of a column with gaps, as 1, and a date as in a file."""
     whole = isinstance(value, float | np.floating) and value == value // 1
     return str(int(value)) if whole else str(value).removesuffix(" 00:00:00")
@@ -112,7 +113,7 @@ def _text(value: Any) -> str:
 
 def _rows(frame: Any) -> Any:
     """Return one row for each value: MLflow makes a single row of lists of columns that hold text alone."""
-    if len(frame) == 1 and len(frame.columns) and all(isinstance(each, list) for each in frame.iloc[0]):
+    if len(frame) == 1 and len(frame.columns) and all(isinstance(cell, list) for cell in frame.iloc[0]):
         return frame.explode(list(frame.columns), ignore_index=True)
     return frame
 
@@ -133,7 +134,7 @@ def _numbers(values: Any, kind: str, center: float) -> Any:
             raise TypeError
         numbers = values.astype("float64").to_numpy(dtype="float64", na_value=np.nan)
     except (ValueError, TypeError):
-        wrong = next((each for each in values if not _is_number(each)), None)
+        wrong = next((value for value in values if not _is_number(value)), None)
         raise ValueError(f"column '{values.name}' holds {wrong!r}; the model was trained with {word} there") from None
     with np.errstate(over="ignore"):
         single = (numbers - center).astype("float32")
@@ -147,8 +148,8 @@ def _numbers(values: Any, kind: str, center: float) -> Any:
 
 
 def _truth(value: Any) -> Any:
-    spelt = str(value).strip().lower()
-    return True if spelt in _TRUE else False if spelt in _FALSE else value
+    text = str(value).strip().lower()
+    return True if text in _TRUE else False if text in _FALSE else value
 
 
 def _is_number(value: Any) -> bool:

@@ -11,6 +11,7 @@ import glob
 import pickle
 import shutil
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from search.system import machine, whole
 
 _SUFFIX, _SHOWN = ".files", 12  # of the folder's name, and how many characters of the identity it shows
 _CHECKPOINTS = "checkpoints"
+MOST_OUTPUTS = 50  # trials of which it is kept what they gave for the validation rows
 
 
 class StudyFiles:
@@ -89,6 +91,34 @@ class StudyFiles:
         """Remove a trial's model."""
         files = (self.model(number), self.predictions(number), self.answers(number), self._data(f"trial-{number}"))
         for path in files:
+            path.unlink(missing_ok=True)
+
+    def outputs(self, number: int, seed: int | None = None) -> Path:
+        """Return where it is kept what a trial gave for the validation rows, or its training under a new seed."""
+        return self.folder / f"outputs-{number:05d}{'' if seed is None else f'-{seed}'}.npz"
+
+    def retrained(self, number: int, seed: int) -> Path:
+        """Return where the model of a training under a new seed is kept."""
+        return self.folder / f"again-{number:05d}-{seed}.keras"
+
+    def seeds(self, number: int) -> list[int]:
+        """Return the new seeds of a trial's trainings whose models are kept."""
+        return sorted(int(path.stem.rpartition("-")[2]) for path in self.folder.glob(f"outputs-{number:05d}-*.npz"))
+
+    def put_outputs(
+        self, number: int, outputs: bytes | None, seed: int | None = None, model: bytes | None = None
+    ) -> None:
+        """Keep what a trial gave for the validation rows; of a training under a new seed its model first."""
+        if seed is not None and model is not None:
+            whole.write(self.retrained(number, seed), model)
+        if outputs is not None and (seed is None or model is not None):
+            whole.write(self.outputs(number, seed), outputs)
+
+    def forget_outputs(self, but: Collection[int] = ()) -> None:
+        """Remove the models of new seeds, and what trials gave but these."""
+        for path in {*self.folder.glob("again-*.keras"), *self.folder.glob("outputs-*.npz")} - set(
+            map(self.outputs, but)
+        ):
             path.unlink(missing_ok=True)
 
     def data_of_trial(self, number: int) -> Any:

@@ -356,6 +356,10 @@ class Definition(Table):
         """Return the study with this `[search] ensemble`."""
         return self.model_copy(update={"search": self.search.model_copy(update={"ensemble": ensemble})})
 
+    def error(self, key: str, found: str, expected: str) -> StudyFileError:
+        """Return the error that something under a key cannot be; the arguments are those of `StudyFileError`."""
+        return StudyFileError(str(self.path), key, found, expected)
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics, one for each objective."""

@@ -25,7 +25,7 @@ from search.studyfile.schema import (
 )
 from search.training import metrics
 from search.training.epochs import numbers
-from search.training.model import Refused
+from search.training.model import refusing
 
 if TYPE_CHECKING:
     import keras
@@ -53,6 +53,8 @@ def callbacks(
         folder: The trial's own; where Keras's callbacks write.
         model: What is trained, for a function of callbacks that takes it.
     """
+    import keras
+
     wanted = user_callbacks(definition, data, trial, folder, model)
     if data.validation is None:
         wanted = _without_validation(wanted)
@@ -60,9 +62,11 @@ def callbacks(
         validated = data.validation is not None
         wanted.append(_schedule(definition, definition.fit.learning_rate_schedule, epochs, validated))
     if data.validation is not None:
+        # They compare numbers, and a metric may be a vector.
+        as_numbers = keras.callbacks.LambdaCallback(on_epoch_end=lambda _, logs: logs.update(numbers(logs)))
         keeping = _keeping(definition, epochs)
-        wanted += [_as_numbers(), *keeping] if keeping else []
-    watched = {str(getattr(each, "monitor", "")) for each in wanted}
+        wanted += [as_numbers, *keeping] if keeping else []
+    watched = {str(getattr(callback, "monitor", "")) for callback in wanted}
     return [*metrics.each_epoch(definition, data, watched), *wanted]
 
 
@@ -79,25 +83,19 @@ def user_callbacks(
     wanted = definition.fit.callbacks
     if isinstance(wanted, str):
         return _from_function(definition, wanted, data, trial, model)
-    return [_user_callback(definition, f"fit.callbacks[{index}]", each, folder) for index, each in enumerate(wanted)]
+    return [_user_callback(definition, f"fit.callbacks[{index}]", entry, folder) for index, entry in enumerate(wanted)]
 
 
 def _from_function(
     definition: Definition, name: str, data: Data, trial: BaseTrial, model: keras.Model
 ) -> list[keras.callbacks.Callback]:
     function = load_object(name, definition.folder, "fit.callbacks")
-    try:
+    right = "; it is called as callbacks(trial, data) or, by its parameters, callbacks(trial, data, model)"
+    with refusing("fit.callbacks", name, right, optuna.TrialPruned):
         made = function(trial, data, model) if _takes_model(function) else function(trial, data)
-    except (optuna.TrialPruned, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise Refused(
-            f"fit.callbacks: {raised(called(name), error)}; it is called as callbacks(trial, data) or, by its "
-            "parameters, callbacks(trial, data, model)"
-        ) from error
     if not isinstance(made, list | tuple):
         raise ModelError(f"fit.callbacks: {called(name)} returned {type(made).__name__}; return a list of callbacks")
-    return [_checked("fit.callbacks", called(name), each) for each in made]
+    return [_checked("fit.callbacks", called(name), callback) for callback in made]
 
 
 def _takes_model(function: Callable[..., Any]) -> bool:
@@ -155,7 +153,7 @@ def _checked(key: str, name: str, callback: Any) -> keras.callbacks.Callback:
 
 
 def _without_validation(wanted: list[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
-    """Let callbacks that wait for a validation get the logs of training, where there is no validation part."""
+    """Give callbacks the training logs as `val_` logs, where there is no validation part."""
     import keras
 
     if not wanted:
@@ -172,9 +170,9 @@ def _without_validation(wanted: list[keras.callbacks.Callback]) -> list[keras.ca
 
     def lend_epoch(logs: dict[str, Any]) -> None:
         lend(logs)
-        for each in wanted:  # Keras validates before an epoch ends
-            each.on_test_begin({})
-            each.on_test_end({name.removeprefix("val_"): logs[name] for name in lent})
+        for callback in wanted:  # Keras validates before an epoch ends
+            callback.on_test_begin({})
+            callback.on_test_end({name.removeprefix("val_"): logs[name] for name in lent})
 
     def at_ends(
         epoch_ends: Callable[[dict[str, Any]], None], training_ends: Callable[[dict[str, Any]], None]
@@ -234,7 +232,7 @@ def _not_all_zero(given: dict[int, float]) -> dict[int, float]:
 
 
 def _class_weight_of_stream(wanted: str | dict[str, float], data: Data) -> dict[int, float]:
-    """Return a weight for each class index; not all classes need be in the batches that were looked at."""
+    """Return a weight for each class index of a stream, which may have further classes than its first batches."""
     if isinstance(wanted, str):
         raise DataError(
             'fit.class_weight: the classes of a stream are not counted; give weights, as { "0" = 1, "1" = 5 }'
@@ -249,18 +247,11 @@ def _class_weight_of_stream(wanted: str | dict[str, float], data: Data) -> dict[
 
 
 def _keeping(definition: Definition, epochs: int) -> list[keras.callbacks.Callback]:
-    """Return what stops early and what keeps the best epoch's weights, a copy of them in memory."""
+    """Return the callbacks that stop early and restore the best epoch's weights."""
     stopping, keep = definition.fit.early_stopping, definition.fit.keep_epoch
     if stopping is None:
         return [_early_stopping(definition, EarlyStopping(patience=epochs), restore=True)] if keep == "best" else []
     return [_early_stopping(definition, stopping, restore=keep != "last")]
-
-
-def _as_numbers() -> keras.callbacks.Callback:
-    """Return what gives the callbacks behind it numbers to compare where a metric is a vector."""
-    import keras
-
-    return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(numbers(logs)))  # noqa: ARG005
 
 
 def _early_stopping(definition: Definition, wanted: EarlyStopping, *, restore: bool) -> keras.callbacks.Callback:
@@ -323,7 +314,11 @@ def settings_of(model: keras.Model, definition: Definition, epochs: int, batch_s
     return {
         "optimizer": {} if optimizer is None else _told(optimizer),
         "loss": loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", str(loss))),
-        "fit": {"epochs": epochs, "batch_size": batch_size, **_other_settings(definition)},
+        "fit": {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            **definition.fit.model_dump(exclude={"epochs", "batch_size"}, by_alias=True),
+        },
         "dtype_policy": definition.fit.precision,
     }
 
@@ -333,10 +328,6 @@ def _told(optimizer: keras.Optimizer) -> dict[str, Any]:
         return {name: _plain(value) for name, value in optimizer.get_config().items()}
     except Exception:  # whatever a schedule of the user's own raises; most have no get_config
         return {"name": optimizer.name}
-
-
-def _other_settings(definition: Definition) -> dict[str, Any]:
-    return definition.fit.model_dump(exclude={"epochs", "batch_size"}, by_alias=True)
 
 
 def _plain(value: Any) -> Any:

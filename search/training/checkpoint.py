@@ -12,7 +12,6 @@ from __future__ import annotations
 import inspect
 import pickle
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from search.errors import one_line
+from search.errors import one_line, told
 from search.system.whole import whole
 from search.training.epochs import Epochs
 
@@ -83,13 +82,8 @@ def checkpointing(
             last = self.model.stop_training or epoch + 1 >= self.params.get("epochs", 0)
             if last or (wanted == "auto" and time.monotonic() - self.began < AUTO_SECONDS):
                 return
-            try:
-                self.save(epoch)
-            except Exception as error:  # a full disk, as h5py and Keras tell it
-                sys.stderr.write(f"the checkpoint of epoch {epoch + 1} is not kept: {one_line(error)}\n")
-
-        def save(self, epoch: int) -> None:
-            with _next(folder, epoch) as made:
+            # Where the disk is full.
+            with told(f"the checkpoint of epoch {epoch + 1} is not kept"), _next(folder, epoch) as made:
                 backup(made, self.model).on_epoch_end(epoch)
                 (made / _STATE).write_bytes(pickle.dumps(_state(self.model, epochs, others)))
 
@@ -98,7 +92,7 @@ def checkpointing(
 
 @contextmanager
 def _next(folder: Path, epoch: int) -> Iterator[Path]:
-    """Yield a folder for the state of an epoch, which takes the place of the last one's when the block ends well."""
+    """Yield a folder for an epoch's state; it replaces the previous one if the block succeeds."""
     folder.mkdir(parents=True, exist_ok=True)
     before = _newest(folder)
     with whole(folder / f"{epoch:09d}") as made:
@@ -109,15 +103,15 @@ def _next(folder: Path, epoch: int) -> Iterator[Path]:
 
 
 def _newest(folder: Path) -> Path | None:
-    """Return the newest state in a folder: the last epoch's, or `last` or `old`, as earlier versions named it."""
+    """Return the folder of the newest state; earlier versions named it `last` or `old`."""
     found = [state.parent for state in folder.glob(f"*/{_STATE}")]
-    return max(found, key=lambda each: (each.name != "old", each.name), default=None)
+    return max(found, key=lambda state: (state.name != "old", state.name), default=None)
 
 
 def _random_states(model: keras.Model) -> list[keras.Variable]:
     """Return the variables that Keras does not count as weights: the states of random layers."""
-    weights = {id(each) for each in model.weights}
-    return [each for each in model.variables if id(each) not in weights]
+    weights = {id(weight) for weight in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
 
 
 def _state(model: keras.Model, epochs: Epochs, others: list[keras.callbacks.Callback]) -> dict[str, Any]:
@@ -125,8 +119,8 @@ def _state(model: keras.Model, epochs: Epochs, others: list[keras.callbacks.Call
         "logs": epochs.logs,
         "ended": epochs.ended,
         "offset": epochs.offset,
-        "random": [np.asarray(each.numpy()) for each in _random_states(model)],
-        "callbacks": [_counted(each) for each in others],
+        "random": [np.asarray(variable.numpy()) for variable in _random_states(model)],
+        "callbacks": [_counted(other) for other in others],
     }
 
 

@@ -13,7 +13,7 @@ from search.comparison.seen import seen_by
 from search.data import files, streams
 from search.data.dataset import Data
 from search.data.facts import facts
-from search.data.preprocessing import MISSING, leaves, raw
+from search.data.preprocessing import leaves, raw
 from search.data.profile import profile_of
 from search.data.summary import Answers, DataSummary, Interface, TensorSpec
 from search.errors import ModelError
@@ -55,6 +55,8 @@ def describe(
     """
     import keras
 
+    profile = profile_of(data)
+    incomplete = {name for name, column in profile.get("columns", {}).items() if column["missing"]}
     return DataSummary(
         name=data.name,
         source=definition.data.source,
@@ -67,8 +69,8 @@ def describe(
         path=path,
         seconds=seconds,
         backend=keras.backend.backend(),
-        profile=profile_of(data),
-        optional=_incomplete(data),
+        profile=profile,
+        optional=tuple(column.name for column in data.columns if column.name in incomplete),
         reading={"kind": definition.data.kind, "options": files.travelling(definition.data.options)},
         facts=facts(data),
         seen=seen_by(data),
@@ -104,7 +106,7 @@ def _output(
     import keras
 
     where, rows = f"model.build: {called(definition.model.build)}", fit.fixed_rows(model) or 1
-    one = keras.tree.map_structure(lambda each: each[:rows], example)
+    one = keras.tree.map_structure(lambda array: array[:rows], example)
     try:
         predicted = outputs.outputs_of(model, fit.as_tensors(one))
     except NotImplementedError:
@@ -113,38 +115,43 @@ def _output(
             "name a function in model.export that returns the model to register"
         ) from None
     found = named(model, predicted)
-    for name, each in found:
-        if isinstance(each, dict | list | tuple):
+    for name, output in found:
+        if isinstance(output, dict | list | tuple):
             raise ModelError(f"{where}: the model's outputs are nested; give one dictionary or one list of outputs")
-        if each.shape[0] != rows:
+        if output.shape[0] != rows:
             what = f" in output '{name}'" if name else ""
-            raise ModelError(f"{where}: {each.shape[0]} predictions for {rows} row{what}")
-    shapes = [(-1, *_open(each.shape[1:], model, name)) for name, each in found]
-    if not getattr(model, "inputs", None) and any(-1 in each.shape[1:] for each in inputs):
-        shapes = _left_open_by_shorter(shapes, model, one, inputs)
-    return tuple(TensorSpec(_dtype(each), shape, name) for (name, each), shape in zip(found, shapes, strict=True))
+            raise ModelError(f"{where}: {output.shape[0]} predictions for {rows} row{what}")
+    shapes = _symbolic_shapes(model, one, predicted, inputs)
+    known = shapes if len(shapes) == len(found) else [None] * len(found)
+    return tuple(
+        TensorSpec(_dtype(output), (-1, *_left_open(output.shape[1:], shape)), name)
+        for (name, output), shape in zip(found, known, strict=True)
+    )
 
 
-def _left_open_by_shorter(
-    shapes: list[tuple[int, ...]], model: keras.Model, one: Any, inputs: tuple[TensorSpec, ...]
-) -> list[tuple[int, ...]]:
-    """Return outputs' shapes with -1 where a size follows the inputs' open ones, in a model that does not say."""
+def _symbolic_shapes(model: keras.Model, one: Any, predicted: Any, inputs: tuple[TensorSpec, ...]) -> list[Any]:
+    """Return the shapes of a model's outputs, with None where the inputs leave a size open; empty where unknown."""
     import keras
 
     arrays = [one[spec.name] for spec in inputs] if isinstance(one, dict) else leaves(one)
-    parts = {
-        id(array): tuple(slice(-1 if size == -1 else None) for size in (1, *spec.shape[1:]))
+    sizes = {
+        id(array): tuple(None if size == -1 else size for size in spec.shape)
         for array, spec in zip(arrays, inputs, strict=True)
     }
-    shorter = keras.tree.map_structure(lambda each: each[parts[id(each)]], one)
+
+    def symbol(array: Any) -> Any:
+        return keras.KerasTensor(sizes[id(array)], "string" if array.dtype.kind in "OSU" else array.dtype.name)
+
     try:
-        given = [each.shape for _, each in named(model, outputs.outputs_of(model, fit.as_tensors(shorter)))]
+        if getattr(model, "outputs", None):
+            given = keras.tree.pack_sequence_as(predicted, model.outputs)
+        elif any(-1 in spec.shape[1:] for spec in inputs):
+            given = model.compute_output_spec(keras.tree.map_structure(symbol, one))
+        else:
+            return []
+        return [output.shape for _, output in named(model, given)]
     except Exception:  # whatever a model of the user's own raises of other sizes
-        return shapes
-    return [
-        (-1, *(size if size in (-1, now) else -1 for size, now in zip(shape[1:], other[1:], strict=True)))
-        for shape, other in zip(shapes, given, strict=True)
-    ]
+        return []
 
 
 def answers(definition: Definition, model: keras.Model, data: Data) -> bytes:
@@ -158,22 +165,10 @@ def answers(definition: Definition, model: keras.Model, data: Data) -> bytes:
 def _plain_outputs(model: keras.Model, example: Any) -> Iterator[tuple[str, Any]]:
     import keras
 
-    for name, each in named(model, outputs.outputs_of(model, fit.as_tensors(example))):
-        if _dtype(each) == "object":  # texts, which have no distance
+    for name, output in named(model, outputs.outputs_of(model, fit.as_tensors(example))):
+        if _dtype(output) == "object":  # texts, which have no distance
             continue
-        yield name or "", keras.ops.convert_to_numpy(keras.ops.cast(each, "float32"))
-
-
-def _open(shape: Any, model: keras.Model, name: str | None) -> tuple[int, ...]:
-    """Return an output's shape with -1 where the model leaves a size open: lengths, sizes of pictures."""
-    known = getattr(model, "output_shape", None)
-    if isinstance(known, dict):
-        known = known.get(name)
-    elif isinstance(known, list):
-        known = known[list(model.output_names).index(name)] if name in getattr(model, "output_names", ()) else None
-    if not isinstance(known, tuple) or len(known) != len(shape) + 1:
-        return tuple(shape)
-    return tuple(-1 if open_size is None else size for size, open_size in zip(shape, known[1:], strict=True))
+        yield name or "", keras.ops.convert_to_numpy(keras.ops.cast(output, "float32"))
 
 
 def _dtype(tensor: Any) -> str:
@@ -186,16 +181,18 @@ def _dtype(tensor: Any) -> str:
 
 def _inputs(x: Any, model: keras.Model, data: Data) -> tuple[TensorSpec, ...]:
     """Return what the model takes; sizes that it, or a stream where it does not say, leaves open stay open."""
-    listed = [(f"input_{index}", each) for index, each in enumerate(x)] if isinstance(x, list | tuple) else [(None, x)]
+    listed = (
+        [(f"input_{index}", array) for index, array in enumerate(x)] if isinstance(x, list | tuple) else [(None, x)]
+    )
     named = list(x.items() if isinstance(x, dict) else listed)
     known = list(getattr(model, "inputs", None) or ())
-    by_name = {each.name: each.shape for each in known} or streams.input_shapes(data.train.x)
-    by_place = [each.shape for each in known]
+    by_name = {tensor.name: tensor.shape for tensor in known} or streams.input_shapes(data.train.x)
+    by_place = [tensor.shape for tensor in known]
     specs = []
-    for index, (name, each) in enumerate(named):
+    for index, (name, array) in enumerate(named):
         place = by_place[index] if len(known) == len(named) else by_name.get(index)
         shape = by_name.get(name) if isinstance(x, dict) else place
-        specs.append(TensorSpec(str(each.dtype), (-1, *_left_open(each.shape[1:], shape)), name))
+        specs.append(TensorSpec(str(array.dtype), (-1, *_left_open(array.shape[1:], shape)), name))
     return tuple(specs)
 
 
@@ -205,20 +202,10 @@ def _left_open(shape: tuple[int, ...], known: tuple[int | None, ...] | None) -> 
     return tuple(-1 if open_size is None else size for size, open_size in zip(shape, known[1:], strict=True))
 
 
-def _incomplete(data: Data) -> tuple[str, ...]:
-    """Return the columns of which the training part has missing values."""
-    named = raw(data.x, data.columns) if data.columns else ()
-    return tuple(
-        column.name
-        for column, values in named
-        if (np.isnan(values) if column.numeric else np.asarray(values == MISSING)).any()
-    )
-
-
 def _raw_example(data: Data) -> Any:
     """Return a few rows as the user sends them."""
     named = raw(data.example(), data.columns)
-    return {column.name: [_raw_value(each, column.kind) for each in values] for column, values in named}
+    return {column.name: [_raw_value(value, column.kind) for value in values] for column, values in named}
 
 
 def _raw_value(value: Any, kind: str) -> Any:
@@ -253,7 +240,7 @@ def looks(model: keras.Model, data: Data) -> dict[str, Any]:
         return {}
     counts = np.zeros((len(data.classes),) * 2, int)
     np.add.at(counts, (data.class_indices(part), meaning.indices(output)), 1)
-    classes = [str(each)[:20] for each in data.classes]
+    classes = [str(label)[:20] for label in data.classes]
     return {"confusion": counts.tolist(), "classes": classes, **_regions(model, data, meaning)}
 
 
@@ -269,7 +256,7 @@ def _regions(model: keras.Model, data: Data, meaning: Meaning) -> dict[str, Any]
         return {}
     low, high = np.nanmin(x, axis=0).astype("float64"), np.nanmax(x, axis=0).astype("float64")
     first, second = (np.linspace(low[at], high[at], _GRID) for at in (0, 1))
-    grid = np.stack([each.reshape(-1) for each in np.meshgrid(first, second)], axis=1)
+    grid = np.stack([axis.reshape(-1) for axis in np.meshgrid(first, second)], axis=1)
     taken = meaning.indices(_plain(model, grid.astype(x.dtype)))
     some = slice(0, _POINTS)
     points = [[float(f"{value:.5g}") for value in row] for row in x[some].tolist()]

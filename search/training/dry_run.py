@@ -18,13 +18,22 @@ from search.data.dataset import Data, Part
 from search.data.loading import TrialData
 from search.data.sources import parameters_read, reads_trial
 from search.data.summary import DataSummary
-from search.errors import DataError, ModelError, StudyFileError, nearest_first, one_line, raised, without_numbers
+from search.errors import DataError, ModelError, nearest_first, one_line, raised, without_numbers
 from search.studyfile.checks import check_parameters, wrong_directions
 from search.studyfile.objects import called
 from search.studyfile.schema import TRIAL_METRICS, Definition
 from search.training import callbacks, fit, metrics, own_fit
 from search.training.description import answers, describe
-from search.training.model import Refused, check_batches, check_new, exported, is_built_in, settings_of, try_build
+from search.training.model import (
+    Refused,
+    exported,
+    is_built_in,
+    refuse_batches,
+    refuse_trained,
+    refusing,
+    settings_of,
+    try_build,
+)
 from search.training.probes import check_enqueued
 from search.training.training import archive
 
@@ -40,7 +49,7 @@ _QUICK = 1.0  # seconds; a model that takes longer is built once alone
 
 @dataclass(frozen=True)
 class DryRun:
-    """What came of building one model.
+    """The result of building one model.
 
     Attributes:
         data: What MLflow and the person are told of the data.
@@ -81,20 +90,25 @@ def dry_run(definition: Definition, every: Data | TrialData, trials: Iterable[Ba
     check_enqueued(definition, every)
     tried = _first_that_works(definition, trials, every)
     data, model = tried.data, tried.to_register
-    _check_effects(definition, data)
+    _refuse_without_effect(definition, data)
     endless = _look_for_ends(definition, data)
-    _check_metrics(definition, tried.log_names)
+    _refuse_unknown_metrics(definition, tried.log_names)
     summary = describe(definition, data, model, log_names=tried.log_names, path=tried.path, seconds=seconds)
     doubts = (*summary.doubts, *endless, *wrong_directions(definition))
-    summary = replace(summary, doubts=doubts, trivial=tried.trivial)
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in tried.trivial.items())
+    facts = f"{summary.facts}; the same answer for every row has {scores}" if scores else summary.facts
+    summary = replace(summary, doubts=doubts, trivial=tried.trivial, facts=facts)
     if definition.model.build == "mlp" and definition.model.export is None:
         return DryRun(summary)
-    return DryRun(summary, _try_archive(definition, model), _answers(definition, model, data))
+    kept = None
+    with suppress(Exception):  # whatever a model of the user's own raises: a trial does without
+        kept = answers(definition, model, data)
+    return DryRun(summary, _try_archive(definition, model), kept)
 
 
 @dataclass(frozen=True)
 class _Tried:
-    """What came of the first configuration that works: data, model to register, training, and the trivial answer."""
+    """The first configuration that works: data, model to register, logs, training, and the trivial answer."""
 
     data: Data
     to_register: keras.Model
@@ -126,8 +140,8 @@ def _first_that_works(definition: Definition, trials: Iterable[BaseTrial], every
 
 def _alike(errors: Sequence[Refused]) -> bool:
     """Return whether enough configurations failed for one reason, numbers aside; pruning is a builder's own choice."""
-    pruned = any(isinstance(each.__cause__, optuna.TrialPruned) for each in errors)
-    return len(errors) == _ALIKE and not pruned and len({without_numbers(str(each)) for each in errors}) == 1
+    pruned = any(isinstance(error.__cause__, optuna.TrialPruned) for error in errors)
+    return len(errors) == _ALIKE and not pruned and len({without_numbers(str(error)) for error in errors}) == 1
 
 
 def _try_configuration(definition: Definition, trial: BaseTrial, every: Data | TrialData) -> _Tried:
@@ -137,23 +151,25 @@ def _try_configuration(definition: Definition, trial: BaseTrial, every: Data | T
     model = try_build(definition, trial, data)
     seconds = time.monotonic() - began
     batch_size = settings_of(definition, trial)["batch_size"]
-    check_batches(definition, model, data, batch_size)
+    refuse_batches(definition, model, data, batch_size)
     log_names = _try_batch(definition, model, data, class_weight)
-    check_new(definition, model)
+    refuse_trained(definition, model)
     if seconds < _QUICK and definition.model.build != "mlp":
-        _check_again(definition, trial, data)
+        _refuse_shared_model(definition, trial, data)
     made = _try_callbacks(definition, data, trial, model)
     path = own_fit.OWN_FIT if definition.fit.function else fit.path_of(model, data, made)
     trivial = metrics.trivial_on_validation(definition, model, data, None if is_built_in(definition) else batch_size)
-    return _Tried(data, _try_export(definition, model, data), log_names, path, trivial)
+    with refusing("model.export", str(definition.model.export)):
+        to_register = exported(definition, model, data)
+    return _Tried(data, to_register, log_names, path, trivial)
 
 
-def _check_again(definition: Definition, trial: BaseTrial, data: Data) -> None:
-    """Build once more: a builder that returns the same model would train it on and on, trial after trial."""
+def _refuse_shared_model(definition: Definition, trial: BaseTrial, data: Data) -> None:
+    """Build once more, and refuse a builder that returns the same model: every trial would train it on."""
     with suppress(Refused):
         again = try_build(definition, trial, data)
         fit.ensure_built(again, data)
-        check_new(definition, again)
+        refuse_trained(definition, again)
 
 
 def _try_callbacks(
@@ -175,7 +191,7 @@ def _data_of(every: Data | TrialData, trial: BaseTrial) -> Data:
 
 
 def _look_for_ends(definition: Definition, data: Data) -> list[str]:
-    """Return what to say of streams that do not end within a few seconds, and say nothing of their length."""
+    """Return a warning for each stream of unknown length that does not end within a few seconds."""
     settings = definition.fit
     parts: dict[str, Part | None] = {} if settings.steps_per_epoch or settings.function else {"train": data.train}
     if not settings.validation_steps:
@@ -184,29 +200,22 @@ def _look_for_ends(definition: Definition, data: Data) -> list[str]:
     return [said for name, stream in streamed.items() if (said := streams.look_for_end(stream, name))]
 
 
-def _check_effects(definition: Definition, data: Data) -> None:
-    """Refuse what would be recorded and have no effect.
+def _refuse_without_effect(definition: Definition, data: Data) -> None:
+    """Refuse settings that would have no effect.
 
     Raises:
         StudyFileError: Says which key.
     """
     held_out = [part for part in (data.train, data.validation) if part is not None]
     if definition.search.refit and any(part.streamed for part in held_out):
-        raise StudyFileError(
-            str(definition.path),
-            "search.refit",
-            "the training and validation parts are streams, which cannot be joined",
-            "give arrays, or leave it out",
-        )
+        what = "the training and validation parts are streams, which cannot be joined"
+        raise definition.error("search.refit", what, "give arrays, or leave it out")
     given = parameters_read(definition)
     check_parameters(definition, given)
     if data.train.streamed and "batch_size" in definition.space and not reads_trial(definition):
-        raise StudyFileError(
-            str(definition.path),
-            "space.batch_size",
-            "has no effect: the data are streams, which come in batches already",
-            "take it in the data function, as in 'def load(batch_size)', or leave it out",
-        )
+        what = "has no effect: the data are streams, which come in batches already"
+        right = "take it in the data function, as in 'def load(batch_size)', or leave it out"
+        raise definition.error("space.batch_size", what, right)
 
 
 def _try_batch(
@@ -240,34 +249,14 @@ def _shapes(data: Data, model: keras.Model, told: str) -> str:
     return f"; y has the shape {y.shape}, the model gives {gives}: does the loss suit them?" if gives else ""
 
 
-def _check_metrics(definition: Definition, log_names: tuple[str, ...]) -> None:
+def _refuse_unknown_metrics(definition: Definition, log_names: tuple[str, ...]) -> None:
     known = (*log_names, *(f"val_{name}" for name in definition.own_metrics), *TRIAL_METRICS)
     unknown = definition.fit.callbacks or definition.fit.function  # code that may log more
     for name in sorted(metrics.needed(definition)):
         if name not in known and not unknown:
-            raise StudyFileError(
-                str(definition.path),
-                "metric" if name in definition.metrics else "search.constraints",
-                f"'{name}' is not among the metrics of this model",
-                nearest_first(name, known, f"it logs {', '.join(known)}"),
-            )
-
-
-def _try_export(definition: Definition, model: keras.Model, data: Data) -> keras.Model:
-    try:
-        return exported(definition, model, data)
-    except (ModelError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise Refused(f"model.export: {raised(called(definition.model.export), error)}") from error
-
-
-def _answers(definition: Definition, model: keras.Model, data: Data) -> bytes | None:
-    """Return what the model gives for its example; a trial does without where that cannot be told."""
-    try:
-        return answers(definition, model, data)
-    except Exception:  # whatever a model of the user's own raises
-        return None
+            key = "metric" if name in definition.metrics else "search.constraints"
+            right = nearest_first(name, known, f"it logs {', '.join(known)}")
+            raise definition.error(key, f"'{name}' is not among the metrics of this model", right)
 
 
 def _try_archive(definition: Definition, model: keras.Model) -> bytes:
@@ -281,7 +270,7 @@ def _try_archive(definition: Definition, model: keras.Model) -> bytes:
             keras.saving.load_model(file)
             return saved
     except Exception as error:
-        told, mended = told_and_mended(one_line(_origin(error)))
+        told, mended = reason_and_fix(one_line(_origin(error)))
         where = maker(definition)
         raise ModelError(f"{where}: the model cannot be saved and loaded again ({told}); {mended}") from error
 
@@ -298,8 +287,8 @@ def maker(definition: Definition) -> str:
     return f"model.export: {called(export)}" if export else f"model.build: {called(definition.model.build)}"
 
 
-def told_and_mended(reason: str) -> tuple[str, str]:
-    """Return why a model cannot be loaded, without what Keras advises beside it, and what mends it."""
+def reason_and_fix(reason: str) -> tuple[str, str]:
+    """Return why a model cannot be loaded, and how to fix it."""
     unnamed = "lambda" if "lambda" in reason or "{'value': [" in reason else ""  # Keras's form of a lambda's code
     unnamed = "functools.partial" if "functools.partial" in reason else unnamed
     if unnamed:
@@ -317,7 +306,7 @@ def told_and_mended(reason: str) -> tuple[str, str]:
 
 
 def _origin(error: BaseException) -> BaseException:
-    """Return the error that Keras met first; it raises less telling ones on the way."""
+    """Return the first error in a chain: the later ones say less."""
     while error.__context__ is not None:
         error = error.__context__
     return error

@@ -51,7 +51,7 @@ class Epochs:
         return step
 
     def kept(self, model: keras.Model, used: Sequence[keras.callbacks.Callback]) -> int | None:
-        """Return the step of the epoch whose weights the model has; None when they are from none of them.
+        """Return the step of the epoch whose weights the model has; None if no epoch ended with them.
 
         A model whose own `fit` changes its weights after the last epoch, a callback that does, and an
         optimizer that puts averaged weights in place at the end leave weights that no epoch's logs are of.
@@ -62,9 +62,9 @@ class Epochs:
         """
         now = model.get_weights()
         for callback in reversed(used):  # the last to restore has the last word
-            if restores(callback) and _same(callback.best_weights, now):
+            if restores(callback) and same(callback.best_weights, now):
                 return int(callback.best_epoch) + self.offset
-        return self.last if _same(self.weights, now) else self.found
+        return self.last if same(self.weights, now) else self.found
 
 
 def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
@@ -93,12 +93,13 @@ def restores(callback: keras.callbacks.Callback) -> bool:
     return isinstance(callback, keras.callbacks.EarlyStopping) and bool(callback.restore_best_weights)
 
 
-def _same(some: Weights | None, others: Weights) -> bool:
+def same(some: Weights | None, others: Weights) -> bool:
+    """Return whether two lists of weights are equal to the last bit."""
     return some is not None and len(some) == len(others) and all(map(np.array_equal, some, others))
 
 
 def watcher(epochs: Epochs, on_epoch: OnEpoch) -> keras.callbacks.Callback:
-    """Return a callback that notes every epoch, to stand after all other callbacks.
+    """Return a callback that notes every epoch; it goes last.
 
     Args:
         epochs: Where to note them.
@@ -120,7 +121,7 @@ def watcher(epochs: Epochs, on_epoch: OnEpoch) -> keras.callbacks.Callback:
 
 
 def measured_with(epochs: Epochs) -> keras.callbacks.Callback:
-    """Return a callback that notes the weights that an epoch's metrics are of, to stand before all other callbacks.
+    """Return a callback that notes the weights with which an epoch was validated; it goes first.
 
     One of the user's may put the best weights back at an epoch's end, when its metrics are measured already.
 

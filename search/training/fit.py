@@ -59,7 +59,7 @@ def path_of(model: keras.Model, data: Data, callbacks: Sequence[keras.callbacks.
 
 
 def ensure_built(model: keras.Model, data: Data) -> None:
-    """Give a model that was made without its input's shape its weights. It goes on taking any number of rows."""
+    """Create the weights of a model that was made without an input shape; the number of rows stays open."""
     import keras
 
     if not model.built:
@@ -91,7 +91,7 @@ def log_names(model: keras.Model, data: Data, class_weight: Mapping[int, float] 
 def _plain_log_names(
     model: keras.Model, data: Data, few: Part, class_weight: Mapping[int, float] | None
 ) -> tuple[str, ...]:
-    """Return what `fit` logs: only it knows how a model with steps of its own is given its data.
+    """Return the names that `fit` logs for a model with a training step of its own.
 
     Of a stream it gets the first batch as it is: a step of the user's own may take what is no (x, y).
     """
@@ -130,7 +130,7 @@ def can_evaluate(model: keras.Model) -> bool:
 
 def fixed_rows(model: keras.Model) -> int | None:
     """Return how many rows a model takes at once, `Input(batch_shape=(16, …))`; None where it takes any number."""
-    sizes = {each.shape[0] for each in getattr(model, "inputs", None) or () if each.shape} - {None}
+    sizes = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or () if tensor.shape} - {None}
     return max(sizes, default=None)
 
 
@@ -268,10 +268,10 @@ def as_tensors(x: Any) -> Any:
     import keras
 
     x = keras.tree.map_structure(
-        lambda each: mapped.in_single_precision(each) if each.dtype == np.float64 else each,
+        lambda array: mapped.in_single_precision(array) if array.dtype == np.float64 else array,
         keras.tree.lists_to_tuples(x),
     )
-    if not any(each.dtype.kind in "USO" for each in keras.tree.flatten(x)):
+    if not any(array.dtype.kind in "USO" for array in keras.tree.flatten(x)):
         return x
     import tensorflow as tf
 
@@ -286,7 +286,7 @@ class _Orders:
         self._generator, self._drawn, self._epoch = np.random.default_rng(seed), 0, 0
 
     def follower(self) -> keras.callbacks.Callback:
-        """Return a callback that notes which epoch begins: a killed trial goes on at a later one than the first."""
+        """Return a callback that notes the current epoch: a resumed trial begins at a later one."""
         import keras
 
         return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: setattr(self, "_epoch", epoch))
@@ -296,7 +296,7 @@ class _Orders:
         return self._of(self._epoch)
 
     def endless(self) -> Iterator[NDArray[np.int32]]:
-        """Yield the orders from the epoch on that has begun when the first is asked for."""
+        """Yield the orders of the current and all later epochs."""
         yield from map(self._of, itertools.count(self._epoch))
 
     def _of(self, epoch: int) -> NDArray[np.int32]:
@@ -343,7 +343,7 @@ def _tensor(array: Any) -> tf.Tensor:
 
 
 def devices() -> int:
-    """Return how many devices each batch is shared out among."""
+    """Return the number of devices that share each batch."""
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -354,7 +354,7 @@ def devices() -> int:
 
 
 def _shared_out(rows: int, most: int) -> int:
-    """Return the largest batch size up to `most` of which each device has as many rows, and of the last batch some."""
+    """Return the largest batch size up to `most` that devices share equally, with rows of the last batch for all."""
     sizes = (size for size in range(min(most, rows), 0, -1) if size % devices() == 0)
     return next((size for size in sizes if rows % size == 0 or rows % size >= devices()), min(most, rows))
 
@@ -415,9 +415,9 @@ def _output_shapes(model: keras.Model) -> Iterator[tuple[int | None, ...]]:
         if isinstance(layer, keras.Model):
             yield from _output_shapes(layer)
         with suppress(AttributeError, ValueError):  # a layer that was not called on symbolic tensors
-            parts = (each for each in (layer, *vars(layer).values()) if isinstance(each, keras.Layer))
-            heads = max(int(getattr(each, "num_heads", 0)) for each in parts)
-            for shape in (each.shape for each in keras.tree.flatten(layer.output)):
+            parts = (part for part in (layer, *vars(layer).values()) if isinstance(part, keras.Layer))
+            heads = max(int(getattr(part, "num_heads", 0)) for part in parts)
+            for shape in (output.shape for output in keras.tree.flatten(layer.output)):
                 yield from (shape, (None, heads, shape[1], shape[1])) if heads and len(shape) == 3 else (shape,)
 
 

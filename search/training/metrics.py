@@ -37,11 +37,11 @@ _TRIVIAL_ROWS = 4096  # validation rows that the trivial answer is measured on
 
 
 def needed(definition: Definition) -> set[str]:
-    """Return the metrics that the study chooses by or constrains."""
+    """Return the metrics that the study optimizes or constrains."""
     return {*definition.metrics, *(parse_constraint(text)[0] for text in definition.search.constraints)}
 
 
-def check_finite(definition: Definition, metrics: Metrics, when: str) -> None:
+def fail_unless_finite(definition: Definition, metrics: Metrics, when: str) -> None:
     """Fail the trial when a metric of the study is not finite, or the training loss is no number.
 
     Raises:
@@ -54,8 +54,8 @@ def check_finite(definition: Definition, metrics: Metrics, when: str) -> None:
         raise TrialFailed(f"loss is nan {when}")
 
 
-def check_known(definition: Definition, logs: Metrics) -> None:
-    """Fail the trial after its first validated epoch when a callback was to log a metric of the study, and did not.
+def fail_unless_logged(definition: Definition, logs: Metrics) -> None:
+    """Fail the trial after its first validated epoch if a metric of the study is not in the logs.
 
     What is only known at the end is not looked for: metrics of the trial, of `[metrics]`, of the user's own
     training, and of the validation part where there is none.
@@ -79,7 +79,7 @@ def values_of(definition: Definition, metrics: Metrics) -> tuple[float, ...]:
     for name in definition.metrics:
         if name not in metrics:
             raise TrialFailed(f"no metric '{name}' in the logs ({', '.join(metrics)})")
-    check_finite(definition, metrics, "at the end of training")
+    fail_unless_finite(definition, metrics, "at the end of training")
     return tuple(metrics[name] for name in definition.metrics)
 
 
@@ -99,8 +99,8 @@ def violations_of(definition: Definition, metrics: Metrics) -> tuple[float, ...]
 
 def mean(trainings: Sequence[Metrics]) -> dict[str, float]:
     """Return the mean of each metric that all these trainings have."""
-    shared = [name for name in trainings[0] if all(name in each for each in trainings)]
-    return {name: float(np.mean([each[name] for each in trainings])) for name in shared}
+    shared = [name for name in trainings[0] if all(name in training for training in trainings)]
+    return {name: float(np.mean([training[name] for training in trainings])) for name in shared}
 
 
 def spread(definition: Definition, trainings: Mapping[str, Metrics]) -> dict[str, float]:
@@ -115,7 +115,7 @@ def spread(definition: Definition, trainings: Mapping[str, Metrics]) -> dict[str
     """
     shown: dict[str, float] = {}
     for metric in definition.metrics:
-        column = [each[metric] for each in trainings.values()]
+        column = [training[metric] for training in trainings.values()]
         shown |= {f"{metric}_{name}": value for name, value in zip(trainings, column, strict=True)}
         shown[f"{metric}_std"] = float(np.std(column))
     return shown
@@ -128,8 +128,8 @@ def functions(definition: Definition) -> dict[str, Callable[..., Any]]:
         ModelError: One cannot be imported.
     """
     return {
-        name: load_object(each.function, definition.folder, f"metrics.{name}.function")
-        for name, each in definition.own_metrics.items()
+        name: load_object(metric.function, definition.folder, f"metrics.{name}.function")
+        for name, metric in definition.own_metrics.items()
     }
 
 
@@ -154,14 +154,14 @@ def measure(
     Raises:
         TrialFailed: A function raised, or returned no number.
     """
-    wanted = {n: each for n, each in definition.own_metrics.items() if names is None or n in names}
+    wanted = {n: metric for n, metric in definition.own_metrics.items() if names is None or n in names}
     if not wanted:
         return {}
     known, (y_true, y_pred) = functions(definition), _predicted(model, part, definition.fit.validation_steps)
     meaning = None
     if isinstance(y_pred, np.ndarray) and isinstance(y_true, np.ndarray):
         meaning = next(iter(meanings or outputs.meanings(model, as_tensors(data.example(1)), data)))
-    return {name: _value(name, each, known[name], meaning, y_true, y_pred) for name, each in wanted.items()}
+    return {name: _value(name, metric, known[name], meaning, y_true, y_pred) for name, metric in wanted.items()}
 
 
 def tested(definition: Definition, model: keras.Model, data: Data, rows: int | None) -> dict[str, float]:
@@ -192,7 +192,7 @@ def each_epoch(definition: Definition, data: Data, watched: set[str]) -> list[ke
     import keras
 
     held_out = data.validation
-    names = {n for n, each in definition.own_metrics.items() if each.every_epoch or f"val_{n}" in watched}
+    names = {n for n, metric in definition.own_metrics.items() if metric.every_epoch or f"val_{n}" in watched}
     if not names or held_out is None:
         return []
 
@@ -211,22 +211,20 @@ def each_epoch(definition: Definition, data: Data, watched: set[str]) -> list[ke
 
 
 def _predicted(model: keras.Model, part: Part, steps: int | None) -> tuple[Any, Any]:
-    """Return the targets of a part and the model's predictions for it; of a stream so many batches."""
+    """Return targets and predictions of a part; of a stream those of its first `steps` batches."""
     if not part.streamed:
         return part.y, model.predict(as_tensors(part.x), batch_size=held_out_rows(model, part), verbose=0)
-    import keras
-
     # On several devices `predict_on_batch` gives all of a batch for each.
     give = model.predict_on_batch if devices() == 1 else partial(model.predict, verbose=0)
     pairs = [(y, give(x)) for x, y in streams.batches(part.x, steps)]
     y_true, y_pred = ([pair[i] for pair in pairs] for i in (0, 1))
-    return _joined(y_true), keras.tree.map_structure(lambda *each: np.concatenate(each), *y_pred)
+    return _joined(y_true), _joined(y_pred)
 
 
 def _joined(batches: list[Any]) -> Any:
     import keras
 
-    return keras.tree.map_structure(lambda *each: np.concatenate(each), *batches)
+    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *batches)
 
 
 def _value(
@@ -319,7 +317,7 @@ def _of_trivial(definition: Definition, model: keras.Model, data: Data, part: Pa
 
     few = as_tensors(data.example(1))
     given = model(few, training=False)
-    given_by = {name or ONLY: keras.ops.convert_to_numpy(each) for name, each in named(model, given)}
+    given_by = {name or ONLY: keras.ops.convert_to_numpy(output) for name, output in named(model, given)}
     meanings = outputs.meanings(model, few, data)
     known = outputs.constants(meanings, given_by, data)
     if len(known) < len(given_by):
@@ -327,8 +325,8 @@ def _of_trivial(definition: Definition, model: keras.Model, data: Data, part: Pa
 
     def answers(count: int) -> Any:
         of = {
-            name: np.tile(known[name].reshape(each.shape), (count, *[1] * (each.ndim - 1)))
-            for name, each in given_by.items()
+            name: np.tile(known[name].reshape(output.shape), (count, *[1] * (output.ndim - 1)))
+            for name, output in given_by.items()
         }
         listed = list(of.values())
         return of if isinstance(given, dict) else listed if isinstance(given, list | tuple) else listed[0]
@@ -345,7 +343,7 @@ def _of_trivial(definition: Definition, model: keras.Model, data: Data, part: Pa
     model.reset_metrics()
     own, functions_of = definition.own_metrics, functions(definition)
     meaning = meanings[0] if len(given_by) == 1 else None
-    for name, each in own.items():
+    for name, metric in own.items():
         with suppress(TrialFailed):
-            found[name] = _value(name, each, functions_of[name], meaning, part.y, answers(len(part)))
+            found[name] = _value(name, metric, functions_of[name], meaning, part.y, answers(len(part)))
     return {**found, "loss": sum(losses) / len(part)}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,30 @@ _TRAINED = "_search_trained"  # marks weights that an earlier model was given to
 
 
 class Refused(ModelError):
-    """The user's code raised or made no model for this configuration, or its model takes no batch; others may do."""
+    """This configuration has no model: the user's code raised, or the model takes no batch. Others may work."""
+
+
+@contextmanager
+def refusing(
+    key: str, reference: str, hint: str = "", let_pass: type[BaseException] = KeyboardInterrupt
+) -> Iterator[None]:
+    """Turn what the user's code raises in the block into `Refused`.
+
+    Args:
+        key: The key that names that code.
+        reference: Its name.
+        hint: What would be right.
+        let_pass: An exception that is raised as it is.
+
+    Raises:
+        Refused: The code raised.
+    """
+    try:
+        yield
+    except (ModelError, KeyboardInterrupt, let_pass):
+        raise
+    except BaseException as error:
+        raise Refused(f"{key}: {raised(called(reference), error)}{hint}") from error
 
 
 def build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Model:
@@ -78,7 +102,7 @@ def settings_of(definition: Definition, trial: BaseTrial) -> dict[str, int]:
 
 
 def _count_layers_anew(builder: Builder) -> None:
-    """Name layers by counting them from 0, so that `search.graphs` knows a built-in model again.
+    """Count layer names from 0, so that `search.graphs` recognises a built-in model.
 
     Layers that the builder's module made when it was imported, to be part of every model, keep their numbers.
     """
@@ -87,31 +111,31 @@ def _count_layers_anew(builder: Builder) -> None:
 
     reset_uids()
     module = sys.modules.get(str(getattr(builder, "__module__", "")))
-    for each in list(vars(module).values()) if module is not None else ():
-        if isinstance(each, keras.layers.Layer):
-            prefix, _, number = each.name.rpartition("_")
+    for layer in list(vars(module).values()) if module is not None else ():
+        if isinstance(layer, keras.layers.Layer):
+            prefix, _, number = layer.name.rpartition("_")
             taken = int(number) if prefix and number.isdigit() else 0
-            while keras.backend.get_uid(prefix if taken or number == "0" else each.name) <= taken:
+            while keras.backend.get_uid(prefix if taken or number == "0" else layer.name) <= taken:
                 pass
 
 
-def check_new(definition: Definition, model: keras.Model) -> None:
-    """Refuse a model whose weights were another's to train, and remember those of this one, which is built.
+def refuse_trained(definition: Definition, model: keras.Model) -> None:
+    """Refuse a model whose weights were trained in an earlier model, and mark the weights of this one.
 
     Raises:
         ModelError: The builder returned a model, or a layer in it, a second time.
     """
     weights = model.trainable_variables
-    if any(hasattr(each, _TRAINED) for each in weights):
+    if any(hasattr(weight, _TRAINED) for weight in weights):
         raise ModelError(
             f"model.build: {called(definition.model.build)} returned the same model or layer again, with what an "
             "earlier trial learned; make both anew in each call"
         )
-    for each in weights:
-        setattr(each, _TRAINED, True)
+    for weight in weights:
+        setattr(weight, _TRAINED, True)
 
 
-def check_batches(definition: Definition, model: keras.Model, data: Data, batch_size: int) -> None:
+def refuse_batches(definition: Definition, model: keras.Model, data: Data, batch_size: int) -> None:
     """Refuse batches that a model of a fixed number of rows, `Input(batch_shape=(16, …))`, does not take.
 
     Raises:
@@ -141,12 +165,8 @@ def try_build(definition: Definition, trial: BaseTrial, data: Data) -> keras.Mod
         ModelError: As `build`.
         Refused: Likewise, or the builder raised.
     """
-    try:
+    with refusing("model.build", definition.model.build):
         return build(definition, trial, data)
-    except (ModelError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise Refused(f"model.build: {raised(called(definition.model.build), error)}") from error
 
 
 def mlp(trial: BaseTrial, data: Data, **fixed: Scalar) -> keras.Model:
@@ -241,7 +261,7 @@ def has_user_code(definition: Definition) -> bool:
 def is_built_in(definition: Definition) -> bool:
     """Return whether this package makes the whole model of a trial, and no code of the user's can change it."""
     wanted = definition.fit.callbacks
-    own_callbacks = isinstance(wanted, str) or any(":" in each.kind for each in wanted)
+    own_callbacks = isinstance(wanted, str) or any(":" in callback.kind for callback in wanted)
     return definition.model.build == "mlp" and not own_callbacks and definition.fit.function is None
 
 
@@ -278,7 +298,7 @@ def registered_example(definition: Definition, model: keras.Model, data: Data, r
     if definition.model.export is None:
         return x if takes_rows(definition, model, data) or not model.inputs else _zeros(model, rows)
     if isinstance(x, dict):
-        names = [each.name for each in model.inputs]
+        names = [tensor.name for tensor in model.inputs]
         if set(names) <= x.keys():
             several = len(names) > 1 or isinstance(_input(model), dict)
             return {name: x[name] for name in names} if several else x[names[0]]
@@ -303,9 +323,9 @@ def _takes(model: keras.Model, x: Any) -> bool:
 def _zeros(model: keras.Model, rows: int) -> Any:
     import keras
 
-    def zeros(each: Any) -> Any:
-        shape = (rows, *(size or 1 for size in each.shape[1:]))
-        return np.full(shape, "", object) if each.dtype == "string" else np.zeros(shape, str(each.dtype))
+    def zeros(tensor: Any) -> Any:
+        shape = (rows, *(size or 1 for size in tensor.shape[1:]))
+        return np.full(shape, "", object) if tensor.dtype == "string" else np.zeros(shape, str(tensor.dtype))
 
     return keras.tree.map_structure(zeros, _input(model))
 

@@ -55,8 +55,10 @@ def load(definition: Definition) -> Callable[..., Any]:
     """
     name = definition.fit.function or ""
     function: Callable[..., Any] = load_object(name, definition.folder, "fit.function")
+    settings = ["epochs", "batch_size", "callbacks", *(n for n in _PASSED if n in definition.fit.model_fields_set)]
+    settings += ["class_weight"] if definition.fit.class_weight else []
     try:
-        inspect.signature(function).bind(*(None,) * 3, **_taken(function, dict.fromkeys(_settings_of(definition))))
+        inspect.signature(function).bind(*(None,) * 3, **_taken(function, dict.fromkeys(settings)))
     except TypeError as error:
         raise ModelError(
             f"fit.function: {called(name)}: {error}; write fit(trial, model, data, epochs, batch_size, callbacks)"
@@ -64,15 +66,10 @@ def load(definition: Definition) -> Callable[..., Any]:
     return function
 
 
-def _settings_of(definition: Definition) -> tuple[str, ...]:
-    given = [name for name in _PASSED if name in definition.fit.model_fields_set]
-    return ("epochs", "batch_size", "callbacks", *given, *(["class_weight"] if definition.fit.class_weight else []))
-
-
 def _taken(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that a function takes by name; a training without callbacks could not be followed."""
     parameters = inspect.signature(function).parameters
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return dict(settings)
     needed = {name for name in settings if name not in ("epochs", "batch_size", "callbacks")}
     return {name: value for name, value in settings.items() if name in parameters or name in needed}
@@ -126,7 +123,7 @@ def _read(definition: Definition, returned: Any) -> tuple[dict[str, float], list
     if returned is None:
         return {}, []
     columns = returned.history if isinstance(returned, keras.callbacks.History) else returned
-    if isinstance(columns, Mapping) and columns and all(isinstance(each, list | tuple) for each in columns.values()):
+    if isinstance(columns, Mapping) and columns and all(isinstance(log, list | tuple) for log in columns.values()):
         rows = zip(*columns.values(), strict=False)  # a history, or its dictionary
         return {}, [numbers(dict(zip(columns, row, strict=True))) for row in rows]
     if isinstance(columns, Mapping):

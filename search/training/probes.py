@@ -7,15 +7,22 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial
 
 from search.data.dataset import Data
 from search.data.loading import TrialData
-from search.errors import StudyFileError, nearest_first
+from search.errors import nearest_first
 from search.study import space
-from search.studyfile.parameters import written
+from search.studyfile.parameters import (
+    CategoricalParameter,
+    FloatParameter,
+    IntParameter,
+    contains_value,
+    describe,
+    written,
+)
 from search.studyfile.schema import Definition
 from search.training.model import build
 
@@ -23,7 +30,7 @@ _DRAWS = 8  # of what an enqueued configuration leaves out, until the builder su
 
 
 def probes(definition: Definition, seed: int = 0) -> Iterator[Trial]:
-    """Yield trials like the search's first ones, without end, of a study that is kept nowhere.
+    """Yield trials like the search's first ones, without end, from a study in memory.
 
     They are the same for every search of a study, whatever its seed: so is then the digest of data that
     depend on the trial.
@@ -50,22 +57,19 @@ def check_enqueued(definition: Definition, every: Data | TrialData) -> None:
         suggested, finished = _suggested(definition, every, given, more.keys())
         for name, value in more.items():
             key = f"enqueue[{index}].{name}"
-            if name in suggested:
-                _check_value(definition, key, value, suggested[name])
-            elif finished:
-                known = ", ".join(suggested)
-                raise StudyFileError(
-                    str(definition.path),
-                    key,
-                    "neither in [space] nor suggested by the builder for this configuration",
-                    nearest_first(name, suggested, f"there are {known}"),
-                )
+            if name in suggested and not contains_value(parameter := _parameter(suggested[name]), value):
+                what = f"{written(value)} is outside what the builder suggests"
+                raise definition.error(key, what, f"use {describe(parameter)}")
+            if name not in suggested and finished:
+                what = "neither in [space] nor suggested by the builder for this configuration"
+                right = nearest_first(name, suggested, f"there are {', '.join(suggested)}")
+                raise definition.error(key, what, right)
 
 
 def _suggested(
     definition: Definition, every: Data | TrialData, given: Mapping[str, Any], sought: Collection[str]
 ) -> tuple[dict[str, BaseDistribution], bool]:
-    """Return what the builder suggests for a configuration, and whether it came to its end."""
+    """Return what the builder suggests for a configuration, and whether it finished."""
     suggested: dict[str, BaseDistribution] = {}
     finished = False
     for seed in range(_DRAWS):
@@ -93,7 +97,7 @@ def _suggested_once(
 
 
 class _Given(RandomSampler):
-    """Gives each parameter its given value where its distribution has that; another one where not."""
+    """Samples each parameter's given value, or another one if its distribution does not contain it."""
 
     def __init__(self, given: Mapping[str, Any], seed: int) -> None:
         super().__init__(seed)
@@ -104,39 +108,16 @@ class _Given(RandomSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         self.seen[param_name] = param_distribution
-        if param_name in self._given and _contains(param_distribution, self._given[param_name]):
+        if param_name in self._given and contains_value(_parameter(param_distribution), self._given[param_name]):
             return self._given[param_name]
         return super().sample_independent(study, trial, param_name, param_distribution)
 
 
-def _check_value(definition: Definition, key: str, value: Any, distribution: BaseDistribution) -> None:
-    if not _contains(distribution, value):
-        raise StudyFileError(
-            str(definition.path),
-            key,
-            f"{written(value)} is outside what the builder suggests",
-            f"use {_described(distribution)}",
-        )
-
-
-def _contains(distribution: BaseDistribution, value: Any) -> bool:
-    if isinstance(distribution, CategoricalDistribution):
-        return any(type(value) is type(choice) and value == choice for choice in distribution.choices)
-    if not isinstance(distribution, IntDistribution | FloatDistribution) or type(value) not in (int, float):
-        return False
-    if isinstance(distribution, IntDistribution) and value != int(value):
-        return False
-    steps = (value - distribution.low) / (distribution.step or 1)
-    return distribution.low <= value <= distribution.high and (
-        distribution.step is None or abs(steps - round(steps)) <= 1e-8
-    )
-
-
-def _described(distribution: BaseDistribution) -> str:
-    if isinstance(distribution, CategoricalDistribution):
-        return f"one of {written(distribution.choices)}"
-    if isinstance(distribution, IntDistribution | FloatDistribution):
-        kind = "a whole number" if isinstance(distribution, IntDistribution) else "a number"
-        step = f" in steps of {distribution.step}" if distribution.step not in (None, 1) else ""
-        return f"{kind} from {distribution.low} to {distribution.high}{step}"
-    return str(distribution)
+def _parameter(suggested: Any) -> Any:
+    """Return a distribution as `[space]` would have it; its choices may be of any kind."""
+    if isinstance(suggested, CategoricalDistribution):
+        return CategoricalParameter.model_construct(choices=suggested.choices)
+    whole = isinstance(suggested, IntDistribution)
+    step = None if whole and suggested.step == 1 else suggested.step
+    kind = IntParameter if whole else FloatParameter
+    return kind.model_construct(low=suggested.low, high=suggested.high, step=step)

@@ -36,7 +36,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What became of one trial, as its worker tells it.
+    """The result of one trial, as its worker returns it.
 
     Attributes:
         number: The trial's number in the study.
@@ -126,7 +126,7 @@ class TrialResult:
         what = "what became of a trial"
         try:
             content = json.loads(zlib.decompress(base64.b85decode(text)))
-            content["epochs"] = tuple(read(Epoch, each, what) for each in content["epochs"])
+            content["epochs"] = tuple(read(Epoch, epoch, what) for epoch in content["epochs"])
             content |= {name: tuple(content[name]) for name in ("values", "violations")}
             found = read(cls, content, what)
         except (ValueError, KeyError, TypeError, zlib.error) as error:
@@ -155,8 +155,8 @@ def result_of(trial: FrozenTrial) -> TrialResult | None:
 def live_epochs(trial: FrozenTrial) -> list[Epoch]:
     """Return the epochs that a running trial has passed on, in the order of time."""
     prefix = f"{attributes.EPOCHS}:"
-    parts = sorted((name, each) for name, each in trial.system_attrs.items() if name.startswith(prefix))
-    epochs = [read(Epoch, each, "a trial's epochs") for _, part in parts for each in part]
+    parts = sorted((name, part) for name, part in trial.system_attrs.items() if name.startswith(prefix))
+    epochs = [read(Epoch, epoch, "a trial's epochs") for _, part in parts for epoch in part]
     # A trial that went on from a checkpoint passes its first epochs on again.
     once = {(epoch.step, *sorted(epoch.logs)): epoch for epoch in epochs}
     return sorted(once.values(), key=lambda epoch: epoch.time)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,12 +20,19 @@ from search.errors import TrialFailed
 from search.studyfile.objects import called
 from search.studyfile.schema import Definition
 from search.training import callbacks, checkpoint, fit, metrics, own_fit
-from search.training.epochs import Epochs, OnEpoch, measured_with, restores, watcher
-from search.training.model import build, check_batches, check_new, has_user_code, is_built_in, settings_of, takes_rows
+from search.training.epochs import Epochs, OnEpoch, measured_with, restores, same, watcher
+from search.training.model import (
+    build,
+    has_user_code,
+    is_built_in,
+    refuse_batches,
+    refuse_trained,
+    settings_of,
+    takes_rows,
+)
 
 if TYPE_CHECKING:
     import keras
-    from numpy.typing import NDArray
     from optuna.trial import BaseTrial
 
 _WARM_UP_CALLS, _TIMED_CALLS = 3, 30
@@ -77,10 +84,10 @@ class Training:
         _set_seeds(seed, definition, data)
         self.model = build(definition, trial, data)
         fit.ensure_built(self.model, data)
-        check_new(definition, self.model)
+        refuse_trained(definition, self.model)
         settings = settings_of(definition, trial)
         self.batch_size, self.epochs = settings["batch_size"], epochs or settings["epochs"]
-        check_batches(definition, self.model, data, self.batch_size)
+        refuse_batches(definition, self.model, data, self.batch_size)
         self._definition, self._data, self._trial, self._seed = definition, data, trial, seed
         self._checkpoints = checkpoints
         self._test_rows = None if is_built_in(definition) else self.batch_size
@@ -116,9 +123,12 @@ class Training:
             logs = {**logs, "best_epoch": float(kept)}
         logs = {**logs, **self._own_metrics(logs, measured=kept is None), **returned}
         trained_for = epochs.last if kept is None else kept
+        logs |= {"parameters": float(parameter_count(self.model)), "train_seconds": seconds}
+        if "latency_ms" in metrics.needed(self._definition):
+            logs["latency_ms"] = latency_ms(self.model, self._data)
         return Trained(
             self.model,
-            {**logs, **self._trial_metrics(seconds)},
+            logs,
             max(1, trained_for + 1),
             kept == epochs.last,
             self._test_rows,
@@ -169,7 +179,9 @@ class Training:
         )
         if answer.model is not None:
             self.model = answer.model
-        elif (epochs.logs or answer.history) and _same(before, self.model):
+        elif (
+            (epochs.logs or answer.history) and self.model.trainable_weights and same(before, self.model.get_weights())
+        ):
             raise TrialFailed(
                 f"fit.function: {called(self._definition.fit.function)} trained another model than model.build "
                 "returned, whose weights are as they were; return (history, model)"
@@ -186,7 +198,7 @@ class Training:
         return [*before, *self._callbacks, watcher(epochs, on_epoch)]
 
     def _epoch_of(self, epochs: Epochs, *, by_keras: bool) -> int | None:
-        """Return the last epoch whose validation metrics the model has; it may have the weights of an earlier one.
+        """Return the last epoch whose validation metrics are those of the model.
 
         Where no epoch has them: none if Keras measured them, else the last, as the user's function measured it.
         """
@@ -199,12 +211,6 @@ class Training:
             ):
                 return step
         return None if by_keras else epochs.last
-
-    def _trial_metrics(self, seconds: float) -> dict[str, float]:
-        measured = {"parameters": float(parameter_count(self.model)), "train_seconds": seconds}
-        if "latency_ms" in metrics.needed(self._definition):
-            measured["latency_ms"] = latency_ms(self.model, self._data)
-        return measured
 
     def _own_metrics(self, logs: Mapping[str, float], *, measured: bool) -> dict[str, float]:
         """Return the metrics of `[metrics]` that the kept epoch's logs do not have."""
@@ -223,7 +229,7 @@ class Training:
         return logs | self._validation()
 
     def _validated(self, logs: dict[str, float]) -> dict[str, float]:
-        """Return an epoch's logs, with the validation's where `validation_freq` left that epoch out."""
+        """Return an epoch's logs; validate now if `validation_freq` skipped that epoch."""
         seen = self._definition.fit.validation_freq == 1 or any(name.startswith("val_") for name in logs)
         return logs if seen else logs | self._validation()
 
@@ -239,12 +245,6 @@ class Training:
         return bool(self.model.compiled) and takes_rows(self._definition, self.model, self._data)
 
 
-def _same(before: list[NDArray[Any]], model: keras.Model) -> bool:
-    """Return whether a model has weights to train, and all of them are as they were."""
-    now = model.get_weights()
-    return bool(model.trainable_weights and before) and all(map(np.array_equal, before, now))
-
-
 def parameter_count(model: keras.Model) -> int:
     """Return how many numbers a model's weights hold, whether or not Keras counts it as built."""
     return sum(math.prod(weight.shape) for weight in model.weights)
@@ -252,7 +252,7 @@ def parameter_count(model: keras.Model) -> int:
 
 @contextmanager
 def seeds_of_its_own() -> Iterator[None]:
-    """Let Keras draw the seeds of its layers from a generator that nothing else draws from.
+    """Draw the seeds of Keras's layers from a generator of their own.
 
     It draws them from Python's own, and so do other threads of a cluster's worker, now and then: the same
     trial would begin with other weights. Keras has no public way to give it another generator.
@@ -324,7 +324,7 @@ def archive(model: keras.Model) -> bytes:
 
 @contextmanager
 def _saved_as_it_can_be_loaded(model: keras.Model) -> Iterator[None]:
-    """Let a model be saved as if it were not compiled, where Keras cannot load its loss, metrics or optimizer."""
+    """Save a model without its compile settings if Keras cannot load them again."""
     if _compiles_again(model):
         yield
         return

@@ -44,47 +44,6 @@ class Rows:
     batch_size: int
 
 
-@dataclass
-class _Steps:
-    """A model's train or test function, traced when it is first called.
-
-    Attributes:
-        rows: All the rows that it is for.
-        shared: Whether the whole model is made by this package, and unchanged.
-        until_nan: Whether an epoch ends with a loss that is no finite number.
-        on_traced: Called with whether the graph was there already.
-    """
-
-    model: keras.Model
-    step: str
-    rows: Rows
-    shared: bool
-    until_nan: bool
-    on_traced: Callable[[bool], None]
-    _pass: Pass | None = None
-
-    def all(self, order: NDArray[np.int32]) -> dict[str, Any]:
-        """Run the step on all rows in an order."""
-        return self._run(order, self.rows.batch_size, self.rows.tensors)
-
-    def batch(self, rows: Any) -> dict[str, Any]:
-        """Run the step on other rows, as one batch."""
-        import keras
-
-        count = len(keras.tree.flatten(rows)[0])
-        return self._run(np.arange(count, dtype="int32"), max(1, count), rows)
-
-    def _run(self, order: NDArray[np.int32], batch_size: int, tensors: Any) -> dict[str, Any]:
-        if self._pass is None:
-            with suppress(Exception):  # tracing tells what is wrong
-                _create_variables(self.model, spec_of(self.rows.tensors), shared=self.shared)
-            self._pass, reused = pass_of(
-                self.model, self.step, self.rows.tensors, shared=self.shared, until_nan=self.until_nan
-            )
-            self.on_traced(reused)
-        return self._pass(order, batch_size, tensors)
-
-
 def _create_variables(model: keras.Model, spec: Any, *, shared: bool) -> None:
     """Create the variables of metrics and optimizer. Else a step is traced twice: once to create them, once without."""
     import keras
@@ -131,7 +90,7 @@ def fit_whole_epochs(
 
     # Keras asks for data; this is a sign by which the functions know its own iterators from those of callbacks.
     sign = tf.data.Dataset.from_tensors(tf.zeros((0, 1, 0, 1), tf.int8)).repeat()
-    until_nan = any(isinstance(each, keras.callbacks.TerminateOnNaN) for each in callbacks)
+    until_nan = any(isinstance(callback, keras.callbacks.TerminateOnNaN) for callback in callbacks)
     functions = _Functions(model, train, held_out, next_order, sign, _FastMetrics(model), shared, until_nan, on_traced)
     with ExitStack() as replaced:
         replaced.callback(setattr, model, "train_function", None)  # should the user call fit again
@@ -182,15 +141,38 @@ class _Functions:
 
         return make
 
+    def _pass(
+        self, step: str, rows: Rows, until_nan: bool = False, on_traced: Callable[[bool], None] = lambda _: None
+    ) -> Callable[[], Pass]:
+        """Return a function that traces a pass over rows when it is first called, and returns it.
+
+        Args:
+            step: `train_step` or `test_step`.
+            rows: Rows like those that it is given.
+            until_nan: Whether it ends with a loss that is no finite number.
+            on_traced: Called with whether the graph was there already.
+        """
+
+        @cache
+        def traced() -> Pass:
+            with suppress(Exception):  # tracing tells what is wrong
+                _create_variables(self.model, spec_of(rows.tensors), shared=self.shared)
+            made, reused = pass_of(self.model, step, rows.tensors, shared=self.shared, until_nan=until_nan)
+            on_traced(reused)
+            return made
+
+        return traced
+
     def _train_function(self) -> Callable[[Any], dict[str, Any]]:
-        steps = _Steps(self.model, "train_step", self.train, self.shared, self.until_nan, self._traced)
-        kerass = cache(partial(_kerass, self.model, "train_function"))
+        train, run_pass = self.train, self._pass("train_step", self.train, self.until_nan, self._traced)
+        kerass = cache(partial(_keras_function, self.model, "train_function"))
 
         def run(iterator: Any) -> dict[str, Any]:
             if getattr(iterator, "element_spec", None) != self.sign.element_spec:  # a callback trains on a batch
                 return kerass()(iterator)
-            order, one_call = self.next_order(), self.train.batch_size * self.model.steps_per_execution
-            return steps.all(order[:one_call] if self.model.stop_training else order)  # Keras looks after one call
+            order, one_call = self.next_order(), train.batch_size * self.model.steps_per_execution
+            order = order[:one_call] if self.model.stop_training else order  # Keras looks after one call
+            return run_pass()(order, train.batch_size, train.tensors)
 
         return run
 
@@ -199,17 +181,22 @@ class _Functions:
         self.on_traced(reused)
 
     def _test_function(self) -> Callable[[Any], dict[str, Any]]:
+        import keras
+
         rows = self.held_out or Rows(self.train.tensors[:2], self.train.count, self.train.batch_size)
-        steps = _Steps(self.model, "test_step", rows, self.shared, False, lambda _: None)
-        kerass = cache(partial(_kerass, self.model, "test_function"))
+        run_pass = self._pass("test_step", rows)
+        kerass = cache(partial(_keras_function, self.model, "test_function"))
         order = np.arange(rows.count, dtype="int32")
 
         def run(iterator: Any) -> dict[str, Any]:
             if iterator is _ALL:
                 one_call = rows.batch_size * self.model.steps_per_execution
-                return steps.all(order[:one_call] if self.model.stop_evaluating else order)
+                some = order[:one_call] if self.model.stop_evaluating else order
+                return run_pass()(some, rows.batch_size, rows.tensors)
             if _same_spec(getattr(iterator, "element_spec", None), spec_of(rows.tensors)):
-                return steps.batch(next(iterator))
+                others = next(iterator)
+                count = len(keras.tree.flatten(others)[0])
+                return run_pass()(np.arange(count, dtype="int32"), max(1, count), others)
             return kerass()(iterator)  # a callback tests other data
 
         return run
@@ -228,8 +215,8 @@ class _Functions:
         return logs
 
 
-def _kerass(model: keras.Model, name: str) -> Callable[[Any], dict[str, Any]]:
-    """Return Keras's own function of a model, which keeps the one that it has."""
+def _keras_function(model: keras.Model, name: str) -> Callable[[Any], dict[str, Any]]:
+    """Return the train or test function that Keras makes for a model, without changing the model's."""
     mine = getattr(model, name)
     getattr(type(model), f"make_{name}")(model, force=True)
     kerass: Callable[[Any], dict[str, Any]] = getattr(model, name)
@@ -259,7 +246,7 @@ class _FastMetrics:
         model = self._model
         self._state = None
         if _measures_as_keras_does(model):
-            values = [each.value for each in model.metrics_variables]
+            values = [variable.value for variable in model.metrics_variables]
             measured = [value.read_value() for value in values]  # of batches that a callback trained on before
             type(model).reset_metrics(model)
             self._state = [(value.handle, value.read_value()) for value in values]
@@ -287,8 +274,8 @@ def _measures_as_keras_does(model: keras.Model) -> bool:
     """Return whether the values of all metrics are in their variables alone: code of the user's may keep others."""
     import keras
 
-    several = [each for metric in model.metrics for each in (metric, *getattr(metric, "metrics", ()))]
-    kerass = all(type(each).__module__.startswith("keras.") for each in several)
+    several = [inner for metric in model.metrics for inner in (metric, *getattr(metric, "metrics", ()))]
+    kerass = all(type(metric).__module__.startswith("keras.") for metric in several)
     return kerass and not overrides(type(model), keras.Model, *_OF_METRICS)
 
 

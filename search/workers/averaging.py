@@ -106,9 +106,9 @@ def choose(job: worker.Job, number: int, kept: Sequence[bytes], most: int) -> Ch
 
 def _go_together(one: Predictions, other: Predictions) -> bool:
     """Return whether two models gave outputs of the same meaning for the same rows."""
-    shapes = [[each.shape for each in several.outputs.values()] for several in (one, other)]
+    shapes = [[output.shape for output in several.outputs.values()] for several in (one, other)]
     finite = all(np.isfinite(each).all() for each in other.outputs.values())
-    kinds = [[(each.kind, each.independent) for each in several.about.meanings] for several in (one, other)]
+    kinds = [[(meaning.kind, meaning.independent) for meaning in several.about.meanings] for several in (one, other)]
     return shapes[0] == shapes[1] and kinds[0] == kinds[1] and finite and np.array_equal(one.rows, other.rows)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from search.data.summary import ANSWERS, Answers
 from search.errors import ModelError, one_line
 from search.studyfile.schema import Definition
-from search.training.dry_run import DryRun, maker, told_and_mended
+from search.training.dry_run import DryRun, maker, reason_and_fix
 from search.workers.process import Allotment, LocalSlot
 
 _PATIENCE = 300.0  # seconds; loading takes less than one
@@ -96,7 +96,7 @@ def check_loads(definition: Definition, tried: DryRun) -> None:
             raise ModelError(f"{where}: the model cannot be logged to MLflow ({one_line(error)})") from error
         wrong = process.check(place, example).replace(f"{place / CODE}{os.sep}", "")
     if wrong:
-        told, mended = told_and_mended(wrong)
+        told, mended = reason_and_fix(wrong)
         raise ModelError(f"{where}: the model cannot be loaded outside the study's folder ({told}); {mended}")
 
 

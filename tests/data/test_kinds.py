@@ -218,10 +218,9 @@ def test_what_a_configuration_changes_is_no_other_data(folder: Path) -> None:
 
 
 def test_the_data_are_told_in_a_line(folder: Path) -> None:
-    """A trial's accuracy could not be judged: nobody says what the same answer for all would have."""
+    """Nobody would see that rows are missing, or another task is learned."""
     said = facts(loaded(folder, "weighted", build="mlp"))
     assert said.startswith("60 rows (33 training, 9 validation, 18 test); inputs of shape (3,); task binary with 2 ")
-    assert "has accuracy 0." in said
 
 
 def test_columns_that_look_wrong_are_told_with_their_mend(tmp_path: Path) -> None:

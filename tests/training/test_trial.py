@@ -130,11 +130,6 @@ def test_a_complete_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert result.path == WHOLE_EPOCHS
 
 
-def test_a_worse_trial_hands_over_no_model(tmp_path: Path) -> None:
-    """Every trial's model would travel and be stored."""
-    assert Run(study_of(tmp_path), best=False).result.model is None
-
-
 def test_the_same_seed_gives_the_same_losses_in_another_process(tmp_path: Path) -> None:
     """Nobody could reproduce a trial, and a search would depend on which worker trained what."""
     definition = study_of(tmp_path, model={"width": 4, "dropout": 0.3})
@@ -173,18 +168,20 @@ def test_early_stopping_is_scored_at_the_restored_epoch(tmp_path: Path) -> None:
     assert run.result.step == 5  # one step more than the curves, as MLflow's autologging records a restored epoch
 
 
-def test_early_stopping_that_ran_to_the_end_is_scored_at_its_best_epoch(tmp_path: Path) -> None:
-    """The value would be the last epoch's although Keras restores the best one's weights."""
-    fit = {"epochs": 4, "early_stopping": {"patience": 5}, "callbacks": ["user.py:Worse"]}
+@pytest.mark.parametrize(
+    ("fit", "epochs", "best"),
+    [
+        ({"epochs": 4, "early_stopping": {"patience": 5}, "callbacks": ["user.py:Worse"]}, 4, 1.0),
+        ({"epochs": 3, "early_stopping": {"patience": 1, "start_from_epoch": 8}}, 3, None),
+    ],
+    ids=["ran to the end", "never began"],
+)
+def test_early_stopping_that_stopped_nothing(
+    tmp_path: Path, fit: dict[str, Any], epochs: int, best: float | None
+) -> None:
+    """The value would be the last epoch's although Keras restores the best one's weights, or the first one's."""
     result = Run(study_of(tmp_path, OVERFITS, fit=fit)).result
-    assert (len(result.epochs), result.values) == (4, (1.0,))
-
-
-def test_early_stopping_that_never_began_is_scored_at_the_last_epoch(tmp_path: Path) -> None:
-    """The first epoch's value would stand for weights trained longer."""
-    fit = {"epochs": 3, "early_stopping": {"patience": 1, "start_from_epoch": 8}}
-    result = Run(study_of(tmp_path, fit=fit)).result
-    assert result.values == (last(result)["val_loss"],)
+    assert (len(result.epochs), result.values) == (epochs, (best or last(result)["val_loss"],))
 
 
 def test_the_users_own_early_stopping_counts_too(tmp_path: Path) -> None:
@@ -246,17 +243,12 @@ def test_repeats_compare_on_the_mean_and_hand_over_the_best(tmp_path: Path) -> N
     assert run.result.values == (pytest.approx(np.mean(each)),)
     assert metrics["val_loss"] == pytest.approx(np.mean(each))
     assert metrics["val_loss_std"] == pytest.approx(np.std(each))
+    assert [epoch.step for epoch in run.result.epochs] == [0, 1, 2] * 3
+    assert "repeat_0/val_loss" in run.result.epochs[0].logs, "each has curves of its own"
+    assert "repeat_2/val_loss" in last(run.result)
     model = run.model(tmp_path)
     assert evaluate(model, run.data.validation)["loss"] == pytest.approx(min(each), rel=1e-6)
     assert metrics["test_loss"] == pytest.approx(evaluate(model, run.data.test)["loss"], rel=1e-6)
-
-
-def test_each_repeat_has_curves_of_its_own(tmp_path: Path) -> None:
-    """MLflow would draw three trainings as one zigzag."""
-    result = Run(study_of(tmp_path, search={"repeats": 2})).result
-    assert [epoch.step for epoch in result.epochs] == [0, 1, 2, 0, 1, 2]
-    assert "repeat_0/val_loss" in result.epochs[0].logs
-    assert "repeat_1/val_loss" in last(result)
 
 
 def test_a_hopeless_repeat_is_pruned_after_the_first(tmp_path: Path) -> None:
@@ -578,7 +570,7 @@ def test_mixed_precision(tmp_path: Path) -> None:
     run = Run(study_of(tmp_path, fit={"precision": "mixed_float16"}))
     assert run.result.fate == "complete"
     assert run.result.training["dtype_policy"] == "mixed_float16"
-    Run(study_of(tmp_path, fit={"epochs": 1}), best=False)
+    assert Run(study_of(tmp_path, fit={"epochs": 1}), best=False).result.model is None, "only the best are handed over"
     assert keras.config.dtype_policy().name == "float32"
     loaded = run.model(tmp_path, compile=False)  # Keras 3.15 does not load the optimizer of half precision
     assert loaded(np.zeros((1, 2), "float32")).dtype == "float32"
@@ -883,9 +875,9 @@ def build(trial, data):
 
 def test_streams_that_do_not_say_their_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first epoch of a generator without end would last for ever, without a word."""
-    monkeypatch.setattr(streams, "_LOOK_SECONDS", 0.3)
 
-    def tried(function: str, **fit: int) -> tuple[str, ...]:
+    def tried(function: str, seconds: float = 30.0, **fit: int) -> tuple[str, ...]:
+        monkeypatch.setattr(streams, "_LOOK_SECONDS", seconds)
         data = {"source": f"user.py:{function}", "options": {}}
         fit = {"epochs": 1, **fit}
         definition = study_of(tmp_path, UNKNOWN_LENGTH, data=data, model={"build": "user.py:build"})
@@ -894,7 +886,8 @@ def test_streams_that_do_not_say_their_length(tmp_path: Path, monkeypatch: pytes
 
     assert tried("ends") == ()
     with pytest.raises(DataError, match=r"the validation part gives the same batches without end; .*validation_steps"):
-        tried("same")
+        tried("same", 0.5)
     assert tried("same", validation_steps=3) == ()
-    assert "the training part gave" in tried("other")[0]
-    assert "steps_per_epoch = 100" in tried("other")[0]
+    (told,) = tried("other", 0.5)
+    assert "the training part gave" in told
+    assert "steps_per_epoch = 100" in told

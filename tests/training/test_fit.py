@@ -143,23 +143,8 @@ class CountedInPython(keras.metrics.Mean):
         return super().result() * 0 + self.resets
 
 
-@keras.saving.register_keras_serializable("tests")
-class LastBatchMetrics(keras.Sequential):
-    """A model that tells the share of positive rows of the last batch under the name of a metric of all batches."""
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        told = super().compute_metrics(x, y, y_pred, sample_weight)
-        return {**told, "accuracy": keras.ops.mean(keras.ops.cast(y_pred > 0.5, "float32"))}
-
-
 def counted_in_python() -> keras.Model:
     return compiled([keras.layers.Dense(4)], metrics=[CountedInPython()])
-
-
-def last_batch_metrics() -> keras.Model:
-    model = LastBatchMetrics([keras.Input((3,)), keras.layers.Dense(1, activation="sigmoid")])
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-    return model
 
 
 class Trained:
@@ -187,7 +172,6 @@ class Trained:
         (dense, weighted, {"class_weight": {0: 1.0, 1: 3.0}}),
         (own_metric, binary, {}),
         (counted_in_python, binary, {}),
-        (last_batch_metrics, binary, {}),
         (several_heads, several, {}),
         (decayed, binary, {"batch_size": 7}),
         (dense, binary, {"batch_size": 1000}),
@@ -201,7 +185,6 @@ class Trained:
         "weighted rows and classes",
         "own metric",
         "own metric that counts in Python",
-        "own metrics of a model",
         "several heads",
         "decay and EMA",
         "one batch",

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import optuna
@@ -23,7 +24,7 @@ from search.budget import GRACE_SECONDS, Budget, OnProgress, Progress
 from search.context import Context
 from search.errors import Interrupted, RowsChanged
 from search.figures import duration
-from search.resume import finish_running
+from search.resume import finish_running, search_records
 from search.stopping import INTERRUPTED, Interruption, Stopping, signals
 from search.study import attributes, orders, ranking, samplers, space
 from search.study.comparable import comparable_trials
@@ -44,6 +45,7 @@ _POLL_SECONDS = 0.5
 _RUN_SECONDS = 10.0  # how long a trial whose code may log to MLflow waits for its run
 _LOOK_SECONDS = 2.0  # how often the study is asked for a running trial's epochs
 _STOP_SECONDS = 5.0  # how long running trials may take to reach their next epoch after Ctrl-C
+_SEEDS_APART = 1_000_003  # of searches that run at once; the trials that a study has move the seed too
 _ELSEWHERE = "somebody else ended it in the study's storage"
 
 
@@ -91,7 +93,7 @@ class Search:
         trials = comparable_trials(study)
         self._budget = Budget(settings.n_trials, settings.timeout)
         self._stopping = Stopping(definition, study, trials)
-        self._sampling = _sampling(settings, study)
+        self._sampling = _sampling(settings, study, context.search_id)
         self._sampling.enqueue(enqueued)
         for suggestion in first:
             self._sampling.put_first(suggestion)
@@ -413,13 +415,16 @@ class _Told(Listener):
         )
 
 
-def _sampling(settings: Settings, study: optuna.Study) -> Sampling:
+def _sampling(settings: Settings, study: optuna.Study, search_id: str) -> Sampling:
     # Of other rows too: where they change every day, each day's first draws are others.
     finished = study.get_trials(deepcopy=False, states=ranking.FINISHED)
+    earlier = takewhile(lambda record: record.search_id != search_id, search_records(study))
+    # Searches that run at once draw different values.
+    seed = settings.seed + _SEEDS_APART * sum(record.state == "running" for record in earlier)
     sampler = None
     if settings.sampler != "grid":
-        sampler = samplers.make_sampler(settings.definition, settings.sampler, settings.seed, finished)
-    return Sampling(settings.definition, sampler, settings.seed, study.pruner)
+        sampler = samplers.make_sampler(settings.definition, settings.sampler, seed, finished)
+    return Sampling(settings.definition, sampler, seed, study.pruner)
 
 
 def record(storage: BaseStorage, study: optuna.Study, trial: optuna.Trial, trial_id: int, result: TrialResult) -> None:

@@ -18,7 +18,7 @@ from search import resume
 from search.budget import Progress
 from search.context import Context
 from search.errors import UsageError
-from search.optimize import Search
+from search.optimize import Search, _sampling
 from search.study import attributes, create, orders, ranking
 from search.study.comparable import comparable_study
 from search.study.files import StudyFiles
@@ -234,3 +234,28 @@ def test_an_excluded_trial_never_counts(url: str, tmp_path: Path) -> None:
     assert orders.exclude(study, 2, Order("include"))
     assert [each.number for each in ranking.leading_trials(wanted, study)] == [2, 1, 0]
     assert [each.kind for each in orders.exclusions(study)[2]] == ["exclude", "include"]
+
+
+def test_searches_that_run_at_once_draw_different_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two people who begin together would train the same configurations."""
+    monkeypatch.chdir(tmp_path)
+    first = Steered(str(tmp_path / "any.journal"), tmp_path, 5)
+    proposed = first.search._sampling.propose()
+    assert proposed is not None
+    files = StudyFiles(first.study, first.settings)
+    second = resume.begin(first.study, files, 5)
+    try:
+        own = _sampling(first.settings, first.study, second.record.search_id).propose()
+        assert own is not None
+        assert own.params != proposed.params
+    finally:
+        second.release()
+        first.claim.release()
+    resume.recover_killed_searches(first.study, first.storage, files, lambda _: None)
+    third = resume.begin(first.study, files, 5)
+    try:
+        alone = _sampling(first.settings, first.study, third.record.search_id).propose()
+        assert alone is not None
+        assert alone.params == proposed.params
+    finally:
+        third.release()

@@ -53,7 +53,7 @@ width = {{ type = "int", low = 2, high = 200 }}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the heavy tests run on request."""
-    parser.addoption("--heavy", action="store_true", help="run the tests marked `heavy`, 10 minutes, and no others")
+    parser.addoption("--heavy", action="store_true", help="run the tests marked `heavy`, and no others")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -79,6 +79,16 @@ def nothing_is_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     """Searches in this process draw no plots, 1 s each, but for tests that are marked `draws`."""
     if request.node.get_closest_marker("draws") is None:
         monkeypatch.setattr(plots, "DRAWINGS", ())
+
+
+@pytest.fixture(autouse=True)
+def environment_stays() -> Iterator[None]:
+    """A variable that a test's search sets, as MLflow's tracking address, is not seen by the next test's commands."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

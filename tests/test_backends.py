@@ -42,6 +42,7 @@ print(keras.backend.backend(), *given.shape, "tensorflow" in requirements)
 pytestmark = pytest.mark.timeout(400)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_search_on_another_backend(backend: str, tmp_path: Path) -> None:
     """A person who sets `KERAS_BACKEND` would get no trials, or a model that MLflow cannot load."""

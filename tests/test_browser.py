@@ -79,6 +79,7 @@ def picture(browser: Any, request: pytest.FixtureRequest) -> Iterator[None]:
         browser.save_screenshot(str(Path(folder) / f"{request.node.name}.png"))
 
 
+@pytest.mark.heavy
 def test_the_printed_address_lists_the_trials_best_first(browser: Any, shown: Shown) -> None:
     """A person would land on MLflow's empty page, or search a wall of runs for the best one."""
     browser.get(shown.url)

@@ -130,6 +130,7 @@ def test_a_trial_ended_by_its_time_limit_leaves_no_checkpoint(tiny: Tiny, run_se
     assert not list(folder.glob("studies/*.files"))
 
 
+@pytest.mark.heavy
 def test_on_a_cluster_a_trial_goes_on_when_its_worker_dies(
     tiny: Tiny, run_search: Searcher, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -52,7 +52,7 @@ def wait_for_trials(name: str, count: int, state: TrialState = TrialState.COMPLE
     raise AssertionError("the search did not come so far")
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.heavy)])
 def test_resume_finishes_what_was_begun(tiny: Tiny, folder: Path, end: signal.Signals) -> None:
     """If this fails, a reboot in the night costs the night, or leaves trials RUNNING for ever."""
     tiny("night", more='\n[search]\npruner = "none"\n')

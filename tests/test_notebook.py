@@ -40,6 +40,7 @@ study.optimize(progress=False)""",
 )
 
 
+@pytest.mark.heavy
 def test_the_tour_runs_in_a_notebook(tmp_path: Path) -> None:
     """What is defined in a notebook would not reach the workers, or a running event loop would stop the search."""
     tour = nbformat.read(TOUR, as_version=4)

@@ -9,6 +9,8 @@ import tomllib
 import venv
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 USER = """
 import numpy as np
@@ -41,6 +43,7 @@ search.Study("mine").optimise()
 """
 
 
+@pytest.mark.heavy
 def test_a_program_that_uses_the_api_is_checked(tmp_path: Path) -> None:
     """A slip in the person's own program would be found when it runs, after a night."""
     (tmp_path / "user.py").write_text(USER)
@@ -54,6 +57,7 @@ def test_a_program_that_uses_the_api_is_checked(tmp_path: Path) -> None:
     assert "Found 2 errors in 1 file (checked 2 source files)" in done.stdout
 
 
+@pytest.mark.heavy
 def test_the_wheel_runs_where_there_is_no_checkout(tmp_path: Path) -> None:
     """A file that is not in the wheel is missed by every user and by no test."""
     built = subprocess.run(

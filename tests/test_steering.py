@@ -165,6 +165,7 @@ def dashboard(journal: str, folder: Path) -> Iterator[str]:
             server.wait(30)
 
 
+@pytest.mark.heavy
 def test_a_trial_is_failed_by_optuna_dashboards_button(tiny: Tiny, folder: Path) -> None:
     """A click on the button that a running trial has there would end the search in the night."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")

@@ -121,6 +121,7 @@ def test_reviews_are_served_as_text(tmp_path: Path) -> None:
     assert model.predict(np.array(rows), params={"output": "label"}).tolist() == ["liked", "disliked"]
 
 
+@pytest.mark.heavy
 def test_demand_makes_its_data_for_each_trial(tmp_path: Path) -> None:
     """A window's length could not be searched or reproduced, or the version would take another trial's window."""
     outcome = run("demand", tmp_path)

@@ -65,6 +65,7 @@ def answers(server: MlflowServer) -> None:
     wait_until(lambda: server.answered > before)
 
 
+@pytest.mark.heavy
 def test_a_search_survives_whatever_its_server_does(study: Callable[..., Settings], server: MlflowServer) -> None:
     """If this fails, an MLflow server that restarts in the night costs the night, or leaves its runs RUNNING."""
     said: list[str] = []

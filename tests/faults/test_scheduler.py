@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import optuna
+import pytest
 from optuna.trial import TrialState
 
 from search.study.storage import open_storage
@@ -55,6 +56,7 @@ def scheduler(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
             process.wait(30)
 
 
+@pytest.mark.heavy
 def test_a_scheduler_that_dies_ends_the_search_in_a_line(tiny: Tiny, folder: Path) -> None:
     """If this fails, the search ends in `KeyError: 'workers'`, its trials RUNNING, or waits for ever."""
     tiny("gone", "slow.py:build", SLOW, '\n[search]\npruner = "none"\n')

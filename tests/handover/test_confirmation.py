@@ -72,6 +72,7 @@ def data():
 """
 
 
+@pytest.mark.heavy
 def test_luck_on_labels_of_noise_is_found_out(
     folder: Path, tiny: Callable[..., Definition], run_search: Searcher
 ) -> None:

@@ -35,7 +35,6 @@ pytestmark = pytest.mark.filterwarnings(
 HERE = Path(__file__).parent
 PROGRAMS = sorted(path.stem for path in HERE.glob("*.toml"))
 QUICK = {  # what the test command runs; the others are heavy, 3 minutes
-    "dcgan",
     "pydataset_stream",
     "siamese_network",
     "structured_data",

@@ -97,7 +97,9 @@ def losses(result: TrialResult, part: str = "") -> list[tuple[int, float]]:
     ]
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(
+    "split", [pytest.param(each, marks=[pytest.mark.heavy] * each.endswith(" folds")) for each in SPLITS]
+)
 def test_validation_and_test_rows_do_not_influence_training(split: str, tmp_path: Path) -> None:
     """A study's scores would be better than the model is, and nobody could tell."""
     changes = SPLITS[split]

@@ -69,6 +69,7 @@ def study(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.heavy
 def test_a_trial_on_two_devices(study: Path) -> None:
     """The model would be trained on one device alone, or its loss be NaN where a device gets no row."""
     arguments = ("mirrored.toml", "--n-trials", "1", "--workers", "1", "--json")

@@ -123,7 +123,9 @@ def storage_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
     return {"journal": str(folder / "kept" / "s.journal"), "sqlite": f"sqlite:///{folder}/s.db"}[kind]
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite", "postgresql", "grpc"])
+@pytest.mark.parametrize(
+    "kind", ["journal", "postgresql", *(pytest.param(kind, marks=pytest.mark.heavy) for kind in ("sqlite", "grpc"))]
+)
 def test_a_study_lives_in_any_storage(
     kind: str, tiny: Tiny, run_search: Searcher, folder: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -253,6 +255,7 @@ def test_a_cluster_worker_forgets_the_files_of_an_earlier_search(
     assert len(set(found)) == 3
 
 
+@pytest.mark.heavy
 def test_a_killed_cluster_worker_costs_one_trial(
     tiny: Tiny, run_search: Searcher, scheduler: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -280,6 +283,7 @@ def test_a_killed_cluster_worker_costs_one_trial(
     assert max(count for width, count in widths.items() if width != dead[0].data.params["width"]) == 1
 
 
+@pytest.mark.heavy
 def test_three_searches_begin_at_the_same_moment(tmp_path: Path) -> None:
     """If this fails, a fresh folder ends in 'database is locked', or runs land in a wrong experiment."""
     (tmp_path / "studies").mkdir()
@@ -303,6 +307,7 @@ def test_three_searches_begin_at_the_same_moment(tmp_path: Path) -> None:
     assert not leftovers, "no half-made store stays behind"
 
 
+@pytest.mark.heavy
 def test_a_grown_worker_is_replaced(tiny: Tiny, run_search: Searcher) -> None:
     """If this fails, memory grows with every trial until the night's search dies."""
     code = (

@@ -61,20 +61,20 @@ def differs(drawn: Drawn, values: Values, form: str, folder: Path, within: float
         found = trial.run(
             definition, data, asked, seed=_SEED, is_kept=lambda _: form == "refit", on_epochs=lambda _: None
         )
-    parts = list(trial._parts(definition, data, _SEED, asked.number))
+    parts = list(trial._Trainings(definition, asked, _SEED, lambda _: None, None)._parts(data))
     if form in ("folds", "refit"):
-        parts.append(trial._Split("refit", data.refit(), trial.seed_of(_SEED, asked.number)))
+        parts.append(("refit", data.refit(), trial.seed_of(_SEED, asked.number)))
     if len(trained) < len(parts) or found.path == PLAIN or " is nan " in found.reason or " is inf " in found.reason:
         return None
-    for part, variables in zip(parts, trained, strict=True):
-        logs = [_of(part.name, epoch.logs) for epoch in found.epochs]
+    for (name, part, seed), variables in zip(parts, trained, strict=True):
+        logs = [_of(name, epoch.logs) for epoch in found.epochs]
         mine = compare.Outcome([each for each in logs if each], variables)
-        epochs = int(found.metrics["refit_epochs"]) if part.name == "refit" else drawn.settings["epochs"]
-        settings = {**drawn.settings, "seed": part.seed, "epochs": epochs}
-        one = replace(drawn, data=part.data, settings=settings, make=_maker(drawn, part.data))
-        different = mine.differs(compare.by_keras(one, values, found.path, part.seed), within)
+        epochs = int(found.metrics["refit_epochs"]) if name == "refit" else drawn.settings["epochs"]
+        settings = {**drawn.settings, "seed": seed, "epochs": epochs}
+        one = replace(drawn, data=part, settings=settings, make=_maker(drawn, part))
+        different = mine.differs(compare.by_keras(one, values, found.path, seed), within)
         if different:
-            return f"{part.name or 'the only training'}: {different}"
+            return f"{name or 'the only training'}: {different}"
     return ""
 
 

@@ -72,11 +72,12 @@ def test_a_copied_project_is_told_and_gets_artifacts_of_its_own(tmp_path: Path) 
     assert predicted.returncode == 0, predicted.stderr
 
 
-def test_a_link_to_the_projects_folder_is_no_copy(tmp_path: Path) -> None:
+def test_a_link_to_the_projects_folder_is_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A project that is reached by another name would be refused."""
     old, link = unpack(tmp_path / "old"), tmp_path / "link"
     link.symlink_to(old)
     assert command("search.promote", "kept", "--history", cwd=link).returncode == 0
+    monkeypatch.chdir(link)
     moved.refuse(link / "mlflow.db")
 
 

@@ -34,8 +34,10 @@ def upgraded(tmp_path: Path) -> Path:
     return unpack(tmp_path)
 
 
-def test_a_study_of_the_last_version_goes_on(upgraded: Path) -> None:
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.heavy)])
+def test_a_study_of_the_last_version_goes_on(killed: bool, tmp_path: Path) -> None:
     """An upgrade would cost a night's trials, the champion, or its history."""
+    upgraded = unpack(tmp_path, killed=killed)
     before = command("search.studies", "--json", cwd=upgraded)
     assert before.returncode == 0, before.stderr
     (shown,) = json.loads(before.stdout)

@@ -16,14 +16,20 @@ from pathlib import Path
 WRITTEN = Path(__file__).parent / "version-0.1.tar.xz"
 
 
-def unpack(folder: Path) -> Path:
-    """Unpack it into a folder, as if it had been written there on this machine."""
+def unpack(folder: Path, *, killed: bool = False) -> Path:
+    """Unpack it into a folder, as if it had been written there on this machine.
+
+    Args:
+        folder: Where it goes.
+        killed: Whether the last search is still noted as running; each command then watches it for a minute.
+    """
     folder.mkdir(exist_ok=True)
     with tarfile.open(WRITTEN) as archive:
         archive.extractall(folder, filter="data")
     sql = folder / "mlflow.sql"
     for path in (sql, folder / "studies" / "kept.journal", *folder.rglob("MLmodel")):
         text = path.read_text(encoding="utf-8").replace("@FOLDER@", str(folder))
+        text = text if killed else text.replace('"state":"running"', '"state":"interrupted"')
         path.write_text(text.replace("@HOST@", socket.gethostname()), encoding="utf-8")
     with closing(sqlite3.connect(folder / "mlflow.db")) as database:
         database.executescript(sql.read_text(encoding="utf-8"))

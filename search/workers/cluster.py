@@ -6,6 +6,7 @@ are the user's; nothing of theirs is changed, and all that a worker needs travel
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -35,6 +36,9 @@ from search.training.model import user_files
 from search.workers import worker
 from search.workers.base import Slot
 from search.workers.worker import shipped_folder
+
+# A scheduler that is gone is told in a line; dask's own record of it has a traceback.
+logging.getLogger("distributed.batched").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
 _CONNECT_SECONDS = 10

@@ -51,6 +51,9 @@ width = {{ type = "int", low = 2, high = 200 }}
 """
 
 
+_AT_FIRST: set[str] = set()  # names of the variables of the session
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the heavy tests run on request."""
     parser.addoption("--heavy", action="store_true", help="run the tests marked `heavy`, and no others")
@@ -60,6 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep the frameworks' start-up noise out of every process the tests start."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    _AT_FIRST.update(os.environ)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -82,13 +86,11 @@ def nothing_is_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(autouse=True)
-def environment_stays() -> Iterator[None]:
-    """A variable that a test's search sets, as MLflow's tracking address, is not seen by the next test's commands."""
-    before = dict(os.environ)
+def mlflow_is_unset() -> Iterator[None]:
+    """MLflow keeps the store and experiment that a test sets in variables, which the next test's commands would see."""
     yield
-    if os.environ != before:
-        os.environ.clear()
-        os.environ.update(before)
+    for name in {name for name in os.environ if name.startswith("MLFLOW_")} - _AT_FIRST:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from search.study.files import StudyFiles
 from search.study.listener import Listener
 from search.studyfile.schema import Definition
 from search.studyfile.settings import Settings
-from search.system.outbox import Left
+from search.system.outbox import Outbox
 from search.workers import worker
 from search.workers.base import Pool
 
@@ -33,7 +33,9 @@ class NoMirror(Listener):
     """Stands for `search.tracking.mirror.Mirror` where MLflow is left alone: it shows no trial."""
 
     fault = ""
-    left = Left()
+
+    def __init__(self) -> None:
+        self.outbox = Outbox("MLflow", "trial", lambda _: False, 0, lambda _: None)  # stays empty
 
     def update(self, number: int) -> None:
         """Do nothing."""
@@ -52,10 +54,6 @@ class NoMirror(Listener):
 
     def log_model(self, number: int) -> None:
         """Do nothing."""
-
-    def drain(self, patience: float, *_: object) -> Left:  # noqa: ARG002 - as `Mirror`
-        """Return nothing: nothing waits."""
-        return self.left
 
     def close(self) -> None:
         """Do nothing."""

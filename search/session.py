@@ -305,7 +305,7 @@ def _fail(context: Context, error: BaseException) -> None:
     with suppress(Exception):
         context.claim.ended(INTERRUPTED, one_line(error))
     if context.run is not None:
-        context.mirror.drain(HURRY)
+        context.mirror.outbox.drain(HURRY)
         with suppress(Exception):
             context.run.end("FAILED", {}, {"reason": str(error)})
     context.mirror.close()

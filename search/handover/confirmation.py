@@ -141,7 +141,7 @@ def _is_logged(context: Context, trial: FrozenTrial) -> bool:
         return False
     from search.tracking import agreement
 
-    context.mirror.drain(_PATIENCE)
+    context.mirror.outbox.drain(_PATIENCE)
     with suppress(Exception):  # MLflow is away: the model is made once more
         logged = agreement.model_of(context.definition, context.study, trial)
         return bool(context.mirror.model_id(trial.number) or logged)

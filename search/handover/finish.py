@@ -93,7 +93,11 @@ class _Ending:
                     f"--offline averages nothing; search.sync registers trial {outcome.best.number} alone"
                 )
         self._mirror.close()
-        left = self._mirror.left if context.run is not None else Left(tuple(trial.number for trial in context.trials()))
+        left = (
+            self._mirror.outbox.left
+            if context.run is not None
+            else Left(tuple(trial.number for trial in context.trials()))
+        )
         if state == _FINISHED and left.numbers:
             state = _TRAINED
         context.claim.ended(state, self._stopped)
@@ -104,7 +108,7 @@ class _Ending:
 
     def _await_mirror(self) -> None:
         """Wait for MLflow, first for those trials that a model is registered of; Ctrl-C ends the wait alone."""
-        settings, waiting = self._context.settings, len(self._mirror.left.numbers)
+        settings, waiting = self._context.settings, len(self._mirror.outbox.left.numbers)
         leading = [trial.number for trial in self._ranked[: settings.models_kept if settings.registers else 0]]
 
         interruption = Interruption("interrupted while the end was written to MLflow; all is kept")
@@ -115,7 +119,7 @@ class _Ending:
             return not interruption.signal
 
         with signals(interruption.note):
-            self._mirror.drain(self._patience, settings.wait, leading, tell)
+            self._mirror.outbox.drain(self._patience, settings.wait, leading, tell)
 
     def _told(self, outcome: Outcome | None, halted: int) -> Outcome:
         """Return the outcome, or raise what the command ends with."""

@@ -106,7 +106,7 @@ def _send(
     mirror = Mirror(study, storage, definition, searches, files, on_message)
     for number in due:
         mirror.update(number)
-    left = mirror.drain(_PATIENCE).numbers
+    left = mirror.outbox.drain(_PATIENCE).numbers
     mirror.close()
     if left:
         raise TrackingError(

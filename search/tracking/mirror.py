@@ -7,10 +7,9 @@ nothing appears twice.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -27,7 +26,7 @@ from search.study import attributes
 from search.study.files import StudyFiles
 from search.study.listener import Listener
 from search.studyfile.schema import Definition
-from search.system.outbox import SILENT, Left, NotSent, Outbox
+from search.system.outbox import SILENT, NotSent, Outbox
 from search.tracking import entries, logged_model, store
 from search.tracking.runs import SearchRun, model_of_run
 from search.tracking.user_code import model_code
@@ -60,6 +59,9 @@ class Mirror(Listener):
         files: The study's files, where models wait.
         on_message: Told once when MLflow is away, and when it is back.
         fresh: The search that begins now: its trials cannot have runs yet.
+
+    Attributes:
+        outbox: The trials that wait to be shown.
     """
 
     def __init__(
@@ -77,11 +79,11 @@ class Mirror(Listener):
         self._shown: dict[int, _Shown] = {}
         self._describing, self._described = threading.Lock(), time.monotonic()
         writers = 1 if _on_sqlite() else 4  # SQLite has one writer at a time
-        self._outbox = Outbox("MLflow", "trial", self._send, writers, on_message)
+        self.outbox = Outbox("MLflow", "trial", self._send, writers, on_message)
 
     def update(self, number: int) -> None:
         """Show what the study says of a trial now."""
-        self._outbox.add(number)
+        self.outbox.add(number)
 
     def on_epochs(self, trial: FrozenTrial, epochs: Sequence[Epoch]) -> None:
         """Show that a trial runs, and its epochs; one that ends before is shown once, whole."""
@@ -95,34 +97,19 @@ class Mirror(Listener):
 
     def await_run(self, number: int, seconds: float) -> str:
         """Return a trial's run if it is there within so many seconds, else an empty text."""
-        self._outbox.add(number, urgent=True)
-        self._outbox.wait_for(lambda: bool(self.run_id(number)), seconds)
+        self.outbox.add(number, urgent=True)
+        self.outbox.wait_for(lambda: bool(self.run_id(number)), seconds)
         return self.run_id(number)
-
-    def drain(
-        self,
-        patience: float,
-        longest: float = math.inf,
-        first: Iterable[int] = (),
-        on_wait: Callable[[Left], bool] = lambda _: True,
-    ) -> Left:
-        """Wait until every trial is shown, or nothing moves for a while; see `Outbox.drain`."""
-        return self._outbox.drain(patience, longest, first, on_wait)
-
-    @property
-    def left(self) -> Left:
-        """The trials that are not shown yet."""
-        return self._outbox.left
 
     @property
     def fault(self) -> str:
         """What is wrong with MLflow's store: the last request failed, or a server has not answered it; else empty."""
-        fault = self._outbox.fault
+        fault = self.outbox.fault
         return "" if fault == SILENT and _on_sqlite() else fault  # a file that is busy answers later
 
     def close(self) -> None:
         """End the threads; what they are writing now is finished first, for two seconds at most."""
-        self._outbox.close()
+        self.outbox.close()
 
     def run_id(self, number: int) -> str:
         """Return a trial's run; empty when it is not shown yet."""

@@ -81,7 +81,7 @@ class _WhenImported(importlib.abc.MetaPathFinder):
 
 
 def _time_tracking(mirror: Any) -> None:
-    time_calls(mirror.Mirror, "drain", "drain")
+    time_calls(mirror.Outbox, "drain", "drain")
     time_calls(mirror.Mirror, "_show", "mirror")
 
 

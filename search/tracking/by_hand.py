@@ -6,11 +6,10 @@ from collections.abc import Iterable
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, ViewType
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from optuna.trial import FrozenTrial
 
 from search.tracking.entries import milliseconds
-
-_PARENT = "mlflow.parentRunId"
 
 
 def deleted(experiment: Experiment) -> str:
@@ -77,6 +76,6 @@ def restored_trial(client: MlflowClient, experiment_id: str, trial: FrozenTrial,
     run = _restored(client, experiment_id, f"tags.{number} = '{trial.number}' AND attributes.start_time = {began}")
     if run is None:
         return ""
-    if run.data.tags.get(_PARENT) != parent:
-        client.set_tag(run.info.run_id, _PARENT, parent)
+    if run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent:
+        client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, parent)
     return str(run.info.run_id)

@@ -21,6 +21,7 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from search.errors import UsageError, redact
 from search.studyfile.copy import common_layout, files_of
@@ -146,7 +147,7 @@ def recorded(run_id: str) -> Recorded:
     except MlflowException:
         raise UsageError(f"no run '{run_id}' in MLflow; name a trial's run, or models:/NAME@champion") from None
     tags = run.data.tags
-    above, number = tags.get("mlflow.parentRunId", ""), tags.get("trial", "")
+    above, number = tags.get(MLFLOW_PARENT_RUN_ID, ""), tags.get("trial", "")
     if not above or not number.isdecimal():
         raise UsageError(f"run '{run_id}' is not a trial's; name the run of a trial")
     if not run.data.metrics:

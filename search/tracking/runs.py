@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import redact
@@ -173,7 +173,7 @@ class SearchRun:
 
     def find_trial(self, number: int) -> str:
         """Return the run of a trial; empty when there is none."""
-        query = f"tags.`mlflow.parentRunId` = '{self.run_id}' AND tags.{TRIAL} = '{number}'"
+        query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.run_id}' AND tags.{TRIAL} = '{number}'"
         found = self._client.search_runs([self.experiment_id], query, max_results=1)
         return self._noted(found[0]) if found else ""
 
@@ -184,7 +184,7 @@ class SearchRun:
     def create_trial(self, trial: FrozenTrial) -> str:
         """Create the run of a trial, and return it."""
         began = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
-        tags = {**self._tags, "mlflow.parentRunId": self.run_id, TRIAL: str(trial.number)}
+        tags = {**self._tags, MLFLOW_PARENT_RUN_ID: self.run_id, TRIAL: str(trial.number)}
         run = self._client.create_run(self.experiment_id, milliseconds(began), tags, descriptions.trial_name(trial))
         run_id = self._noted(run)
         if self._dataset is not None:
@@ -204,12 +204,12 @@ class SearchRun:
         numbers = {"mean": confirmed.mean, "std": confirmed.std, "seeds": float(len(confirmed.values))}
         shown = [Metric(f"confirmed_{name}", value, now, 0) for name, value in numbers.items() if value is not None]
         entries.log(self._client, run_id, shown)
-        query = f"tags.`mlflow.parentRunId` = '{run_id}' AND tags.{CONFIRMS} = '{number}'"
+        query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' AND tags.{CONFIRMS} = '{number}'"
         known = {run.data.tags.get("seed") for run in entries.runs(self._client, self.experiment_id, query)}
         for index, (seed, metrics) in enumerate(zip(confirmed.seeds, confirmed.metrics, strict=True), 1):
             if str(seed) in known:
                 continue
-            tags = {**self._tags, "mlflow.parentRunId": run_id, CONFIRMS: str(number), "seed": str(seed)}
+            tags = {**self._tags, MLFLOW_PARENT_RUN_ID: run_id, CONFIRMS: str(number), "seed": str(seed)}
             run = self._client.create_run(self.experiment_id, now, tags, f"trial-{number:05d} · seed {index}")
             own = str(run.info.run_id)
             entries.log(self._client, own, [Metric(name, value, now, 0) for name, value in metrics.items()])
@@ -358,7 +358,7 @@ class SearchRun:
 
     def trial_runs(self) -> Iterator[Run]:
         """Yield every run nested under the search's."""
-        yield from entries.runs(self._client, self.experiment_id, f"tags.`mlflow.parentRunId` = '{self.run_id}'")
+        yield from entries.runs(self._client, self.experiment_id, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.run_id}'")
 
     def is_known(self) -> bool:
         """Return whether MLflow has the study's experiment and this search's run; writes nothing."""

@@ -12,6 +12,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from search.data.summary import DataSummary
 from search.ensemble.members import Ensemble, of_record
@@ -62,7 +63,7 @@ def log(
     """
     client, now = MlflowClient(), milliseconds(time.time())
     tags = {
-        "mlflow.parentRunId": run.run_id,
+        MLFLOW_PARENT_RUN_ID: run.run_id,
         **run.source,
         "kind": ENSEMBLE,
         MEMBERS: json.dumps(ensemble.record()),

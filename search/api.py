@@ -266,11 +266,11 @@ class Study:
     def report(self, folder: str | Path | None = None) -> list[Path]:
         """Write the study's table and plots to a folder, by default `reports/<name>`, and return the files."""
         with unchanged():
-            from search.reporting import place, plots
+            from search.reporting import address, plots
 
             target = Path(folder) if folder is not None else Path("reports") / self.name
             target.mkdir(parents=True, exist_ok=True)
-            where = place.place_of(self.study, self._definition, self._tracking_uri)
+            where = address.address_of(self.study, self._definition, self._tracking_uri)
             return plots.write(self.study, self._definition, target, where)
 
     @property

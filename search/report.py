@@ -26,8 +26,8 @@ def report_command(
     Example: python -m search.report blobs
     """
     from search.reporting import plots
+    from search.reporting.address import address_of
     from search.reporting.findings import findings_of
-    from search.reporting.place import place_of
     from search.study import create
 
     settings = settings_of(study, **options)
@@ -35,8 +35,8 @@ def report_command(
     loaded = create.load(settings.study_name, settings.storage)
     folder = output or Path("reports") / settings.study_name
     folder.mkdir(parents=True, exist_ok=True)
-    place = place_of(loaded, definition, settings.tracking_uri)
-    written = plots.write(loaded, definition, folder, place)
+    address = address_of(loaded, definition, settings.tracking_uri)
+    written = plots.write(loaded, definition, folder, address)
 
     found = findings_of(loaded, definition, top)
     if as_json:
@@ -44,7 +44,7 @@ def report_command(
         return
     from search.terminal import print_findings
 
-    print_findings(found, definition, written, [line for line in (place.serve, place.url) if line])
+    print_findings(found, definition, written, [line for line in (address.serve, address.url) if line])
 
 
 main = main_of(report_command)

@@ -12,7 +12,7 @@ from search.studyfile.schema import Definition
 
 
 @dataclass(frozen=True)
-class Place:
+class Address:
     """Where a study's trials and its model are.
 
     Attributes:
@@ -30,10 +30,10 @@ class Place:
     version_url: str = ""
 
 
-NOWHERE = Place()
+NO_ADDRESS = Address()
 
 
-def place_of(study: optuna.Study, definition: Definition, tracking_uri: str | None) -> Place:
+def address_of(study: optuna.Study, definition: Definition, tracking_uri: str | None) -> Address:
     """Ask MLflow where a study is; nowhere, where it has none of it or cannot be asked.
 
     Args:
@@ -51,11 +51,11 @@ def place_of(study: optuna.Study, definition: Definition, tracking_uri: str | No
             page = views.page_of_study(uri, name)
             versions = registry.all_versions(name)
     except (TrackingError, RegistryError):
-        return NOWHERE
+        return NO_ADDRESS
     if page is None:
-        return NOWHERE
+        return NO_ADDRESS
     mine = next((each for each in versions if each.tags.get("trial") == best), None)
     if mine is None:
-        return Place(page.url, page.serve)
+        return Address(page.url, page.serve)
     address = f"{page.url.partition('/#/')[0]}/#/models/{name}/versions/{mine.version}"
-    return Place(page.url, page.serve, mine.uri, mine.aliases, address)
+    return Address(page.url, page.serve, mine.uri, mine.aliases, address)

@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.figures import counts
 from search.register import beside_trivial, best_of, luck
 from search.reporting import insight
+from search.reporting.address import NO_ADDRESS, Address
 from search.reporting.findings import averaged_of, front_of
-from search.reporting.place import NOWHERE, Place
 from search.study import attributes, ranking
 from search.study.comparable import ComparableStudy, comparable_study, comparable_trials, read_study
 from search.studyfile.objects import in_words
@@ -46,18 +46,18 @@ _BEST = 5  # trials in the table
 _AXES = 4  # parameters whose parallel axes a phone has room for
 
 
-def page(study: optuna.Study, definition: Definition, place: Place = NOWHERE) -> str:
+def page(study: optuna.Study, definition: Definition, address: Address = NO_ADDRESS) -> str:
     """Return the page: what it is about, the best trials, what matters, and every plot that there are trials for.
 
     Args:
         study: The study.
         definition: Its study file.
-        place: Where MLflow shows it.
+        address: Where MLflow shows it.
     """
     from plotly.offline import get_plotlyjs
 
     title = f"Study {study.study_name}"
-    parts: list[str] = [f"<h1>{markup.markup(title)}</h1>", *_about(study, definition, place)]
+    parts: list[str] = [f"<h1>{markup.markup(title)}</h1>", *_about(study, definition, address)]
     parts += [*_best(study, definition), *_insights(study, definition)]
     for heading, figures, wide in _figures(read_study(study), definition):
         drawn = [_drawn(each, narrow=len(figures) > 1) for each in figures]
@@ -89,15 +89,15 @@ def _drawn(figure: Any, *, narrow: bool) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, config=config))
 
 
-def _about(study: optuna.Study, definition: Definition, place: Place) -> Iterator[str]:
+def _about(study: optuna.Study, definition: Definition, address: Address) -> Iterator[str]:
     """Yield what the page is about: when, which data, which versions, and what can be done with the best model."""
     trials = study.get_trials(deepcopy=False)
     ended = [trial.datetime_complete for trial in trials if trial.datetime_complete]
     data, known = definition.data, attributes.data_of(study)
     split = f"{data.folds} folds" if data.folds else f"{data.validation_size:g} of the rest to validate"
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("search", "optuna", "keras", "tensorflow"))
-    alias = f" ({', '.join(place.aliases)})" if place.aliases else ""
-    served = f" (served by: {place.serve})" if place.serve else ""
+    alias = f" ({', '.join(address.aliases)})" if address.aliases else ""
+    served = f" (served by: {address.serve})" if address.serve else ""
     averaged = averaged_of(study, definition)
     yield markup.facts(
         {
@@ -109,12 +109,12 @@ def _about(study: optuna.Study, definition: Definition, place: Place) -> Iterato
             "split": f"{data.test_size:g} held out, {split}",
             "model": in_words(definition.model.build),
             "versions": versions,
-            "registered": place.version
-            and markup.Markup(markup.link(place.version_url, place.version) + markup.markup(alias)),
+            "registered": address.version
+            and markup.Markup(markup.link(address.version_url, address.version) + markup.markup(alias)),
             "averaged": "" if averaged is None else str(averaged),
-            "in MLflow": place.url
-            and markup.Markup(markup.link(place.url, "the study's trials") + markup.markup(served)),
-            "make it champion": "champion" not in place.aliases
+            "in MLflow": address.url
+            and markup.Markup(markup.link(address.url, "the study's trials") + markup.markup(served)),
+            "make it champion": "champion" not in address.aliases
             and f"python -m search.promote {shlex.quote(study.study_name)}",
         }
     )

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.errors import UsageError, did_you_mean, one_line
 from search.figures import literal
 from search.reporting import insight, interactive
-from search.reporting.place import NOWHERE, Place
+from search.reporting.address import NO_ADDRESS, Address
 from search.reporting.table import trials_table
 from search.study import ranking
 from search.study.comparable import comparable_trials, read_study
@@ -26,18 +26,18 @@ from search.studyfile.schema import Definition
 from search.tracking.pages.markup import GREY
 
 
-def write(study: optuna.Study, definition: Definition, folder: Path, place: Place = NOWHERE) -> list[Path]:
+def write(study: optuna.Study, definition: Definition, folder: Path, address: Address = NO_ADDRESS) -> list[Path]:
     """Write the trials' table and every plot that this study has enough trials for.
 
     Args:
         study: The Optuna study.
         definition: Its study file, for the names of its metrics.
         folder: An existing folder.
-        place: Where MLflow shows it.
+        address: Where MLflow shows it.
     """
     return [
         table(study, definition, folder),
-        *(path for name in DRAWINGS for path in draw(study, definition, name, folder, place)),
+        *(path for name in DRAWINGS for path in draw(study, definition, name, folder, address)),
     ]
 
 
@@ -47,7 +47,9 @@ def table(study: optuna.Study, definition: Definition, folder: Path) -> Path:
     return folder / "trials.csv"
 
 
-def draw(study: optuna.Study, definition: Definition, name: str, folder: Path, place: Place = NOWHERE) -> list[Path]:
+def draw(
+    study: optuna.Study, definition: Definition, name: str, folder: Path, address: Address = NO_ADDRESS
+) -> list[Path]:
     """Draw one of `DRAWINGS` as a file, and return it: a PNG, or the page of all interactive plots.
 
     Returns:
@@ -61,7 +63,7 @@ def draw(study: optuna.Study, definition: Definition, name: str, folder: Path, p
         return []
     if name == REPORT:
         path = folder / f"{REPORT}.html"
-        path.write_text(interactive.page(study, definition, place), encoding="utf-8")
+        path.write_text(interactive.page(study, definition, address), encoding="utf-8")
         return [path]
     with _unseen(), suppress(*insight.UNDRAWN):
         path = folder / f"{name}.png"

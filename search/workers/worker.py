@@ -33,7 +33,7 @@ from search.data.loading import TrialData
 from search.errors import ModelError, RowsChanged, SearchError, printable, raised, redact
 from search.reporting import data as data_picture
 from search.reporting import plots
-from search.reporting.place import Place
+from search.reporting.address import Address
 from search.study import attributes, orders, ranking, samplers, storage
 from search.study.comparable import comparable_study
 from search.study.files import checkpoint_name
@@ -315,7 +315,7 @@ def draw(job: Job, plot: str) -> dict[str, bytes]:
     """Draw one plot of the study, and return the file by its name; nothing when it has too few trials."""
     current = optuna.load_study(study_name=job.settings.study_name, storage=_storage(job))
     with tempfile.TemporaryDirectory() as folder:
-        files = plots.draw(comparable_study(current, job.basis), job.definition, plot, Path(folder), Place(job.url))
+        files = plots.draw(comparable_study(current, job.basis), job.definition, plot, Path(folder), Address(job.url))
         return {file.name: file.read_bytes() for file in files}
 
 

@@ -16,9 +16,9 @@ from optuna.trial import create_trial
 from search.ensemble.members import Ensemble, Member
 from search.errors import UsageError
 from search.reporting import insight, interactive, plots
+from search.reporting.address import Address
 from search.reporting.findings import findings_of
 from search.reporting.overview import overview
-from search.reporting.place import Place
 from search.study import attributes, ranking
 from search.study.attributes import Confirmed
 from search.study.storage import open_storage
@@ -250,7 +250,9 @@ def test_the_page_says_where_the_model_is_and_what_was_confirmed(study: optuna.S
     """Whoever is mailed the page would ask which version it is about, and whether the value was luck."""
     attributes.set_search(study, "s", {"trivial": {"val_loss": 2.0}})
     attributes.set_confirmed(study, {29: Confirmed((0.002, 0.004)), 28: Confirmed((0.3, 0.5))})
-    where = Place("http://there/#/experiments/1", "mlflow ui", "models:/found/3", ("challenger",), "http://there/#/v3")
+    where = Address(
+        "http://there/#/experiments/1", "mlflow ui", "models:/found/3", ("challenger",), "http://there/#/v3"
+    )
     page = interactive.page(study, definition, where)
     assert '<a href="http://there/#/v3" target="_blank" rel="noopener">models:/found/3</a> (challenger)' in page
     assert "http://there/#/experiments/1" in page

@@ -28,16 +28,21 @@ def project(tmp_path: Path) -> Path:
     return (tmp_path / "old").rename(tmp_path / "new ü")
 
 
-def test_a_moved_project_is_told_and_mended(project: Path) -> None:
-    """Models would not load, and new ones be written where the folder was."""
-    old = project.with_name("old")
-    before = (project / "studies" / "kept.journal").read_bytes()
+def assert_refused(project: Path, old: Path, why: str) -> None:
+    """Every command says in a line why the store is another project's, and what mends it."""
     for asked in COMMANDS:
         done = command(*asked, cwd=project)
         assert done.returncode == 2, asked
         (line,) = done.stderr.splitlines()
-        assert f"keeps its artifacts in {old}, which is gone; where the project was moved: " in line
+        assert f"keeps its artifacts in {old}, {why}" in line
         assert line.endswith(f"python -m search.sync --moved-from '{old}'")
+
+
+def test_a_moved_project_is_told_and_mended(project: Path) -> None:
+    """Models would not load, and new ones be written where the folder was."""
+    old = project.with_name("old")
+    before = (project / "studies" / "kept.journal").read_bytes()
+    assert_refused(project, old, "which is gone; where the project was moved: ")
     assert (project / "studies" / "kept.journal").read_bytes() == before
     assert not old.exists()
     mended = command("search.sync", "kept", "--moved-from", str(old), cwd=project)
@@ -56,12 +61,7 @@ def test_a_copied_project_is_told_and_gets_artifacts_of_its_own(tmp_path: Path) 
     (old / "rows.csv").write_text("a,b\n0.5,1.0\n2.0,-1.0\n")
     shutil.copytree(old, copy)
     before = sorted(str(each) for each in old.rglob("*"))
-    for asked in COMMANDS:
-        done = command(*asked, cwd=copy)
-        assert done.returncode == 2, asked
-        (line,) = done.stderr.splitlines()
-        assert f"keeps its artifacts in {old}, of which this folder is a copy, and would write there" in line
-        assert line.endswith(f"python -m search.sync --moved-from '{old}'")
+    assert_refused(copy, old, "of which this folder is a copy, and would write there")
     assert command("search.promote", "kept", "--history", cwd=old).returncode == 0
     mended = command("search.sync", "kept", "--moved-from", str(old), cwd=copy)
     assert mended.returncode == 0, mended.stderr + mended.stdout

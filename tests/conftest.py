@@ -87,10 +87,12 @@ def nothing_is_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture(autouse=True)
 def mlflow_is_unset() -> Iterator[None]:
-    """MLflow keeps the store and experiment that a test sets in variables, which the next test's commands would see."""
+    """MLflow keeps a test's store and experiment in variables, of the process and its own; the next test has others."""
     yield
     for name in {name for name in os.environ if name.startswith("MLFLOW_")} - _AT_FIRST:
         del os.environ[name]
+    if fluent := sys.modules.get("mlflow.tracking.fluent"):
+        fluent._active_experiment_id = None  # type: ignore[attr-defined]  # nothing public forgets it
 
 
 @pytest.fixture(scope="session")

@@ -82,9 +82,12 @@ def check_reference(reference: str, folder: Path, key: str, told: str = "") -> N
 def _source_of(module: str, folder: Path, key: str) -> Path | None:
     """Return where a module's source lies; None where that is not known without importing what it is in."""
     root, *inner = module.split(".")
-    spec = importlib.machinery.PathFinder.find_spec(root, [*sys.path, str(folder)])
-    if spec is None and root not in sys.modules and not any(map(_finds_more, sys.meta_path)):
-        raise ModelError(f"{key}: {module} cannot be imported (ModuleNotFoundError: No module named '{root}')")
+    if root in sys.modules:
+        spec = getattr(sys.modules[root], "__spec__", None)
+    else:
+        spec = importlib.util.find_spec(root) or importlib.machinery.PathFinder.find_spec(root, [str(folder)])
+        if spec is None:
+            raise ModelError(f"{key}: {module} cannot be imported (ModuleNotFoundError: No module named '{root}')")
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return None
     path = Path(spec.origin)
@@ -93,12 +96,6 @@ def _source_of(module: str, folder: Path, key: str) -> Path | None:
         if not path.is_file():
             return None
     return path
-
-
-def _finds_more(finder: Any) -> bool:
-    """Return whether a finder may know modules that lie in no folder of `sys.path`, as editable installs have it."""
-    of_python = importlib.machinery
-    return finder not in (of_python.BuiltinImporter, of_python.FrozenImporter, of_python.PathFinder)
 
 
 _MAKE_NAMES = {"*", "globals", "vars", "setattr", "exec", "__getattr__"}  # what gives a module names when it runs

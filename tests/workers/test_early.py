@@ -139,7 +139,7 @@ def test_what_needs_no_framework_is_told_before_it_is_imported(tmp_path: Path) -
         if expected == "the server is started":
             assert (status, printed) == (expected, ""), changes
             continue
-        assert status == 2, printed
+        assert status == 2, (expected, status, printed)
         assert len(printed.splitlines()) == 1, printed
         line = printed.removeprefix("error: ").removeprefix("early.toml: ").rstrip()
         assert line.startswith(expected.removesuffix("…").rstrip()), (line, expected)

@@ -100,9 +100,10 @@ def pass_of(model: keras.Model, step: str, tensors: Any, *, shared: bool, until_
                 made = _pass_of_graphs(model, graphs, spec, until_nan=until_nan)
                 _keep(_passes, (key, until_nan, *numbers.items()), made, _KEPT_PASSES)
             return _bound(made, resources), reused
-    one_step = _compiled(model, getattr(model, step))
+    eagerly = model.run_eagerly  # set by a callback; a model that is compiled so takes Keras's own way
+    one_step = getattr(model, step) if eagerly else _compiled(model, getattr(model, step))
     run = _over_batches(lambda rows, _: one_step(rows), lambda _: model.get_metrics_result(), spec, until_nan=until_nan)
-    return _bound(_concrete(run, spec), ()), False
+    return _bound(run if eagerly else _concrete(run, spec), ()), False
 
 
 def spec_of(tensors: Any) -> Any:

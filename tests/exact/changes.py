@@ -114,6 +114,12 @@ def _eagerly(model: keras.Model) -> None:
     model.run_eagerly = True
 
 
+def _eagerly_anew(model: keras.Model) -> None:
+    _eagerly(model)
+    model.make_train_function(force=True)
+    model.make_test_function(force=True)
+
+
 def _regularized(model: keras.Model) -> None:
     for layer in model.layers:
         if isinstance(layer, layers.Dense):
@@ -134,6 +140,7 @@ CHANGES = {
     "weights": _smaller_weights,
     "optimizer's variables": _forgetful,
     "run_eagerly": _eagerly,
+    "run_eagerly, functions anew": _eagerly_anew,
     "a variable's regularizer": _regularized,
 }
 

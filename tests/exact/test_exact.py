@@ -60,10 +60,11 @@ _CHANGED = [  # in one training: the change, its hook, the epoch
         ("make functions anew", "on_epoch_end", 0),
     ],
     [("learning rate", "on_test_end", 0), ("compile", "on_epoch_begin", 1), ("stop testing", "on_test_begin", 0)],
+    [("run_eagerly, functions anew", "on_epoch_end", 0)],
 ]
 
 
-@pytest.mark.parametrize("changed", _CHANGED, ids=["before the first batch", "made anew", "compiled and stopped"])
+@pytest.mark.parametrize("changed", _CHANGED, ids=["before the first batch", "made anew", "compiled and stopped", "eagerly"])
 def test_what_a_callback_changes_is_trained_as_keras_trains_it(changed: list[tuple[str, str, int]]) -> None:
     """A callback that freezes layers would freeze none, and the study would never say so."""
     mine = same(dense, callbacks=lambda: [Changes(hook, changes.CHANGES[each], epoch) for each, hook, epoch in changed])

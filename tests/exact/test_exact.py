@@ -64,7 +64,7 @@ _CHANGED = [  # in one training: the change, its hook, the epoch
 ]
 
 
-@pytest.mark.parametrize("changed", _CHANGED, ids=["before the first batch", "made anew", "compiled and stopped", "eagerly"])
+@pytest.mark.parametrize("changed", _CHANGED, ids=["at first", "made anew", "compiled and stopped", "eagerly"])
 def test_what_a_callback_changes_is_trained_as_keras_trains_it(changed: list[tuple[str, str, int]]) -> None:
     """A callback that freezes layers would freeze none, and the study would never say so."""
     mine = same(dense, callbacks=lambda: [Changes(hook, changes.CHANGES[each], epoch) for each, hook, epoch in changed])

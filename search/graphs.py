@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,16 +89,16 @@ def pass_of(model: keras.Model, step: str, tensors: Any, *, shared: bool, until_
     """
     spec = spec_of(tensors)
     if shared:
-        key = f"{step} {spec} {_key(model)}"
+        key = f"{step} {spec} {_key(model, step)}"
         reused = _recall(_graphs, key) is not None
         if key not in _graphs:
             _keep(_graphs, key, _traced(model, step, spec), _KEPT)
         graphs = _graphs[key]
         if graphs is not None:
-            numbers, resources = _numbers(model), tuple(_resources(model))
+            numbers, resources = _numbers(model, step), tuple(_resources(model, step))
             made = _recall(_passes, (key, until_nan, *numbers.items()))
             if made is None:
-                made = _pass_of_graphs(model, graphs, spec, until_nan=until_nan)
+                made = _pass_of_graphs(model, graphs, spec, numbers, resources, until_nan=until_nan)
                 _keep(_passes, (key, until_nan, *numbers.items()), made, _KEPT_PASSES)
             return _bound(made, resources), reused
     eagerly = model.run_eagerly  # set by a callback; a model that is compiled so takes Keras's own way
@@ -143,12 +144,20 @@ def _bound(made: Callable[..., Any], resources: tuple[tf.Tensor, ...]) -> Pass:
     import keras
     import tensorflow as tf
 
+    if isinstance(made, tf.types.experimental.ConcreteFunction):
+        # A call checks the kind of each argument, 5 ms for the handles of a model with three layers.
+        made = partial(_called, made)
+
     def run(order: Any, batch_size: int, tensors: Any) -> dict[str, Any]:
         flat = keras.tree.flatten(tensors)
         logs: dict[str, Any] = made(tf.convert_to_tensor(order, tf.int32), tf.constant(batch_size), *flat, *resources)
         return logs
 
     return run
+
+
+def _called(made: Any, *flat: tf.Tensor) -> Any:
+    return made._call_flat(list(flat), made.captured_inputs)  # noqa: SLF001 - no public way
 
 
 def _recall(kept: OrderedDict[Any, Any], key: Any) -> Any:
@@ -163,8 +172,8 @@ def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
         kept.popitem(last=False)
 
 
-def _key(model: keras.Model) -> str:
-    """Return all that decides the graphs of a built-in model."""
+def _key(model: keras.Model, step: str) -> str:
+    """Return all that decides the graphs of a step of a built-in model; no optimizer tests it."""
     import keras
 
     kinds = {type(layer).__name__ for layer in model.layers}
@@ -184,7 +193,8 @@ def _key(model: keras.Model) -> str:
 
     optimizer = {name: value for name, value in model.optimizer.get_config().items() if name != "learning_rate"}
     optimizer[_DECAY] = None if optimizer.get(_DECAY) is None else "open"
-    compiled = {**model.get_compile_config(), "optimizer": [type(model.optimizer).__name__, optimizer]}
+    trained = [type(model.optimizer).__name__, optimizer] if step == "train_step" else []
+    compiled = {**model.get_compile_config(), "optimizer": trained}
     settings = (keras.config.epsilon(), keras.config.floatx(), keras.config.image_data_format())
     return json.dumps([told(model.get_config()), told(compiled), model.output_shape, settings], sort_keys=True)
 
@@ -198,8 +208,9 @@ def _owners(model: keras.Model) -> Iterator[tuple[Any, str]]:
         yield model.optimizer, _DECAY
 
 
-def _numbers(model: keras.Model) -> dict[str, float]:
-    return {name: getattr(owner, name) for owner, name in _owners(model)}
+def _numbers(model: keras.Model, step: str) -> dict[str, float]:
+    """Return those settings by name; a test has none of them."""
+    return {name: getattr(owner, name) for owner, name in _owners(model)} if step == "train_step" else {}
 
 
 @contextmanager
@@ -222,7 +233,7 @@ def _traced(model: keras.Model, step: str, spec: Any) -> _Graphs | None:
     def one_step(*flat: tf.Tensor) -> Any:
         return getattr(model, step)(keras.tree.pack_sequence_as(spec, list(flat)))
 
-    resources = _resources(model)
+    resources = _resources(model, step)
     with _marked(model):
         graphs = _graph(one_step, keras.tree.flatten(spec), resources), _graph(model.get_metrics_result, [], resources)
     return None if graphs[0] is None or graphs[1] is None else (graphs[0], graphs[1])
@@ -254,23 +265,32 @@ def _graph(function: Callable[..., Any], spec: list[Any], resources: list[tf.Ten
     )
 
 
-def _resources(model: keras.Model) -> list[tf.Tensor]:
-    """Return the handles of a model's variables, and of the tables by which it looks texts up."""
-    variables = (*model.variables, *model.metrics_variables, *model.optimizer.variables)
+def _resources(model: keras.Model, step: str) -> list[tf.Tensor]:
+    """Return the handles of the variables of a model's step, and of the tables by which it looks texts up."""
+    trained = model.optimizer.variables if step == "train_step" else ()
+    variables = (*model.variables, *model.metrics_variables, *trained)
     tables = [layer.lookup_table.resource_handle for layer in model.layers if hasattr(layer, "lookup_table")]
     unique = {id(variable): variable for variable in variables}.values()
     return [*(variable.value.handle for variable in unique), *tables]
 
 
-def _pass_of_graphs(model: keras.Model, graphs: _Graphs, spec: Any, *, until_nan: bool) -> Callable[..., Any]:
+def _pass_of_graphs(
+    model: keras.Model,
+    graphs: _Graphs,
+    spec: Any,
+    numbers: Mapping[str, float],
+    resources: Sequence[tf.Tensor],
+    *,
+    until_nan: bool,
+) -> Callable[..., Any]:
     """Return a pass that takes the resources of a model like this one."""
     import keras
     import tensorflow as tf
 
-    step, results = _with_numbers(graphs[0], _numbers(model)), graphs[1]
+    step, results = _with_numbers(graphs[0], numbers), graphs[1]
     one_step = _compiled(model, lambda rows, resources: step.call(keras.tree.flatten(rows), resources))
     run = _over_batches(one_step, lambda resources: results.call([], resources), spec, until_nan=until_nan)
-    return _concrete(run, spec, [tf.TensorSpec([], resource.dtype) for resource in _resources(model)])
+    return _concrete(run, spec, [tf.TensorSpec([], resource.dtype) for resource in resources])
 
 
 def _compiled(model: keras.Model, step: Callable[..., Any]) -> Callable[..., Any]:

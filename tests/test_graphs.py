@@ -76,10 +76,10 @@ def steps_of(data: Data, params: dict[str, Any], step: str) -> tuple[bool, list[
     own = graphs._graph(
         lambda *flat: getattr(model, step)(keras.tree.pack_sequence_as(spec, list(flat))),
         keras.tree.flatten(spec),
-        graphs._resources(model),
+        graphs._resources(model, step),
     )
     assert own is not None
-    return reused, nodes(graphs._with_numbers(kept[0], graphs._numbers(model))), nodes(own)
+    return reused, nodes(graphs._with_numbers(kept[0], graphs._numbers(model, step))), nodes(own)
 
 
 VARIED = [
@@ -113,7 +113,10 @@ def test_each_task_and_other_data_have_their_own_graphs(task: str) -> None:
         reused, used, own = steps_of(made(task, columns, normalize), USUAL, step)
         assert used == own
         assert not reused
-    assert steps_of(made(task, 5, normalize=True), {**USUAL, "dropout": 0.4}, "test_step")[0]
+    others = {**USUAL, "dropout": 0.4, "weight_decay": 1e-4, "optimizer": "sgd"}
+    reused, used, own = steps_of(made(task, 5, normalize=True), others, "test_step")
+    assert reused
+    assert used == own
 
 
 def test_keras_settings_are_part_of_a_graph() -> None:
@@ -153,7 +156,7 @@ class Fit:
 def traced_alone(monkeypatch: pytest.MonkeyPatch, data: Data, params: dict[str, Any], **settings: Any) -> Fit:
     with monkeypatch.context() as patch:
         patch.setattr(graphs, "_graphs", OrderedDict())
-        patch.setattr(graphs, "_key", lambda model: "alone")
+        patch.setattr(graphs, "_key", lambda *_: "alone")
         patch.setattr(graphs, "_traced", lambda *_: None)
         found = Fit(data, params, **settings)
     assert found.path == fit.WHOLE_EPOCHS

@@ -1,6 +1,6 @@
 """Train random models here and by Keras's `fit`, and count by kind what differs.
 
-    python -m tests.exact --models 300 --seed 0 --file exact.jsonl [--part 0/2]
+    python -m tests.exact --models 300 --seed 0 --file exact.jsonl [--processes 2]
 
 Each model is followed by three of the same builder with other sizes, rates and seeds, in turn with another builder's.
 Every epoch's logs, all weights and the optimizer's variables are compared to the last bit; the predictions of saved
@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 FOLLOWERS = 3
 _LAST_BITS = 1e-5  # a share
-_LOADED_AT_ONCE = 10  # models in a fresh process
+_TOGETHER = 10  # models of a process
 
 
 @dataclass
@@ -106,27 +108,34 @@ def _load_here(folder: Path, seeds: list[int]) -> None:
     print(json.dumps({seed: compare.load_and_compare(folder / str(seed), draw(seed)) for seed in seeds}))
 
 
-def attack(seeds: list[int], file: Path, followers: int) -> None:
-    """Compare the models of these seeds that the file has not."""
+def ten(seeds: list[int], followers: int) -> list[Record]:
+    """Compare the models of some seeds, and load them in a fresh process."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, records = Path(name), []
+        for index in range(0, len(seeds), 2):
+            records += compared(seeds[index : index + 2], folder, followers)
+            for each in records[-2:]:
+                sys.stderr.write(
+                    f"{each.seed} {each.path} {each.differs or each.last_bits or each.refused} "
+                    f"{each.resumed} {each.parts}\n"
+                )
+        loaded = load(folder, [each.seed for each in records if each.loaded == "kept"])
+        for each in records:
+            if each.loaded == "kept":
+                each.loaded = loaded.get(each.seed, "no answer") or "same"
+    return records
+
+
+def attack(seeds: list[int], file: Path, followers: int, processes: int) -> None:
+    """Compare the models of these seeds that the file has not, ten in a process: TensorFlow keeps what it traced."""
     known = {each["seed"] for each in read(file)}
     left = [seed for seed in seeds if seed not in known]
-    for first in range(0, len(left), _LOADED_AT_ONCE):
-        part = left[first : first + _LOADED_AT_ONCE]
-        with tempfile.TemporaryDirectory() as name:
-            folder, records = Path(name), []
-            for index in range(0, len(part), 2):
-                records += compared(part[index : index + 2], folder, followers)
-                for each in records[-2:]:
-                    sys.stderr.write(
-                        f"{each.seed} {each.path} {each.differs or each.last_bits or each.refused} "
-                        f"{each.resumed} {each.parts}\n"
-                    )
-            loaded = load(folder, [each.seed for each in records if each.loaded == "kept"])
-            for each in records:
-                if each.loaded == "kept":
-                    each.loaded = loaded.get(each.seed, "no answer") or "same"
-        with file.open("a") as out:
-            out.writelines(json.dumps(asdict(each)) + "\n" for each in records)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn, max_tasks_per_child=1) as pool:
+        parts = [left[first : first + _TOGETHER] for first in range(0, len(left), _TOGETHER)]
+        for done in as_completed([pool.submit(ten, part, followers) for part in parts]):
+            with file.open("a") as out:
+                out.writelines(json.dumps(asdict(each)) + "\n" for each in done.result())
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -166,7 +175,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0, help="of the first model")
     options.add_argument("--seeds", type=int, nargs="*", help="these models alone")
     options.add_argument("--followers", type=int, default=FOLLOWERS, help="later models of each builder")
-    options.add_argument("--part", default="0/1", help="0/2 and 1/2 share the models out between two processes")
+    options.add_argument("--processes", type=int, default=1, help="how many train at once")
     options.add_argument("--file", type=Path, default=Path("exact.jsonl"), help="where the outcomes are kept")
     options.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     options.add_argument("--table", action="store_true", help="print the counts of the file alone")
@@ -174,10 +183,9 @@ def main() -> None:
     if given.load:
         _load_here(given.load, given.seeds)
         return
-    index, parts = map(int, given.part.split("/"))
-    seeds = given.seeds or list(range(given.seed, given.seed + given.models))[index::parts]
+    seeds = given.seeds or list(range(given.seed, given.seed + given.models))
     if not given.table:
-        attack(seeds, given.file, given.followers)
+        attack(seeds, given.file, given.followers, given.processes)
     print(table(read(given.file)))
     for each in read(given.file):
         for told in each["differs"]:

@@ -128,12 +128,14 @@ def ten(seeds: list[int], followers: int) -> list[Record]:
 
 def attack(seeds: list[int], file: Path, followers: int, processes: int) -> None:
     """Compare the models of these seeds that the file has not, ten in a process: TensorFlow keeps what it traced."""
+    from tests.exact import __main__ as importable  # a spawned process does not find what `python -m` ran
+
     known = {each["seed"] for each in read(file)}
     left = [seed for seed in seeds if seed not in known]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=spawn, max_tasks_per_child=1) as pool:
         parts = [left[first : first + _TOGETHER] for first in range(0, len(left), _TOGETHER)]
-        for done in as_completed([pool.submit(ten, part, followers) for part in parts]):
+        for done in as_completed([pool.submit(importable.ten, part, followers) for part in parts]):
             with file.open("a") as out:
                 out.writelines(json.dumps(asdict(each)) + "\n" for each in done.result())
 

@@ -15,8 +15,7 @@ from keras import layers
 
 from search.data.dataset import Data, Part
 from search.training import fit
-from tests.exact import __main__ as attack
-from tests.exact import changes, compare, kinds, objects
+from tests.exact import attack, changes, compare, kinds, objects
 from tests.exact.bodies import Values
 from tests.exact.changes import Changes
 from tests.exact.kinds import Drawn

@@ -45,8 +45,9 @@ class Comparison:
     def _look_up(self, search_id: str) -> None:
         for each, record in attributes.searches_of(self._study).items():
             basis = record.get("basis")
-            known = basis and self._basis  # looking for what changed takes longer than a trial's epoch
-            self._same[each] = basis == self._basis or not changes(basis, self._basis) if known else None
+            # Looking for what changed takes longer than a trial's epoch.
+            same = (basis == self._basis or not changes(basis, self._basis)) if basis and self._basis else None
+            self._same[each] = same
         self._same.setdefault(search_id, None)
 
 

@@ -57,7 +57,7 @@ def compare(plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool) 
                 task = f"{name}-split{split}"
                 try:
                     several = _searched(plan, task)
-                    known = {tool: _fresh(plan, task, each) for tool, each in several.items()}
+                    known = _fresh(plan, task, several)
                     found[name, split], floors[name, split] = _judged(plan, task, several)
                 except Exception as error:  # whatever a tool or its model raises: a race of hours goes on
                     note(f"  {task} is left out, and tried again by the next run: {error}")
@@ -128,12 +128,15 @@ def _judged(plan: parts.Plan, task: str, several: dict[str, list[parts.Handed]])
     return given, averages.floor(kind, y)
 
 
-def _fresh(plan: parts.Plan, task: str, searches: Sequence[parts.Handed]) -> float:
-    """Return the mean test loss of the configurations under fresh seeds; NaN for a tool with another space."""
-    wanted = [each.params for each in searches if each.params]
-    judged = parts.judged(plan, task, wanted) if wanted else {}
-    losses = [curve.kept("last") for several in judged.values() for curve in several]
-    return float(np.mean(losses)) if losses else float("nan")
+def _fresh(plan: parts.Plan, task: str, several: dict[str, list[parts.Handed]]) -> dict[str, float]:
+    """Return each tool's mean test loss of its configurations under fresh seeds; NaN for a tool with another space."""
+    chosen = {tool: [each.params for each in searches if each.params] for tool, searches in several.items()}
+    judged = parts.judged(plan, task, [params for found in chosen.values() for params in found])  # in one process
+    losses = {
+        tool: [curve.kept("last") for params in found for curve in judged[parts.key(params)]]
+        for tool, found in chosen.items()
+    }
+    return {tool: float(np.mean(each)) if each else float("nan") for tool, each in losses.items()}
 
 
 def _ranks(

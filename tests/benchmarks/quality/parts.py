@@ -162,6 +162,7 @@ def _ours(plan: Plan, task: str, tool: str, seed: int) -> Handed:
         seconds = time.time() - started
         trials = _trials(folder / "studies" / f"{task}.journal", task)
         mlflow.set_tracking_uri(store)
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         version = registry.find(task)
         known = registry.predictions_of(version)
         assert known is not None

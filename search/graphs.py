@@ -145,7 +145,7 @@ def _bound(made: Callable[..., Any], resources: tuple[tf.Tensor, ...]) -> Pass:
     import tensorflow as tf
 
     if isinstance(made, tf.types.experimental.ConcreteFunction):
-        # A call checks the kind of each argument, 5 ms for the handles of a model with three layers.
+        # A call checks the kind of each argument: 1 ms for 45 handles.
         made = partial(_called, made)
 
     def run(order: Any, batch_size: int, tensors: Any) -> dict[str, Any]:

@@ -45,9 +45,7 @@ class Comparison:
     def _look_up(self, search_id: str) -> None:
         for each, record in attributes.searches_of(self._study).items():
             basis = record.get("basis")
-            # Looking for what changed takes longer than a trial's epoch.
-            same = (basis == self._basis or not changes(basis, self._basis)) if basis and self._basis else None
-            self._same[each] = same
+            self._same[each] = not changes(basis, self._basis) if basis and self._basis else None
         self._same.setdefault(search_id, None)
 
 
@@ -174,6 +172,8 @@ def _basis(definition: Definition, data: DataSummary) -> dict[str, Any]:
 
 def changes(before: Basis, now: Basis) -> list[str]:
     """Return what differs between what two searches are measured on."""
+    if before == now:  # looking for what changed takes longer than a trial's epoch
+        return []
     return _changes_of_data(before, now) + _changes_of_code(before, now)
 
 

@@ -27,7 +27,7 @@ from tests.conftest import TINY, begin, command
 from tests.faults.mlflow_server import MlflowServer, mlflow_server
 from tests.serving import served
 
-KINDS = ("passwords", "s3")  # both on PostgreSQL; artifacts through the server, and past it
+KINDS = ("postgresql", "passwords", "s3")
 _KEYS = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "eu-central-1"}
 _ADMIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "password-of-tests"}
 

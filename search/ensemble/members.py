@@ -43,6 +43,8 @@ class Ensemble:
         alone: Its value for the best trial.
         metrics: What was measured on the averaged model: `test_*`, `parameters`, `latency_ms`.
         slower: How many times as long as the best trial's model it takes for a row.
+        gain: By how much its loss is lower than the best trial's on validation rows that chose neither; None where a
+            search of an earlier version did not keep it.
         run_id: Its run in MLflow.
     """
 
@@ -52,6 +54,7 @@ class Ensemble:
     alone: float
     metrics: dict[str, float] = field(default_factory=dict)
     slower: float = 1.0
+    gain: float | None = None
     run_id: str = ""
 
     @property
@@ -84,7 +87,8 @@ class Ensemble:
         value = (
             "" if self.value is None else f": `{self.metric}` {shown(self.value)}; the best alone {shown(self.alone)}"
         )
-        return f"{what} averaged{value}; {self.slower:.1f} times slower a row"
+        gain = "" if self.gain is None else f"; its loss is {shown(self.gain)} lower on rows that chose neither"
+        return f"{what} averaged{value}; {self.slower:.1f} times slower a row{gain}"
 
 
 def of_record(kept: dict[str, Any]) -> Ensemble:

@@ -102,6 +102,7 @@ class _Averaging:
             alone=best.value,
             metrics=made.metrics,
             slower=made.slower,
+            gain=chosen.verdict.difference,
         )
         return self._logged(best.number, averaged, made)
 

@@ -80,6 +80,10 @@ def test_the_mean_of_the_best_trials_is_registered(study: Definition, run_search
     said = f"4 trials averaged: `val_loss` {told['value']:.4g}"[:-2]
     assert said in version.description
     assert "times slower a row" in version.description
+    assert ensemble.gain is not None
+    assert ensemble.gain > 0
+    assert f"; its loss is {ensemble.gain:.3g}"[:-1] in version.description
+    assert "lower on rows that chose neither" in version.description
     assert version.tags["trial"] == str(outcome.best.number)
     run = MlflowClient().get_run(version.run_id)
     assert run.data.tags["kind"] == "ensemble"

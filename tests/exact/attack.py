@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -59,7 +60,7 @@ def compared(seeds: list[int], folder: Path, followers: int = FOLLOWERS) -> list
             mine = compare.here(each, values)
             theirs = compare.by_keras(each, values, mine.path)
             record.trained += 1
-            record.path = record.path or ("" if mine.error else mine.path)
+            record.path = record.path or mine.path
             different = mine.differs(theirs)
             if different:
                 told = record.differs if mine.differs(theirs, _LAST_BITS) else record.last_bits
@@ -102,10 +103,12 @@ def load_here(folder: Path, seeds: list[int]) -> None:
 
 def ten(seeds: list[int], followers: int) -> list[Record]:
     """Compare the models of some seeds, and load them in a fresh process."""
+    gc.disable()  # it would look through all that TensorFlow traced, again and again
     with tempfile.TemporaryDirectory() as name:
         folder, records = Path(name), []
         for index in range(0, len(seeds), 2):
             records += compared(seeds[index : index + 2], folder, followers)
+            gc.collect()
             for each in records[-2:]:
                 sys.stderr.write(
                     f"{each.seed} {each.path} {each.differs or each.last_bits or each.refused} "

@@ -36,6 +36,7 @@ class Outcome:
     epochs: list[dict[str, float]] = field(default_factory=list)
     variables: list[Any] = field(default_factory=list)
     error: str = ""
+    raised: str = ""  # where the error was raised
     path: str = ""
     model: keras.Model | None = None
 
@@ -114,7 +115,7 @@ def variables(model: keras.Model) -> list[Any]:
 def train(
     drawn: Drawn,
     values: Values,
-    run: Callable[[keras.Model, list[keras.callbacks.Callback]], str],
+    run: Callable[[keras.Model, list[keras.callbacks.Callback]], None],
     seed: int | None = None,
 ) -> Outcome:
     """Return what comes of a training; an error is an outcome too."""
@@ -125,30 +126,32 @@ def train(
     try:
         with settings_restored():
             found.model = model_of(drawn, values, seed)
-            found.path = run(found.model, [*drawn.callbacks(), keep])
+            run(found.model, [*drawn.callbacks(), keep])
             found.variables = variables(found.model)
     except Exception as error:  # what Keras refuses is refused here too
         found.error = f"{type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else ''}"
-        found.path = traceback.format_exc()
+        found.raised = traceback.format_exc()
     return found
 
 
 def here(drawn: Drawn, values: Values) -> Outcome:
     """Train as a trial does."""
 
-    def run(model: keras.Model, callbacks: list[keras.callbacks.Callback]) -> str:
-        paths = [""]
+    paths = [""]
+
+    def run(model: keras.Model, callbacks: list[keras.callbacks.Callback]) -> None:
         built_in = drawn.mlp is not None
         fit.fit(model, drawn.data, callbacks=callbacks, built_in=built_in, on_path=paths.append, **drawn.settings)
-        return paths[-1]
 
-    return train(drawn, values, run)
+    found = train(drawn, values, run)
+    found.path = paths[-1]
+    return found
 
 
 def by_keras(drawn: Drawn, values: Values, path: str, seed: int | None = None) -> Outcome:
     """Train by Keras's `fit`: on batches in the order of this package, or as it is where that does no more."""
 
-    def run(model: keras.Model, callbacks: list[keras.callbacks.Callback]) -> str:
+    def run(model: keras.Model, callbacks: list[keras.callbacks.Callback]) -> None:
         data, settings = drawn.data, dict(drawn.settings)
         of_rows, size = settings.pop("seed"), settings.pop("batch_size")
         shuffle, validation = settings.pop("shuffle", True), data.validation
@@ -165,7 +168,6 @@ def by_keras(drawn: Drawn, values: Values, path: str, seed: int | None = None) -
             model.fit(x, y, sample_weight=weights, batch_size=size, shuffle=shuffle, **more)
         else:
             model.fit(_batches(_packed(data.train), of_rows if shuffle else None, size), shuffle=False, **more)
-        return "Keras"
 
     return train(drawn, values, run, seed)
 
@@ -202,7 +204,7 @@ def resumed(drawn: Drawn, values: Values, folder: Path) -> Outcome | None:
     ):
         return None
 
-    def once(model: keras.Model, callbacks: list[keras.callbacks.Callback], die: bool) -> str:
+    def once(model: keras.Model, callbacks: list[keras.callbacks.Callback], die: bool) -> None:
         epochs, counted = Epochs(), callbacks[:-1]
 
         def on_epoch(epoch: int, *_: Any) -> None:
@@ -212,7 +214,6 @@ def resumed(drawn: Drawn, values: Values, folder: Path) -> Outcome | None:
         saving = checkpoint.checkpointing(folder, True, epochs, counted, lambda: None)
         followed = [*callbacks, watcher(epochs, on_epoch), saving]
         fit.fit(model, drawn.data, callbacks=followed, built_in=drawn.mlp is not None, **drawn.settings)
-        return ""
 
     train(drawn, values, lambda model, callbacks: once(model, callbacks, die=True))
     return train(drawn, values, lambda model, callbacks: once(model, callbacks, die=False))

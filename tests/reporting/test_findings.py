@@ -301,7 +301,8 @@ def test_the_page_says_what_was_averaged(definition: Definition) -> None:
     study.add_trial(create_trial(params={"width": 8, "dropout": 0.1}, distributions=SPACE, value=0.112))
     averaged = Ensemble((Member(0, "a"), Member(1, "b")), "val_loss", 0.104, 0.112, slower=1.9, gain=0.009)
     attributes.set_ensemble(study, averaged.record() | {"newer": 1})
-    told = "2 trials averaged: `val_loss` 0.104; the best alone 0.112; 1.9 times slower a row; its loss is 0.009 lower on rows that chose neither"
+    told = "2 trials averaged: `val_loss` 0.104; the best alone 0.112; 1.9 times slower a row"
+    told += "; its loss is 0.009 lower on rows that chose neither"
     assert told in interactive.page(study, definition)
     assert findings_of(study, definition, 5).ensemble == averaged
 

@@ -51,6 +51,7 @@ def compare(plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool) 
     found: dict[tuple[str, int], averages.Given] = {}
     fresh: dict[tuple[str, int], dict[str, float]] = {}
     floors: dict[tuple[str, int], float] = {}
+    longest = dict.fromkeys(parts.tools(), 0.0)
     try:
         for split in range(splits):
             for name in names:
@@ -63,13 +64,16 @@ def compare(plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool) 
                     note(f"  {task} is left out, and tried again by the next run: {error}")
                 else:
                     fresh[name, split] = known
+                    longest = {tool: max(longest[tool], *(each.seconds for each in several[tool])) for tool in longest}
     except KeyboardInterrupt:
         note("  stopped; the tables are of what is done")
     if not found:
         note("  no task is done for all tools; the same command goes on from what is kept")
         return
-    ranks, caption = _ranks(found, fresh), _caption(plan, sorted({task for task, _ in found}), len(found))
+    ranks = [[*row, f"{longest[row[0]]:.0f}"] for row in _ranks(found, fresh)]
+    caption = _caption(plan, sorted({task for task, _ in found}), len(found))
     columns = ["", "mean rank", "95 %", "first", "configuration under fresh seeds, mean rank", "calibration error"]
+    columns.append("longest, s")
     table("quality: test loss of the model that is handed over", columns, ranks, caption)
     losses = _losses(found)
     against = averages.summary(found, floors, parts.PLAIN)

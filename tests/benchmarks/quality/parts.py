@@ -43,7 +43,7 @@ _NEEDED = {"KerasTuner": ("keras_tuner", "tensorboard"), "Ray": ("ray",)}
 _JUDGE = 10_000  # seeds from here on belong to the judge
 _RANDOM = 1_000  # and from here on to the random configurations
 _SEEDS = 20  # how far the seeds of a task's searches are from those of the next
-_SHARE = 0.85  # of a search's time in which trials begin: the rest is for its model
+_SHARE = 0.65  # of a search's time in which trials begin: the rest is for its model
 _PATIENCE = 60.0  # seconds until a search that was asked to end is killed
 
 

@@ -48,7 +48,7 @@ class Outcome:
             within: How far a number may be off, as a share. Above 0 only the first that is off counts: TensorFlow sums
                 all rows of a batch in an order that depends on how they come, and later epochs make more of it.
         """
-        if bool(self.error) != bool(other.error):
+        if self.error.partition(":")[0] != other.error.partition(":")[0]:
             return f"here: {self.error or 'trains'}; Keras: {other.error or 'trains'}"
         if len(self.epochs) != len(other.epochs):
             return f"{len(self.epochs)} epochs, Keras {len(other.epochs)}"

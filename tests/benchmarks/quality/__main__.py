@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--pruners", action="store_true", help="replay pruners over the random configurations instead")
     parser.add_argument("--choices", action="store_true", help="replay keep_epoch and the preset over them instead")
     parser.add_argument("--samplers", action="store_true", help="compare samplers by trials instead")
-    parser.add_argument("--keep", action="store_true", help="write the tables to results/quality.md")
+    parser.add_argument("--keep", action="store_true", help="add to results/quality.jsonl and quality.md")
     asked = parser.parse_args()
     for name in asked.tasks:
         if name not in tasks.TASKS:

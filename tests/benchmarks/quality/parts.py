@@ -30,7 +30,12 @@ from tests.benchmarks.timing import HERE, PYTHON, empty_folder, note
 
 Params = dict[str, Any]
 OURS, PLAIN = "search.run", "plain Optuna"
-_OURS = {OURS: (), f"{OURS} --ensemble 5": ("--ensemble", "5")}
+_OURS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # options of the command, and tables of the study file
+    OURS: ((), {}),
+    f"{OURS} --ensemble 5": (("--ensemble", "5"), {}),
+    f"{OURS}, refit": ((), {"search": {"refit": True}}),
+    f"{OURS}, folds = 5": ((), {"data": {"folds": 5}}),
+}
 _RIVALS = {
     PLAIN: ("quality_plain.py",),
     "KerasTuner, Bayesian": ("quality_tuner.py", "bayesian"),
@@ -152,10 +157,11 @@ def _ours(plan: Plan, task: str, tool: str, seed: int) -> Handed:
 
     from search.tracking import registry
 
+    more, added = _OURS[tool]
     with empty_folder() as folder:
-        study = written(arrays(plan, task), folder)
+        study = written(arrays(plan, task), folder, **added)
         limit, store = str(plan.seconds * _SHARE), f"sqlite:///{folder}/mlflow.db"
-        options = ("--n-trials", "100000", "--timeout", limit, "--seed", str(seed), "--quiet", *_OURS[tool])
+        options = ("--n-trials", "100000", "--timeout", limit, "--seed", str(seed), "--quiet", *more)
         options += ("--tracking-uri", store)  # the environment has that of the search before: MLflow sets it there
         started = time.time()
         _until([PYTHON, "-m", "search.run", str(study), *options], folder, 2 * plan.seconds + _PATIENCE)

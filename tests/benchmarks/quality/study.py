@@ -43,10 +43,18 @@ def content(file: Path, **fit: Any) -> dict[str, Any]:
     }
 
 
-def written(file: Path, folder: Path) -> Path:
-    """Write the study file of a task, and return where it is."""
+def written(file: Path, folder: Path, **more: dict[str, Any]) -> Path:
+    """Write the study file of a task, and return where it is.
+
+    Args:
+        file: The task's arrays.
+        folder: Where to write it.
+        more: More keys of its tables, by table.
+    """
     lines: list[str] = []
     tables = content(file)
+    for name, keys in more.items():
+        tables[name] = {**tables.get(name, {}), **keys}
     for name, value in tables.items():
         if name == "space":
             lines += [line for key, each in value.items() for line in _table(f"space.{key}", each)]

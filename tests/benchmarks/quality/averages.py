@@ -232,7 +232,10 @@ def summary(found: dict[tuple[str, int], Given], floors: dict[tuple[str, int], f
         if not keys:
             continue
         ratio = {key: np.log((found[key][name][0] + floors[key]) / (found[key][base][0] + floors[key])) for key in keys}
-        by_task = {task: [value for key, value in ratio.items() if key[0] == task] for task in {key[0] for key in keys}}
+        by_task = {
+            task: [value for key, value in ratio.items() if key[0] == task]
+            for task in dict.fromkeys(key[0] for key in keys)
+        }
         means = np.asarray([np.mean(values) for values in by_task.values()])
         low, high = _interval(list(by_task.values()))
         ece = [found[key][name][1] - found[key][base][1] for key in keys if np.isfinite(found[key][name][1])]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +35,6 @@ class Outcome:
     epochs: list[dict[str, float]] = field(default_factory=list)
     variables: list[Any] = field(default_factory=list)
     error: str = ""
-    raised: str = ""  # where the error was raised
     path: str = ""
     model: keras.Model | None = None
 
@@ -130,7 +128,6 @@ def train(
             found.variables = variables(found.model)
     except Exception as error:  # what Keras refuses is refused here too
         found.error = f"{type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else ''}"
-        found.raised = traceback.format_exc()
     return found
 
 

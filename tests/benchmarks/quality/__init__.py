@@ -11,7 +11,6 @@ and split is a line of `results/quality.jsonl`, from which the next run goes on,
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import json
 import tempfile
@@ -24,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from search.system.machine import processors
 from tests.benchmarks.quality import averages, parts, tasks
 from tests.benchmarks.timing import HERE, Size, machine, note
 
@@ -53,6 +51,8 @@ class Race:
         task: The task.
         split: Which split of its rows.
         seconds: How long each search might take.
+        seeds: Searches of each tool.
+        judges: Seeds under which a configuration was judged.
         machine: Where they ran.
         floor: What is added to losses before they are compared.
         given: The mean test loss and calibration error of the models.
@@ -64,6 +64,8 @@ class Race:
     task: str
     split: int
     seconds: int
+    seeds: int
+    judges: int
     machine: str
     floor: float
     given: averages.Given
@@ -89,7 +91,7 @@ def compare(plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool) 
         note(f"  not compared with what needs {', '.join(parts.missing())}: pip install 'search[benchmarks]'")
     races = _races(plan, file)
     try:
-        for task, split in itertools.product(names, range(splits)):
+        for split, task in itertools.product(range(splits), names):
             if (task, split) in races:
                 continue
             try:
@@ -114,12 +116,13 @@ def compare(plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool) 
 
 
 def _races(plan: parts.Plan, file: Path) -> dict[tuple[str, int], Race]:
-    """Return the races of a file that had as many seconds and all tools."""
+    """Return the races of a file that were as large as the plan and had all tools."""
     races = [Race(**each) for each in parts.read(file)]
     return {
         (each.task, each.split): each
         for each in races
-        if each.seconds == plan.seconds and each.given.keys() >= {*parts.tools()}
+        if (each.seconds, each.seeds, each.judges) == (plan.seconds, len(plan.seeds), plan.judges)
+        and each.given.keys() >= {*parts.tools()}
     }
 
 
@@ -141,6 +144,8 @@ def _race(plan: parts.Plan, task: str, split: int) -> Race:
         task=task,
         split=split,
         seconds=plan.seconds,
+        seeds=len(plan.seeds),
+        judges=plan.judges,
         machine=machine(),
         floor=floor,
         given=given,
@@ -245,10 +250,11 @@ def _losses(races: list[Race]) -> list[list[str]]:
 
 def _caption(plan: parts.Plan, races: list[Race]) -> str:
     count = len({each.task for each in races})
+    machines = dict.fromkeys(each.machine.partition(", load")[0] for each in races)
     return (
         f"{count} tasks, {len(races)} tasks and splits, {len(parts.tools())} tools, {plan.seconds} s for each search "
-        f"on {processors()} core(s), {len(plan.seeds)} seed(s); configurations judged under {plan.judges} fresh seeds. "
-        f"Lower is better. {datetime.date.today()}, {machine()}."  # noqa: DTZ011 - the reader's day
+        f"on {' or '.join(machines)}, {len(plan.seeds)} seed(s); configurations judged under {plan.judges} fresh "
+        "seeds. Lower is better."
     )
 
 

@@ -58,7 +58,7 @@ def _number(value: Any) -> float:
 def main() -> None:
     """Answer each line."""
     file = Path(sys.argv[1])
-    definition = parse_definition(content(file, keep_epoch="last"), file)
+    definition = parse_definition(content(file, fit={"keep_epoch": "last"}), file)
     data = load(definition)
     seen: dict[tuple[int, str], dict[str, Any]] = {}
     for line in sys.stdin:

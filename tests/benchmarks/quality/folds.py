@@ -26,7 +26,7 @@ from search.studyfile.schema import Definition
 from search.training import trial
 from tests.benchmarks.quality import averages, parts, tasks
 from tests.benchmarks.quality.study import content
-from tests.benchmarks.timing import note, table
+from tests.benchmarks.timing import note
 
 _PRUNERS = ("none", "percentile", "median", "wilcoxon")
 _FOLDS = 5
@@ -61,9 +61,7 @@ def searched(folder: Path, task: str, split: int, trainings: int) -> None:
     if not left:
         return
     tasks.write(file.stem, file)
-    tables = content(file)
-    tables["data"]["folds"] = _FOLDS
-    definition = parse_definition(tables, file)
+    definition = parse_definition(content(file, data={"folds": _FOLDS}), file)
     data = load(definition)
     for name in left:
         found = search(definition, data, name, trainings, parts.seed_of(task, split))
@@ -90,7 +88,7 @@ def main() -> None:
 
 
 def show(folder: Path) -> None:
-    """Print how each pruner does beside none, over all tasks that are done."""
+    """Print how each pruner does beside none, over all tasks that are done, as Markdown."""
     kept = parts.read(folder / "folds.jsonl")
     given: dict[tuple[str, int], averages.Given] = {}
     for each in kept:
@@ -105,7 +103,6 @@ def show(folder: Path) -> None:
     }
     rows = [[*row, *counts[row[0]]] for row in averages.summary(given, floors, _PRUNERS[0])]
     columns = [*averages.COLUMNS, "trials", "pruned"]
-    table("folds: test loss of the best trial's refit, beside no pruner", columns, rows)
     print("\n".join(parts.as_markdown(columns, rows)))
 
 

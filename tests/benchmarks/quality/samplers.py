@@ -83,8 +83,9 @@ def _searched(plan: Plan, task: str, name: str, seed: int) -> list[Curve]:
 def _search(plan: Plan, task: str, name: str, seed: int) -> list[Curve]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler, options = _SAMPLERS[name]
-    tables = {**content(parts.arrays(plan, task)), "search": {"sampler": sampler, "sampler_options": options}}
-    definition = parse_definition(tables, parts.arrays(plan, task))
+    file = parts.arrays(plan, task)
+    tables = content(file, search={"sampler": sampler, "sampler_options": options})
+    definition = parse_definition(tables, file)
     study = optuna.create_study(sampler=make_sampler(definition, sampler, parts.seed_of(task, seed)))
     found = []
     with _trainer(plan, task) as train:

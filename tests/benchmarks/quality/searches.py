@@ -47,7 +47,7 @@ def main() -> None:
 def _searched(folder: Path, task: str, seed: int, trials: int, again: int, judges: int) -> dict[str, Any]:
     file = folder / f"{task}-split{seed}.npz"
     tasks.write(file.stem, file)
-    definition = parse_definition(content(file, keep_epoch="last"), file)
+    definition = parse_definition(content(file, fit={"keep_epoch": "last"}), file)
     data = load(definition)
     tried = _search(definition, data, seed, trials)
     leading: list[dict[str, Any]] = []

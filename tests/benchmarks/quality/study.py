@@ -19,12 +19,12 @@ def parts():
 """
 
 
-def content(file: Path, **fit: Any) -> dict[str, Any]:
+def content(file: Path, **more: dict[str, Any]) -> dict[str, Any]:
     """Return what the study file of a task says, and write its data function beside the arrays.
 
     Args:
         file: The task's arrays.
-        fit: More keys of `[fit]`.
+        more: More keys of its tables, by table.
     """
     import numpy as np
 
@@ -32,15 +32,16 @@ def content(file: Path, **fit: Any) -> dict[str, Any]:
     if not source.is_file():
         source.write_text(_DATA.format(file=file.absolute()), encoding="utf-8")
     kind = str(np.load(file)["kind"])
-    return {
+    tables: dict[str, Any] = {
         "name": file.stem,
         "metric": "val_loss",
         "direction": "minimize",
         "data": {"source": f"{source.absolute()}:parts", "task": kind},
         "model": {"build": "mlp"},
-        "fit": {"epochs": EPOCHS, **fit},
+        "fit": {"epochs": EPOCHS},
         "space": SPACE,
     }
+    return tables | {name: tables.get(name, {}) | keys for name, keys in more.items()}
 
 
 def written(file: Path, folder: Path, **more: dict[str, Any]) -> Path:
@@ -49,13 +50,10 @@ def written(file: Path, folder: Path, **more: dict[str, Any]) -> Path:
     Args:
         file: The task's arrays.
         folder: Where to write it.
-        more: More keys of its tables, by table.
+        more: As `content` takes them.
     """
     lines: list[str] = []
-    tables = content(file)
-    for name, keys in more.items():
-        tables[name] = {**tables.get(name, {}), **keys}
-    for name, value in tables.items():
+    for name, value in content(file, **more).items():
         if name == "space":
             lines += [line for key, each in value.items() for line in _table(f"space.{key}", each)]
         elif isinstance(value, dict):

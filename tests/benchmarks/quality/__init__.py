@@ -4,8 +4,8 @@ Real tables, one space of eight parameters, several splits each. Each tool searc
 what counts is the test loss of the model that it hands over: the registered version, the best model that a script
 kept. Beside it stands its configuration's test loss under seeds that no search used, and the calibration error.
 
-The work is done in parts, each kept in a folder that is printed; what is there is not done again. What comes of a task
-and split is a line of `results/quality.jsonl`, from which the next run goes on, on another machine too;
+The work is done in parts, each kept in a folder that is printed; what is there is not done again. What a tool comes to
+in a task and split is a line of `results/quality.jsonl`, from which the next run goes on, on another machine too;
 `results/quality.md` has the tables. `python -m tests.benchmarks.quality --help` is the same with sizes of one's own.
 """
 
@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from tests.benchmarks.quality import averages, parts, tasks
 from tests.benchmarks.timing import HERE, Size, machine, note
 
 _RESULTS = HERE / "results" / "quality"
 _MARK = "<!-- tables: python -m tests.benchmarks.quality --keep -->"
-QUICK = ("diabetes", "breast_cancer", "oj", "digits")
+QUICK = ("diabetes", "breast_cancer", "digits")
 _RESAMPLES = 4000
 
 
@@ -44,40 +44,44 @@ def main(size: Size) -> None:
 
 
 @dataclass(frozen=True)
-class Race:
-    """What came of one task and split: what each tool handed over, by its name.
+class Result:
+    """What a tool came to in one task and split.
 
     Attributes:
         task: The task.
         split: Which split of its rows.
+        tool: The tool.
         seconds: How long each search might take.
-        seeds: Searches of each tool.
+        seeds: Searches.
         judges: Seeds under which a configuration was judged.
         machine: Where they ran.
-        floor: What is added to losses before they are compared.
-        given: The mean test loss and calibration error of the models.
-        fresh: The mean test loss of the configurations under fresh seeds; NaN for a tool with another space.
+        floor: What is added to the task's losses before they are compared.
+        loss: The mean test loss of the models that were handed over.
+        ece: Their mean calibration error; NaN for a regression.
+        fresh: The mean test loss of their configurations under fresh seeds; NaN for a tool with another space.
         took: The longest search, in seconds.
         trials: The mean number of trials.
     """
 
     task: str
     split: int
+    tool: str
     seconds: int
     seeds: int
     judges: int
     machine: str
     floor: float
-    given: averages.Given
-    fresh: dict[str, float]
-    took: dict[str, float]
-    trials: dict[str, float]
+    loss: float
+    ece: float
+    fresh: float
+    took: float
+    trials: float
 
 
 def compare(plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool) -> None:
     """Race in task after task, and print the tables of all races of the file.
 
-    Ctrl-C ends the work; a race that the file has is not repeated.
+    Ctrl-C ends the work; what the file has is not repeated.
 
     Args:
         plan: How much to do.
@@ -86,84 +90,100 @@ def compare(plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool) 
         keep: Whether the file and the tables are those of the results.
     """
     file = (_RESULTS if keep else plan.folder / "races").with_suffix(".jsonl")
-    note(f"  parts are kept in {plan.folder}, races in {file}")
+    note(f"  parts are kept in {plan.folder}, results in {file}")
     if parts.missing():
         note(f"  not compared with what needs {', '.join(parts.missing())}: pip install 'search[benchmarks]'")
-    races = _races(plan, file)
+    results = _results(plan, file)
+    known = {(each.task, each.split, each.tool) for each in results}
     try:
         for split, task in itertools.product(range(splits), names):
-            if (task, split) in races:
-                continue
-            try:
-                races[task, split] = _race(plan, task, split)
-            except Exception as error:  # whatever a tool or its model raises: a race of hours goes on
-                note(f"  {task}, split {split} is left out, and tried again by the next run: {error}")
-            else:
-                with file.open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(asdict(races[task, split])) + "\n")
+            left = [tool for tool in parts.tools() if (task, split, tool) not in known]
+            found = _race(plan, task, split, left) if left else []
+            results += found
+            with file.open("a", encoding="utf-8") as out:
+                out.writelines(json.dumps(asdict(each)) + "\n" for each in found)
     except KeyboardInterrupt:
         note("  stopped; the tables are of what is done")
-    if not races:
+    races = _races(results)
+    if races.empty:
         note("  no task is done for all tools; the same command goes on from what is kept")
         return
-    lines = _tables(plan, list(races.values()))
+    lines = _tables(plan, races)
     print("\n".join(lines))
     if keep:
         page = _RESULTS.with_suffix(".md")
         head = page.read_text(encoding="utf-8").partition(_MARK)[0]
         page.write_text(f"{head}{_MARK}\n\n" + "\n".join(lines), encoding="utf-8")
-        _draw(list(races.values()), _RESULTS.with_suffix(".png"))
+        _draw(races, _RESULTS.with_suffix(".png"))
 
 
-def _races(plan: parts.Plan, file: Path) -> dict[tuple[str, int], Race]:
-    """Return the races of a file that were as large as the plan and had all tools."""
-    races = [Race(**each) for each in parts.read(file)]
-    return {
-        (each.task, each.split): each
-        for each in races
-        if (each.seconds, each.seeds, each.judges) == (plan.seconds, len(plan.seeds), plan.judges)
-        and each.given.keys() >= {*parts.tools()}
-    }
+def _results(plan: parts.Plan, file: Path) -> list[Result]:
+    """Return the results of a file whose races were as large as the plan."""
+    size = (plan.seconds, len(plan.seeds), plan.judges)
+    found = (Result(**each) for each in parts.read(file))
+    return [each for each in found if (each.seconds, each.seeds, each.judges) == size]
 
 
-def _race(plan: parts.Plan, task: str, split: int) -> Race:
-    """Search with each tool, and judge what they hand over.
+def _races(results: Sequence[Result]) -> pd.DataFrame:
+    """Return the results of the tasks and splits that all tools have done."""
+    table = pd.DataFrame([asdict(each) for each in results if each.tool in parts.tools()])
+    if table.empty:
+        return table
+    return table[table.groupby(["task", "split"])["tool"].transform("nunique") == len(parts.tools())]
 
-    Raises:
-        RuntimeError: A tool failed; the message names it.
-    """
+
+def _race(plan: parts.Plan, task: str, split: int, tools: Sequence[str]) -> list[Result]:
+    """Search with each of some tools, and judge what they hand over; a tool that fails is told and left out."""
     name = f"{task}-split{split}"
     several: dict[str, list[parts.Handed]] = {}
-    for tool in parts.tools():
+    for tool in tools:
         try:
             several[tool] = [parts.handed(plan, name, tool, seed) for seed in plan.seeds]
-        except Exception as error:
-            raise RuntimeError(f"{tool} failed ({type(error).__name__}: {error})") from error
-    given, floor = _judged(plan, name, several)
-    return Race(
-        task=task,
-        split=split,
-        seconds=plan.seconds,
-        seeds=len(plan.seeds),
-        judges=plan.judges,
-        machine=machine(),
-        floor=floor,
-        given=given,
-        fresh=_fresh(plan, name, several),
-        took={tool: max(each.seconds for each in searches) for tool, searches in several.items()},
-        trials={tool: float(np.mean([each.trials for each in searches])) for tool, searches in several.items()},
-    )
+        except Exception as error:  # whatever a tool or its model raises: a race of hours goes on
+            note(f"  {name}: {tool} is left out, and tried again by the next run: {type(error).__name__}: {error}")
+    with np.load(parts.arrays(plan, name)) as file:
+        kind, y = str(file["kind"]), file["y_test"]
+    fresh = _fresh(plan, name, several)
+    return [
+        Result(
+            task=task,
+            split=split,
+            tool=tool,
+            seconds=plan.seconds,
+            seeds=len(plan.seeds),
+            judges=plan.judges,
+            machine=machine(),
+            floor=averages.floor(kind, y),
+            loss=float(np.mean([averages.losses(kind, y, each.outputs).mean() for each in searches])),
+            ece=float(np.mean([averages.calibration(kind, y, each.outputs) for each in searches])),
+            fresh=fresh[tool],
+            took=max(each.seconds for each in searches),
+            trials=float(np.mean([each.trials for each in searches])),
+        )
+        for tool, searches in several.items()
+    ]
 
 
-def _tables(plan: parts.Plan, races: list[Race]) -> list[str]:
+def _tables(plan: parts.Plan, races: pd.DataFrame) -> list[str]:
     """Return the tables of some races as lines of Markdown."""
-    found = {(each.task, each.split): each.given for each in races}
-    floors = {(each.task, each.split): each.floor for each in races}
+    found: dict[str, dict[tuple[str, int], averages.Given]] = {"loss": {}, "fresh": {}}
+    floors: dict[tuple[str, int], float] = {}
+    for each in races.to_dict("records"):
+        key = (each["task"], each["split"])
+        floors[key] = each["floor"]
+        for measure, given in found.items():
+            if np.isfinite(each[measure]):
+                given.setdefault(key, {})[each["tool"]] = (each[measure], each["ece"])
     columns = ["", "mean rank", "95 %", "first", "configuration under fresh seeds, mean rank", "calibration error"]
     columns += ["trials", "longest, s"]
     shown = [_caption(plan, races), "", *parts.as_markdown(columns, _ranks(races)), ""]
-    shown += [f"Test loss against {parts.PLAIN}:", ""]
-    shown += [*parts.as_markdown(averages.COLUMNS, averages.summary(found, floors, parts.PLAIN)), ""]
+    shown += ["Each setting of search.run beside the other tools alone:", ""]
+    columns = ["", "mean rank", "best other tool", "its mean rank", "ahead by, 95 %", "tasks better than it"]
+    columns += ["worst task beside it", "tasks better than every other"]
+    shown += [*parts.as_markdown(columns, _alone(races)), ""]
+    for measure, what in (("loss", "Test loss"), ("fresh", "Test loss of the configuration under fresh seeds,")):
+        rows = averages.summary(found[measure], floors, parts.PLAIN)
+        shown += [f"{what} against {parts.PLAIN}:", "", *parts.as_markdown(averages.COLUMNS, rows), ""]
     return [*shown, *parts.as_markdown(["", *parts.tools()], _losses(races)), ""]
 
 
@@ -183,20 +203,6 @@ def plan_of(size: Size) -> parts.Plan:
     )
 
 
-def _judged(plan: parts.Plan, task: str, several: dict[str, list[parts.Handed]]) -> tuple[averages.Given, float]:
-    """Return each tool's mean test loss and calibration error, and what is added to losses that are compared."""
-    with np.load(parts.arrays(plan, task)) as file:
-        kind, y = str(file["kind"]), file["y_test"]
-    given = {
-        tool: (
-            float(np.mean([averages.losses(kind, y, each.outputs).mean() for each in searches])),
-            float(np.mean([averages.calibration(kind, y, each.outputs) for each in searches])),
-        )
-        for tool, searches in several.items()
-    }
-    return given, averages.floor(kind, y)
-
-
 def _fresh(plan: parts.Plan, task: str, several: dict[str, list[parts.Handed]]) -> dict[str, float]:
     """Return each tool's mean test loss of its configurations under fresh seeds; NaN for a tool with another space."""
     chosen = {tool: [each.params for each in searches if each.params] for tool, searches in several.items()}
@@ -208,64 +214,97 @@ def _fresh(plan: parts.Plan, task: str, several: dict[str, list[parts.Handed]]) 
     return {tool: float(np.mean(each)) if each else float("nan") for tool, each in losses.items()}
 
 
-def _ranks(races: list[Race]) -> list[list[str]]:
-    """Return a row for each tool: its mean rank with its interval over tasks, and how often it is first."""
-    names = parts.tools()
-    by_task: dict[str, list[NDArray[Any]]] = {}
-    for each in races:
-        by_task.setdefault(each.task, []).append(rankdata([each.given[name][0] for name in names]))
-    ranks = np.asarray([np.mean(several, axis=0) for several in by_task.values()])
+def _wide(races: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return a column by task and split (rows) and tool."""
+    return races.pivot(index=["task", "split"], columns="tool", values=column)[parts.tools()]
+
+
+def _by_task(races: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean over each task's splits."""
+    return races.groupby("task").mean()
+
+
+def _interval(by_task: NDArray[Any]) -> NDArray[Any]:
+    """Return the ends of the 95 % interval of the mean over tasks (rows)."""
     rng = np.random.default_rng(0)
-    drawn = ranks[rng.integers(0, len(ranks), (_RESAMPLES, len(ranks)))].mean(axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    own = [name for name in names if all(np.isfinite(each.fresh[name]) for each in races)]
-    configured = np.mean([rankdata([each.fresh[name] for name in own]) for each in races], axis=0)
+    drawn = by_task[rng.integers(0, len(by_task), (_RESAMPLES, len(by_task)))].mean(axis=1)
+    return np.asarray(np.quantile(drawn, (0.025, 0.975), axis=0))
+
+
+def _ranks(races: pd.DataFrame) -> list[list[str]]:
+    """Return a row for each tool: its mean rank with its interval over tasks, and how often it is first."""
+    loss, fresh = _wide(races, "loss"), _wide(races, "fresh").dropna(axis="columns")
+    by_task, configured = _by_task(loss.rank(axis="columns")), fresh.rank(axis="columns").mean()
+    low, high = _interval(by_task.to_numpy())
+    first = loss.eq(loss.min(axis="columns"), axis="index").sum()
+    errors, trials, took = _wide(races, "ece").mean(), _wide(races, "trials").median(), _wide(races, "took").max()
+    return [
+        [
+            name,
+            f"{by_task[name].mean():.2f}",
+            f"{low[at]:.2f} to {high[at]:.2f}",
+            f"{first[name]} of {len(loss)}",
+            f"{configured[name]:.2f}" if name in configured else "–",
+            f"{errors[name]:.4f}",
+            f"{trials[name]:.0f}",
+            f"{took[name]:.0f}",
+        ]
+        for at, name in enumerate(parts.tools())
+    ]
+
+
+def _alone(races: pd.DataFrame) -> list[list[str]]:
+    """Return a row for each setting of search.run, as if it raced with the other tools alone."""
+    loss, others = _wide(races, "loss"), [name for name in parts.tools() if not name.startswith(parts.OURS)]
+    floored = (loss + _wide(races, "floor")).apply(np.log)
     rows = []
-    for at, name in enumerate(names):
-        errors = [each.given[name][1] for each in races if np.isfinite(each.given[name][1])]
+    for name in parts.tools():
+        if name in others:
+            continue
+        by_task = _by_task(loss[[name, *others]].rank(axis="columns"))
+        best = str(by_task[others].mean().idxmin())
+        ahead = (by_task[best] - by_task[name]).to_numpy()
+        beside = _by_task(floored.sub(floored[name], axis="index"))
+        low, high = _interval(ahead)
         rows.append(
             [
                 name,
-                f"{ranks[:, at].mean():.2f}",
-                f"{low[at]:.2f} to {high[at]:.2f}",
-                f"{sum(each.min() == each[at] for several in by_task.values() for each in several)} of {len(races)}",
-                f"{configured[own.index(name)]:.2f}" if name in own else "–",
-                f"{np.mean(errors):.4f}" if errors else "–",
-                f"{np.median([each.trials[name] for each in races]):.0f}",
-                f"{max(each.took[name] for each in races):.0f}",
+                f"{by_task[name].mean():.2f}",
+                best,
+                f"{by_task[best].mean():.2f}",
+                f"{ahead.mean():+.2f} ({low:+.2f} to {high:+.2f})",
+                f"{(beside[best] > averages.LEAST).sum()} of {len(beside)}",
+                f"{np.expm1(-beside[best].min()):+.1%}",
+                f"{(beside[others] > averages.LEAST).all(axis='columns').sum()} of {len(beside)}",
             ]
         )
     return rows
 
 
-def _losses(races: list[Race]) -> list[list[str]]:
+def _losses(races: pd.DataFrame) -> list[list[str]]:
     """Return each task's mean test loss by tool."""
-    rows = []
-    for task in dict.fromkeys(each.task for each in races):
-        several = [each.given for each in races if each.task == task]
-        label = f"{task}, held back" if tasks.TASKS[task].held_back else task
-        rows.append([label, *(f"{np.mean([each[tool][0] for each in several]):.4f}" for tool in parts.tools())])
-    return rows
+    return [
+        [f"{task}, held back" if tasks.TASKS[str(task)].held_back else str(task), *(f"{loss:.4f}" for loss in losses)]
+        for task, losses in _by_task(_wide(races, "loss")).iterrows()
+    ]
 
 
-def _caption(plan: parts.Plan, races: list[Race]) -> str:
-    count = len({each.task for each in races})
-    machines = dict.fromkeys(each.machine.partition(", load")[0] for each in races)
+def _caption(plan: parts.Plan, races: pd.DataFrame) -> str:
+    machines = dict.fromkeys(each.partition(", load")[0] for each in races["machine"])
     return (
-        f"{count} tasks, {len(races)} tasks and splits, {len(parts.tools())} tools, {plan.seconds} s for each search "
-        f"on {' or '.join(machines)}, {len(plan.seeds)} seed(s); configurations judged under {plan.judges} fresh "
-        "seeds. Lower is better."
+        f"{races['task'].nunique()} tasks, {len(_wide(races, 'loss'))} tasks and splits, {len(parts.tools())} tools, "
+        f"{plan.seconds} s for each search on {' or '.join(machines)}, {len(plan.seeds)} seed(s); configurations "
+        f"judged under {plan.judges} fresh seeds. Lower is better."
     )
 
 
-def _draw(races: list[Race], file: Path) -> None:
+def _draw(races: pd.DataFrame, file: Path) -> None:
     """Draw each tool's rank in each task and split, and its mean."""
     import matplotlib.figure
 
-    names = parts.tools()
-    ranks = np.asarray([rankdata([each.given[name][0] for name in names]) for each in races])
     figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.boxplot(ranks, orientation="horizontal", tick_labels=names, showmeans=True)
+    ranks = _wide(races, "loss").rank(axis="columns")
+    axes.boxplot(ranks, orientation="horizontal", tick_labels=parts.tools(), showmeans=True)
     axes.set(xlabel="rank of the test loss of the model that is handed over; 1 is best")
     figure.savefig(file, dpi=110)

@@ -26,6 +26,7 @@ from tests.benchmarks.timing import HERE
 Array = NDArray[Any]
 _CLIP = 1e-7
 _FLOOR = 0.05  # of the trivial model's loss: a difference of losses near 0 is not one of quality
+LEAST = 0.005  # of the logarithm of the loss: tasks that differ by less are neither better nor worse
 _RESAMPLES = 2000
 _BINS = 10
 _MARK = "<!-- tables: python -m tests.benchmarks.quality.averages FOLDER --keep -->"
@@ -244,7 +245,7 @@ def summary(found: dict[tuple[str, int], Given], floors: dict[tuple[str, int], f
                 name,
                 f"{np.expm1(means.mean()):+.1%}",
                 f"{np.expm1(low):+.1%} to {np.expm1(high):+.1%}",
-                f"{int((means < -0.005).sum())} / {int((means > 0.005).sum())}",
+                f"{int((means < -LEAST).sum())} / {int((means > LEAST).sum())}",
                 f"{np.expm1(means.max()):+.1%}",
                 f"{np.mean([value > 0.05 for value in ratio.values()]):.0%}",
                 f"{np.mean(ece):+.4f}" if ece else "–",

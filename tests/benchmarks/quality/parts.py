@@ -34,7 +34,9 @@ _OURS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # options of the c
     OURS: ((), {}),
     f"{OURS} --ensemble 5": (("--ensemble", "5"), {}),
     f"{OURS}, refit": ((), {"search": {"refit": True}}),
+    f"{OURS} --ensemble 5, refit": (("--ensemble", "5"), {"search": {"refit": True}}),
     f"{OURS}, folds = 5": ((), {"data": {"folds": 5}}),
+    f"{OURS} --ensemble 5, folds = 5": (("--ensemble", "5"), {"data": {"folds": 5}}),
 }
 _RIVALS = {
     PLAIN: ("quality_plain.py",),

@@ -78,7 +78,9 @@ class Result:
     trials: float
 
 
-def compare(plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool) -> None:
+def compare(
+    plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool, tools: Sequence[str] | None = None
+) -> None:
     """Race in task after task, and print the tables of all races of the file.
 
     Ctrl-C ends the work; what the file has is not repeated.
@@ -88,6 +90,7 @@ def compare(plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool) 
         names: The tasks.
         splits: Splits of each.
         keep: Whether the file and the tables are those of the results.
+        tools: The tools; all when left out, and only then the tables are kept.
     """
     file = (_RESULTS if keep else plan.folder / "races").with_suffix(".jsonl")
     note(f"  parts are kept in {plan.folder}, results in {file}")
@@ -97,20 +100,20 @@ def compare(plan: parts.Plan, names: Sequence[str], splits: int, *, keep: bool) 
     known = {(each.task, each.split, each.tool) for each in results}
     try:
         for split, task in itertools.product(range(splits), names):
-            left = [tool for tool in parts.tools() if (task, split, tool) not in known]
+            left = [tool for tool in tools or parts.tools() if (task, split, tool) not in known]
             found = _race(plan, task, split, left) if left else []
             results += found
             with file.open("a", encoding="utf-8") as out:
                 out.writelines(json.dumps(asdict(each)) + "\n" for each in found)
     except KeyboardInterrupt:
         note("  stopped; the tables are of what is done")
-    races = _races(results)
+    races = _races(results, tools or parts.tools())
     if races.empty:
         note("  no task is done for all tools; the same command goes on from what is kept")
         return
     lines = _tables(plan, races)
     print("\n".join(lines))
-    if keep:
+    if keep and not tools:
         page = _RESULTS.with_suffix(".md")
         head = page.read_text(encoding="utf-8").partition(_MARK)[0]
         page.write_text(f"{head}{_MARK}\n\n" + "\n".join(lines), encoding="utf-8")
@@ -124,12 +127,12 @@ def _results(plan: parts.Plan, file: Path) -> list[Result]:
     return [each for each in found if (each.seconds, each.seeds, each.judges) == size]
 
 
-def _races(results: Sequence[Result]) -> pd.DataFrame:
-    """Return the results of the tasks and splits that all tools have done."""
-    table = pd.DataFrame([asdict(each) for each in results if each.tool in parts.tools()])
+def _races(results: Sequence[Result], tools: Sequence[str]) -> pd.DataFrame:
+    """Return the results of the tasks and splits that all these tools have done."""
+    table = pd.DataFrame([asdict(each) for each in results if each.tool in tools])
     if table.empty:
         return table
-    return table[table.groupby(["task", "split"])["tool"].transform("nunique") == len(parts.tools())]
+    return table[table.groupby(["task", "split"])["tool"].transform("nunique") == len(tools)]
 
 
 def _race(plan: parts.Plan, task: str, split: int, tools: Sequence[str]) -> list[Result]:
@@ -177,14 +180,17 @@ def _tables(plan: parts.Plan, races: pd.DataFrame) -> list[str]:
     columns = ["", "mean rank", "95 %", "first", "configuration under fresh seeds, mean rank", "calibration error"]
     columns += ["trials", "longest, s"]
     shown = [_caption(plan, races), "", *parts.as_markdown(columns, _ranks(races)), ""]
-    shown += ["Each setting of search.run beside the other tools alone:", ""]
-    columns = ["", "mean rank", "best other tool", "its mean rank", "ahead by, 95 %", "tasks better than it"]
+    columns = ["", "mean rank", "best other tool", "its mean rank", "ahead by, 95 %", "tasks better / worse"]
     columns += ["worst task beside it", "tasks better than every other"]
-    shown += [*parts.as_markdown(columns, _alone(races)), ""]
+    others = [name for name in _tools(races) if not name.startswith(parts.OURS)]
+    of_keras = [name for name in others if races["fresh"][races["tool"] == name].notna().all()]
+    for what, several in (("other tools for Keras", of_keras), ("others", others)):
+        shown += [f"Each setting of search.run beside the {what} alone:", ""]
+        shown += [*parts.as_markdown(columns, _alone(races, several)), ""]
     for measure, what in (("loss", "Test loss"), ("fresh", "Test loss of the configuration under fresh seeds,")):
         rows = averages.summary(found[measure], floors, parts.PLAIN)
         shown += [f"{what} against {parts.PLAIN}:", "", *parts.as_markdown(averages.COLUMNS, rows), ""]
-    return [*shown, *parts.as_markdown(["", *parts.tools()], _losses(races)), ""]
+    return [*shown, *parts.as_markdown(["", *_tools(races)], _losses(races)), ""]
 
 
 def folder(name: str = "") -> Path:
@@ -214,9 +220,14 @@ def _fresh(plan: parts.Plan, task: str, several: dict[str, list[parts.Handed]]) 
     return {tool: float(np.mean(each)) if each else float("nan") for tool, each in losses.items()}
 
 
+def _tools(races: pd.DataFrame) -> list[str]:
+    """Return the tools of some races."""
+    return [name for name in parts.tools() if name in set(races["tool"])]
+
+
 def _wide(races: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return a column by task and split (rows) and tool."""
-    return races.pivot(index=["task", "split"], columns="tool", values=column)[parts.tools()]
+    return races.pivot(index=["task", "split"], columns="tool", values=column)[_tools(races)]
 
 
 def _by_task(races: pd.DataFrame) -> pd.DataFrame:
@@ -249,18 +260,15 @@ def _ranks(races: pd.DataFrame) -> list[list[str]]:
             f"{trials[name]:.0f}",
             f"{took[name]:.0f}",
         ]
-        for at, name in enumerate(parts.tools())
+        for at, name in enumerate(_tools(races))
     ]
 
 
-def _alone(races: pd.DataFrame) -> list[list[str]]:
-    """Return a row for each setting of search.run, as if it raced with the other tools alone."""
-    loss, others = _wide(races, "loss"), [name for name in parts.tools() if not name.startswith(parts.OURS)]
+def _alone(races: pd.DataFrame, others: list[str]) -> list[list[str]]:
+    """Return a row for each setting of search.run, as if it raced with some other tools alone."""
+    loss, rows = _wide(races, "loss"), []
     floored = (loss + _wide(races, "floor")).apply(np.log)
-    rows = []
-    for name in parts.tools():
-        if name in others:
-            continue
+    for name in (each for each in _tools(races) if each.startswith(parts.OURS)):
         by_task = _by_task(loss[[name, *others]].rank(axis="columns"))
         best = str(by_task[others].mean().idxmin())
         ahead = (by_task[best] - by_task[name]).to_numpy()
@@ -273,7 +281,7 @@ def _alone(races: pd.DataFrame) -> list[list[str]]:
                 best,
                 f"{by_task[best].mean():.2f}",
                 f"{ahead.mean():+.2f} ({low:+.2f} to {high:+.2f})",
-                f"{(beside[best] > averages.LEAST).sum()} of {len(beside)}",
+                f"{(beside[best] > averages.LEAST).sum()} / {(beside[best] < -averages.LEAST).sum()}",
                 f"{np.expm1(-beside[best].min()):+.1%}",
                 f"{(beside[others] > averages.LEAST).all(axis='columns').sum()} of {len(beside)}",
             ]
@@ -292,9 +300,9 @@ def _losses(races: pd.DataFrame) -> list[list[str]]:
 def _caption(plan: parts.Plan, races: pd.DataFrame) -> str:
     machines = dict.fromkeys(each.partition(", load")[0] for each in races["machine"])
     return (
-        f"{races['task'].nunique()} tasks, {len(_wide(races, 'loss'))} tasks and splits, {len(parts.tools())} tools, "
-        f"{plan.seconds} s for each search on {' or '.join(machines)}, {len(plan.seeds)} seed(s); configurations "
-        f"judged under {plan.judges} fresh seeds. Lower is better."
+        f"{races['task'].nunique()} tasks, {len(_wide(races, 'loss'))} tasks and splits, {races['tool'].nunique()} "
+        f"tools, {plan.seconds} s for each search on {' or '.join(machines)}, {len(plan.seeds)} seed(s); "
+        f"configurations judged under {plan.judges} fresh seeds. Lower is better."
     )
 
 
@@ -305,6 +313,6 @@ def _draw(races: pd.DataFrame, file: Path) -> None:
     figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     ranks = _wide(races, "loss").rank(axis="columns")
-    axes.boxplot(ranks, orientation="horizontal", tick_labels=parts.tools(), showmeans=True)
+    axes.boxplot(ranks, orientation="horizontal", tick_labels=_tools(races), showmeans=True)
     axes.set(xlabel="rank of the test loss of the model that is handed over; 1 is best")
     figure.savefig(file, dpi=110)

@@ -57,7 +57,7 @@ def _run_of(run: str) -> str:
 def _print(found: Reproduction) -> None:
     from search.workers.reproduction import TOLERANCE
 
-    what = f"trial {found.number} (run {found.run_id}), {found.epochs} epochs, {len(found.metrics)} metrics"
+    what = f"{found.what} (run {found.run_id}), {found.epochs} epochs, {len(found.metrics)} metrics"
     if found.exact:
         tell(f"Same to the last bit: {what}.")
     elif found.same:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FEW_ROWS = 500  # below it folds help
+_HELPS = "[data] folds = 5 compares them on more, --ensemble 5 averages the best"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Near:
             return ""
         told = f"{self.count} of {self.of} other trials lie within one standard error of the best on {self.rows} "
         helps = self.rows < _FEW_ROWS and not self.folds
-        return f"{told}validation rows" + ("; [data] folds = 5 compares them on more" if helps else "")
+        return f"{told}validation rows" + (f"; {_HELPS}" if helps else "")
 
 
 def near(kept: Mapping[int, Predictions], best: int, *, folds: bool) -> Near | None:

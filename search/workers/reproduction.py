@@ -45,7 +45,7 @@ class Reproduction:
 
     Attributes:
         run_id: The trial's run.
-        number: Its number.
+        what: What was trained: `trial 3`, or `the mean of trial_5, trial_1`.
         same: Whether every metric of every epoch agrees: to the last bit on the same versions and processor,
             within `TOLERANCE` otherwise.
         exact: Whether they agree to the last bit.
@@ -55,7 +55,7 @@ class Reproduction:
     """
 
     run_id: str
-    number: int
+    what: str
     same: bool
     exact: bool
     metrics: dict[str, tuple[float, float | None]]
@@ -119,7 +119,7 @@ def _average(run_id: str, ensemble: Ensemble) -> Reproduction:
     exact = all(_equal(*pair) for pair in pairs.values()) and all(each.exact for each in found)
     return Reproduction(
         run_id=run_id,
-        number=ensemble.members[0].number,
+        what=f"the mean of {', '.join(member.name for member in ensemble.members)}",
         same=all(_close(*pair) for pair in pairs.values()) and all(each.same for each in found),
         exact=exact,
         metrics=pairs,
@@ -238,7 +238,7 @@ def _compared(recorded: Recorded, result: TrialResult, changed: list[str], *, wh
         unequal.insert(0, f"it fails now: {result.reason}")
     return Reproduction(
         run_id=recorded.run_id,
-        number=recorded.number,
+        what=f"trial {recorded.number}",
         same=exact or (within and bool(changed)),
         exact=exact,
         metrics=metrics,

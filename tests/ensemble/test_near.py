@@ -33,7 +33,7 @@ def test_trials_within_a_standard_error_are_counted() -> None:
     assert (found.of, found.rows) == (4, ROWS)
     assert 1 <= found.count <= 3
     told = f"{found.count} of 4 other trials lie within one standard error of the best on 100 validation rows"
-    assert str(found) == f"{told}; [data] folds = 5 compares them on more"
+    assert str(found) == f"{told}; [data] folds = 5 compares them on more, --ensemble 5 averages the best"
     assert str(near(kept, 0, folds=True)) == told
     assert near({1: kept[1]}, 0, folds=False) is None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,9 +74,7 @@ class Outcome:
 
 def model_of(drawn: Drawn, values: Values, seed: int | None = None) -> keras.Model:
     """Return a model as a trial makes it."""
-    gc.freeze()  # Keras collects garbage here, which takes longer than to make a model
-    keras.backend.clear_session()
-    gc.unfreeze()
+    keras.backend.clear_session(free_memory=False)  # to look for garbage takes longer than to make a model
     reset_uids()
     seed = values.seed if seed is None else seed
     keras.utils.set_random_seed(seed)

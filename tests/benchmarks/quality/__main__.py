@@ -20,7 +20,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60, help="for each search, whole process")
     parser.add_argument("--seeds", type=int, default=1, help="searches of each tool and task")
     parser.add_argument("--splits", type=int, default=3, help="splits of each task")
-    parser.add_argument("--tools", nargs="*", choices=parts.tools(), help="which tools; all when left out")
+    parser.add_argument(
+        "--tools", nargs="+", metavar="TOOL", choices=parts.tools(), help="which tools; all when left out"
+    )
     parser.add_argument("--random", type=int, default=100, help="random configurations that are replayed")
     parser.add_argument("--judges", type=int, default=3, help="seeds under which a configuration is judged")
     parser.add_argument("--pruners", action="store_true", help="replay pruners over the random configurations instead")

@@ -150,7 +150,7 @@ def _race(plan: parts.Plan, task: str, split: int, tools: Sequence[str]) -> list
             note(f"  {name}: {tool} is left out, and tried again by the next run: {error!r}")
     with np.load(parts.arrays(plan, name)) as file:
         kind, y = str(file["kind"]), file["y_test"]
-    fresh = _fresh(plan, name, several)
+    fresh, where = _fresh(plan, name, several), machine()
     return [
         Result(
             task=task,
@@ -159,7 +159,7 @@ def _race(plan: parts.Plan, task: str, split: int, tools: Sequence[str]) -> list
             seconds=plan.seconds,
             seeds=len(plan.seeds),
             judges=plan.judges,
-            machine=machine(),
+            machine=where,
             floor=averages.floor(kind, y),
             loss=float(np.mean([averages.losses(kind, y, each.outputs).mean() for each in searches])),
             ece=float(np.mean([averages.calibration(kind, y, each.outputs) for each in searches])),
@@ -173,14 +173,6 @@ def _race(plan: parts.Plan, task: str, split: int, tools: Sequence[str]) -> list
 
 def _tables(plan: parts.Plan, races: pd.DataFrame) -> list[str]:
     """Return the tables of some races as lines of Markdown."""
-    found: dict[str, dict[tuple[str, int], averages.Given]] = {"loss": {}, "fresh": {}}
-    floors: dict[tuple[str, int], float] = {}
-    for each in races.to_dict("records"):
-        key = (each["task"], each["split"])
-        floors[key] = each["floor"]
-        for (measure, given), error in zip(found.items(), (each["ece"], np.nan), strict=True):
-            if np.isfinite(each[measure]):
-                given.setdefault(key, {})[each["tool"]] = (each[measure], error)
     columns = ["", "mean rank", "95 %", "first", "configuration under fresh seeds, mean rank", "calibration error"]
     columns += ["trials", "longest, s"]
     shown = [_caption(plan, races), "", *parts.as_markdown(columns, _ranks(races)), ""]
@@ -189,11 +181,13 @@ def _tables(plan: parts.Plan, races: pd.DataFrame) -> list[str]:
     others = [name for name in _tools(races) if not name.startswith(parts.OURS)]
     of_keras = [name for name in others if races["fresh"][races["tool"] == name].notna().all()]
     for what, several in (("other tools for Keras", of_keras), ("others", others)):
+        if not several:
+            continue
         shown += [f"Each setting of search.run beside the {what} alone:", ""]
         shown += [*parts.as_markdown(columns, _alone(races, several)), ""]
     for measure, what in (("loss", "Test loss"), ("fresh", "Test loss of the configuration under fresh seeds,")):
-        rows = averages.summary(found[measure], floors, parts.PLAIN)
-        shown += [f"{what} against {parts.PLAIN}:", "", *parts.as_markdown(averages.COLUMNS, rows), ""]
+        rows = parts.as_markdown(averages.COLUMNS, _beside_plain(races, measure))
+        shown += [f"{what} against {parts.PLAIN}:", "", *rows, ""]
     return [*shown, *parts.as_markdown(["", *_tools(races)], _losses(races)), ""]
 
 
@@ -260,7 +254,7 @@ def _ranks(races: pd.DataFrame) -> list[list[str]]:
             f"{low[at]:.2f} to {high[at]:.2f}",
             f"{first[name]} of {len(loss)}",
             f"{configured[name]:.2f}" if name in configured else "–",
-            f"{errors[name]:.4f}",
+            f"{errors[name]:.4f}" if np.isfinite(errors[name]) else "–",
             f"{trials[name]:.0f}",
             f"{took[name]:.0f}",
         ]
@@ -291,6 +285,17 @@ def _alone(races: pd.DataFrame, others: list[str]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _beside_plain(races: pd.DataFrame, measure: str) -> list[list[str]]:
+    """Return a row for each tool: its `loss`, or that of its configuration (`fresh`), beside the plain script's."""
+    found: dict[tuple[str, int], averages.Given] = {}
+    floors: dict[tuple[str, int], float] = {}
+    for each in races.dropna(subset=measure).to_dict("records"):
+        key = (each["task"], each["split"])
+        error = each["ece"] if measure == "loss" else np.nan  # of a configuration it is not measured
+        found.setdefault(key, {})[each["tool"]], floors[key] = (each[measure], error), each["floor"]
+    return averages.summary(found, floors, parts.PLAIN)
 
 
 def _losses(races: pd.DataFrame) -> list[list[str]]:

@@ -27,6 +27,7 @@ from search.study.storage import open_storage
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
 from search.studyfile.settings import resolve
+from search.workers import cluster
 from search.workers.cluster import ClusterPool
 from search.workers.worker import Job, shipped_folder
 from tests.conftest import TINY, Searcher, begin, command
@@ -253,6 +254,19 @@ def test_a_cluster_worker_forgets_the_files_of_an_earlier_search(
 
     found = [digest_there(*each) for each in ((1, 0.0), (1, 0.5), (2, 0.5))]
     assert len(set(found)) == 3
+
+
+def test_workers_are_not_lost_while_they_are_there(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, running trials are told as died, their worker gone, at random moments of a long search."""
+    import dask
+
+    monkeypatch.setattr(cluster, "_KNOWN_SECONDS", 0.0)
+    with dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}):  # by default each two seconds
+        pool = ClusterPool(scheduler, 1, 1, 1.0)
+        try:
+            assert {len(pool.workers()) for _ in range(500)} == {2}
+        finally:
+            pool.close()
 
 
 @pytest.mark.heavy

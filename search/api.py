@@ -269,9 +269,10 @@ class Study:
             from search.reporting import address, plots
 
             target = Path(folder) if folder is not None else Path("reports") / self.name
+            study = self.study
             target.mkdir(parents=True, exist_ok=True)
-            where = address.address_of(self.study, self._definition, self._tracking_uri)
-            return plots.write(self.study, self._definition, target, where)
+            where = address.address_of(study, self._definition, self._tracking_uri)
+            return plots.write(study, self._definition, target, where)
 
     @property
     def study(self) -> optuna.Study:

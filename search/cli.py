@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import inspect
 import io
@@ -31,6 +32,7 @@ F = TypeVar("F", bound=Callable[..., None])
 # The root of typer's own errors; typer names it nowhere in public (it was click's until 0.25).
 _TYPER_ERROR: Any = typer.BadParameter.__mro__[2]
 
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC)
 _DEBUG = keyword("debug", False, Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")])
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
@@ -183,9 +185,16 @@ def execute(function: Callable[..., None], name: str) -> None:
     except BrokenPipeError:
         status = 0
     except Exception as error:
-        status = _fail(f"{one_line(error)} (a defect, or a part that failed; --debug shows where)", 1, error)
+        status = _unexpected(error)
     gc.freeze()  # nothing dies before the process does; collecting it all at exit takes 1.5 s
     sys.exit(status or 0)
+
+
+def _unexpected(error: Exception) -> int:
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _NOT_WRITABLE:
+        told = f"{error.filename} cannot be written ({error.strerror}); name another place, or make it writable"
+        return _fail(told, 2, error)
+    return _fail(f"{one_line(error)} (a defect, or a part that failed; --debug shows where)", 1, error)
 
 
 def _encode_anything() -> None:

@@ -40,12 +40,14 @@ _NAME_CHARACTERS = string.ascii_letters + string.digits + "._+%-"
 _USER = re.compile(r"[^\s:@/?#]*")
 _QUOTED = r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'"
 _SECRETS = (
-    r"(?:passwords?|passwd|pwd|passphrase|(?<![a-z])pass(?==)|token|secret|credentials?|signature"
+    r"(?:passwords?|passwd|pwd|passphrase|(?<![a-z])pass(?==)"
+    r"|(?<!mask_)(?<!oov_)(?<!pad_)(?<!sep_)(?<!unk_)(?<!cls_)(?<!bos_)(?<!eos_)token|secret|credentials?|signature"
     r"|(?:api|access|private|account|secret|signing|encryption)[_-]?key(?:[_-]?id)?)"
 )
 _OPTIONS = re.compile(
     rf"(?i)((?:{_SECRETS}|(?<=[?&])(?:sig|auth|jwt|code|sid|session(?:_?id)?|\w*key))[\"']?\s*(?:[=:]|%3D)\s*)"
-    rf"({_QUOTED}|[^\s&;]*[^\s&;\"')\]}}>,])"
+    rf"({_QUOTED}|(?!{{\s*[\"']?type\b)"  # a parameter of a space is no secret
+    rf"(?:\[[^\]\n]{{0,500}}\]|{{[^}}\n]{{0,500}}}}|[^\s&;]*[^\s&;\"')\]}}>,]))"
 )
 _PAIRS = re.compile(rf"(?i)(\([\"'][\w-]*(?:{_SECRETS}|authorization|cookie)[\"'],\s*)({_QUOTED})")
 _FLAGS = re.compile(rf"(?i)((?<![\w-])--[\w-]*?{_SECRETS}\s+)(?!-)\S+")
@@ -67,9 +69,17 @@ def redact(text: str) -> str:
     if "@" in text:
         text = re.sub(r"\S+", lambda word: _without_user(word[0]), text)
     text = _BASIC.sub(rf"\1{_HIDDEN}", _HEADERS.sub(rf"\1{_HIDDEN}", text))
-    for each in (_BLOCKS, _ENCODED, _PAIRS, _OPTIONS, _FLAGS):
+    for each in (_BLOCKS, _ENCODED, _FLAGS):
         text = each.sub(rf"\1{_HIDDEN}", text)
+    for each in (_PAIRS, _OPTIONS):
+        text = each.sub(_in_its_quotes, text)
     return _TOKENS.sub(_HIDDEN, text)
+
+
+def _in_its_quotes(found: re.Match[str]) -> str:
+    """Return a hidden value in the quotes that it had, so that a file or a program stays valid."""
+    quote = found[2][0] if found[2][0] in "\"'" else ""
+    return f"{found[1]}{quote}{_HIDDEN}{quote}"
 
 
 def _without_user(word: str) -> str:

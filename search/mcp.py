@@ -24,8 +24,11 @@ _running: dict[str, threading.Thread] = {}
 _ended: dict[str, Result | Exception] = {}
 
 
-def start(study: str, n_trials: int = 20, workers: int | str = "auto", resume: bool = False) -> str:
-    """Start a search of a study in the background; `watch` shows it, `result` what came of it."""
+def start(study: str, n_trials: int | None = None, workers: int | str | None = None, resume: bool = False) -> str:
+    """Start a search of a study in the background, or resume a paused one; `watch` shows it, `result` what came of it.
+
+    What is left out is as the study file has it; a search that is resumed trains what is left of its own budget.
+    """
     if study in _running and _running[study].is_alive():
         raise UsageError(f"a search of study '{study}' runs already; watch it, or stop it")
     wanted = Study(study)

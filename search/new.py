@@ -23,13 +23,14 @@ def new_command(
     """
     from search.studyfile import json_schema
     from search.studyfile.copy import copy_study
+    from search.tracking.user_code import collect
 
     if schema:
         print(json_schema.as_text(), end="")
         return
     if not name:
         raise UsageError("NAME is missing; give the new study a name, as in: search.new mine --from blobs")
-    for path in copy_study(name, find_study(source), Path("studies")):
+    for path in copy_study(name, find_study(source), Path("studies"), lambda files: collect(files).files.values()):
         print(path)
     json_schema.write(Path("studies"))  # named by the copy's first line
 

@@ -87,7 +87,7 @@ class Search:
         command = resume_command(settings)
         self._interruption = Interruption(f"interrupted; everything finished so far is kept; go on with: {command}")
         self._order: Order | None = None
-        self._obeyed = orders.of_search(study, context.search_id)  # before a search was resumed
+        self._obeyed = context.claim.obeyed
         self._looked = 0.0  # when orders were last looked for
         self._sampled = space.first_distributions(study.get_trials(deepcopy=False))
         trials = comparable_trials(study)
@@ -173,6 +173,7 @@ class Search:
         # Only a trial whose code may log to its MLflow run waits for it.
         run_id = self._mirror.await_run(trial.number, _RUN_SECONDS) if has_user_code(self._definition) else ""
         running.future = slot.submit(worker.train, self._context.job, trial.number, run_id)
+        running.began = time.monotonic()  # a cluster's worker may have been waited for
 
     def _store(self, suggestion: Suggestion) -> int | None:
         """Write a suggestion to the storage as a running trial; None where another search has just taken it."""
@@ -207,6 +208,8 @@ class Search:
 
     def _take(self, trial_id: int, suggestion: Suggestion, attributes_of: dict[str, Any]) -> bool:
         """Take a trial that waits, unless another search was faster; after a crash in between it counts as ours."""
+        if self._storage.get_trial(trial_id).state != TrialState.WAITING:
+            return False
         self._storage.set_trial_system_attr(trial_id, attributes.SEARCH_RUN, self._context.search_id)
         if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
             return False
@@ -288,6 +291,7 @@ class Search:
         self._running.remove(running)
         self._free.append(running.slot)
         if goes_on:
+            self._storage.set_trial_system_attr(running.trial_id, attributes.BEGUN, "")  # what trains it on is to stop
             self._sampling.put_first(Suggestion(dict(running.trial.params), running.retries - 1, running.number))
             return
         for each in self._listeners:
@@ -424,7 +428,8 @@ def _sampling(settings: Settings, study: optuna.Study, search_id: str) -> Sampli
     sampler = None
     if settings.sampler != "grid":
         sampler = samplers.make_sampler(settings.definition, settings.sampler, seed, finished)
-    return Sampling(settings.definition, sampler, seed, study.pruner)
+    changed = space.changed(settings.definition, study.get_trials(deepcopy=False))
+    return Sampling(settings.definition, sampler, seed, study.pruner, changed)
 
 
 def record(storage: BaseStorage, study: optuna.Study, trial: optuna.Trial, trial_id: int, result: TrialResult) -> None:

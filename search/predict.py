@@ -106,15 +106,28 @@ def _predict(
     from search.data.profile import Comparison
 
     comparison, written, rows, names = Comparison(loaded.profile), files.Output(place), 0, list[str]()
+    elsewhere: set[str] | None = None  # the columns that have a value in any row of the file
     with _bar(quiet) as show:
         for chunk in files.read(input_file, size, loaded.form):
-            predicted = _predicted(loaded, chunk, comparison, input_file)
+            model, empty = loaded, loaded.empty(chunk.rows)
+            if empty:
+                elsewhere = _with_values(loaded, input_file, size) if elsewhere is None else elsewhere
+                model = loaded.without(empty & elsewhere)
+            predicted = _predicted(model, chunk, comparison, input_file)
             written.add(predicted, loaded.classes)
             names = list(predicted)
             rows += len(predicted[names[0]])
             show(chunk.done, rows)
     written.close()
     return rows, names, comparison.outside()
+
+
+def _with_values(loaded: Loaded, input_file: Path, size: int) -> set[str]:
+    """Return the columns of a file that have a value in any row."""
+    from search.data import files
+
+    chunks = files.read(input_file, size, loaded.form)
+    return {str(name) for chunk in chunks for name in chunk.rows.columns if chunk.rows[name].notna().any()}
 
 
 def _predicted(loaded: Loaded, chunk: Chunk, comparison: Any, input_file: Path) -> dict[str, Any]:

@@ -17,10 +17,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.budget import RUN_AGAIN, failed_itself
 from search.errors import UsageError
-from search.study import attributes, ranking, space
+from search.study import attributes, orders, ranking, space
 from search.study.attributes import VERSION, read
+from search.study.comparable import Basis, Comparison, changes
+from search.study.create import untried
 from search.study.files import Lock, StudyFiles
 from search.study.proposals import Suggestion
+from search.studyfile.schema import Definition
 from search.system import machine
 from search.system.retry import waited
 from search.training.result import TrialResult, result_of
@@ -57,6 +60,7 @@ class SearchRecord:
         registers: Whether it registers the best trial's model.
         basis: What its values are measured on; see `search.study.comparable`.
         trivial: What the trivial answer scores on its data, by metric.
+        first: Configurations that it was to train before the sampler's own.
         version: The version of this package that began or resumed it last; empty where an earlier one did.
     """
 
@@ -77,6 +81,7 @@ class SearchRecord:
     registers: bool = True
     basis: dict[str, Any] = field(default_factory=dict)
     trivial: dict[str, float] = field(default_factory=dict)
+    first: list[dict[str, Any]] = field(default_factory=list)
     version: str = ""
 
     @property
@@ -99,9 +104,15 @@ def search_records(study: optuna.Study) -> list[SearchRecord]:
 
 
 class Claim:
-    """A search of this process: its record in the study, and the lock and the beats that show that it lives."""
+    """A search of this process: its record in the study, and the lock and the beats that show that it lives.
+
+    Attributes:
+        record: The record.
+        obeyed: The last order that the search got before: when it is resumed that is obeyed already.
+    """
 
     def __init__(self, study: optuna.Study, record: SearchRecord, lock: Lock) -> None:
+        self.obeyed = orders.of_search(study, record.search_id)
         self._study, self._lock, self.record = study, lock, record
         self._writing, self._over = threading.Lock(), threading.Event()
         self.write(state="running", beat=time.time(), version=VERSION, **asdict(machine.this_process()))
@@ -231,6 +242,22 @@ def check_resumable(study: optuna.Study) -> None:
         raise UsageError(f"study '{study.study_name}' has no interrupted search; {_what_instead(records)}")
 
 
+def to_resume(study: optuna.Study) -> SearchRecord | None:
+    """Return the newest search that was interrupted, else the newest that owes MLflow something; None without any."""
+    over = [record for record in search_records(study) if record.state in ("interrupted", "trained")]
+    return max(over, key=lambda record: (record.state == "interrupted", record.began), default=None)
+
+
+def left_to_try(definition: Definition, study: optuna.Study, basis: Basis) -> list[dict[str, Any]]:
+    """Return what the newest search on the same basis was to train first, and no trial on it has."""
+    records = [record for record in search_records(study) if record.basis and not changes(record.basis, basis)]
+    if not records:
+        return []
+    comparison = Comparison(study, basis)
+    trials = [trial for trial in study.get_trials(deepcopy=False) if comparison.holds(trial)]
+    return [each for each in untried(records[-1].first, trials) if not space.outside(definition, each)]
+
+
 def claim_interrupted(study: optuna.Study, files: StudyFiles, retries: int) -> Unfinished:
     """Claim the newest interrupted search, so that no other process continues it too.
 
@@ -240,11 +267,10 @@ def claim_interrupted(study: optuna.Study, files: StudyFiles, retries: int) -> U
     Raises:
         UsageError: There is none, or another process claimed it first.
     """
-    records = search_records(study)
-    interrupted = [record for record in records if record.state in ("interrupted", "trained")]
-    if not interrupted:
-        raise UsageError(f"study '{study.study_name}' has no interrupted search; {_what_instead(records)}")
-    record = interrupted[-1]
+    record = to_resume(study)
+    if record is None:
+        what = _what_instead(search_records(study))
+        raise UsageError(f"study '{study.study_name}' has no interrupted search; {what}")
     lock = files.claim(record.search_id)
     if lock is not None:
         owner = uuid.uuid4().hex

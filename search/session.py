@@ -35,6 +35,7 @@ from search.studyfile.settings import Settings, described
 from search.system import machine
 from search.tracking.pages import pictures
 from search.tracking.pages.dataset import dataset_of
+from search.tracking.user_code import keep
 from search.workers import local as workers
 from search.workers import worker
 from search.workers.base import Pool, in_background
@@ -66,6 +67,7 @@ def search(settings: Settings, on_progress: OnProgress, on_message: OnMessage = 
     samplers.make_pruner(definition, settings.pruner)
     samplers.make_sampler(definition, settings.sampler, settings.seed)
     check_terminator(definition)
+    create.check_warm_start(definition, settings.study_name, settings.storage)
     _say_what_runs(settings, on_message)
     with ExitStack() as stack:
         pool = _pool(settings)
@@ -154,20 +156,24 @@ def _begin(
     pruner = samplers.make_pruner(definition, settings.pruner)
     sampler = optuna.samplers.RandomSampler()  # never asked: Sampling asks the study's own
     study = create.create(definition, settings.study_name, storage, sampler, pruner)
-    earlier = comparable_trials(study)
-    basis = check_data(study, settings, data)
+    new = not study.get_trials(deepcopy=False)
+    files = _files(settings, study, on_message, new=new)
+    recovered = resume.recover_killed_searches(study, storage, files, on_message)
+    resumed = resume.to_resume(study) if settings.resume else None
+    earlier = comparable_trials(study, ranking.FINISHED)
+    basis = check_data(study, settings, data, resumed.basis if resumed is not None else None)
     if not settings.offline:
         _check_experiment(study)
     _say_what_is_learned(definition, study, on_message)
-    new = not study.get_trials(deepcopy=False)
-    files = _files(settings, study, on_message, new=new)
     if settings.objects:
         with suppress(OSError):  # beside the journal nothing can be written: the commands do not know the study
-            keep_made(definition, folder_of(settings.storage))
-    recovered = resume.recover_killed_searches(study, storage, files, on_message)
+            if why := keep_made(definition, folder_of(settings.storage)):
+                on_message(f"warning: {why}")
     enqueued = create.first_configurations(definition, study, new=new)
-    if earlier and not comparable_trials(study):
+    if earlier and not comparable_trials(study, ranking.FINISHED):
         enqueued += _taken_over(settings, study, earlier, on_message)
+    else:
+        enqueued += [each for each in resume.left_to_try(definition, study, basis) if each not in enqueued]
     first: list[Suggestion] = []
     if settings.resume:
         unfinished = resume.claim_interrupted(study, files, definition.search.retries)
@@ -177,11 +183,14 @@ def _begin(
     else:
         asked = described(settings, len(pool.slots))
         facts = {"described": asked, "dataset": dataset_of(data), "registers": settings.registers, "basis": basis}
-        facts["trivial"] = data.trivial
+        facts |= {"trivial": data.trivial, "first": enqueued}
         claim = resume.begin(study, files, settings.n_trials, **facts)
     stack.callback(claim.release)
     search_id = claim.record.search_id
     files.put_data(search_id, data)
+    if settings.offline and definition.path.is_file():
+        with suppress(OSError):  # `search.sync` then shows the code of its own time
+            keep(definition, files.origin(search_id))
     checkpoints = str(files.checkpoints) if pool.sees(files.folder) else ""
     job = replace(job, stop_file=str(files.stop_file(search_id)), checkpoints=checkpoints, basis=basis)
     context = Context(settings, started, study, storage, claim, files, pool, job, data, on_progress, on_message)
@@ -222,10 +231,10 @@ def _taken_over(
             champion = version.tags.get("trial", "") if version is not None else ""
     most = max(1, min(_TAKEN_OVER, (settings.n_trials + 1) // 2))
     taken = create.taken_over(settings.definition, study, earlier, champion, most)
-    named = ", ".join(f"{each.number}{' (the champion)' if str(each.number) == champion else ''}" for each in taken)
+    named = ", ".join(f"{each}{' (the champion)' if str(each) == champion else ''}" for each in taken)
     first = f"the configurations of trials {named} are trained first" if taken else "none fits the space of now"
-    on_message(f"the rows changed: {plural(len(earlier), 'earlier trial')} of other rows are not compared; {first}")
-    return [dict(each.params) for each in taken]
+    on_message(f"the data or the code changed; not compared any more: {plural(len(earlier), 'earlier trial')}; {first}")
+    return list(taken.values())
 
 
 def _with_mlflow(context: Context, recovered: set[str]) -> Context:
@@ -234,7 +243,7 @@ def _with_mlflow(context: Context, recovered: set[str]) -> Context:
     from search.tracking.agreement import search_runs
 
     settings, study = context.settings, context.study
-    searches = search_runs(context.definition, study)
+    searches = search_runs(context.definition, study, context.files)
     run = searches[context.search_id]
     with store.store_errors(store.uri()):
         run.open()

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import Interrupted, UsageError
-from search.study.comparable import comparable_study, comparable_trials
+from search.study.comparable import comparable_study, comparable_trials, is_comparable
 from search.study.listener import Listener
 from search.study.ranking import best_trials, feasible, leads
 from search.studyfile.schema import Definition
@@ -73,10 +73,13 @@ class Stopping(Listener):
     def _leads(self, trial: FrozenTrial) -> bool:
         if self.best is None:
             return True
-        if len(trial.values) == 1:
+        excluded = not is_comparable(self._study, self.best)
+        if len(trial.values) == 1 and not excluded:
             return leads(self._definition, trial.values, trial.number, [(self.best.values, self.best.number)])
-        self.best = best_trials(self._definition, comparable_trials(self._study))[0]  # a new trial scales the others
-        return self.best.number == trial.number
+        # A new trial scales the others.
+        self.best = next(iter(best_trials(self._definition, comparable_trials(self._study))), None)
+        self._since_best = 0 if excluded else self._since_best
+        return self.best is not None and self.best.number == trial.number
 
     def _alike(self) -> str:
         """Return that nothing else can be expected, before any trial completes."""

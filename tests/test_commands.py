@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 
+from search.study.storage import open_storage
 from tests.conftest import TINY, Command, command
 
 BAD = [
@@ -182,3 +184,18 @@ def test_a_terminal_that_cannot_show_a_name_gets_its_code(tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "studies/gr\\xf6\\xdfe.toml\n"
     assert (tmp_path / "studies" / "größe.toml").exists()
+
+
+@pytest.mark.parametrize(
+    "args", [("search.report", "blobs", "--output", "file"), ("search.studies", "--compare", "blobs", "blobs")]
+)
+def test_a_place_that_cannot_be_written_is_the_user_s_to_mend(args: tuple[str, ...], tmp_path: Path) -> None:
+    """The person would read of a defect, with exit status 1, where a file lies in the place of a folder."""
+    (tmp_path / "file").touch()
+    (tmp_path / "reports").touch()
+    study = optuna.create_study(study_name="blobs", storage=open_storage(str(tmp_path / "studies" / "blobs.journal")))
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    study.set_user_attr("metric", ["val_loss"])
+    done = command(*args, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written (File exists); name another place" in done.stderr

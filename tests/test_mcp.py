@@ -62,3 +62,16 @@ def test_a_study_is_run_by_tools(tiny: Tiny, folder: Path) -> None:
     assert isinstance(promoted["promoted"], bool)
     study = optuna.load_study(study_name="asked", storage=open_storage("studies/asked.journal"))
     assert study.get_trials()[-1].state.name == "WAITING"
+
+
+def test_a_study_s_own_budget_holds_and_a_paused_search_goes_on(tiny: Tiny, folder: Path) -> None:
+    """Each search of an assistant would train 20 trials, and one that it paused never go on."""
+    tiny("own", more='\n[search]\npruner = "none"\nn_trials = 1\nworkers = 1\n')
+    call("start", study="own")
+    mcp._running["own"].join(120)
+    assert call("result", study="own")[0]["n_trials"]["complete"] == 1
+    call("start", study="own", resume=True)
+    mcp._running["own"].join(120)
+    told, wrong = call("result", study="own")
+    assert wrong
+    assert "has no interrupted search" in told

@@ -107,6 +107,19 @@ def test_a_file_of_rows_is_predicted_in_chunks(registered: Path, capsys: pytest.
     assert outside["size"]["beyond_range"] > 0.9
 
 
+def test_where_a_chunk_ends_decides_nothing(registered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of 10,001 rows would be refused for its last row, which lacks a value."""
+    rows = flats().astype({"size": float})
+    rows.loc[len(rows) - 8 :, "size"] = np.nan
+    rows.to_csv("gaps.csv", index=False)
+    for chunk in (64, 1000):
+        assert predict("flats", "gaps.csv", f"{chunk}.csv", capsys, chunk=chunk)["rows"] == 200
+    pd.testing.assert_frame_equal(pd.read_csv("64.csv"), pd.read_csv("1000.csv"), rtol=1e-4)
+    rows.assign(size=np.nan).to_csv("empty.csv", index=False)
+    with pytest.raises(DataError, match="column 'size' has no value in any row"):
+        predict("flats", "empty.csv", "out.csv", capsys)
+
+
 def test_what_cannot_be_predicted_is_told_in_a_line_and_leaves_no_file(registered: Path) -> None:
     """Half a file of predictions would be taken for a whole one."""
     rows = flats()

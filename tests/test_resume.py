@@ -32,11 +32,11 @@ class Kept:
 
     def __init__(self, folder: Path, **process: Any) -> None:
         space = {"epochs": {"type": "int", "low": 1, "high": 2}}
-        definition = parse_definition({**STUDY, "space": space}, folder / "one.toml")
-        settings = resolve(definition, storage=str(folder / "one.journal"))
+        self.definition = parse_definition({**STUDY, "space": space}, folder / "one.toml")
+        settings = resolve(self.definition, storage=str(folder / "one.journal"))
         self.storage = open_storage(settings.storage)
         sampler, pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
-        self.study = create.create(definition, "one", self.storage, sampler, pruner)
+        self.study = create.create(self.definition, "one", self.storage, sampler, pruner)
         self.files = StudyFiles(self.study, settings)
         self.record = resume.SearchRecord("abc", 2, **{**asdict(machine.this_process()), **process})
         self.record.write(self.study)
@@ -134,3 +134,28 @@ def test_a_trial_whose_end_was_written_does_not_go_on(tmp_path: Path) -> None:
     attributes.set_outcome(kept.storage, attributes.id_of(kept.storage, kept.study, 0), ended.as_text())
     assert kept.recovered()
     assert not checkpoint.exists()
+
+
+def test_what_is_resumed_is_the_newest_interrupted_search(tmp_path: Path) -> None:
+    """A search that only owes MLflow its trials would be resumed in the place of one that has trials left."""
+    kept = Kept(tmp_path)
+    for began, search_id, state in (("1", "abc", "interrupted"), ("2", "def", "trained"), ("3", "ghi", "finished")):
+        resume.SearchRecord(search_id, 2, state, began).write(kept.study)
+    found = resume.to_resume(kept.study)
+    assert found is not None
+    assert found.search_id == "abc"
+    resume.SearchRecord("abc", 2, "finished", "1").write(kept.study)
+    assert (resume.to_resume(kept.study) or kept.record).search_id == "def"
+
+
+def test_what_a_search_was_to_train_first_is_not_lost_with_it(tmp_path: Path) -> None:
+    """The champion's configuration would never be trained on the new rows, where the search ended early."""
+    kept, basis = Kept(tmp_path), {"rows": "a", "parts": "", "split": {}, "code": {}, "set": {}, "searched": []}
+    resume.SearchRecord("abc", 2, "interrupted", "1", basis=basis, first=[{"epochs": 1}, {"epochs": 2}]).write(
+        kept.study
+    )
+    epochs = optuna.distributions.IntDistribution(1, 2)
+    kept.study.add_trial(create_trial(value=0.0, params={"epochs": 2}, distributions={"epochs": epochs}))
+    attributes.set_data(kept.study, basis, 0)
+    assert resume.left_to_try(kept.definition, kept.study, basis) == [{"epochs": 1}]
+    assert resume.left_to_try(kept.definition, kept.study, {**basis, "rows": "b"}) == []

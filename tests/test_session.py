@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import mlflow
@@ -15,12 +16,17 @@ from mlflow.entities import Run
 
 from search.budget import Progress
 from search.errors import NoTrialCompleted, StorageError
+from search.handover.syncing import sync
+from search.resume import search_records
 from search.session import search
 from search.study import attributes
+from search.study.files import StudyFiles
 from search.study.storage import open_storage
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
 from search.studyfile.settings import resolve
+from search.system import machine
+from search.tracking import registry
 from tests.conftest import Searcher
 
 Tiny = Callable[..., Definition]
@@ -240,6 +246,59 @@ def test_a_search_without_a_better_trial_registers_nothing_new(tiny: Tiny, run_s
     assert second.best.number == first.best.number
     assert not second.newly_registered
     assert second.model == first.model
+
+
+def test_the_best_of_an_interrupted_offline_search_is_registered_by_sync(tiny: Tiny, folder: Path) -> None:
+    """Hours of an offline search that Ctrl-C ended would have no version, and `sync` say that all agrees."""
+    definition = tiny("ended")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    settings = resolve(definition, n_trials=2, workers=1, tracking_uri=uri, offline=True)
+    search(settings, lambda _: None)
+    study = optuna.load_study(study_name="ended", storage=open_storage(settings.storage))
+    (record,) = search_records(study)
+    replace(record, state="interrupted").write(study)
+    settings = resolve(definition, tracking_uri=uri)
+    for _ in range(2):
+        synced = sync(settings, lambda _: None)
+        assert not synced.differs
+        assert [each.version for each in registry.all_versions("ended")] == ["1"]
+    assert search_records(study)[0].state == "interrupted", "it can still be resumed"
+
+
+def test_an_offline_search_is_shown_with_the_code_that_trained(tiny: Tiny, folder: Path) -> None:
+    """Models of yesterday would be registered with today's code, and `search.reproduce` train that."""
+    code = "from search.training.model import mlp\ndef build(trial, data):\n    return mlp(trial, data)\n"
+    definition = tiny("code", "code_of.py:build", code)
+    uri = f"sqlite:///{folder}/mlflow.db"
+    search(resolve(definition, n_trials=1, workers=1, tracking_uri=uri, offline=True), lambda _: None)
+    (folder / "studies" / "code_of.py").write_text(f"{code}TODAY = 1\n")
+    settings = resolve(definition, tracking_uri=uri)
+    assert not sync(settings, lambda _: None).differs
+    (version,) = registry.all_versions("code")
+    kept = Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=str(folder / "kept")))
+    trial = MlflowClient().get_run(version.run_id).data.tags["mlflow.parentRunId"]
+    origin = Path(mlflow.artifacts.download_artifacts(run_id=trial, artifact_path="origin", dst_path=str(folder)))
+    for place in (kept, origin):
+        (found,) = place.rglob("code_of.py")
+        assert found.read_text() == code
+    study = optuna.load_study(study_name="code", storage=open_storage(settings.storage))
+    assert not StudyFiles(study, settings).folder.exists(), "nothing outlives the search"
+
+
+def test_a_sync_leaves_a_running_search_to_itself(tiny: Tiny, folder: Path) -> None:
+    """Each trial that its search has not shown yet would have two runs for ever."""
+    definition = tiny("beside")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    search(resolve(definition, n_trials=1, workers=1, tracking_uri=uri, offline=True), lambda _: None)
+    settings = resolve(definition, tracking_uri=uri)
+    study = optuna.load_study(study_name="beside", storage=open_storage(settings.storage))
+    (record,) = search_records(study)
+    replace(record, state="running", **asdict(machine.this_process())).write(study)
+    lock = StudyFiles(study, settings).claim(record.search_id)
+    assert lock is not None
+    synced = sync(settings, lambda _: None)
+    assert (synced.mended, synced.differs) == (0, ())
+    lock.release()
 
 
 def test_a_trial_that_ended_before_mlflow_showed_it_is_registered_once(tiny: Tiny, run_search: Searcher) -> None:

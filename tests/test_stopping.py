@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.errors import UsageError
 from search.stopping import Stopping, check_terminator, signals
+from search.study import orders
 from search.study.attributes import CONSTRAINTS
 from search.training.result import TrialResult
 from tests.studyfiles import definition
@@ -89,3 +90,17 @@ def test_a_search_under_nohup_outlives_its_terminal() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_an_excluded_trial_is_best_no_more() -> None:
+    """A leaked value of 1e-6 would end the search by patience, and be told as the best to its end."""
+    study = optuna.create_study()
+    stopping = Stopping(definition({"search": {"patience": 2}}), study, [])
+    for number, value in enumerate((1e-6, 0.5)):
+        study.add_trial(ended(number, value))
+        assert told(stopping, ended(number, value)) == ""
+    orders.exclude(study, 0, orders.Order("exclude", reason="leaked"))
+    study.add_trial(ended(2, 0.4))
+    assert told(stopping, ended(2, 0.4)) == ""
+    assert stopping.best is not None
+    assert stopping.best.number == 2

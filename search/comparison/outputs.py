@@ -84,17 +84,23 @@ def predict(
     )
 
 
+def fixed_rows(model: keras.Model) -> int | None:
+    """Return how many rows a model takes at once, `Input(batch_shape=(16, …))`; None where it takes any number."""
+    sizes = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or () if tensor.shape} - {None}
+    return max(sizes, default=None)
+
+
 def meanings(model: keras.Model, x: Any, data: Data) -> tuple[Meaning, ...]:
     """Return what each output of a model means.
 
     Args:
         model: The model.
-        x: At least one row, as Keras takes it.
+        x: At least one row, as Keras takes it, or as many as the model takes at once.
         data: The data that it learned.
     """
     import keras
 
-    one = keras.tree.map_structure(lambda array: array[:1], x)
+    one = keras.tree.map_structure(lambda array: array[: fixed_rows(model) or 1], x)
     try:
         given = outputs_of(model, one)
     except Exception:  # a `predict_step` of the user's own, for other rows

@@ -34,7 +34,10 @@ _OF_THE_STUDY = ("nrows", "chunksize", "iterator", "usecols", "index_col", "skip
 _ENCODINGS = ("cp1252", "cp1250", "cp1251", "cp932", "gb18030", "latin-1")
 _PLAIN = {"sep", "na_values", "decimal", "thousands", "dtype", "parse_dates"}  # options that leave the header alone
 _BY_PANDAS = re.compile(r"Unnamed: \d+|.*\.\d+")  # names that no file has
-_OF_HEADERS = ("encoding", "encoding_errors", "quotechar", "quoting", "skiprows", "header", "comment", "compression")
+_OF_HEADERS = (
+    *("encoding", "encoding_errors", "quotechar", "quoting", "skiprows", "header", "comment", "compression"),
+    "skipinitialspace",
+)
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,9 @@ def read(path: Path, size: int, form: Form, option: str = "--input") -> Iterator
     Raises:
         DataError: The file is not there, cannot be read, or has no rows.
     """
+    check(path, option)
     any_rows = False
-    with _telling(path, form, option):
+    with telling(path, form, option):
         for chunk in _READERS[path.suffix.lower()](path, size, form):
             any_rows = True
             yield chunk
@@ -131,7 +135,8 @@ def table(path: Path, form: Form, option: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    with _telling(path, form, option):
+    check(path, option)
+    with telling(path, form, option):
         if path.suffix.lower() == ".parquet":
             _pyarrow()
             return pd.read_parquet(path)
@@ -157,10 +162,10 @@ def check_columns(definition: Definition) -> None:
     settings, path = definition.data, definition.data_file
     if path is None or not settings.reader.table or set(settings.options) - _PLAIN:
         return
-    headers = [_columns_of(path)] if settings.kind == "parquet" else _headers(path, settings)
-    fitting = [header for header in headers if all(set(names) <= set(header) for names in settings.named.values())]
-    if headers and not fitting:
-        check_named(settings, max(headers, key=len))
+    headers = {"": _columns_of(path)} if settings.kind == "parquet" else _headers(path, settings)
+    named = {name for names in settings.named.values() for name in names}
+    if headers and not any(named <= set(header) for header in headers.values()):
+        check_named(settings, max((header for mark, header in headers.items() if mark not in _RARE), key=len))
 
 
 def check_named(settings: DataDefinition, known: Sequence[str]) -> None:
@@ -178,7 +183,7 @@ def check_named(settings: DataDefinition, known: Sequence[str]) -> None:
                 )
 
 
-def _headers(path: Path, settings: DataDefinition) -> list[list[str]]:
+def _headers(path: Path, settings: DataDefinition) -> dict[str, list[str]]:
     """Return a CSV file's columns by each separator that it may have; none where they cannot be read like that.
 
     Raises:
@@ -187,17 +192,19 @@ def _headers(path: Path, settings: DataDefinition) -> list[list[str]]:
     named = {name for names in settings.named.values() for name in names}
     chosen = str(settings.options.get("sep") or ",")
     if path.suffix != ".csv" or len(chosen) > 1 or any(map(_BY_PANDAS.fullmatch, named)):
-        return []
+        return {}
     try:
+        over = int(_begins_with_separator(path, {}))
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(itertools.islice(filter(str.strip, file), 2))
+            lines = list(itertools.islice(filter(str.strip, file), over + 2))[over:]
     except (UnicodeDecodeError, OSError):
-        return []
+        return {}
     if "".join(lines).count('"') % 2:  # a name of several lines
-        return []
+        return {}
     if len(lines) < 2:
         raise DataError(f"data.source: {settings.source} has no rows")
-    return [next(csv.reader(lines, delimiter=each)) for each in dict.fromkeys((chosen, *_SEPARATORS))]
+    marks = dict.fromkeys((chosen, *_SEPARATORS, *_RARE))
+    return {mark: next(csv.reader(lines, delimiter=mark)) for mark in marks}
 
 
 def _columns_of(path: Path) -> list[str]:
@@ -206,14 +213,13 @@ def _columns_of(path: Path) -> list[str]:
     Raises:
         DataError: It cannot be read.
     """
-    with _telling(path, Form(), "data.source"):
+    with telling(path, Form(), "data.source"):
         return [str(name) for name in _pyarrow().read_schema(path).names]
 
 
 @contextmanager
-def _telling(path: Path, form: Form, option: str) -> Iterator[None]:
+def telling(path: Path, form: Form, option: str) -> Iterator[None]:
     """Tell in one line why a file cannot be read."""
-    check(path, option)
     try:
         yield
     except DataError:
@@ -250,9 +256,11 @@ def csv_options(path: Path, form: Form) -> dict[str, Any]:
     import pandas as pd
 
     options = form.options_of("csv")
+    if "delimiter" in options:  # pandas' other name for it
+        options["sep"] = options.pop("delimiter")
     if "skiprows" not in options and _begins_with_separator(path, options):
         options["skiprows"] = 1
-    given = options.get("sep", options.get("delimiter"))
+    given = options.get("sep")
     if "names" in options:
         return options
     headers = {
@@ -263,13 +271,14 @@ def csv_options(path: Path, form: Form) -> dict[str, Any]:
     separator = (fitting or several or [given or ","])[0]
     if separator in (given, ",") and (given is None or separator == given):
         return options
-    for name in ("sep", "delimiter", *(("decimal", "thousands") if given else ())):  # a file written in another way
+    for name in ("sep", *(("decimal", "thousands") if given else ())):  # a file written in another way
         options.pop(name, None)
     options["sep"] = separator
     if "decimal" not in options and options.get("thousands") != ",":
         plain = {name: value for name, value in options.items() if name in _OF_HEADERS}
-        cells = pd.read_csv(path, sep=separator, nrows=_SAMPLE, dtype=str, **plain).stack()
-        if cells.astype(str).str.fullmatch(r"-?[\d.]*,\d+").any():
+        cells = pd.read_csv(path, sep=separator, nrows=_SAMPLE, dtype=str, **plain).stack().astype(str)
+        points = cells.str.fullmatch(r"-?\d+\.\d+") & ~cells.str.fullmatch(r"-?\d{1,3}(?:\.\d{3})+")
+        if cells.str.fullmatch(r"-?[\d.]*,\d+").any() and not points.any():
             options["decimal"] = ","
     return options
 

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,7 +87,8 @@ def read_csv(definition: Definition) -> Any:
     )
     try:
         chosen = {"sep", "delimiter"} & set(settings.options)
-        return pd.read_csv(path, **(settings.options if chosen else files.csv_options(path, form)))
+        options = dict(settings.options) if chosen else files.csv_options(path, form)
+        return pd.read_csv(path, **options, **_whole(options))
     except pd.errors.EmptyDataError:
         raise DataError(f"data.source: {settings.source} has no rows") from None
     except UnicodeDecodeError as error:
@@ -96,6 +97,13 @@ def read_csv(definition: Definition) -> Any:
             raise
         mended = f"use options = {{ encoding = {json.dumps(found)} }}"
         raise DataError(f"data.source: {settings.source} is not written in {error.encoding}; {mended}") from None
+
+
+def _whole(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the option by which pandas gives a column one type, not one for each part of a large file."""
+    mark = options.get("sep", options.get("delimiter", ","))
+    by_c = isinstance(mark, str) and len(mark) == 1 and not {"engine", "skipfooter", "low_memory"} & options.keys()
+    return {"low_memory": False} if by_c else {}
 
 
 def read_parquet(definition: Definition) -> Any:

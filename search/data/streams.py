@@ -127,7 +127,8 @@ def targets(stream: Any, first: Any) -> Any:
         raise DataError("data.source: the stream yields single rows; yield batches, for example dataset.batch(32)")
     if is_spent_by_reading(stream) or not isinstance(first, np.ndarray):
         return first
-    return np.concatenate([y for _, y in batches(stream, _LOOKED_AT)])
+    # Sequences may be longer in one batch than in another.
+    return np.concatenate([y for _, y in batches(stream, _LOOKED_AT) if y.shape[1:] == first.shape[1:]])
 
 
 def length(stream: Any) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from search.comparison.verdict import Verdict, compare
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from search.serving.meaning import Meaning
 
 Outputs = Mapping[str, "NDArray[np.float64]"]  # by the output's name, each of shape (n, …)
 RowLosses = Callable[[Outputs], "NDArray[np.float64]"]  # the loss of each row, shape (n,)
@@ -34,7 +36,8 @@ class Candidates:
         kept: The predictions of each model, the best one's first; the same rows in the same order.
         losses: Returns the loss of each row by the best one's loss function; it is given the rows of several models,
             one model's after another's.
-        logits: The activation behind each output that gives logits, by its name; the others are averaged as they are.
+        logits: The activation behind each output that gives logits, by its name; empty for others, which are averaged
+            as they are.
     """
 
     def __init__(self, kept: Sequence[Predictions], losses: RowLosses, logits: Mapping[str, str]) -> None:
@@ -70,7 +73,7 @@ class Candidates:
 
 
 def choose(candidates: Candidates, most: int, rows: NDArray[np.intp], *, greedy: bool) -> NDArray[np.intp]:
-    """Return how often each candidate counts, by their loss on some rows.
+    """Return how often each candidate counts, by their loss on some rows; the best trial, the first, always does.
 
     Args:
         candidates: The candidates.
@@ -79,6 +82,7 @@ def choose(candidates: Candidates, most: int, rows: NDArray[np.intp], *, greedy:
         greedy: Whether to add, with replacement, whichever helps most; else the best ones count alike.
     """
     order = np.argsort(candidates.mean_loss(candidates.loss, rows), kind="stable")
+    order = np.concatenate([[0], order[order != 0]])  # it leads in the metric, others may in the loss
     counts = np.zeros(len(order), int)
     if not greedy:
         counts[order[:most]] = 1
@@ -125,13 +129,15 @@ def _with_loss(kept: Predictions, loss: NDArray[np.float64]) -> Predictions:
 
 
 def activations(predictions: Predictions) -> dict[str, str]:
-    """Return the activation behind each output that gives logits, by its name."""
+    """Return the activation behind each output, in their order, by name; empty for one that gives no logits."""
     about = zip(predictions.about.meanings, predictions.outputs.items(), strict=False)
-    return {
-        name: "softmax" if not meaning.independent and output.ndim > 1 and output.shape[-1] > 1 else "sigmoid"
-        for meaning, (name, output) in about
-        if meaning.kind == "logits"
-    }
+    return {name: _activation(meaning, output) for meaning, (name, output) in about}
+
+
+def _activation(meaning: Meaning, output: NDArray[Any]) -> str:
+    if meaning.kind != "logits":
+        return ""
+    return "softmax" if not meaning.independent and output.ndim > 1 and output.shape[-1] > 1 else "sigmoid"
 
 
 def _probabilities(output: NDArray[np.float64], activation: str) -> NDArray[np.float64]:

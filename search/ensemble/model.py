@@ -26,8 +26,8 @@ def average(
     Args:
         members: Models by the name they get inside; their inputs and outputs are alike. They are no longer compiled.
         counts: How often each counts.
-        logits: The activation (`sigmoid` or `softmax`) behind each output that gives logits, by the output's name;
-            of a single output by any.
+        logits: The activation (`sigmoid` or `softmax`) behind each output that gives logits, empty for others: by its
+            key where the outputs are a dictionary, else in their order, whatever Keras calls them.
         example: A few rows as the models take them, for models that do not say what they take.
         compiled: A model that is compiled as the mean is to be.
     """
@@ -42,8 +42,9 @@ def average(
         given += [member(inputs)] * count
     flat = [keras.tree.flatten(outputs) for outputs in given]
     names = output_names(first, len(flat[0]))
-    known = dict(zip(names, logits.values(), strict=False)) if len(names) == 1 else logits
-    means = [_mean([outputs[at] for outputs in flat], known.get(name, ""), name) for at, name in enumerate(names)]
+    keys = sorted(given[0]) if isinstance(given[0], Mapping) else list(logits)  # as Keras flattens a dictionary
+    behind = dict(enumerate(logits.get(key, "") for key in keys))
+    means = [_mean([outputs[at] for outputs in flat], behind.get(at, ""), name) for at, name in enumerate(names)]
     averaged = keras.Model(inputs, keras.tree.pack_sequence_as(given[0], means))
     try:
         averaged.compile_from_config(compiled.get_compile_config())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FEW_ROWS = 500  # below it folds help
-_HELPS = "[data] folds = 5 compares them on more, --ensemble 5 averages the best"
+_FOLDS, _AVERAGE = "[data] folds = 5 compares them on more", "--ensemble 5 averages the best"
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,22 @@ class Near:
         count: How many beside the best.
         of: Of how many whose outputs were kept.
         rows: On how many validation rows they were compared.
-        folds: Whether each row was validated by a fold.
+        helps: What the search did without and would help.
     """
 
     count: int
     of: int
     rows: int
-    folds: bool
+    helps: tuple[str, ...]
 
     def __str__(self) -> str:
         if not self.count:
             return ""
         told = f"{self.count} of {self.of} other trials lie within one standard error of the best on {self.rows} "
-        helps = self.rows < _FEW_ROWS and not self.folds
-        return f"{told}validation rows" + (f"; {_HELPS}" if helps else "")
+        return f"{told}validation rows" + (f"; {', '.join(self.helps)}" if self.helps else "")
 
 
-def near(kept: Mapping[int, Predictions], best: int, *, folds: bool) -> Near | None:
+def near(kept: Mapping[int, Predictions], best: int, *, folds: int | None, ensemble: int) -> Near | None:
     """Return how many trials lie within one standard error of the best; None where that is not known.
 
     Trials are compared row by row in the study's metric; in the loss where that is no mean over rows.
@@ -51,7 +50,8 @@ def near(kept: Mapping[int, Predictions], best: int, *, folds: bool) -> Near | N
     Args:
         kept: What trials gave for the validation rows, by their number.
         best: The best trial.
-        folds: Whether each row was validated by a fold.
+        folds: How many the search had.
+        ensemble: How many trials it averages at most.
     """
     if best not in kept:
         return None
@@ -68,9 +68,9 @@ def near(kept: Mapping[int, Predictions], best: int, *, folds: bool) -> Near | N
     ]
     score = score_of(name, kept[best])
     sign = -1.0 if score is not None and score.maximize else 1.0
-    return Near(
-        sum(_within_error(sign * (other - ours), kept[best].group) for other in others), len(others), len(ours), folds
-    )
+    count = sum(_within_error(sign * (other - ours), kept[best].group) for other in others)
+    helps = [line for line, used in ((_FOLDS, folds), (_AVERAGE, ensemble)) if not used]
+    return Near(count, len(others), len(ours), tuple(helps) if len(ours) < _FEW_ROWS else ())
 
 
 def _of_rows(predictions: Predictions, name: str) -> NDArray[np.float64] | None:

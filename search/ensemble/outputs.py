@@ -42,8 +42,8 @@ def validated(definition: Definition, data: Data, models: Sequence[keras.Model],
 def mean_or_best(
     definition: Definition, data: Data, models: Sequence[keras.Model], best: keras.Model, batches: Batches
 ) -> keras.Model:
-    """Return the mean of a trial's repeats if `[search] ensemble` allows that many; else the best one."""
-    if data.folds or not 1 < len(models) <= definition.search.ensemble:
+    """Return the mean of a trial's repeats if `[search] ensemble` allows that many, without a refit; else the best."""
+    if data.folds or definition.search.refit or not 1 < len(models) <= definition.search.ensemble:
         return best
     with told("the repeats are not averaged"):
         given = next(_each(definition, data, models[:1], batches))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import optuna
 from optuna.trial import FrozenTrial
 
 from search.budget import Stage
@@ -16,7 +17,7 @@ from search.ensemble.members import Ensemble, Member, of_record
 from search.errors import one_line
 from search.figures import plural
 from search.register import Best
-from search.study import attributes
+from search.study import attributes, orders
 from search.training.metrics import violations_of
 from search.workers import averaging
 from search.workers.averaging import Averaged, Chosen
@@ -31,22 +32,26 @@ class _Candidate:
     archive: Callable[[], bytes]
 
 
-def average(context: Context, ranked: Sequence[FrozenTrial], best: Best) -> tuple[Ensemble, str] | None:
+def average(
+    context: Context, ranked: Sequence[FrozenTrial], best: Best, *, hurries: bool
+) -> tuple[Ensemble, str] | None:
     """Average a study's best trainings, where that is surely better than the best trial alone.
 
-    Whatever goes wrong is said in a line, and the best trial stands alone.
+    Whatever goes wrong is said in a line, and the best trial stands alone, or what an earlier search averaged stays.
 
     Args:
         context: The search, which has ended; MLflow shows its trials.
         ranked: The study's best trials, the best first.
         best: The best trial.
+        hurries: Whether nothing new is averaged, after Ctrl-C.
 
     Returns:
         What was averaged, and the model's id in MLflow (empty where an earlier search registered it); None where the
         best trial stands alone.
     """
-    if context.settings.ensemble < 2:
-        return None
+    standing = registered(context.study, best.number)
+    if context.settings.ensemble < 2 or hurries:
+        return None if standing is None else (standing, "")
     context.on_message(Stage("averaging the best trainings"))
     try:
         return _Averaging(context, ranked).run(best)
@@ -54,8 +59,26 @@ def average(context: Context, ranked: Sequence[FrozenTrial], best: Best) -> tupl
         why = str(error)
     except Exception as error:  # of a worker, of the user's own layers, of MLflow
         why = f"the best trainings could not be averaged ({one_line(error)})"
-    context.on_message(f"{why}; trial {best.number} alone is registered")
-    return None
+    what = f"trial {best.number} alone is registered" if standing is None else "what an earlier search averaged stays"
+    context.on_message(f"{why}; {what}")
+    return None if standing is None else (standing, "")
+
+
+def registered(study: optuna.Study, number: int) -> Ensemble | None:
+    """Return what an earlier search averaged and registered for a trial; None where none did, or a member is excluded.
+
+    Args:
+        study: The study.
+        number: Its best trial.
+    """
+    from search.tracking import registry
+
+    record = attributes.ensemble_of(study)
+    ensemble = of_record(record) if record else None
+    if ensemble is None or orders.excluded(study).keys() & {member.number for member in ensemble.members}:
+        return None
+    version = registry.version_of_run(study.study_name, ensemble.run_id)
+    return ensemble if version is not None and version.tags.get("trial") == str(number) else None
 
 
 class _NotAveraged(Exception):
@@ -85,7 +108,8 @@ class _Averaging:
         members = tuple(replace(candidate.member, count=count) for candidate, count in several)
         if not chosen.verdict.better or len(members) < 2:
             raise _NotAveraged(f"the mean of the best trainings is not surely better {_interval(chosen)}")
-        if known := self._known(members):
+        known = registered(self._context.study, best.number)
+        if known is not None and known.members == members:
             return known, ""
         archives = {candidate.member.name: candidate.archive() for candidate, _ in several}
         counts = [member.count for member in members]
@@ -149,16 +173,6 @@ class _Averaging:
         ensemble = replace(ensemble, run_id=run_id)
         attributes.set_ensemble(context.study, ensemble.record())
         return ensemble, model_id
-
-    def _known(self, members: tuple[Member, ...]) -> Ensemble | None:
-        """Return what an earlier search registered of the same members; None where there is none."""
-        from search.tracking import registry
-
-        record = attributes.ensemble_of(self._context.study)
-        if not record or (ensemble := of_record(record)).members != members:
-            return None
-        name = self._context.settings.study_name
-        return ensemble if registry.version_of_run(name, ensemble.run_id) is not None else None
 
 
 def _interval(chosen: Chosen) -> str:

@@ -86,7 +86,8 @@ def _train_again(context: Context, numbers: Sequence[int], seeds: int, interrupt
         elif trainings:
             values, metrics = tuple(training.values[0] for training in trainings), tuple(map(_kept, trainings))
             found[number] = Confirmed(values, metrics, tuple(training.seed for training in trainings))
-    attributes.set_confirmed(context.study, found)
+    if whole:  # else an earlier search's still hold
+        attributes.set_confirmed(context.study, found)
 
 
 def _seed(study_seed: int, index: int) -> int:

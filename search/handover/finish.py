@@ -25,6 +25,7 @@ from search.handover.outcome import Outcome
 from search.register import best_of, check_usable, register_best
 from search.reporting import plots
 from search.reporting.findings import front_of
+from search.resume import SearchRecord, search_records
 from search.stopping import Interruption, signals
 from search.study import attributes, ranking
 from search.study.files import MOST_OUTPUTS
@@ -101,10 +102,17 @@ class _Ending:
         if state == _FINISHED and left.numbers:
             state = _TRAINED
         context.claim.ended(state, self._stopped)
-        context.files.forget_outputs([trial.number for trial in ranked[:MOST_OUTPUTS]] if settings.ensemble > 1 else ())
+        context.files.forget_outputs(
+            [trial.number for trial in ranked[:MOST_OUTPUTS]] if settings.ensemble > 1 else (),
+            [trial.number for record in search_records(self._study) for trial in self._of_running(record)],
+        )
         if state == _FINISHED:
             context.files.forget(context.search_id)
         return self._told(outcome and replace(outcome, not_mirrored=left), halted)
+
+    def _of_running(self, record: SearchRecord) -> list[FrozenTrial]:
+        """Return the trials of a search that runs beside this one."""
+        return attributes.trials_of_search(self._study, record.search_id) if record.state == "running" else []
 
     def _await_mirror(self) -> None:
         """Wait for MLflow, first for those trials that a model is registered of; Ctrl-C ends the wait alone."""
@@ -186,8 +194,8 @@ class _Ending:
     def _register(self, run: SearchRun, outcome: Outcome, fresh: FreshProcess) -> Outcome:
         """Register the best trial's model, or one that averages several; the plots are logged while it is loaded."""
         best = self._ranked[0]
-        averaged = None if self._interrupted is not None else average(self._context, self._ranked, outcome.best)
-        ensemble, model_id = (None, self._model_of(best)) if averaged is None else averaged
+        averaged = average(self._context, self._ranked, outcome.best, hurries=self._interrupted is not None)
+        ensemble, model_id = averaged or (None, self._model_of(best))
         outcome = replace(outcome, best=replace(outcome.best, ensemble=ensemble))
         loaded = fresh.begin_check(model_id) if model_id else str
         self._log_plots(run)
@@ -261,7 +269,7 @@ class _Ending:
             arguments=arguments_of(context.settings),
             resume=resume_command(context.settings),
             failures=outcomes.failures(trials),
-            saved=str(outcomes.saved(trials)),
+            saved=str(outcomes.saved(trials, self._definition.trainings)),
             near=self._near(),
         )
 
@@ -269,7 +277,8 @@ class _Ending:
         """Return how many trials cannot be told from the best; empty where that is not known."""
         kept = {trial.number: self._context.files.outputs(trial.number) for trial in self._ranked}
         known = {number: Predictions.from_bytes(file.read_bytes()) for number, file in kept.items() if file.is_file()}
-        found = near(known, self._ranked[0].number, folds=bool(self._definition.data.folds))
+        folds, ensemble = self._definition.data.folds, self._context.settings.ensemble
+        found = near(known, self._ranked[0].number, folds=folds, ensemble=ensemble)
         return "" if found is None else str(found)
 
     def _nothing_completed(self) -> NoTrialCompleted:

@@ -11,6 +11,7 @@ import optuna
 from search import resume
 from search.errors import TrackingError, UsageError
 from search.figures import plural
+from search.handover.averaging import registered
 from search.register import best_of, register_best
 from search.study import attributes, create, ranking
 from search.study.files import StudyFiles
@@ -77,7 +78,7 @@ def sync(
     others = tuple(agreement.of_other_programs(study))
     if only_check:
         with store.existing_store(uri):
-            differs = agreement.differences(definition, study, files.waiting())
+            differs = agreement.differences(definition, study, files.waiting(), _running(study, files))
         return Synced(settings.study_name, checked, 0, tuple(differs), others)
     with store.mirrored(), store.fresh_store(uri) as publish, store.store_errors(uri):
         publish()
@@ -88,7 +89,7 @@ def sync(
         agreement.show_excluded(definition, study)
         _register(settings, study, files)
         _end_searches(definition, study, files)
-        differs = agreement.differences(definition, study, files.waiting())
+        differs = agreement.differences(definition, study, files.waiting(), _running(study, files))
     return Synced(settings.study_name, checked, mended, tuple(differs), others)
 
 
@@ -99,7 +100,8 @@ def _send(
     from search.tracking import agreement
     from search.tracking.mirror import Mirror
 
-    searches = agreement.search_runs(definition, study)
+    running, every = _running(study, files), agreement.search_runs(definition, study, files)
+    searches = {search_id: run for search_id, run in every.items() if search_id not in running}
     for run in searches.values():
         run.open()
     due = agreement.due(definition, study, searches, files.waiting())
@@ -115,13 +117,20 @@ def _send(
     return len(due)
 
 
+def _running(study: optuna.Study, files: StudyFiles) -> set[str]:
+    """Return the searches that run, and so show their trials themselves."""
+    records = [record for record in resume.search_records(study) if record.state == "running"]
+    return {record.search_id for record in records if resume.alive(record, files) is not False}
+
+
 def _register(settings: Settings, study: optuna.Study, files: StudyFiles) -> None:
-    """Register the best trial's model, where a search that owes it kept what is known of the data."""
+    """Register the best trial's model, or what was averaged, where a search that owes it kept what the data are."""
     from search.tracking import agreement
 
     definition = settings.definition
     ranked = ranking.leading_trials(definition, study)
-    owed = [record for record in resume.search_records(study) if record.state == "trained" and record.registers]
+    over = ("trained", "interrupted")
+    owed = [record for record in resume.search_records(study) if record.state in over and record.registers]
     data = next(
         (kept for kept in (files.data(record.search_id) for record in reversed(owed)) if kept is not None), None
     )
@@ -133,6 +142,7 @@ def _register(settings: Settings, study: optuna.Study, files: StudyFiles) -> Non
     if model_id:
         with FreshProcess() as fresh:
             best = best_of(definition, ranked[0], run_id, confirmed, attributes.trivial_of(study, ranked[0]))
+            best = replace(best, ensemble=registered(study, best.number))
             register_best(settings.study_name, definition, ranked[0], best, data, model_id, fresh.begin_check(model_id))
 
 

@@ -85,7 +85,8 @@ def _values(column: pd.Series[Any]) -> NDArray[Any]:
 
 
 def _arrays(path: Path, about: About, form: Form) -> FreshRows:
-    arrays = files.arrays(path, form)
+    with files.telling(path, form, "--data"):
+        arrays = files.arrays(path, form)
     y = arrays.pop("y", None)
     if y is None or not arrays:
         have = ", ".join([*arrays, *([] if y is None else ["y"])]) or "none"
@@ -101,7 +102,10 @@ def _arrays(path: Path, about: About, form: Form) -> FreshRows:
 def _indices(y: NDArray[Any], about: About, path: Path) -> NDArray[Any]:
     """Return labels as class indices; numbers and labels of several columns as they are."""
     if about.task not in ("binary", "multiclass") or y.ndim != 1:
-        return y.astype("float32")
+        try:
+            return y.astype("float32")
+        except (ValueError, TypeError):
+            raise DataError(f"--data {path}: the target holds values that are no numbers") from None
     places = {label: index for index, label in enumerate(about.classes)}
     texts = [str(int(each)) if isinstance(each, float) and each.is_integer() else str(each) for each in y.tolist()]
     unknown = sorted({each for each in texts if each not in places})
@@ -119,6 +123,9 @@ def predictions(rows: FreshRows, output: NDArray[Any], kept: Predictions) -> Pre
         output: What the model gave for them.
         kept: The predictions that the version was registered with.
     """
+    one_hot = kept.about.task in ("binary", "multiclass") and rows.target.ndim == 2 and rows.target.shape[1] > 1
+    if one_hot and kept.target is not None and kept.target.ndim == 1:  # what the model learned
+        rows = replace(rows, target=rows.target.argmax(axis=1))
     loss = _losses(kept.about, rows.target, output)
     return replace(
         kept,

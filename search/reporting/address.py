@@ -41,21 +41,21 @@ def address_of(study: optuna.Study, definition: Definition, tracking_uri: str | 
         definition: Its study file.
         tracking_uri: MLflow's tracking store; None for MLflow's own.
     """
-    from search.tracking import registry, store
+    from search.tracking import agreement, store
     from search.tracking.pages import views
 
     name, uri = study.study_name, store.set_uri(tracking_uri)
-    best = next((str(trial.number) for trial in ranking.leading_trials(definition, study)), None)
+    best = next(iter(ranking.leading_trials(definition, study)), None)
     try:
         with store.existing_store(uri):
             page = views.page_of_study(uri, name)
-            versions = registry.all_versions(name)
+            versions = [] if best is None else agreement.versions_of(definition, study, best)
     except (TrackingError, RegistryError):
         return NO_ADDRESS
     if page is None:
         return NO_ADDRESS
-    mine = next((each for each in versions if each.tags.get("trial") == best), None)
-    if mine is None:
+    if not versions:
         return Address(page.url, page.serve)
+    mine = versions[0]
     address = f"{page.url.partition('/#/')[0]}/#/models/{name}/versions/{mine.version}"
     return Address(page.url, page.serve, mine.uri, mine.aliases, address)

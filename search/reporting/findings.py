@@ -87,7 +87,7 @@ def findings_of(study: optuna.Study, definition: Definition, top: int) -> Findin
         ),
         importances=insight.importances(study, definition),
         caveat=insight.caveat(len(ranked)),
-        saved=outcomes.saved(trials),
+        saved=outcomes.saved(trials, definition.trainings),
         edges=tuple(insight.edges(study, definition)),
         failures=outcomes.failures(trials),
         front=front_of(study, definition),

@@ -94,7 +94,7 @@ def _studies(url: str) -> Iterator[StudyOverview]:
     for name in names:
         study = optuna.load_study(study_name=name, storage=storage)
         trials, goals = comparable_trials(study), ranking.goals_of(study)
-        best = ranking.best_trials(goals, trials)[:1]
+        best = ranking.leading_trials(goals, study)[:1]
         front = len(ranking.pareto_front(goals, trials)) if len(goals.directions) > 1 else 0
         states = states_of(study.get_trials(deepcopy=False))
         yield StudyOverview(

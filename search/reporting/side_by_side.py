@@ -16,7 +16,7 @@ from search.errors import SearchError, UsageError
 from search.figures import literal
 from search.study import attributes
 from search.study.comparable import changes, comparable_trials
-from search.study.ranking import feasible
+from search.study.ranking import feasible, goals_of, leading_trials
 
 if TYPE_CHECKING:
     from search.comparison.predictions import Predictions
@@ -68,7 +68,7 @@ def side_by_side(studies: Sequence[optuna.Study]) -> list[Side]:
         _check_same(first, other)
     curves = [_curve(study) for study in studies]
     trials, seconds = min(map(len, curves)), min(curve[-1][0] for curve in curves)
-    models = [_predictions(study, curve[-1][2]) for study, curve in zip(studies, curves, strict=True)]
+    models = [_predictions(study, leading_trials(goals_of(study), study)[0].number) for study in studies]
     return [
         Side(
             study=study.study_name,

@@ -35,7 +35,9 @@ class Comparison:
         self._same: dict[str, bool | None] = {}  # by search; None where an earlier release noted no basis
 
     def holds(self, trial: FrozenTrial) -> bool:
-        """Return whether the trial's value compares."""
+        """Return whether the trial's value compares; of one that waits, whether it will."""
+        if trial.state == TrialState.WAITING:
+            return True
         search_id = str(trial.system_attrs.get(attributes.SEARCH_RUN, ""))
         if search_id not in self._same:
             self._look_up(search_id)
@@ -111,15 +113,20 @@ def read_study(study: optuna.Study) -> ComparableStudy:
     return made
 
 
-def check_data(study: optuna.Study, settings: Settings, data: DataSummary) -> dict[str, Any]:
+def check_data(
+    study: optuna.Study, settings: Settings, data: DataSummary, resumed: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return a search's basis, and refuse one that differs from that of the study's earlier trials.
+
+    Args:
+        resumed: What the search that is resumed was measured on, where it says so.
 
     Raises:
         StorageError: The rows, the split or what defines a trial changed, and nobody said that they may.
     """
     now = _basis(settings.definition, data)
     known = attributes.data_of(study)
-    before = (_basis_to_resume(study) or known) if settings.resume else known
+    before = resumed or known
     ways = {
         "--accept-new-data": (settings.accept_new_data, _changes_of_data(before, now) if before else []),
         "--accept-new-code": (settings.accept_new_code, _changes_of_code(before, now) if before else []),
@@ -137,14 +144,6 @@ def check_data(study: optuna.Study, settings: Settings, data: DataSummary) -> di
     if isinstance(study, SearchedStudy):
         study.comparison = Comparison(study, now)
     return now
-
-
-def _basis_to_resume(study: optuna.Study) -> dict[str, Any]:
-    """Return what the newest interrupted search was measured on; empty when it does not say."""
-    records = sorted(attributes.searches_of(study).values(), key=lambda each: str(each.get("began", "")))
-    interrupted = [each for each in records if each.get("state") in ("interrupted", "trained")]
-    newest = (interrupted or records)[-1:]  # one that was killed is still noted as running
-    return dict(newest[0].get("basis") or {}) if newest else {}
 
 
 def _basis(definition: Definition, data: DataSummary) -> dict[str, Any]:

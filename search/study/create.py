@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
@@ -98,13 +98,33 @@ def first_configurations(definition: Definition, study: optuna.Study, *, new: bo
     Raises:
         StorageError: There is no study to start from.
     """
-    trials = [trial.params for trial in study.get_trials(deepcopy=False)]
-    enqueued = [
-        each
-        for each in definition.enqueue
-        if not any(all(params.get(name) == value for name, value in each.items()) for params in trials)
-    ]
+    enqueued = untried(definition.enqueue, study.get_trials(deepcopy=False))
     return [*enqueued, *(warm_start(definition) if new else [])]
+
+
+def untried(configurations: Iterable[dict[str, Any]], trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+    """Return the configurations, whole or in part, that none of these trials has."""
+    return [
+        each
+        for each in configurations
+        if not any(all(trial.params.get(name) == value for name, value in each.items()) for trial in trials)
+    ]
+
+
+def check_warm_start(definition: Definition, name: str, storage_url: str) -> None:
+    """Refuse, before anything is created, a new study's warm start from one that is not there.
+
+    Raises:
+        StorageError: There is no such study.
+    """
+    if definition.search.warm_start is None:
+        return
+    try:
+        begun = bool(load(name, storage_url).get_trials(deepcopy=False))
+    except StorageError:
+        begun = False
+    if not begun:
+        warm_start(definition)
 
 
 def warm_start(definition: Definition) -> list[dict[str, Any]]:
@@ -118,7 +138,8 @@ def warm_start(definition: Definition) -> list[dict[str, Any]]:
         return []
     try:
         given = revealed(wanted.storage or default_storage(wanted.study))
-        other = load(wanted.study, read_url(given))
+        journal = wanted.storage is not None and "://" not in given and not given.startswith(("@", "env:"))
+        other = load(wanted.study, read_url(definition.folder / given if journal else given))
     except UsageError as error:
         raise StorageError(f"search.warm_start: {error}") from None
     complete = comparable_trials(other, (TrialState.COMPLETE,))
@@ -133,8 +154,8 @@ def warm_start(definition: Definition) -> list[dict[str, Any]]:
 
 def taken_over(
     definition: Definition, study: optuna.Study, earlier: Sequence[FrozenTrial], champion: str, most: int
-) -> list[FrozenTrial]:
-    """Return the trials whose configurations are tried first on new rows: the champion's, then the best before.
+) -> dict[int, dict[str, Any]]:
+    """Return the configurations that are tried first on new rows, by trial: the champion's, then the best before.
 
     Args:
         earlier: Trials that were compared before the rows changed.
@@ -142,8 +163,10 @@ def taken_over(
         most: So many configurations at most.
     """
     first = [each for each in study.get_trials(deepcopy=False) if str(each.number) == champion]
-    found: dict[str, FrozenTrial] = {}
+    found: dict[int, dict[str, Any]] = {}
     for trial in (*first, *best_trials(definition, earlier)):
-        if not space.outside(definition, trial.params):
-            found.setdefault(repr(sorted(trial.params.items())), trial)
-    return list(found.values())[:most]
+        params = space.translated(definition, trial.params)
+        known = params is not None and not space.outside(definition, params) and params not in found.values()
+        if params is not None and known and len(found) < most:
+            found.setdefault(trial.number, params)
+    return found

@@ -8,6 +8,7 @@ identity, whatever its name and that of its journal.
 from __future__ import annotations
 
 import glob
+import os
 import pickle
 import shutil
 import tempfile
@@ -50,7 +51,8 @@ class StudyFiles:
         chosen = settings.state or attributes.state_of(study)
         places = [Path(chosen).absolute()] if chosen else [self._beside, platformdirs.user_state_path("search")]
         identity = attributes.identity_of(study)[:_SHOWN]
-        there = (each for place in places for each in place.glob(f"*.{identity}{_SUFFIX}"))
+        # A home that cannot be read is none.
+        there = (each for place in places if os.path.isdir(place) for each in place.glob(f"*.{identity}{_SUFFIX}"))
         place = next(filter(machine.is_writable, places), places[0])
         self.folder = next(there, place / f"{self._name}.{identity}{_SUFFIX}")
 
@@ -114,12 +116,17 @@ class StudyFiles:
         if outputs is not None and (seed is None or model is not None):
             whole.write(self.outputs(number, seed), outputs)
 
-    def forget_outputs(self, but: Collection[int] = ()) -> None:
-        """Remove the models of new seeds, and what trials gave but these."""
-        for path in {*self.folder.glob("again-*.keras"), *self.folder.glob("outputs-*.npz")} - set(
-            map(self.outputs, but)
-        ):
-            path.unlink(missing_ok=True)
+    def forget_outputs(self, but: Collection[int] = (), running: Collection[int] = ()) -> None:
+        """Remove the models of new seeds, and what trials gave for the validation rows.
+
+        Args:
+            but: Trials whose own outputs are kept.
+            running: Trials of searches that run; all of theirs is left.
+        """
+        kept = set(map(self.outputs, but))
+        for path in {*self.folder.glob("again-*.keras"), *self.folder.glob("outputs-*.npz")} - kept:
+            if int(path.stem.split("-")[1]) not in running:
+                path.unlink(missing_ok=True)
 
     def data_of_trial(self, number: int) -> Any:
         """Return what `put_model` kept of a trial's own data; None when its data are those of the search."""
@@ -173,6 +180,7 @@ class StudyFiles:
         """Remove the files of a search that is over and mirrored, and the folder when nothing else is in it."""
         for path in (self._data(search_id), self.stop_file(search_id), self._lock(search_id)):
             path.unlink(missing_ok=True)
+        shutil.rmtree(self.origin(search_id), ignore_errors=True)
         self._tidy()
 
     def _tidy(self) -> None:
@@ -180,6 +188,10 @@ class StudyFiles:
         for folder in (self.checkpoints, self.folder):
             if folder.is_dir() and not any(folder.glob("[!.]*")):
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def origin(self, search_id: str) -> Path:
+        """Return the folder with the study file and the code that an offline search began with."""
+        return self.folder / f"{search_id}.origin"
 
     def _data(self, search_id: str) -> Path:
         return self.folder / f"{search_id}.data"

@@ -11,7 +11,7 @@ import copy
 import heapq
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +69,19 @@ class Sampling(Listener):
     Args:
         sampler: Optuna's sampler; None tries the whole space in a random order, as a grid.
         seed: Seed of that order.
+        changed: Parameters that the storage does not take from a trial that waits, as `space.changed` has them.
         pruner: The study's; with Hyperband samplers learn from each bracket by itself.
     """
 
     def __init__(
-        self, definition: Definition, sampler: BaseSampler | None, seed: int, pruner: BasePruner | None = None
+        self,
+        definition: Definition,
+        sampler: BaseSampler | None,
+        seed: int,
+        pruner: BasePruner | None = None,
+        changed: Sequence[str] = (),
     ) -> None:
+        self._changed = changed
         self._definition, self._space = definition, space.distributions(definition)
         self._first: list[Suggestion] = []
         self._grid = sampler is None
@@ -87,7 +94,6 @@ class Sampling(Listener):
         self._failures: Counter[space.Configuration] = Counter()  # by the configuration's own error
         self._running: dict[int, space.Configuration] = {}  # by number in the study
         self._known: set[int] = set()
-        self._settled = 0  # so many trials, from the first on, are known: most of a long study
         self._open = not self._space  # whether builders suggest more, so that a `[space]` alone is no configuration
         self._pending: dict[int, optuna.Trial | None] = {}  # by number in the study; None where the copy has it no more
         self._unseen: list[dict[str, Any]] | None = None
@@ -125,14 +131,14 @@ class Sampling(Listener):
             if not space.outside(self._definition, again.params):  # the space may have changed since then
                 return replace(self.repeat(again.params), retries=again.retries)
         waiting = next((trial for trial in known if trial.state == TrialState.WAITING), None)
-        return self.propose() if waiting is None else self._of_waiting(waiting, known)
+        return self.propose() if waiting is None else self._of_waiting(waiting)
 
-    def _of_waiting(self, trial: FrozenTrial, known: list[FrozenTrial]) -> Suggestion:
+    def _of_waiting(self, trial: FrozenTrial) -> Suggestion:
         """Return what a trial that somebody enqueued in the storage asks for; the sampler adds what it lacks."""
         fixed = dict(trial.system_attrs.get(FIXED, {}))
         refused = space.outside(self._definition, fixed)
-        if not refused and (changed := space.changed(self._definition, known)):  # a journal loses such values
-            refused = f"{', '.join(changed)} changed since the study began; use [[enqueue]] of the study file"
+        if not refused and self._changed:  # a journal loses such values
+            refused = f"{', '.join(self._changed)} changed since the study began; use [[enqueue]] of the study file"
         if refused:
             return Suggestion({}, 0, trial.number, refused=refused)
         copied = self._add(create_trial(state=TrialState.RUNNING, system_attrs={FIXED: fixed}))
@@ -144,20 +150,14 @@ class Sampling(Listener):
         return Suggestion(dict(copied.params), 0, trial.number, refused="its configuration was tried before, or is now")
 
     def learn(self, trials: list[FrozenTrial]) -> None:
-        """Take note of all trials of the study: of each finished one once, of running ones as they are now.
-
-        Args:
-            trials: The trials by number, those of the last time first.
-        """
+        """Take note of all trials of the study: of each finished one once, of running ones as they are now."""
         if not self._known <= {trial.number for trial in trials}:  # some were excluded since then
             self._forget_all()
-        while self._settled < len(trials) and trials[self._settled].number in self._known:
-            self._settled += 1
-        trials = trials[self._settled :]
+        trials = [trial for trial in trials if trial.number not in self._known]
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         self._running = {trial.number: self._running_configuration(trial) for trial in running}
         for trial in trials:
-            if trial.number in self._known or not trial.state.is_finished():
+            if not trial.state.is_finished():
                 continue
             self._known.add(trial.number)
             params = space.translated(self._definition, trial.params)
@@ -186,7 +186,6 @@ class Sampling(Listener):
         self._finished.clear()
         self._failures.clear()
         self._known.clear()
-        self._settled = 0
 
     def on_end(self, trial: FrozenTrial, result: TrialResult) -> None:
         """Allow the configuration of a failed trial again: next where its worker died and retries are left.

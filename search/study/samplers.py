@@ -83,7 +83,7 @@ def _of_epochs(definition: Definition, start_up: int) -> dict[str, Any]:
 
     What a pruner calls a step is an epoch; with folds or repeats it is a whole training, which needs no warm-up.
     """
-    trainings = definition.data.folds or definition.search.repeats
+    trainings = definition.trainings
     steps = trainings if trainings > 1 else _most_epochs(definition)
     compared = {
         "n_startup_trials": start_up,
@@ -113,7 +113,9 @@ def _made(
     key = f"search.{what}_options"
     takes = inspect.signature(make).parameters
     given = {name: value for name, value in defaults.items() if name in takes}
-    given |= _checked(definition, key, make, takes, options)
+    known = SAMPLERS if what == "sampler" else PRUNERS
+    own = getattr(definition.search, what) not in known
+    given |= _checked(definition, key, make, takes, options, own=own)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)  # an option that Optuna will remove
@@ -128,10 +130,26 @@ def _made(
 
 
 def _checked(
-    definition: Definition, key: str, make: Any, takes: Mapping[str, inspect.Parameter], given: Mapping[str, Any]
+    definition: Definition,
+    key: str,
+    make: Any,
+    takes: Mapping[str, inspect.Parameter],
+    given: Mapping[str, Any],
+    *,
+    own: bool,
 ) -> dict[str, Any]:
-    """Return the options, once each is known to be one and of its type; Optuna checks neither."""
-    known = {name: types for name, each in takes.items() if name not in _OURS and (types := _types(each))}
+    """Return the options, once each is known to be one and of its type; Optuna checks neither.
+
+    Args:
+        own: Whether they are for code of the user's, which may take more than numbers, texts and tables.
+    """
+    if own and any(each.kind is each.VAR_KEYWORD for each in takes.values()) and "seed" not in given:
+        return dict(given)
+    known = {
+        name: types
+        for name, each in takes.items()
+        if name not in _OURS and (types := _types(each) or ({type(given.get(name))} if own else set()))
+    }
     for name, value in given.items():
         if name == "seed":
             raise definition.wrong(f"{key}.seed", "set elsewhere", "use search.seed")

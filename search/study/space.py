@@ -164,12 +164,17 @@ def suggests_more(definition: Definition) -> bool:
 
 
 def holding(distribution: BaseDistribution, value: Any) -> BaseDistribution:
-    """Return a distribution widened so that it holds an earlier trial's value."""
-    if isinstance(distribution, IntDistribution) and not distribution.low <= value <= distribution.high:
-        return IntDistribution(min(distribution.low, value), max(distribution.high, value))
-    if isinstance(distribution, FloatDistribution) and not distribution.low <= value <= distribution.high:
-        return FloatDistribution(min(distribution.low, value), max(distribution.high, value))
+    """Return a distribution widened so that it holds an earlier trial's value: in its range, on its steps."""
+    if isinstance(distribution, IntDistribution | FloatDistribution) and not _holds(distribution, value):
+        return type(distribution)(min(distribution.low, value), max(distribution.high, value))
     return distribution
+
+
+def _holds(distribution: IntDistribution | FloatDistribution, value: float) -> bool:
+    if not distribution.low <= value <= distribution.high:
+        return False
+    steps = (value - distribution.low) / (distribution.step or 1)
+    return distribution.step is None or abs(steps - round(steps)) < 1e-8  # as Optuna has it
 
 
 def first_distributions(trials: Iterable[FrozenTrial]) -> dict[str, BaseDistribution]:

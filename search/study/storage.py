@@ -121,9 +121,14 @@ def storage_errors(url: str) -> Iterator[None]:
     """Turn an error of the storage inside this block into a `StorageError`."""
     import sqlalchemy.exc  # what Optuna's database storage raises beside its own error
 
+    away: tuple[type[Exception], ...] = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
+    if str(url).startswith("grpc://"):
+        import grpc  # type: ignore[import-untyped]
+
+        away = (*away, grpc.RpcError)
     try:
         yield
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+    except away as error:
         raise StorageError(f"storage {url} cannot be used ({one_line(error.__cause__ or error)})") from error
     except OSError as error:
         told = _unwritable(error, url)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tomllib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from search.errors import UsageError
@@ -15,13 +16,16 @@ from search.studyfile.schema import Definition
 _NAME_LINE = re.compile(r"""^name[ \t]*=[ \t]*("[^"\n]*"|'[^'\n]*')""", re.MULTILINE)
 
 
-def copy_study(name: str, source: Path, folder: Path) -> list[Path]:
+def copy_study(
+    name: str, source: Path, folder: Path, imported: Callable[[list[Path]], Iterable[Path]] = lambda _: ()
+) -> list[Path]:
     """Copy a study file, and the files that it names, so that the copy runs at once.
 
     Args:
         name: The new study's name; the file becomes `folder/<name>.toml`.
         source: The study file to copy.
         folder: Where the copy goes, made when needed; files keep their place relative to the study file.
+        imported: Returns the files that Python files import.
 
     Returns:
         The files that were written, the study file first.
@@ -33,7 +37,11 @@ def copy_study(name: str, source: Path, folder: Path) -> list[Path]:
     definition = load_definition(source)
     check_objects(definition, b"")
     text = _renamed(definition, name)
-    copies = {folder / file: definition.folder / file for file in _relative_files(definition)}
+    files = _relative_files(definition)
+    python = [definition.folder / file for file in files if file.suffix == ".py"]
+    below = definition.folder.resolve()
+    files += [file.relative_to(below) for file in imported(python) if file.is_relative_to(below)]
+    copies = {folder / file: definition.folder / file for file in files}
     target = folder / f"{name}.toml"
     _refuse_to_overwrite(target, copies)
     target.parent.mkdir(parents=True, exist_ok=True)

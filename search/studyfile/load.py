@@ -12,11 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from search.errors import StudyFileError, UsageError, did_you_mean, redact
+from search.errors import StudyFileError, UsageError, did_you_mean
 from search.studyfile import messages, presets
 from search.studyfile.checks import check_together
 from search.studyfile.objects import PREFIX
 from search.studyfile.schema import Definition, is_file
+from search.studyfile.secret import without_secrets
 from search.system import whole
 
 MADE = ".json"  # ends the name of a definition that a Python program left
@@ -96,10 +97,21 @@ def _made(content: Any, path: Path) -> Definition:
     return parse_definition(content["study"], folder / path.name, json.dumps(content, indent=2))
 
 
-def keep_made(definition: Definition, beside: Path) -> None:
-    """Write the definition of a study that a Python program made beside its journal, where the commands find it."""
-    content = {**json.loads(redact(definition.text)), "folder": str(definition.folder.absolute())}
-    whole.write(made_in_python(definition.name, beside), json.dumps(content, indent=2).encode())
+def keep_made(definition: Definition, beside: Path) -> str:
+    """Write the definition of a study that a Python program made beside its journal, where the commands find it.
+
+    Returns:
+        Why it is not written; empty where it is.
+    """
+    file = made_in_python(definition.name, beside)
+    try:
+        if file.exists() and not {"study", "folder"} <= json.loads(file.read_text(encoding="utf-8")).keys():
+            raise ValueError
+    except (ValueError, AttributeError):
+        return f"{file} is a file of another kind, so the commands do not know study '{definition.name}'"
+    content = {**json.loads(without_secrets(definition.text)), "folder": str(definition.folder.absolute())}
+    whole.write(file, json.dumps(content, indent=2).encode())
+    return ""
 
 
 def check_objects(definition: Definition, objects: bytes) -> None:

@@ -89,10 +89,7 @@ class Objects:
             ModelError: One of them cannot be sent to another process.
         """
         for name, value in self.named.items():
-            try:
-                cloudpickle.dumps(value)
-            except Exception as error:  # whatever an object's pickling raises
-                raise ModelError(f"{name}: cannot be sent to a worker ({type(error).__name__}: {error})") from None
+            _pickled(name, value)
         pickled = bytes(cloudpickle.dumps((self.named, _registered_here())))
         if len(pickled) < _LARGE:
             return pickled
@@ -101,8 +98,12 @@ class Objects:
         return bytes(cloudpickle.dumps(_File(str(path))))
 
     def described(self) -> dict[str, str]:
-        """Return the source of each function and class, and a digest of what has no source."""
-        return {name: _source(value) for name, value in self.named.items()}
+        """Return the source of each function and class, and a digest of what has no source.
+
+        Raises:
+            ModelError: One of them has none and cannot be sent to another process.
+        """
+        return {name: _source(name, value) for name, value in self.named.items()}
 
 
 def _holds(path: Path, text: bytes) -> bool:
@@ -137,11 +138,18 @@ class _Given:
         return self.data.opened() if isinstance(self.data, _File) else self.data
 
 
-def _source(value: Any) -> str:
+def _pickled(name: str, value: Any) -> bytes:
+    try:
+        return bytes(cloudpickle.dumps(value))
+    except Exception as error:  # whatever an object's pickling raises
+        raise ModelError(f"{name}: cannot be sent to a worker ({type(error).__name__}: {error})") from None
+
+
+def _source(name: str, value: Any) -> str:
     try:
         return inspect.getsource(value)
     except (OSError, TypeError):
-        digest = hashlib.sha256(cloudpickle.dumps(value)).hexdigest()[:8]
+        digest = hashlib.sha256(_pickled(name, value)).hexdigest()[:8]
         return f"{type(value).__name__}, digest {digest}"
 
 

@@ -47,6 +47,8 @@ def load_object(reference: str, folder: Path, key: str) -> Any:
         known = [each for each in vars(module) if not each.startswith("_")]
         raise ModelError(f"{key}: {where} has no '{name}'{did_you_mean(name, known)}")
     found = getattr(module, name)
+    if not callable(found):
+        raise ModelError(f"{key}: {reference} is {type(found).__name__}; name a function or a class")
     if not where.endswith(".py"):
         _check_kind(found, reference, key)
     return found
@@ -75,7 +77,7 @@ def check_reference(reference: str, folder: Path, key: str, told: str = "") -> N
     except (SyntaxError, ValueError) as error:
         raise ModelError(f"{key}: {where} cannot be imported ({one_line(error)})") from None
     hint = did_you_mean(name, (each for each in known if not each.startswith("_")))
-    if name not in known and (hint or not known & _MAKE_NAMES):
+    if name not in known and not known & _MAKE_NAMES:
         raise ModelError(f"{key}: {told or where} has no '{name}'{hint}")
 
 
@@ -126,9 +128,7 @@ def _of_python(module: str) -> bool:
 
 
 def _check_kind(found: Any, reference: str, key: str) -> None:
-    """Check that what a module has under a name can be called, and is its own or another package's."""
-    if not callable(found):
-        raise ModelError(f"{key}: {reference} is {type(found).__name__}; name a function or a class")
+    """Check that what a module has under a name is its own or another package's."""
     home = inspect.getmodule(found)
     module = getattr(found, "__module__", None) or (home.__name__ if home else "")
     if (inspect.isroutine(found) or inspect.isclass(found)) and _of_python(str(module)):

@@ -361,6 +361,11 @@ class Definition(Table):
         return StudyFileError(str(self.path), key, found, expected)
 
     @property
+    def trainings(self) -> int:
+        """How often a trial trains: once for each fold, or for each repeat."""
+        return self.data.folds or self.search.repeats
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics, one for each objective."""
         return (self.metric,) if isinstance(self.metric, str) else self.metric

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from search.errors import UsageError, did_you_mean, redact
 
@@ -47,7 +49,26 @@ def revealed(url: str) -> str:
     return url.reveal() if isinstance(url, SecretUrl) else url
 
 
-def read_url(given: str) -> SecretUrl:
+def without_secrets(text: str) -> str:
+    """Return the text of a study file, TOML or JSON, without the secrets in it; it stays valid."""
+    try:
+        return json.dumps(_hidden(json.loads(text)), indent=2)
+    except ValueError:
+        return re.sub(r"(?m)(=\s*)(\*\*\*)(?=[\s,}\]]|$)", r'\1"\2"', redact(text))
+
+
+def _hidden(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _hidden(part, str(name)) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_hidden(part, key) for part in value]
+    if not isinstance(value, str):
+        return value
+    named = f"{key}={value!r}"
+    return redact(value) if redact(value) != value or redact(named) == named else "***"
+
+
+def read_url(given: str | os.PathLike[str]) -> SecretUrl:
     """Return the URL that an option gives: itself, `@path` (the file's first line) or `env:NAME` (a variable).
 
     Raises:
@@ -55,6 +76,7 @@ def read_url(given: str) -> SecretUrl:
     """
     if isinstance(given, SecretUrl):
         return given
+    given = os.fspath(given)
     if given.startswith("@"):
         return SecretUrl(_first_line(Path(given[1:]).expanduser()), given)
     if given.startswith(_VARIABLE):

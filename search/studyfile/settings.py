@@ -15,13 +15,13 @@ from search.studyfile.load import MADE, find_study
 from search.studyfile.options import F, Option, SearchOptions, keyword, with_keywords
 from search.studyfile.parameters import StudyName, written
 from search.studyfile.schema import Definition
-from search.studyfile.secret import SecretUrl, read_url
+from search.studyfile.secret import SecretUrl, read_url, revealed
 
 
 def _url(given: object) -> SecretUrl:
     if not isinstance(given, str | os.PathLike) or not os.fspath(given):
         raise ValueError(f"{written(given)}; use a URL or a path")
-    return read_url(given if isinstance(given, SecretUrl) else os.fspath(given))
+    return read_url(given)
 
 
 Url = Annotated[SecretUrl, PlainValidator(_url)]
@@ -87,9 +87,12 @@ class Settings(SearchOptions):
 
     def located(self) -> Settings:
         """Return the settings as a process in another working directory can use them: no relative path."""
-        if "://" in self.storage:
+        kind, mark, path = revealed(self.storage).rpartition(":///")
+        if "://" in self.storage and not (kind.startswith("sqlite") and path and not path.startswith((":", "file:"))):
             return self
-        return self.model_copy(update={"storage": SecretUrl(str(Path(self.storage).absolute()))})
+        path, _, query = path.partition("?") if mark else (path, "", "")
+        located = f"{kind}{mark}{Path(path).absolute()}" + (f"?{query}" if query else "")
+        return self.model_copy(update={"storage": SecretUrl(located)})
 
 
 FIELDS = {field.alias or name: field for name, field in Settings.model_fields.items()}

@@ -112,7 +112,8 @@ def user() -> str:
 
 def is_writable(folder: Path) -> bool:
     """Return whether files can be made in a folder, or the folder itself where it is not there."""
-    return os.access(next(each for each in (folder, *folder.parents) if each.exists()), os.W_OK | os.X_OK)
+    there = next(each for each in (folder, *folder.parents) if os.path.exists(each))  # where that can be told
+    return os.access(there, os.W_OK | os.X_OK)
 
 
 def resident_memory() -> int:

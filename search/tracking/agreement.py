@@ -4,29 +4,39 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
-from search.errors import TrackingError
+from search.errors import TrackingError, UsageError
 from search.study import attributes, orders, ranking, space
 from search.study.comparable import comparable_trials
 from search.study.files import StudyFiles
+from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
 from search.system.retry import waited
 from search.tracking import by_hand, entries, registry
+from search.tracking.pages import averaged
 from search.tracking.runs import ENSEMBLE, STATUS, TRIAL, SearchRun, logged_models, model_of_run, objectives
 
 _DEFAULT_BEGAN = "1970-01-01T00:00:00+00:00"
 
 
-def search_runs(definition: Definition, study: optuna.Study) -> dict[str, SearchRun]:
-    """Return the run of each of a study's searches, by the search's id; nothing is written."""
+def search_runs(definition: Definition, study: optuna.Study, files: StudyFiles | None = None) -> dict[str, SearchRun]:
+    """Return the run of each of a study's searches, by the search's id; nothing is written.
+
+    Args:
+        definition: The study file.
+        study: The study.
+        files: Where a search that was offline keeps the study file and the code that it began with.
+    """
     return {
         search_id: SearchRun(
-            definition,
+            definition if files is None else _as_begun(definition, files.origin(search_id)),
             study.study_name,
             search_id,
             known.get("described", {}),
@@ -35,6 +45,14 @@ def search_runs(definition: Definition, study: optuna.Study) -> dict[str, Search
         )
         for search_id, known in attributes.searches_of(study).items()
     }
+
+
+def _as_begun(definition: Definition, origin: Path) -> Definition:
+    """Return the study as a search began with it, where it was kept; else as it is now."""
+    kept = sorted(origin.rglob(definition.path.name)) if origin.is_dir() else []
+    with suppress(UsageError):  # a newer version reads it otherwise
+        return load_definition(kept[0]) if kept else definition
+    return definition
 
 
 def trials_by_search(study: optuna.Study) -> dict[str, list[FrozenTrial]]:
@@ -99,23 +117,28 @@ def differences_of_trial(definition: Definition, trial: FrozenTrial, runs: list[
         yield f"{name} has another value in its run"
 
 
-def differences(definition: Definition, study: optuna.Study, waiting: Collection[int] = ()) -> list[str]:
+def differences(
+    definition: Definition, study: optuna.Study, waiting: Collection[int] = (), running: Collection[str] = ()
+) -> list[str]:
     """Return all that MLflow shows otherwise than the study; empty when they agree.
 
     Args:
         waiting: Trials whose model still waits to be logged.
+        running: Searches that run, and so show their trials themselves.
     """
-    return list(_differences(definition, study, waiting))
+    return list(_differences(definition, study, waiting, running))
 
 
-def _differences(definition: Definition, study: optuna.Study, waiting: Collection[int]) -> Iterator[str]:
+def _differences(
+    definition: Definition, study: optuna.Study, waiting: Collection[int], running: Collection[str]
+) -> Iterator[str]:
     if fault := _fault(study):
         yield fault
         return
     trials, searches = trials_by_search(study), attributes.searches_of(study)
     for search_id, run in search_runs(definition, study).items():
         known = searches.get(search_id)
-        if known is None:  # it began in this moment
+        if known is None or search_id in running:  # none where it began in this moment
             continue
         if not run.is_known():
             yield f"the search of {known.get('began', '')[:19]} has no run"
@@ -127,21 +150,24 @@ def _differences(definition: Definition, study: optuna.Study, waiting: Collectio
             yield f"{len(runs)} run{'s' * (len(runs) > 1)} of trial {number}, which this search has not"
         if known["state"] != "running" and run.status() == "RUNNING":
             yield f"the search of {known.get('began', '')[:19]} is over, its run is RUNNING"
-    for number in sorted(waiting):
+    for number in sorted(set(waiting) - {trial.number for each in running for trial in trials.get(each, [])}):
         yield f"the model of trial {number} is not logged"
-    yield from _excluded(study)
+    for version, _ in _excluded(definition, study):
+        yield f"version {version.version} does not say which of its trials are excluded"
     yield from _twice(definition, study)
     yield from _challenger(definition, study)
 
 
-def _excluded(study: optuna.Study) -> Iterator[str]:
-    """Yield versions of excluded trials that do not say so, and the reverse."""
-    now, known = orders.excluded(study), orders.exclusions(study)
-    for version in registry.all_versions(study.study_name) if known else ():
-        number = version.tags.get("trial", "")
-        text = str(now.get(int(number), "")) if number.isdecimal() else ""
-        if version.tags.get(registry.EXCLUDED, "") != text:
-            yield f"version {version.version} does not say whether trial {number} is excluded"
+def _excluded(definition: Definition, study: optuna.Study) -> Iterator[tuple[registry.Registered, str]]:
+    """Yield versions that do not say which trials in them are excluded, with what they must say."""
+    now = orders.excluded(study)
+    runs = {run_of(definition, study, orders.trial_of(study, each)): each for each in orders.exclusions(study)}
+    for version in registry.all_versions(study.study_name) if runs else ():
+        ensemble = averaged.ensemble_of(version.run_id) if "ensemble" in version.tags else None
+        made_of = {version.run_id, *(member.run_id for member in (ensemble.members if ensemble else ()))} - {""}
+        text = "; ".join(str(now[each]) for run_id, each in runs.items() if run_id in made_of and each in now)
+        if made_of & runs.keys() and version.tags.get(registry.EXCLUDED, "") != text:
+            yield version, text
 
 
 def _twice(definition: Definition, study: optuna.Study) -> Iterator[str]:
@@ -156,10 +182,13 @@ def _twice(definition: Definition, study: optuna.Study) -> Iterator[str]:
 
 
 def _challenger(definition: Definition, study: optuna.Study) -> Iterator[str]:
-    """Yield that the challenger is not the study's best trial, where there is a challenger."""
+    """Yield that the challenger is not the best trial's version, where there are both and that one has no alias."""
     version = registry.holder(study.study_name, registry.CHALLENGER)
     ranked = ranking.leading_trials(definition, study)
-    if version is not None and ranked and version.tags.get("trial") != str(ranked[0].number):
+    if version is None or not ranked:
+        return
+    own = [each for each in versions_of(definition, study, ranked[0]) if not each.refused]
+    if any(not each.aliases for each in own) and version.version not in {each.version for each in own}:
         yield f"the challenger is trial {version.tags.get('trial')}, the best is trial {ranked[0].number}"
 
 
@@ -185,16 +214,14 @@ def due(
 
 def show_excluded(definition: Definition, study: optuna.Study) -> list[str]:
     """Show which trials are excluded, on their runs and on the versions made of them; return these versions' URIs."""
-    now, shown = orders.excluded(study), list[str]()
     for number, given in orders.exclusions(study).items():
-        text = str(now.get(number, ""))
         run_id = run_of(definition, study, orders.trial_of(study, number))
         if run_id:
             entries.log(MlflowClient(), run_id, tags={registry.EXCLUDED: str(given[-1])})
-        for version in registry.all_versions(study.study_name):
-            if run_id and version.run_id == run_id and version.tags.get(registry.EXCLUDED, "") != text:
-                registry.mark_excluded(version, text)
-                shown.append(version.uri)
+    shown = list[str]()
+    for version, text in _excluded(definition, study):
+        registry.mark_excluded(version, text)
+        shown.append(version.uri)
     return shown
 
 
@@ -261,6 +288,13 @@ def run_of(definition: Definition, study: optuna.Study, trial: FrozenTrial) -> s
     """
     run = search_runs(definition, study).get(str(trial.system_attrs.get(attributes.SEARCH_RUN, "")))
     return run.find_trial(trial.number) if run is not None and run.is_known() else ""
+
+
+def versions_of(definition: Definition, study: optuna.Study, trial: FrozenTrial) -> list[registry.Registered]:
+    """Return the versions that were registered for a trial, alone or averaged with others, the newest first."""
+    runs = {run_of(definition, study, trial), attributes.ensemble_of(study).get("run_id")} - {"", None}
+    known = registry.all_versions(study.study_name) if runs else []
+    return [each for each in known if each.run_id in runs and each.tags.get("trial") == str(trial.number)]
 
 
 def end_search(

@@ -225,7 +225,7 @@ class Mirror(Listener):
             experiment_id=run.experiment_id,
             run_id=shown.run_id,
             step=result.step if result is not None else 0,
-            code=model_code(self._definition),
+            code=model_code(run.definition),
             backend=data.backend,
             params=entries.renamed(trial.params),
             tags={"study": self._study.study_name, "trial": str(trial.number), **run.source},

@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -24,14 +24,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from search.errors import UsageError, redact
-from search.studyfile.copy import common_layout, files_of
 from search.studyfile.schema import Definition
-from search.tracking.user_code import collect
+from search.tracking.user_code import keep
 
 FOLDER = "origin"
 _FILES, _DESCRIPTION, _PATCH = "files", "origin.json", "uncommitted.patch"
 PARAMETER_NAMES = "parameter_names"  # a trial's tag: the parameters that have another name in MLflow
-_LARGEST_FILE = 50_000_000  # bytes of a data file that is kept with the search
 _LARGEST_PATCH = 1_000_000  # bytes
 _PACKAGES = ("search", "tensorflow", "keras", "numpy", "optuna", "optuna-integration", "mlflow", "scikit-learn")
 
@@ -64,13 +62,9 @@ def git(*arguments: str) -> str | None:
 
 def log(client: MlflowClient, run_id: str, definition: Definition) -> None:
     """Keep with a search's run what it is made of."""
-    files, study_file = common_layout(files_needed(definition), definition.path)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        missing = list(_copied(files, folder / _FILES))
-        copy = folder / _FILES / study_file
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(redact(definition.text), encoding="utf-8")
+        study_file, missing = keep(definition, folder / _FILES)
         described = {
             "study_file": study_file,
             "versions": versions(),
@@ -83,27 +77,6 @@ def log(client: MlflowClient, run_id: str, definition: Definition) -> None:
         if patch and len(patch) <= _LARGEST_PATCH:
             (folder / _PATCH).write_text(redact(patch), encoding="utf-8")
         client.log_artifacts(run_id, name, FOLDER)
-
-
-def files_needed(definition: Definition) -> set[Path]:
-    """Return the files that a study needs, and the user's own modules that they import."""
-    named = files_of(definition)
-    imported: set[Path] = set()
-    with suppress(SyntaxError, UnicodeDecodeError, OSError):  # a file beside the study's own that is no Python
-        imported = set(collect(sorted(file for file in named if file.suffix == ".py")).files.values())
-    below = definition.path.absolute().parent.resolve()
-    return named | {file for file in imported if file.is_relative_to(below)}
-
-
-def _copied(files: Mapping[str, Path], folder: Path) -> Iterator[str]:
-    """Copy files into a folder, and yield the names of those that are too large to be kept."""
-    for name, path in files.items():
-        if path.stat().st_size > _LARGEST_FILE:
-            yield name
-            continue
-        copy = folder / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from search.study import attributes, ranking
 from search.study.attributes import Confirmed
 from search.study.comparable import comparable_trials
 from search.studyfile.schema import Definition
+from search.studyfile.secret import without_secrets
 from search.system.retry import retried
 from search.tracking import by_hand, entries, origin
 from search.tracking.entries import distinct, legal, milliseconds
@@ -70,6 +71,9 @@ class SearchRun:
         described: The search's settings, its run's parameters.
         dataset: The data, as `dataset_of` describes them; empty when they are not known.
         began: When the search began, ISO 8601.
+
+    Attributes:
+        definition: The study file, as the search began with it.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class SearchRun:
         dataset: Mapping[str, str],
         began: str,
     ) -> None:
-        self._definition, self._name, self._search_id = definition, name, search_id
+        self.definition, self._name, self._search_id = definition, name, search_id
         self._described, self._began = described, datetime.fromisoformat(began)
         self._facts = dict(dataset)
         self._dataset = (
@@ -105,10 +109,10 @@ class SearchRun:
         with self._lock:
             if self.run_id:
                 return
-            self.experiment_id = experiment.find_or_create(self._client, self._definition, self._name)
+            self.experiment_id = experiment.find_or_create(self._client, self.definition, self._name)
             if "MLFLOW_EXPERIMENT_ID" in os.environ:  # else runs of another experiment than the active one are refused
                 mlflow.set_experiment(experiment_id=self.experiment_id)
-            views.save(self._client, self.experiment_id, self._name, self._definition, objectives(self._definition))
+            views.save(self._client, self.experiment_id, self._name, self.definition, objectives(self.definition))
             self.run_id = self._find() or self._restore() or self._create()
 
     def has_earlier(self) -> bool:
@@ -132,15 +136,15 @@ class SearchRun:
         tags = {**self._tags, SEARCH_ID: self._search_id, "kind": "search"}
         asked = ", ".join(f"{name} {value}" for name, value in self._described.items() if name in _ASKED)
         tags["mlflow.note.content"] = descriptions.of_search(
-            self._definition, [], [], self._link, state=f"**Running** ({asked}).", dataset=self._facts, run_id=""
+            self.definition, [], [], self._link, state=f"**Running** ({asked}).", dataset=self._facts, run_id=""
         )
         run = self._client.create_run(self.experiment_id, milliseconds(self._began.timestamp()), tags, self._title)
         run_id = str(run.info.run_id)
         params = [Param(key, redact(value)) for key, value in self._described.items()]
         self._client.log_batch(run_id, params=params)
-        file = self._definition.path.name or "study.toml"
-        self._client.log_text(run_id, redact(self._definition.text), f"study/{file}")
-        origin.log(self._client, run_id, self._definition)
+        file = self.definition.path.name or "study.toml"
+        self._client.log_text(run_id, without_secrets(self.definition.text), f"study/{file}")
+        origin.log(self._client, run_id, self.definition)
         self._log_dataset(run_id)
         return run_id
 
@@ -252,7 +256,7 @@ class SearchRun:
         renamed = {shown: name for name, shown in distinct(trial.params).items() if shown != name}
         if renamed:
             tags[origin.PARAMETER_NAMES] = json.dumps(renamed)
-        _Callback(self._definition, run_id, metrics, tags)(study, trial)
+        _Callback(self.definition, run_id, metrics, tags)(study, trial)
         self._client.set_terminated(run_id, STATUS[trial.state], end_time=_ended(trial))
 
     def _log_files(self, run_id: str, result: TrialResult) -> dict[str, str]:
@@ -323,9 +327,9 @@ class SearchRun:
                 shown = [name for name in descriptions.PICTURES if name in there]
         known = comparable_trials(study)
         text = descriptions.of_search(
-            self._definition,
+            self.definition,
             trials,
-            ranking.best_trials(self._definition, known),
+            ranking.best_trials(self.definition, known),
             self._link,
             state=state,
             dataset=self._facts,
@@ -334,14 +338,14 @@ class SearchRun:
         )
         curve = [
             Metric("best_so_far", value, milliseconds(ended), number)
-            for number, value, ended in descriptions.best_so_far(self._definition, trials)
+            for number, value, ended in descriptions.best_so_far(self.definition, trials)
         ]
-        objective = objectives(self._definition)
-        views.save(self._client, self.experiment_id, self._name, self._definition, objective, known)
+        objective = objectives(self.definition)
+        views.save(self._client, self.experiment_id, self._name, self.definition, objective, known)
         with suppress(MlflowException):
             search = self._markdown(self._title, self.run_id)
-            experiment.describe(self._client, self.experiment_id, self._definition, self._name, known, search)
-        shown_curve = curve if len(self._definition.metrics) == 1 else []
+            experiment.describe(self._client, self.experiment_id, self.definition, self._name, known, search)
+        shown_curve = curve if len(self.definition.metrics) == 1 else []
         entries.log(self._client, self.run_id, shown_curve, {"mlflow.note.content": text})
 
     def _link(self, trial: FrozenTrial) -> str:

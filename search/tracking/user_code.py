@@ -10,14 +10,19 @@ import functools
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 from search.serving import OBJECTS
 from search.studyfile import objects
+from search.studyfile.copy import common_layout, files_of
 from search.studyfile.registry import parted
 from search.studyfile.schema import Definition
+from search.studyfile.secret import without_secrets
+
+_LARGEST_FILE = 50_000_000  # bytes of a data file that is kept with the search
 
 
 @dataclass
@@ -44,6 +49,41 @@ class UserCode:
         if self.objects:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / OBJECTS).write_bytes(self.objects)
+
+
+def keep(definition: Definition, folder: Path) -> tuple[str, list[str]]:
+    """Copy a study file without its secrets, and the files that it needs, into a folder.
+
+    Returns:
+        The study file's path in the folder, and the files that are gone or too large to be kept.
+    """
+    files, study_file = common_layout(files_needed(definition), definition.path)
+    missing = list(_copied(files, folder))
+    copy = folder / study_file
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_text(without_secrets(definition.text), encoding="utf-8")
+    return study_file, missing
+
+
+def files_needed(definition: Definition) -> set[Path]:
+    """Return the files that a study needs, and the user's own modules that they import."""
+    named = files_of(definition)
+    imported: set[Path] = set()
+    with suppress(SyntaxError, UnicodeDecodeError, OSError):  # a file beside the study's own that is no Python
+        imported = set(collect(sorted(file for file in named if file.suffix == ".py")).files.values())
+    below = definition.path.absolute().parent.resolve()
+    return named | {file for file in imported if file.is_relative_to(below)}
+
+
+def _copied(files: Mapping[str, Path], folder: Path) -> Iterator[str]:
+    """Copy files into a folder, and yield the names of those that are not copied."""
+    for name, path in files.items():
+        if not path.is_file() or path.stat().st_size > _LARGEST_FILE:
+            yield name
+            continue
+        copy = folder / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
 
 
 def model_code(definition: Definition) -> UserCode:

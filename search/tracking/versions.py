@@ -10,8 +10,8 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from search.comparison.seen import are_seen
 from search.data import files
 from search.errors import DataError, RegistryError, one_line
 from search.serving.meaning import Meaning
+from search.serving.rows import spelt
 from search.study.attributes import read
 from search.system import machine
 from search.system.whole import whole
@@ -74,8 +75,21 @@ class Loaded:
         """How files for it are written."""
         optional = self.described.get("optional", ())
         wanted = tuple(name for name in (*self.numeric, *self.texts) if name not in optional)
-        kept = {**self.described.get("reading", {}), "texts": self.texts, "wanted": wanted}
+        known = self.profile.get("columns", {})  # a file spells 1.0 where a column has gaps, which as a number is 1
+        texts = tuple(name for name in self.texts if not _all_numbers(known.get(name, {}).get("categories", ())))
+        kept = {**self.described.get("reading", {}), "texts": texts, "wanted": wanted}
         return read(files.Form, kept, "a version's description")
+
+    def empty(self, rows: Any) -> set[str]:
+        """Return the columns that rows of a table must have values in, and have none."""
+        if not self.described.get("columns") or not hasattr(rows, "columns"):
+            return set()
+        return {str(name) for name in rows.columns if str(name) in self.form.wanted and rows[name].isna().all()}
+
+    def without(self, columns: set[str]) -> Loaded:
+        """Return the model as it takes some of a file's rows, in which these columns have no value."""
+        described = {**self.described, "optional": [*self.described.get("optional", ()), *columns]}
+        return replace(self, pyfunc=serving.Predictor(self.pyfunc.get_raw_model(), described), described=described)
 
     def prepare(self, rows: Any) -> Any:
         """Return the arrays behind these rows.
@@ -159,6 +173,13 @@ class Loaded:
         if isinstance(arrays, list):
             arrays = {spec["name"]: each for spec, each in zip(self.described["inputs"], arrays, strict=True)}
         return arrays
+
+
+def _all_numbers(categories: Collection[str]) -> bool:
+    """Return whether a file's reader may take all these categories for numbers: they are spelt alike afterwards."""
+    with contextlib.suppress(ValueError):
+        return bool(categories) and all(spelt(float(category)) == category for category in categories)
+    return False
 
 
 def import_keras() -> None:

@@ -42,6 +42,7 @@ def checkpointing(
     epochs: Epochs,
     others: list[keras.callbacks.Callback],
     on_restored: Callable[[], None],
+    own: Path,
 ) -> keras.callbacks.Callback:
     """Return a callback that saves the state after each epoch but the last, to stand after all others.
 
@@ -51,6 +52,7 @@ def checkpointing(
         epochs: What the training logged; filled with what it had logged before.
         others: Callbacks whose counts are kept.
         on_restored: Called when a state was found and `epochs` is filled.
+        own: The trial's folder in this process, whose paths are not kept.
     """
     import keras
 
@@ -85,7 +87,7 @@ def checkpointing(
             # Where the disk is full.
             with told(f"the checkpoint of epoch {epoch + 1} is not kept"), _next(folder, epoch) as made:
                 backup(made, self.model).on_epoch_end(epoch)
-                (made / _STATE).write_bytes(pickle.dumps(_state(self.model, epochs, others)))
+                (made / _STATE).write_bytes(pickle.dumps(_state(self.model, epochs, others, str(own))))
 
     return Checkpoint()
 
@@ -109,18 +111,27 @@ def _newest(folder: Path) -> Path | None:
 
 
 def _random_states(model: keras.Model) -> list[keras.Variable]:
-    """Return the variables that Keras does not count as weights: the states of random layers."""
+    """Return the variables that Keras does not count as weights: the states of random and of recurrent layers."""
+    import keras
+    from keras.src.random.seed_generator import global_seed_generator  # what draws without a seed draws from it
+
     weights = {id(weight) for weight in model.weights}
-    return [variable for variable in model.variables if id(variable) not in weights]
+    own = [variable for variable in model.variables if id(variable) not in weights]
+    # Keras has no public way to all layers, and counts the states of stateful recurrent ones nowhere.
+    states = keras.tree.flatten([getattr(layer, "states", None) for layer in model._flatten_layers()])  # noqa: SLF001
+    recurrent = [state for state in states if isinstance(state, keras.Variable)]
+    return [*own, *recurrent, global_seed_generator().state]
 
 
-def _state(model: keras.Model, epochs: Epochs, others: list[keras.callbacks.Callback]) -> dict[str, Any]:
+def _state(model: keras.Model, epochs: Epochs, others: list[keras.callbacks.Callback], own: str) -> dict[str, Any]:
     return {
         "logs": epochs.logs,
         "ended": epochs.ended,
         "offset": epochs.offset,
+        "changed": epochs.changed,
+        "seconds": epochs.seconds,
         "random": [np.asarray(variable.numpy()) for variable in _random_states(model)],
-        "callbacks": [_counted(other) for other in others],
+        "callbacks": [_counted(other, own) for other in others],
     }
 
 
@@ -128,25 +139,28 @@ def _put_back(
     state: dict[str, Any], model: keras.Model, epochs: Epochs, others: list[keras.callbacks.Callback]
 ) -> None:
     epochs.logs, epochs.ended, epochs.offset = state["logs"], state["ended"], state["offset"]
-    for variable, value in zip(_random_states(model), state["random"], strict=True):
+    epochs.changed = state.get("changed", set())  # an earlier version kept none
+    epochs.began -= state.get("seconds", 0.0)
+    for variable, value in zip(_random_states(model), state["random"], strict=False):  # it kept fewer
         variable.assign(value)
     for callback, counted in zip(others, state["callbacks"], strict=True):
         vars(callback).update(counted)
 
 
-def _counted(callback: keras.callbacks.Callback) -> dict[str, Any]:
+def _counted(callback: keras.callbacks.Callback, own: str) -> dict[str, Any]:
     """Return the attributes of a callback that are numbers, texts and arrays, and lists and dictionaries of them.
 
-    Functions of Keras's are kept too: which way a monitor compares decides the sign of its `min_delta`.
+    Functions of Keras's are kept too: which way a monitor compares decides the sign of its `min_delta`. Paths in this
+    process's folder are not: another process has another.
     """
-    return {name: value for name, value in vars(callback).items() if name != "params" and _is_plain(value)}
+    return {name: value for name, value in vars(callback).items() if name != "params" and _is_plain(value, own)}
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, own: str) -> bool:
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return all(_is_plain(part, own) for part in value)
     if isinstance(value, dict):
-        return all(map(_is_plain, value.values()))
+        return all(_is_plain(part, own) for part in value.values())
     if inspect.isfunction(value):  # one that pickle finds again by its name
         return value.__module__.startswith("keras.") and value.__qualname__.isidentifier()
-    return isinstance(value, _PLAIN)
+    return own not in value if isinstance(value, str) else isinstance(value, _PLAIN)

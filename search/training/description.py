@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.comparison import outputs
+from search.comparison.outputs import fixed_rows
 from search.comparison.seen import seen_by
 from search.data import files, streams
 from search.data.dataset import Data
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import keras
     from numpy.typing import NDArray
 
-_LOOKED_AT, _BATCH = 500, 100  # validation rows that are drawn, and how many a model is given at a time
+_LOOKED_AT = 500  # validation rows that are drawn
 _MOST_CLASSES, _GRID, _POINTS = 20, 40, 200
 
 
@@ -56,6 +57,7 @@ def describe(
     import keras
 
     profile = profile_of(data)
+    options = definition.data.options if definition.data.reader.file else {}  # a function's may hold passwords
     incomplete = {name for name, column in profile.get("columns", {}).items() if column["missing"]}
     return DataSummary(
         name=data.name,
@@ -71,7 +73,7 @@ def describe(
         backend=keras.backend.backend(),
         profile=profile,
         optional=tuple(column.name for column in data.columns if column.name in incomplete),
-        reading={"kind": definition.data.kind, "options": files.travelling(definition.data.options)},
+        reading={"kind": definition.data.kind, "options": files.travelling(options)},
         facts=facts(data),
         seen=seen_by(data),
         doubts=data.doubts,
@@ -105,7 +107,7 @@ def _output(
     """Return what the model to register gives: one array, or several with their names."""
     import keras
 
-    where, rows = f"model.build: {called(definition.model.build)}", fit.fixed_rows(model) or 1
+    where, rows = f"model.build: {called(definition.model.build)}", fixed_rows(model) or 1
     one = keras.tree.map_structure(lambda array: array[:rows], example)
     try:
         predicted = outputs.outputs_of(model, fit.as_tensors(one))
@@ -227,15 +229,16 @@ def looks(model: keras.Model, data: Data) -> dict[str, Any]:
     part = data.validation
     if part is None or part.streamed or not isinstance(part.y, np.ndarray):
         return {}
-    part = part.take(slice(0, _LOOKED_AT))
-    starts = range(0, len(part), _BATCH)
-    output = np.concatenate([_plain(model, part.take(slice(at, at + _BATCH)).x) for at in starts])
+    size = fixed_rows(model) or 1
+    part = part.take(slice(0, max(size, min(len(part), _LOOKED_AT) // size * size)))
+    rows = fit.held_out_rows(model, part)
+    output = np.concatenate([_plain(model, part.take(slice(at, at + rows)).x) for at in range(0, len(part), rows)])
     if data.task == "regression" and output.size == part.y.size == len(part):
         pairs = zip(part.y.reshape(-1).tolist(), output.reshape(-1).tolist(), strict=True)
         return {"residuals": [[float(f"{true:.5g}"), float(f"{given:.5g}")] for true, given in pairs]}
     if data.task not in ("binary", "multiclass") or not 2 <= len(data.classes) <= _MOST_CLASSES:
         return {}
-    meaning = outputs.meanings(model, fit.as_tensors(data.example(1)), data)[0]
+    meaning = outputs.meanings(model, fit.first_rows(model, data), data)[0]
     if not meaning.has_classes or len(meaning.classes) != len(data.classes) or output.ndim > 2:
         return {}
     counts = np.zeros((len(data.classes),) * 2, int)

@@ -28,6 +28,8 @@ class Epochs:
         weights: Those at the end of the last epoch.
         measured: Those that an epoch's metrics were measured with, where a callback may change them afterwards.
         found: The epoch whose metrics the model has, where its training told no weights.
+        changed: Epochs at whose end the weights were others than those that their metrics were measured with.
+        began: When it began, by `time.perf_counter`, as if a kill had cost no time.
     """
 
     logs: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -36,6 +38,13 @@ class Epochs:
     weights: Weights | None = None
     measured: Weights | None = None
     found: int | None = None
+    changed: set[int] = field(default_factory=set)
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has trained, in seconds, before a kill too."""
+        return time.perf_counter() - self.began
 
     @property
     def last(self) -> int:
@@ -54,7 +63,8 @@ class Epochs:
         """Return the step of the epoch whose weights the model has; None if no epoch ended with them.
 
         A model whose own `fit` changes its weights after the last epoch, a callback that does, and an
-        optimizer that puts averaged weights in place at the end leave weights that no epoch's logs are of.
+        optimizer that puts averaged weights in place at the end leave weights that no epoch's logs are of; so does
+        early stopping that restores others than those that an epoch was validated with, as with `SwapEMAWeights`.
 
         Args:
             model: The trained model.
@@ -63,7 +73,8 @@ class Epochs:
         now = model.get_weights()
         for callback in reversed(used):  # the last to restore has the last word
             if restores(callback) and same(callback.best_weights, now):
-                return int(callback.best_epoch) + self.offset
+                step = int(callback.best_epoch) + self.offset
+                return None if step in self.changed else step
         return self.last if same(self.weights, now) else self.found
 
 
@@ -112,6 +123,8 @@ def watcher(epochs: Epochs, on_epoch: OnEpoch) -> keras.callbacks.Callback:
             logged = numbers(logs or {})
             step = epochs.add(epoch, logged)
             last = self.model.stop_training or epoch + 1 >= self.params.get("epochs", 0)
+            if epochs.measured and not same(epochs.measured, self.model.get_weights()):
+                epochs.changed.add(step)
             if last:
                 epochs.weights = epochs.measured or self.model.get_weights()
             epochs.measured = None

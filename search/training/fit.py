@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from search.comparison.outputs import fixed_rows
 from search.data import mapped, streams
 from search.data.dataset import Data, Part
 from search.data.preprocessing import leaves, take
@@ -128,10 +129,9 @@ def can_evaluate(model: keras.Model) -> bool:
     return loss and overrides(model, keras.Model, "call")
 
 
-def fixed_rows(model: keras.Model) -> int | None:
-    """Return how many rows a model takes at once, `Input(batch_shape=(16, …))`; None where it takes any number."""
-    sizes = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or () if tensor.shape} - {None}
-    return max(sizes, default=None)
+def first_rows(model: keras.Model, data: Data) -> Any:
+    """Return the first training row as tensors, or as many as the model takes at once."""
+    return as_tensors(data.example(fixed_rows(model) or 1))
 
 
 def fit(
@@ -211,7 +211,7 @@ def _fit_plainly(
 
     if model.loss is None and not model.losses:
         with suppress(Exception):  # losses that layers add are known once the model was called
-            model(as_tensors(data.example(1)))
+            model(first_rows(model, data))
     train, validation = data.train, data.validation if can_evaluate(model) else None
     by_class = None if train.streamed else _weights_of_rows(data, class_weight)
     over = 0 if train.streamed else _rows(train) % devices()
@@ -398,6 +398,11 @@ def _held_out(model: keras.Model, part: Part, batch_size: int | None) -> Rows:
 
 def held_out_rows(model: keras.Model, part: Part) -> int:
     """Return how many rows of validation or test data go through the model at once; their memory is bounded."""
+    import keras
+
+    fixed, has_states = fixed_rows(model), any(getattr(layer, "stateful", False) for layer in model.layers)
+    if fixed and (has_states or not isinstance(model, keras.Sequential)):  # which names the rows of its first call
+        return fixed
     arrays = list(map(np.asarray, leaves(part.x)))
     row = sum(math.prod(array.shape[1:]) * max(4, array.dtype.itemsize) for array in arrays)
     # For sizes that a model leaves open.

@@ -25,7 +25,7 @@ from search.serving.meaning import Meaning, named
 from search.studyfile.objects import called
 from search.studyfile.references import load_object
 from search.studyfile.schema import TRIAL_METRICS, Definition, MetricDefinition, parse_constraint
-from search.training.fit import as_tensors, devices, evaluate, held_out_rows, packed
+from search.training.fit import as_tensors, devices, evaluate, first_rows, held_out_rows, packed
 from search.training.model import takes_rows
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def measure(
     known, (y_true, y_pred) = functions(definition), _predicted(model, part, definition.fit.validation_steps)
     meaning = None
     if isinstance(y_pred, np.ndarray) and isinstance(y_true, np.ndarray):
-        meaning = next(iter(meanings or outputs.meanings(model, as_tensors(data.example(1)), data)))
+        meaning = next(iter(meanings or outputs.meanings(model, first_rows(model, data), data)))
     return {name: _value(name, metric, known[name], meaning, y_true, y_pred) for name, metric in wanted.items()}
 
 
@@ -202,7 +202,7 @@ def each_epoch(definition: Definition, data: Data, watched: set[str]) -> list[ke
         meanings: Sequence[Meaning] = ()
 
         def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras's own
-            self.meanings = self.meanings or outputs.meanings(self.model, as_tensors(data.example(1)), data)
+            self.meanings = self.meanings or outputs.meanings(self.model, first_rows(self.model, data), data)
             measured = measure(definition, self.model, data, part, names, self.meanings)
             if logs is not None:
                 logs.update({f"val_{name}": value for name, value in measured.items()})
@@ -315,9 +315,9 @@ def with_trivial(
 def _of_trivial(definition: Definition, model: keras.Model, data: Data, part: Part, rows: int) -> dict[str, float]:
     import keras
 
-    few = as_tensors(data.example(1))
+    few = first_rows(model, data)
     given = model(few, training=False)
-    given_by = {name or ONLY: keras.ops.convert_to_numpy(output) for name, output in named(model, given)}
+    given_by = {name or ONLY: keras.ops.convert_to_numpy(output)[:1] for name, output in named(model, given)}
     meanings = outputs.meanings(model, few, data)
     known = outputs.constants(meanings, given_by, data)
     if len(known) < len(given_by):

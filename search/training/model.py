@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.comparison.outputs import outputs_of
+from search.comparison.outputs import fixed_rows, outputs_of
 from search.data.dataset import Data
 from search.errors import ModelError, one_line, raised
 from search.studyfile.checks import MLP_PARAMETERS
@@ -23,7 +23,7 @@ from search.studyfile.objects import called
 from search.studyfile.parameters import Scalar
 from search.studyfile.references import load_object
 from search.studyfile.schema import Definition
-from search.training.fit import as_tensors, fixed_rows
+from search.training.fit import as_tensors
 
 if TYPE_CHECKING:
     import keras

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +36,14 @@ class Answer:
 
     Attributes:
         metrics: The metrics of the trained model.
-        history: The logs of each epoch, where it returned a history.
+        history: The logs of each epoch by its number, where it returned a history; of those that were validated, where
+            that were fewer.
         by_keras: Whether that is Keras's own.
         model: The model that it trained, where it says so.
     """
 
     metrics: dict[str, float]
-    history: list[dict[str, float]]
+    history: dict[int, dict[str, float]]
     by_keras: bool
     model: keras.Model | None
 
@@ -117,18 +118,30 @@ def train(
     return Answer(*_read(definition, returned), isinstance(returned, keras.callbacks.History), trained)
 
 
-def _read(definition: Definition, returned: Any) -> tuple[dict[str, float], list[dict[str, float]]]:
+def _read(definition: Definition, returned: Any) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
     import keras
 
     if returned is None:
-        return {}, []
+        return {}, {}
     columns = returned.history if isinstance(returned, keras.callbacks.History) else returned
     if isinstance(columns, Mapping) and columns and all(isinstance(log, list | tuple) for log in columns.values()):
-        rows = zip(*columns.values(), strict=False)  # a history, or its dictionary
-        return {}, [numbers(dict(zip(columns, row, strict=True))) for row in rows]
+        return {}, _by_epoch(columns)  # a history, or its dictionary
     if isinstance(columns, Mapping):
-        return {str(name): _number(definition, value, str(name)) for name, value in columns.items()}, []
-    return {definition.metrics[0]: _number(definition, returned)}, []
+        return {str(name): _number(definition, value, str(name)) for name, value in columns.items()}, {}
+    return {definition.metrics[0]: _number(definition, returned)}, {}
+
+
+def _by_epoch(columns: Mapping[str, Sequence[Any]]) -> dict[int, dict[str, float]]:
+    """Return the logs of the epochs for which all names were logged: `validation_freq` leaves some out."""
+    lengths = [len(column) for column in columns.values()]
+    shortest = max(1, min(lengths))
+    every = max(1, max(lengths) // shortest)
+    return {
+        every * (at + 1) - 1: numbers(
+            {name: column[len(column) // shortest * (at + 1) - 1] for name, column in columns.items()}
+        )
+        for at in range(min(lengths))
+    }
 
 
 def _number(definition: Definition, value: Any, name: str = "") -> float:

@@ -89,7 +89,7 @@ class Training:
         self.batch_size, self.epochs = settings["batch_size"], epochs or settings["epochs"]
         refuse_batches(definition, self.model, data, self.batch_size)
         self._definition, self._data, self._trial, self._seed = definition, data, trial, seed
-        self._checkpoints = checkpoints
+        self._checkpoints, self._folder = checkpoints, folder
         self._test_rows = None if is_built_in(definition) else self.batch_size
         self._callbacks = callbacks.callbacks(definition, data, settings["epochs"], trial, folder, self.model)
         self.settings = callbacks.settings_of(self.model, definition, self.epochs, self.batch_size)
@@ -109,19 +109,18 @@ class Training:
             on_restored: Called with the epochs that were trained before a kill, when it goes on from there.
         """
         epochs = Epochs()
-        started = time.perf_counter()
         if self._definition.fit.function:
             on_path(own_fit.OWN_FIT)
             returned = self._fit_by_function(epochs, on_epoch)
         else:
             returned = {}
             self._fit(epochs, on_epoch, on_path, on_restored)
-        seconds = time.perf_counter() - started
+        seconds = epochs.seconds
         kept = epochs.kept(self.model, self._callbacks)
         logs = self._measured(epochs) if kept is None else self._validated(epochs.logs[kept])
         if kept is not None and (kept != epochs.last or any(map(restores, self._callbacks))):
             logs = {**logs, "best_epoch": float(kept)}
-        logs = {**logs, **self._own_metrics(logs, measured=kept is None), **returned}
+        logs = {**logs, **self._own_metrics(logs, measured=kept is None or kept in epochs.changed), **returned}
         trained_for = epochs.last if kept is None else kept
         logs |= {"parameters": float(parameter_count(self.model)), "train_seconds": seconds}
         if "latency_ms" in metrics.needed(self._definition):
@@ -145,7 +144,12 @@ class Training:
         used = self._followed(epochs, on_epoch)
         if self._checkpoints is not None and wanted.checkpoint and not fit.has_own_fit(self.model):
             saving = checkpoint.checkpointing(
-                self._checkpoints, wanted.checkpoint, epochs, self._callbacks, lambda: on_restored(epochs)
+                self._checkpoints,
+                wanted.checkpoint,
+                epochs,
+                self._callbacks,
+                lambda: on_restored(epochs),
+                self._folder,
             )
             used.append(saving)
         fit.fit(
@@ -187,7 +191,7 @@ class Training:
                 "returned, whose weights are as they were; return (history, model)"
             )
         if not epochs.logs:  # it did not use the callbacks
-            for epoch, logs in enumerate(answer.history):
+            for epoch, logs in answer.history.items():
                 on_epoch(epochs.add(epoch, logs), logs, True)
             epochs.found = self._epoch_of(epochs, by_keras=answer.by_keras) if answer.history else None
         return answer.metrics
@@ -276,7 +280,9 @@ def _set_seeds(seed: int, definition: Definition, data: Data) -> None:
     import keras
     from keras.src.random import seed_generator
 
-    if has_user_code(definition) or data.train.streamed or keras.backend.backend() != "tensorflow":
+    wanted = definition.fit
+    plain = wanted.steps_per_epoch or wanted.validation_steps or fit.devices() > 1  # Keras shuffles the rows
+    if plain or has_user_code(definition) or data.train.streamed or keras.backend.backend() != "tensorflow":
         keras.utils.set_random_seed(seed)
     else:
         random.seed(seed)
@@ -286,7 +292,7 @@ def _set_seeds(seed: int, definition: Definition, data: Data) -> None:
 
 def latency_ms(model: keras.Model, data: Data) -> float:
     """Return the median time of predicting one row, or as many as the model takes, in milliseconds, after a warm-up."""
-    one = fit.as_tensors(data.example(fit.fixed_rows(model) or 1))
+    one = fit.first_rows(model, data)
     return median_ms(lambda: model.predict_on_batch(one), _WARM_UP_CALLS)
 
 

@@ -45,7 +45,7 @@ from search.training.metrics import (
 )
 from search.training.model import exported, takes_rows
 from search.training.result import Epoch, TrialResult
-from search.training.training import Trained, Training, archive, parameter_count, summary
+from search.training.training import Trained, Training, archive, latency_ms, parameter_count, summary
 
 if TYPE_CHECKING:
     import keras
@@ -341,15 +341,19 @@ def _train(definition: Definition, data: Data, trainings: _Trainings, is_kept: I
     """
     trained = trainings.run(data)
     metrics = mean([training.metrics for training in trained])
-    values = values_of(definition, metrics)
-    violations = violations_of(definition, metrics)
-    kept = all(violation <= 0 for violation in violations) and is_kept(values)
     models, model = [training.model for training in trained], _best(definition, trained).model
     outputs = None
     if takes_rows(definition, model, data):
         batches = partial(_batches, steps=definition.fit.validation_steps)
         model = mean_or_best(definition, data, models, model, batches)
         outputs = validated(definition, data, models if data.folds else [model], batches)
+    if all(model is not training for training in models):  # what it costs is that of the whole
+        whole = {"parameters": float(parameter_count(model))}
+        whole |= {"latency_ms": latency_ms(model, data)} if "latency_ms" in metrics else {}
+        metrics, trainings.metrics = metrics | whole, trainings.metrics | whole
+    values = values_of(definition, metrics)
+    violations = violations_of(definition, metrics)
+    kept = all(violation <= 0 for violation in violations) and is_kept(values)
     if data.folds or (kept and definition.search.refit):
         trainings.metrics = {**metrics, **trainings.metrics}  # the refit's epochs come last and have no `val_` metrics
         model = trainings.refit(data, trained).model

@@ -193,7 +193,8 @@ class _Functions:
                 one_call = rows.batch_size * self.model.steps_per_execution
                 some = order[:one_call] if self.model.stop_evaluating else order
                 return run_pass()(some, rows.batch_size, rows.tensors)
-            if _same_spec(getattr(iterator, "element_spec", None), spec_of(rows.tensors)):
+            one = self.model.steps_per_execution == 1  # with more, one call reads several batches
+            if one and _same_spec(getattr(iterator, "element_spec", None), spec_of(rows.tensors)):
                 others = next(iterator)
                 count = len(keras.tree.flatten(others)[0])
                 return run_pass()(np.arange(count, dtype="int32"), max(1, count), others)

@@ -78,12 +78,14 @@ def choose(job: worker.Job, number: int, kept: Sequence[bytes], most: int) -> Ch
         most: How many different ones to average.
 
     Raises:
-        ValueError: The best trial's loss gives no number for each row.
+        ValueError: The best trial's outputs were not kept, or its loss gives no number for each row.
     """
-    with worker.finished(job, number) as (definition, data, params):
-        compiled = build(definition, params, data.of(params))
     every = [Predictions.from_bytes(each) for each in kept]
     best = every[0]
+    if not best.outputs:
+        raise ValueError("their outputs for the validation rows are too large to keep")
+    with worker.finished(job, number) as (definition, data, params):
+        compiled = build(definition, params, data.of(params))
     usable = [at for at, each in enumerate(every) if at == 0 or _go_together(best, each)]
     candidates = choice.Candidates(
         [every[at] for at in usable],
@@ -105,11 +107,14 @@ def choose(job: worker.Job, number: int, kept: Sequence[bytes], most: int) -> Ch
 
 
 def _go_together(one: Predictions, other: Predictions) -> bool:
-    """Return whether two models gave outputs of the same meaning for the same rows."""
+    """Return whether two models gave outputs of the same meaning for the same rows, prepared alike."""
+    same = one.about.digest == other.about.digest and np.array_equal(one.rows, other.rows)
+    known = zip(one.targets.values(), other.targets.values(), strict=False)
+    same = same and all(np.array_equal(target, others) for target, others in known)
     shapes = [[output.shape for output in several.outputs.values()] for several in (one, other)]
     finite = all(np.isfinite(each).all() for each in other.outputs.values())
     kinds = [[(meaning.kind, meaning.independent) for meaning in several.about.meanings] for several in (one, other)]
-    return shapes[0] == shapes[1] and kinds[0] == kinds[1] and finite and np.array_equal(one.rows, other.rows)
+    return same and shapes[0] == shapes[1] and kinds[0] == kinds[1] and finite
 
 
 def make(

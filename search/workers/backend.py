@@ -31,7 +31,7 @@ def _chosen() -> tuple[str, str]:
     named = os.environ.get("KERAS_BACKEND")
     if named:
         return named, "KERAS_BACKEND"
-    file = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
+    file = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")) / "keras.json"
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # Keras writes it anew

@@ -30,7 +30,7 @@ from search.studyfile.copy import common_layout
 from search.studyfile.schema import Definition
 from search.system import whole
 from search.system.retry import waited
-from search.tracking.origin import files_needed
+from search.tracking.user_code import files_needed
 from search.training.dry_run import DryRun
 from search.training.model import user_files
 from search.workers import worker
@@ -75,11 +75,15 @@ class ClusterSlot:
         return None if self._address in self._pool.workers() else f"its worker {self._address} left the cluster"
 
     def stop(self) -> None:
-        """Give up what runs in the slot; dask cannot end it, but the worker stops at its trial's next epoch."""
-        if self._future is not None:
-            self._future.cancel()
-        self._pool.give_back(self._address)
+        """Give up what runs in the slot; dask cannot end it, so its worker is free when the trial's next epoch ends."""
+        address, future, lost = self._address, self._future, self.lost() is not None
         self._address = ""
+        if future is not None and not lost:
+            future.add_done_callback(lambda _: self._pool.give_back(address))
+            return
+        if future is not None:
+            future.cancel()
+        self._pool.give_back(address)
 
     def trained(self, memory: int) -> None:
         """Do nothing: a dask worker's memory is its nanny's business."""
@@ -148,7 +152,7 @@ class ClusterPool:
         """Return a worker that is not running one of our trials, and keep it; `preferred` if it is there."""
         found = waited(lambda: self._take(preferred), _WORKER_SECONDS, 0.5)
         if not found:
-            raise ClusterError(f"no worker of the cluster came back within {_WORKER_SECONDS:g} s")
+            raise ClusterError(f"no worker of the cluster came back, or ended its trial, within {_WORKER_SECONDS:g} s")
         return found
 
     def _take(self, preferred: str) -> str:
@@ -167,8 +171,7 @@ class ClusterPool:
 
     def give_back(self, address: str) -> None:
         """Free a worker for another slot."""
-        with self._lock:
-            self._taken.discard(address)
+        self._taken.discard(address)  # without the lock: its holder may wait for dask's thread, which may call this
 
     def _same_versions(self, address: str) -> None:
         try:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import secrets
 import socket
 import sys
 import tempfile
@@ -100,7 +101,7 @@ class _Cache:
     definition: Definition | None = None
     data: TrialData | None = None
     storage: BaseStorage | None = None
-    storage_url: str = ""
+    stored: tuple[str, str] = ("", "")
     memory: int = 0  # resident bytes after the last collection
 
 
@@ -189,12 +190,14 @@ def train(job: Job, number: int, run_id: str = "") -> results.TrialResult:
     kept = storage.get_trial(trial_id)
     if kept.state != TrialState.RUNNING:  # a cluster runs a finished task again when its worker dies
         return results.TrialResult(number, "died", seed, reason=f"the trial was {kept.state.name} already")
+    begun = ""
     if job.guarded:
         if worker := kept.system_attrs.get(attributes.BEGUN):
             return results.TrialResult(number, "died", seed, reason=f"its worker died: it had begun on {worker}")
-        storage.set_trial_system_attr(trial_id, attributes.BEGUN, f"{socket.gethostname()}:{os.getpid()}")
+        begun = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
+        storage.set_trial_system_attr(trial_id, attributes.BEGUN, begun)
     _run_user_code_in(job, run_id)
-    live = _Live(storage, trial_id, job.stop_file)
+    live = _Live(storage, trial_id, job.stop_file, begun)
     checkpoints = Path(job.checkpoints, checkpoint_name(number)) if job.checkpoints else None
 
     with _alone(definition) as log:
@@ -327,10 +330,14 @@ def draw_data(job: Job) -> dict[str, bytes]:
 
 
 class _Live:
-    """Passes a long trial's epochs on through Optuna's storage, every two seconds at most."""
+    """Passes a long trial's epochs on through Optuna's storage, every two seconds at most.
 
-    def __init__(self, storage: BaseStorage, trial_id: int, stop_file: str) -> None:
-        self._storage, self._trial_id, self._stop_file = storage, trial_id, stop_file
+    Args:
+        begun: What the trial says of where it trains, on a cluster: once it says otherwise it was given up here.
+    """
+
+    def __init__(self, storage: BaseStorage, trial_id: int, stop_file: str, begun: str) -> None:
+        self._storage, self._trial_id, self._stop_file, self._begun = storage, trial_id, stop_file, begun
         self._sent, self._last = 0, time.monotonic()
 
     def __call__(self, epochs: list[results.Epoch]) -> None:
@@ -344,7 +351,10 @@ class _Live:
             self._trial_id, f"{attributes.EPOCHS}:{self._sent}", json.loads(json.dumps(fresh))
         )
         self._sent, self._last = len(epochs), now
-        order = orders.of_trial(self._storage.get_trial(self._trial_id))
+        kept = self._storage.get_trial(self._trial_id)
+        if self._begun and kept.system_attrs.get(attributes.BEGUN) != self._begun:
+            raise trial.TrialStopped(STOPPED)
+        order = orders.of_trial(kept)
         if order is not None:
             raise optuna.TrialPruned(str(order))
 
@@ -400,9 +410,9 @@ def versions() -> dict[str, str]:
 
 
 def _storage(job: Job) -> BaseStorage:
-    url = job.settings.storage
-    if _cache.storage is None or _cache.storage_url != url:
-        _cache.storage, _cache.storage_url = storage.open_storage(url), url
+    wanted = (job.settings.storage, job.shipped)  # a cluster's worker outlives files that are made anew
+    if _cache.storage is None or _cache.stored != wanted:
+        _cache.storage, _cache.stored = storage.open_storage(job.settings.storage), wanted
     return _cache.storage
 
 

@@ -140,3 +140,44 @@ def test_a_parquet_file_is_read_whole(tmp_path: Path) -> None:
     """`promote --data` would compare on the first batch alone."""
     pd.DataFrame({"x": range(5)}).to_parquet(tmp_path / "rows.parquet")
     assert len(files.table(tmp_path / "rows.parquet", files.Form(), "--data")) == 5
+
+
+def test_a_space_after_the_comma_separates_nothing(tmp_path: Path) -> None:
+    """The model would learn texts such as `55,`."""
+    (tmp_path / "rows.csv").write_text("size, city, price\n55, Bern, 3.5\n60, Kiel, 4\n")
+    read = sources.read(study(tmp_path, "rows.csv", "price", skipinitialspace=True))
+    assert read["size"].tolist() == [55, 60]
+    assert read["city"].tolist() == ["Bern", "Kiel"]
+
+
+def test_leading_zeros_stay_under_pandas_other_name_for_the_separator(tmp_path: Path) -> None:
+    """`007` would be read as 7, another category, in each file whose cells are digits alone."""
+    (tmp_path / "rows.csv").write_text("code;Preis\n007;1.5\n008;2.5\n")
+    learned = study(tmp_path, "rows.csv", delimiter=";")
+    form = files.Form("csv", files.travelling(learned.data.options), texts=("code",), wanted=("code",))
+    assert next(files.read(tmp_path / "rows.csv", 10, form)).rows["code"].tolist() == ["007", "008"]
+
+
+@pytest.mark.parametrize("text", ["sep=;\nplz;Preis\n01;1.5\n", "plz Preis\n01 1.5\n", "plz^Preis\n01^1.5\n"])
+def test_what_a_study_reads_is_not_refused_before(tmp_path: Path, text: str) -> None:
+    """A file that the reader takes would be refused by its first line."""
+    (tmp_path / "rows.csv").write_text(text)
+    files.check_columns(study(tmp_path, "rows.csv"))
+    with pytest.raises(DataError, match=r"no column 'Priis' in csv:rows.csv \(it has"):
+        files.check_columns(study(tmp_path, "rows.csv", "Priis"))
+
+
+def test_a_parquet_file_may_have_any_suffix(tmp_path: Path) -> None:
+    """`parquet:rows.pq` names the format, and would be refused for its suffix."""
+    pd.DataFrame({"plz": ["01"], "Preis": [1.5]}).to_parquet(tmp_path / "rows.pq")
+    learned = definition(
+        {"data.source": "parquet:rows.pq", "data.target": "Preis", "data.options": {}}, folder=tmp_path
+    )
+    files.check_columns(learned)
+    assert sources.read(learned)["Preis"].tolist() == [1.5]
+
+
+def test_points_beside_a_comma_are_points(tmp_path: Path) -> None:
+    """One cell `1,234` would turn a column of decimal points into text, and 1234 into 1.234."""
+    (tmp_path / "rows.csv").write_text("sales;ratio;Preis\n950;0.5;1\n1,234;0.7;2\n")
+    assert sources.read(study(tmp_path, "rows.csv"))["ratio"].tolist() == [0.5, 0.7]

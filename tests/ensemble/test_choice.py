@@ -110,3 +110,10 @@ def test_outputs_of_other_names_are_averaged_by_their_place() -> None:
     models = Candidates(kept, lambda given: given["dense_3"][:, 0], {})
     mean = models.averaged(np.asarray([1, 1]))
     assert {name: float(each[0, 0]) for name, each in mean.items()} == {"dense_3": 2.0, "dense_4": 0.5}
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_the_best_trial_is_in_the_mean_whatever_its_loss(greedy: bool) -> None:
+    """A version of trial 3 would average others alone, where the metric is accuracy and the loss of others is lower."""
+    models = candidates([noisy(0, 5), *(noisy(seed, 0.5) for seed in range(1, 5))])
+    assert choice.choose(models, 2, ALL, greedy=greedy)[0] > 0

@@ -69,6 +69,14 @@ def by_name() -> keras.Model:
     return model
 
 
+def logits_by_key() -> keras.Model:
+    """Return a model with two outputs by name, of layers with other names, one of them logits."""
+    inputs, hidden = _hidden()
+    model = keras.Model(inputs, {"price": layers.Dense(1)(hidden), "kind": layers.Dense(3)(hidden)})
+    model.compile("adam", {"price": "mse", "kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True)})
+    return model
+
+
 def by_place() -> keras.Model:
     """Return a model with two outputs in a list."""
     inputs, hidden = _hidden()
@@ -118,6 +126,7 @@ def _softmax(given: Any) -> Any:
         (one_logit, "sigmoid", _sigmoid),
         (three_logits, "softmax", _softmax),
         (by_name, "", _same),
+        (logits_by_key, "softmax", _softmax),
         (by_place, "", _same),
         (sequential, "", _same),
         (own_loss, "", _same),
@@ -129,14 +138,14 @@ def test_it_gives_the_mean_of_its_members_wherever_it_is_loaded(
     """Who loads the registered version would predict with another model than the one that was judged."""
     members = [_loaded(make(), tmp_path) for _ in range(3)]
     wanted = [keras.tree.flatten(member.predict(X, verbose=0)) for member in members]
-    made = average(
-        {f"trial_{n}": member for n, member in enumerate(members)}, [2, 1, 1], {"only": activation}, X, make()
-    )
+    logits = {"price": "", "kind": activation} if make is logits_by_key else {"only": activation}
+    made = average({f"trial_{n}": member for n, member in enumerate(members)}, [2, 1, 1], logits, X, make())
     loaded = _loaded(made, tmp_path)
     given = keras.tree.flatten(loaded.predict(X, verbose=0))
     for at, each in enumerate(given):
-        mean = sum(count * turned(of[at]) for count, of in zip((0.5, 0.25, 0.25), wanted, strict=True))
-        np.testing.assert_allclose(turned(each), mean, atol=1e-6)
+        turn = _same if make is logits_by_key and each.shape[-1] == 1 else turned
+        mean = sum(count * turn(of[at]) for count, of in zip((0.5, 0.25, 0.25), wanted, strict=True))
+        np.testing.assert_allclose(turn(each), mean, atol=1e-6)
     assert {"trial_0", "trial_1", "trial_2"} <= {layer.name for layer in loaded.layers}
     assert loaded.compiled == (make is not own_loss)
     if make is by_name:

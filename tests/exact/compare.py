@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras.src.utils.naming import reset_uids
 
+from search.comparison.outputs import fixed_rows
 from search.training import checkpoint, fit
 from search.training.epochs import Epochs, numbers, watcher
 from search.training.training import archive
@@ -205,7 +206,7 @@ def resumed(drawn: Drawn, values: Values, folder: Path) -> Outcome | None:
             if die and epoch == _KILLED_AFTER:
                 raise Killed
 
-        saving = checkpoint.checkpointing(folder, True, epochs, counted, lambda: None)
+        saving = checkpoint.checkpointing(folder, True, epochs, counted, lambda: None, folder / "own")
         followed = [*callbacks, watcher(epochs, on_epoch), saving]
         fit.fit(model, drawn.data, callbacks=followed, built_in=drawn.mlp is not None, **drawn.settings)
 
@@ -216,7 +217,7 @@ def resumed(drawn: Drawn, values: Values, folder: Path) -> Outcome | None:
 def saved(found: Outcome, drawn: Drawn, file: Path) -> str:
     """Keep a model and what it predicts for a fresh process; return why it cannot be kept."""
     assert found.model is not None
-    rows = fit.fixed_rows(found.model) or 5
+    rows = fixed_rows(found.model) or 5
     x = drawn.data.example(rows)
     try:
         file.with_suffix(".keras").write_bytes(archive(found.model))
@@ -233,7 +234,7 @@ def load_and_compare(file: Path, drawn: Drawn) -> str:
         model = keras.saving.load_model(file.with_suffix(".keras"), safe_mode=False)
     except Exception as error:  # an object that no other process knows
         return f"cannot be loaded: {type(error).__name__}"
-    rows = fit.fixed_rows(model) or 5
+    rows = fixed_rows(model) or 5
     predicted = model.predict(fit.as_tensors(drawn.data.example(rows)), batch_size=rows, verbose=0)
     kept = np.load(file.with_suffix(".npz"))
     pairs = zip(keras.tree.flatten(predicted), kept.values(), strict=True)

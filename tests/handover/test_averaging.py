@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from search import steering
 from search.session import search
+from search.study import create
 from search.studyfile.load import load_definition
 from search.studyfile.schema import Definition
 from search.studyfile.settings import resolve
-from search.tracking import registry, versions
+from search.tracking import agreement, registry, versions
 from search.workers.reproduction import reproduce
 from tests.conftest import Searcher
 
@@ -106,9 +108,23 @@ def test_the_mean_of_the_best_trials_is_registered(study: Definition, run_search
     assert found.same, found.differs
     assert found.metrics.keys() == told["test"].keys()
 
-    again = run_search(study, n_trials=1)
-    if again.best.number == outcome.best.number and again.best.ensemble == ensemble:
+    for each in ({}, {"ensemble": 0}):  # every configuration was tried
+        again = run_search(study, n_trials=1, **each)
+        assert again.best.number == outcome.best.number
         assert not again.newly_registered
+        assert again.best.ensemble == ensemble, "a search without a better trial registers nothing new"
+
+    _exclude_a_member(study, next(each for each in told["members"] if each != outcome.best.number))
+    assert not registry.find("mean", "1").aliases, "it is nobody's challenger any more"
+    assert run_search(study, n_trials=1, ensemble=0).newly_registered
+
+
+def _exclude_a_member(study: Definition, number: int) -> None:
+    settings = resolve(study)
+    assert "models:/mean/1 says so" in steering.exclude(settings, number, "leaked")
+    assert registry.find("mean", "1").tags[registry.EXCLUDED].endswith(": leaked")
+    loaded = create.load("mean", settings.storage)
+    assert agreement.differences(study, loaded) == []
 
 
 def test_a_mean_that_is_not_surely_better_is_not_registered(folder: Path, run_search: Searcher) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from search.comparison.predictions import ONLY, Predictions
 from search.data import files
 from search.errors import DataError
 from search.promotion import rows as fresh
@@ -53,3 +54,23 @@ def test_what_cannot_be_compared_on_is_told_in_a_line(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=message):
             fresh.read(tmp_path / name, known, files.Form())
+
+
+def test_a_target_that_is_no_number_or_a_broken_file_is_told(tmp_path: Path) -> None:
+    """The person would read of a defect, with exit status 1."""
+    known = replace(about(task="regression"), target=("preis",), classes=())
+    pd.DataFrame({"a": [1, 2], "preis": ["1.5", "-"]}).to_csv(tmp_path / "text.csv", index=False)
+    (tmp_path / "broken.npz").write_bytes(b"PK not an archive")
+    for name, message in {
+        "text.csv": "the target holds values that are no numbers",
+        "broken.npz": "cannot be read",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            fresh.read(tmp_path / name, known, files.Form())
+
+
+def test_one_hot_targets_are_the_classes_that_a_model_learned() -> None:
+    """Rows with a column for each class could not decide between two versions."""
+    kept = Predictions(about(task="multiclass"), np.arange(2), {ONLY: np.array([0, 2])}, {ONLY: np.eye(3)[[0, 2]]})
+    given = fresh.FreshRows(None, np.eye(3, dtype="float32")[[1, 0]], None, {}, "rows.npz")
+    assert fresh.predictions(given, np.eye(3)[[1, 0]], kept).targets[ONLY].tolist() == [1, 0]

@@ -106,9 +106,10 @@ def test_failures_are_grouped_by_reason(study: optuna.Study) -> None:
 
 def test_what_pruning_saved_is_counted_in_epochs(study: optuna.Study) -> None:
     """Nobody could tell whether the pruner is worth its risk."""
-    saved = outcomes.saved(study.get_trials(deepcopy=False))
+    saved = outcomes.saved(study.get_trials(deepcopy=False), 1)
     assert (saved.trials, saved.epochs) == (1, 6)
     assert str(saved).startswith("1 trial pruned: 6 epochs not trained")
+    assert outcomes.saved(study.get_trials(deepcopy=False), 5).epochs > 6, "with folds four more trainings"
 
 
 def test_the_page_holds_all_that_it_needs(study: optuna.Study, definition: Definition) -> None:

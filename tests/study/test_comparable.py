@@ -115,13 +115,14 @@ def test_a_resumed_search_goes_on_with_its_own_data(two: Two) -> None:
     for search_id, state in (("one", "interrupted"), ("two", "finished")):
         attributes.set_search(two.first, search_id, {**attributes.searches_of(two.first)[search_id], "state": state})
     resumed = two.settings.model_copy(update={"resume": True, "accept_new_data": True})
-    check_data(two.second, resumed, data_of("a"))
+    basis = attributes.searches_of(two.first)["one"]["basis"]
+    check_data(two.second, resumed, data_of("a"), basis)
     assert {trial.number for trial in comparable_trials(two.second)} == {*range(20), 40}
     assert comparable_trials(create.load("small", two.storage))[0].number == 20, "the study's own data are left"
     with pytest.raises(
         StorageError, match=r"the rows \(digest a, now b\) changed .* --accept-new-data, without --resume"
     ):
-        check_data(two.second, resumed, data_of("b"))
+        check_data(two.second, resumed, data_of("b"), basis)
 
 
 def test_the_searches_of_an_earlier_release_compare_by_number(two: Two) -> None:
@@ -130,3 +131,11 @@ def test_the_searches_of_an_earlier_release_compare_by_number(two: Two) -> None:
         attributes.set_search(two.first, search_id, {"began": search_id})
     comparison = Comparison(create.load("small", two.storage))
     assert {trial.number for trial in two.first.get_trials() if comparison.holds(trial)} == {*range(20, 41)}
+
+
+def test_what_waits_before_the_rows_change_is_tried_on_the_new_ones(two: Two) -> None:
+    """A configuration that a colleague enqueued in the afternoon would wait for ever after the night's new rows."""
+    two.second.enqueue_trial({"width": 0.5})
+    settings = two.settings.model_copy(update={"accept_new_data": True})
+    check_data(two.second, settings, data_of("c"))
+    assert [trial.state for trial in comparable_trials(two.second)] == [TrialState.WAITING]

@@ -166,3 +166,19 @@ def test_storages_keep_each_trial_under_its_own_space(tmp_path: Path, kind: str,
     found = optuna.load_study(study_name="a", storage=open_storage(url)).get_trials()
     assert [each.params["size"] for each in found] == [value for _, value in changes]
     assert [each.distributions["size"] for each in found] == [now for now, _ in changes]
+
+
+@pytest.mark.parametrize(
+    ("now", "value", "holds"),
+    [
+        (IntDistribution(8, 64, step=8), 13, IntDistribution(8, 64)),
+        (IntDistribution(8, 64, step=8), 16, IntDistribution(8, 64, step=8)),
+        (IntDistribution(8, 64), 99, IntDistribution(8, 99)),
+        (FloatDistribution(0.0, 0.5, step=0.1), 0.3, FloatDistribution(0.0, 0.5, step=0.1)),
+        (FloatDistribution(0.0, 0.5, step=0.1), 0.25, FloatDistribution(0.0, 0.5)),
+    ],
+)
+def test_a_new_step_does_not_refuse_what_was_tried_before(now: Any, value: float, holds: Any) -> None:
+    """The next search would end in a defect once a parameter got a step."""
+    assert space.holding(now, value) == holds
+    create_trial(value=0.0, params={"width": value}, distributions={"width": holds})

@@ -317,3 +317,16 @@ def test_a_warm_start_from_nowhere_is_told(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(StorageError, match=r"search.warm_start: .*there is no .*x.db"):
         create.warm_start(definition({"search.warm_start": {"study": "other", "storage": "sqlite:///x.db"}}))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_warm_start_is_looked_for_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt study would be told once a journal and a store were made; a path would start where the user stands."""
+    studies = tmp_path / "studies"
+    _create(definition(), f"{studies}/other.journal", "other")
+    monkeypatch.chdir(tmp_path)
+    wanted = definition({"search.warm_start": {"study": "other", "storage": "other.journal"}}, folder=studies)
+    create.check_warm_start(wanted, "new", "studies/new.journal")
+    wrong = definition({"search.warm_start": {"study": "othr", "storage": "other.journal"}}, folder=studies)
+    with pytest.raises(StorageError, match=r"search.warm_start: no study 'othr' in .*; did you mean 'other'"):
+        create.check_warm_start(wrong, "new", "studies/new.journal")
+    assert not (studies / "new.journal").exists()

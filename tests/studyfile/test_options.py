@@ -147,11 +147,16 @@ def test_the_command_that_goes_on_asks_for_the_same_search() -> None:
 
 
 MINE = """
+from typing import Literal
+
 import optuna
 
 
-def sampler(seed, patience: int = 3):
+def sampler(seed, patience: int = 3, weights: list[float] | None = None, kind: Literal["a"] = "a"):
     return optuna.samplers.RandomSampler(seed=seed + patience)
+
+
+MADE = optuna.samplers.RandomSampler()
 
 
 class Pruner(optuna.pruners.NopPruner):
@@ -168,7 +173,8 @@ def test_a_sampler_and_a_pruner_of_ones_own(tmp_path: Path) -> None:
     """A method that Optuna does not have would need a change of the package."""
     (tmp_path / "mine.py").write_text(MINE)
     own = {"search.sampler": "mine.py:sampler", "search.pruner": "mine.py:Pruner"}
-    wanted = definition({**own, "search.sampler_options": {"patience": 1}}, folder=tmp_path)
+    options = {"patience": 1, "weights": [1.0, 2.0], "kind": "a"}
+    wanted = definition({**own, "search.sampler_options": options}, folder=tmp_path)
     assert type(make_sampler(wanted, wanted.search.sampler, 0)).__name__ == "RandomSampler"
     pruner: Any = make_pruner(wanted, wanted.search.pruner)
     assert (type(pruner).__name__, pruner.steps) == ("Pruner", 1)
@@ -178,7 +184,8 @@ def test_a_sampler_and_a_pruner_of_ones_own(tmp_path: Path) -> None:
         ({"search.sampler": "mine.py:samplr"}, "search.sampler: mine.py has no 'samplr'; did you mean 'sampler'"),
         ({"search.sampler": "mine.py:neither"}, "search.sampler: makes a int; name what makes one of optuna.samplers"),
         ({**own, "search.sampler_options": {"patience": "x"}}, "search.sampler_options.patience: 'x'; use a whole"),
-        ({**own, "search.sampler_options": {"patiens": 3}}, "sampler takes patience; did you mean 'patience'"),
+        ({**own, "search.sampler_options": {"patiens": 3}}, "takes patience, weights, kind; did you mean 'patience'"),
+        ({"search.sampler": "mine.py:MADE"}, "mine.py:MADE is RandomSampler; name a function or a class"),
     ):
         wrong = definition(changes, folder=tmp_path)
         with pytest.raises(UsageError, match=said):

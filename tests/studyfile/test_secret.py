@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import tomllib
 from pathlib import Path
 
 import pytest
 import sqlalchemy
 
 from search.errors import UsageError
-from search.studyfile.load import find_study, load_definition
-from search.studyfile.secret import SecretUrl, read_url, revealed
+from search.studyfile.load import find_study, keep_made, load_definition
+from search.studyfile.secret import SecretUrl, read_url, revealed, without_secrets
 from search.studyfile.settings import arguments_of, resolve
 from search.workers.worker import Job
 from tests.studyfiles import definition
@@ -82,3 +84,44 @@ def test_what_is_not_there_is_told(given: str, said: str, tmp_path: Path, monkey
     with pytest.raises(UsageError) as caught:
         read_url(given)
     assert str(caught.value).startswith(said)
+
+
+def test_a_job_on_another_machine_finds_the_same_file() -> None:
+    """A cluster's worker would make an empty database in its own folder, and each trial die."""
+    for given, wanted in {
+        "sqlite:///s.db": f"sqlite:///{Path.cwd()}/s.db",
+        "sqlite:////abs/s.db?timeout=9": "sqlite:////abs/s.db?timeout=9",
+        "sqlite:///:memory:": "sqlite:///:memory:",
+        "a.journal": f"{Path.cwd()}/a.journal",
+        URL: URL,
+    }.items():
+        assert revealed(resolve(definition(), storage=given).located().storage) == wanted
+
+
+CODE = 'def build(trial, data):\n    layer(mask_token="", password="p")\n    connect(("X-Auth-Token", "s3cret"))\n'
+
+
+def test_a_study_file_without_its_secrets_is_still_one(tmp_path: Path) -> None:
+    """`search.reproduce` would not read the study file that MLflow keeps; a study of a notebook could not begin."""
+    shown = json.loads(without_secrets(json.dumps({"objects": {"build": CODE}, "options": {"password": "s3cret"}})))
+    assert shown["options"] == {"password": "***"}
+    assert shown["objects"]["build"] == CODE.replace('"p"', '"***"').replace('"s3cret"', '"***"')
+    text = (
+        '[data]\noptions = { password = "s3cret", port = 5, token = 77, keys = ["a"] }\n'
+        '[model]\nmask_token = "[MASK]"\n'
+        '[space]\nuse_token = { type = "categorical", choices = [true, false] }\n'
+    )
+    read = tomllib.loads(without_secrets(text))
+    assert read["data"]["options"] == {"password": "***", "port": 5, "token": "***", "keys": ["a"]}
+    assert read["model"] == {"mask_token": "[MASK]"}
+    assert read["space"]["use_token"]["choices"] == [True, False]
+
+
+def test_a_file_of_the_user_s_own_is_not_overwritten(tmp_path: Path) -> None:
+    """A study made in Python would replace the user's `movies.json`."""
+    wanted = definition({"name": "movies"}, folder=tmp_path).model_copy(update={"text": '{"study": {}}'})
+    (tmp_path / "movies.json").write_text('{"titles": ["Metropolis"]}')
+    assert "is a file of another kind" in keep_made(wanted, tmp_path)
+    assert "Metropolis" in (tmp_path / "movies.json").read_text()
+    (tmp_path / "movies.json").unlink()
+    assert keep_made(wanted, tmp_path) == keep_made(wanted, tmp_path) == ""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import keras
 import optuna
 import pytest
 
 from search.study import space
 from search.studyfile.schema import Definition
-from search.training import trial
+from search.training import checkpoint, trial
 from search.training.fit import BATCHES, WHOLE_EPOCHS
 from search.training.result import Epoch, TrialResult
 from tests.training.test_trial import study_of
@@ -126,3 +127,44 @@ def test_short_epochs_are_not_saved(tmp_path: Path, wanted: Any, saved: bool) ->
     study = Study(study_of(tmp_path, WATCHES, model=DROPS, fit={"epochs": 3, "checkpoint": wanted}))
     study.run(tmp_path / "checkpoints")
     assert (tmp_path / "checkpoints").exists() == saved
+
+
+NOISE = """
+import keras
+class Noise(keras.layers.Layer):
+    def call(self, x, training=None):
+        return x + keras.random.normal(keras.ops.shape(x)) if training else x
+def build(trial, data):
+    model = keras.Sequential([keras.Input((2,)), Noise(), keras.layers.Dense(1, "sigmoid")])
+    model.compile("adam", "binary_crossentropy")
+    return model
+"""
+
+
+def test_what_is_drawn_without_a_seed_goes_on_too(tmp_path: Path) -> None:
+    """The noise of the first epochs would come again after a kill."""
+    study = Study(study_of(tmp_path, NOISE, model={"build": "user.py:build"}, fit={"epochs": 8, "checkpoint": True}))
+    assert study.run(tmp_path / "checkpoints", stopped_after=5).fate == "died"
+    went_on = study.run(tmp_path / "checkpoints")
+    whole = Study(study.definition).run(tmp_path / "others")
+    assert went_on.fate == "complete", went_on.reason
+    assert [epoch.logs for epoch in went_on.epochs] == [epoch.logs for epoch in whole.epochs]
+
+
+def test_the_time_before_a_kill_counts(tmp_path: Path) -> None:
+    """A trial of an hour would meet `train_seconds <= 600` because its worker died at the end."""
+    code = "import time\nimport keras\nclass Slow(keras.callbacks.Callback):\n"
+    code += "    def on_epoch_begin(self, epoch, logs=None):\n        time.sleep(0.1)\n"
+    fit = {"epochs": 8, "checkpoint": True, "callbacks": ["user.py:Slow"]}
+    study = Study(study_of(tmp_path, code, fit=fit))
+    study.run(tmp_path / "checkpoints", stopped_after=7)
+    assert study.run(tmp_path / "checkpoints").metrics["train_seconds"] > 0.7
+
+
+def test_paths_of_the_dead_process_are_not_restored(tmp_path: Path) -> None:
+    """A callback would write to a folder that nobody removes, or that another machine cannot make."""
+    kept = keras.callbacks.ModelCheckpoint(str(tmp_path / "own" / "best.keras"))
+    kept.best = 0.5
+    counted = checkpoint._counted(kept, str(tmp_path / "own"))
+    assert counted["best"] == 0.5
+    assert "filepath" not in counted

@@ -327,6 +327,18 @@ def test_unusual_models_fall_back_and_learn(build: Callable[[], keras.Model], pa
         assert (int(trained.model.optimizer.iterations), trained.test["hits"]) == (4 * 5, hits)
 
 
+def test_every_held_out_batch_counts_with_several_steps_an_execution() -> None:
+    """Test values would be those of the first batch of each eight, in silence."""
+    trained = Trained(compiled_steps, data_of(binary), epochs=1)
+    part = data_of(binary).test
+    assert part is not None
+    measured = fit.evaluate(trained.model, part, batch_size=7)
+    given = trained.model.predict(part.x, verbose=0)[:, 0]
+    assert measured["hits"] == part.y[given > 0.5].sum()
+    losses = -np.where(part.y == 1, np.log(given), np.log(1 - given))
+    assert measured["loss"] == pytest.approx(losses.mean(), rel=1e-4)
+
+
 def test_a_lambda_callback_sees_every_batch() -> None:
     """A callback whose hook is set on the object, as Keras's own LambdaCallback, would be ignored."""
     seen: list[int] = []

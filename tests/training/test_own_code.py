@@ -18,7 +18,7 @@ from search.tracking.user_code import model_code
 from search.training import metrics
 from search.training.dry_run import dry_run
 from search.training.fit import BATCHES, PLAIN, evaluate
-from search.training.own_fit import OWN_FIT
+from search.training.own_fit import OWN_FIT, _by_epoch
 from search.workers.fresh import loaded_elsewhere
 from tests.training.test_trial import PruneAt, Run, ask, last, study_of
 
@@ -448,3 +448,15 @@ def test_vectors_texts_and_dictionaries_of_lists_are_logs(settings: dict[str, An
     assert 0 <= result.values[0] <= 1
     assert {"val_f1", "test_f1", "test_loss"} <= set(result.recorded)
     assert "told" not in result.recorded
+
+
+def test_a_history_with_fewer_validations_is_read_by_its_epochs() -> None:
+    """The loss of one epoch would stand beside the validation of another, and a refit train half as long."""
+    history = {"loss": [6, 5, 4, 3, 2, 1], "val_loss": [0.5, 0.3, 0.1]}
+    assert _by_epoch(history) == {
+        1: {"loss": 5, "val_loss": 0.5},
+        3: {"loss": 3, "val_loss": 0.3},
+        5: {"loss": 1, "val_loss": 0.1},
+    }
+    assert list(_by_epoch({"loss": [2, 1], "val_loss": [4, 3]})) == [0, 1]
+    assert _by_epoch({"loss": [], "val_loss": []}) == {}

@@ -891,3 +891,68 @@ def test_streams_that_do_not_say_their_length(tmp_path: Path, monkeypatch: pytes
     (told,) = tried("other", 0.5)
     assert "the training part gave" in told
     assert "steps_per_epoch = 100" in told
+
+
+def test_early_stopping_beside_averaged_weights_is_scored_as_the_model_that_is_kept(tmp_path: Path) -> None:
+    """A trial would be worth what the averaged weights reach, and hand over others."""
+    code = (
+        "import keras\n"
+        "def build(trial, data):\n"
+        "    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(8), keras.layers.Dense(1, 'sigmoid')])\n"
+        "    model.compile(keras.optimizers.Adam(0.05, use_ema=True), 'binary_crossentropy')\n"
+        "    return model\n"
+    )
+    fit = {"epochs": 6, "callbacks": ["SwapEMAWeights"], "early_stopping": {"patience": 3}}
+    run = Run(study_of(tmp_path, code, model={"build": "user.py:build"}, fit=fit))
+    assert run.result.fate == "complete", run.result.reason
+    validated = evaluate(run.model(tmp_path), run.data.validation)
+    assert run.result.values == (pytest.approx(validated["loss"], rel=1e-4),)
+
+
+STATEFUL = """
+import keras
+def build(trial, data):
+    x = keras.Input(batch_shape=(10, 2, 1))
+    model = keras.Model(x, keras.layers.Dense(1, "sigmoid")(keras.layers.LSTM(3, stateful=True)(x)))
+    model.compile("adam", "binary_crossentropy")
+    return model
+"""
+SEQUENCES = """
+import numpy as np
+def load():
+    x = np.random.default_rng(0).normal(size=(100, 2, 1))
+    return x, (x.sum(axis=(1, 2)) > 0).astype(int)
+"""
+
+
+def test_a_stateful_model_of_fixed_batches_is_a_study(tmp_path: Path) -> None:
+    """The search would end before its first trial: one row is fewer than such a model takes."""
+    (tmp_path / "rows.py").write_text(SEQUENCES)
+    data = {"source": "rows.py:load", "options": {}, "test_size": 0.2, "validation_size": 0.25}
+    wanted = study_of(tmp_path, STATEFUL, data=data, model={"build": "user.py:build"}, fit={"batch_size": 10})
+    summary = dry_run(wanted, load(wanted), [ask(wanted)], 0.0).data
+    assert summary.inputs[0].shape[1:] == (2, 1)
+    run = Run(wanted)
+    assert run.result.fate == "complete", run.result.reason
+    assert run.result.predictions is not None
+
+
+@pytest.mark.parametrize("settings", [{"steps_per_epoch": 2}, {"validation_steps": 1}])
+def test_the_built_in_network_is_reproducible_by_ordinary_fit_too(tmp_path: Path, settings: dict[str, int]) -> None:
+    """The same seed would give other losses in each process: Keras itself shuffles the rows there."""
+    wanted = study_of(tmp_path, fit=settings)
+    first = Run(wanted)
+    keras.utils.set_random_seed(12345)  # as another process begins
+    assert first.result.path == PLAIN
+    assert Run(wanted).result.values == first.result.values
+
+
+def test_a_mean_of_repeats_meets_its_constraints_as_a_whole(tmp_path: Path) -> None:
+    """A model of three times as many parameters would be registered as a small one."""
+    search = {"repeats": 3, "ensemble": 3, "constraints": ["parameters <= 40"]}
+    run = Run(study_of(tmp_path, search=search))
+    single = Run(study_of(tmp_path))
+    assert single.result.metrics["parameters"] <= 40
+    assert run.result.metrics["parameters"] == 3 * single.result.metrics["parameters"]
+    assert run.result.violations[0] > 0
+    assert run.result.model is None

@@ -269,6 +269,25 @@ def test_workers_are_not_lost_while_they_are_there(scheduler: str, monkeypatch: 
             pool.close()
 
 
+def test_a_worker_that_still_trains_gets_no_other_trial(scheduler: str) -> None:
+    """If this fails, trials behind one that hangs are told as too long without having begun, or two share a process."""
+    pool = ClusterPool(scheduler, 1, 1, 1.0)
+    try:
+        (slot,) = pool.slots
+        given_up = slot.submit(time.sleep, 3)
+        slot.stop()
+        slot.submit(time.sleep, 0).result(30)
+        assert not given_up.done(), "the other worker was free"
+        assert len(pool._taken) == 2
+        given_up.result(30)
+        deadline = time.monotonic() + 10
+        while len(pool._taken) == 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        pool.close()
+
+
 @pytest.mark.heavy
 def test_a_killed_cluster_worker_costs_one_trial(
     tiny: Tiny, run_search: Searcher, scheduler: str, tmp_path_factory: pytest.TempPathFactory

@@ -125,7 +125,7 @@ def of_search(
         lines.append(_best_table(definition, ranked[:5], link))
     lines += _failed(trials)
     if counts["pruned"]:
-        lines.append(f"{outcomes.saved(trials)}.")
+        lines.append(f"{outcomes.saved(trials, definition.trainings)}.")
     lines.append(_data(dataset))
     lines += [_picture(name, run_id) for name in pictures]
     return _limited(lines)

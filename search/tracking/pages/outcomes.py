@@ -60,16 +60,21 @@ def failures(trials: Sequence[FrozenTrial]) -> tuple[Failures, ...]:
     return tuple(sorted(found, key=lambda each: (-len(each.numbers), each.numbers)))
 
 
-def saved(trials: Sequence[FrozenTrial]) -> Saved:
-    """Return what pruning saved in these trials."""
+def saved(trials: Sequence[FrozenTrial], trainings: int) -> Saved:
+    """Return what pruning saved in these trials.
+
+    Args:
+        trials: The trials.
+        trainings: How often each is trained: once, or once for each fold or repeat.
+    """
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     epochs, seconds = 0, 0.0
     for trial in pruned:
         result = result_of(trial)
         if result is None or not result.epochs:
             continue
-        trained = len({epoch.step for epoch in result.epochs})
-        left = max(0, int(result.training.get("fit", {}).get("epochs") or 0) - trained)
+        trained = len(result.epochs)
+        left = max(0, trainings * int(result.training.get("fit", {}).get("epochs") or 0) - trained)
         epochs += left
         seconds += left * (trial.duration.total_seconds() if trial.duration is not None else 0.0) / trained
     return Saved(len(pruned), epochs, seconds)

@@ -73,11 +73,11 @@ def check_reference(reference: str, folder: Path, key: str, told: str = "") -> N
     if source is None or not source.is_file():
         return
     try:
-        known = _names(ast.parse(source.read_bytes(), str(source)))
+        known = _names_of(source)
     except (SyntaxError, ValueError) as error:
         raise ModelError(f"{key}: {where} cannot be imported ({one_line(error)})") from None
     hint = did_you_mean(name, (each for each in known if not each.startswith("_")))
-    if name not in known and not known & _MAKE_NAMES:
+    if name not in known and (hint or not known & _MAKE_NAMES):
         raise ModelError(f"{key}: {told or where} has no '{name}'{hint}")
 
 
@@ -101,6 +101,15 @@ def _source_of(module: str, folder: Path, key: str) -> Path | None:
 
 
 _MAKE_NAMES = {"*", "globals", "vars", "setattr", "exec", "__getattr__"}  # what gives a module names when it runs
+
+
+def _names_of(source: Path) -> set[str]:
+    """Return the names that a file has, those of neighbours of which it imports everything among them."""
+    tree = ast.parse(source.read_bytes(), str(source))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"]
+    files = {source.parent / f"{(node.module or '').replace('.', '/')}.py" for node in imports}
+    trees = [tree, *(ast.parse(file.read_bytes(), str(file)) for file in files if file.is_file())]
+    return set().union(*map(_names, trees))
 
 
 def _names(tree: ast.Module) -> set[str]:

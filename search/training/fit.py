@@ -112,13 +112,6 @@ def _plain_log_names(
     return tuple(dict.fromkeys((*logged, *held_out, *(f"val_{name}" for name in held_out))))
 
 
-def has_own_fit(model: keras.Model) -> bool:
-    """Return whether a model trains by a `fit` of its own."""
-    import keras
-
-    return overrides(model, keras.Model, "fit")
-
-
 def can_evaluate(model: keras.Model) -> bool:
     """Return whether `evaluate` works: a model that has a training step of its own may have no outputs or no loss."""
     import keras

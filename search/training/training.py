@@ -18,6 +18,7 @@ import numpy as np
 from search.data.dataset import Data
 from search.errors import TrialFailed
 from search.studyfile.objects import called
+from search.studyfile.references import overrides
 from search.studyfile.schema import Definition
 from search.training import callbacks, checkpoint, fit, metrics, own_fit
 from search.training.epochs import Epochs, OnEpoch, measured_with, restores, same, watcher
@@ -140,9 +141,11 @@ class Training:
         on_path: Callable[[str], None],
         on_restored: Callable[[Epochs], None],
     ) -> None:
+        import keras
+
         wanted = self._definition.fit
         used = self._followed(epochs, on_epoch)
-        if self._checkpoints is not None and wanted.checkpoint and not fit.has_own_fit(self.model):
+        if self._checkpoints is not None and wanted.checkpoint and not overrides(self.model, keras.Model, "fit"):
             saving = checkpoint.checkpointing(
                 self._checkpoints,
                 wanted.checkpoint,

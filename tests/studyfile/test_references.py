@@ -9,7 +9,7 @@ from pathlib import Path, PureWindowsPath
 import pytest
 
 from search.errors import ModelError
-from search.studyfile.references import from_outside, load_object
+from search.studyfile.references import check_reference, from_outside, load_object
 from search.studyfile.registry import parted
 
 
@@ -101,3 +101,12 @@ def test_a_drive_is_part_of_the_path(reference: str, parts: tuple[str, str]) -> 
     """On Windows a file named by its whole path would be looked for as module `C`."""
     assert parted(reference) == parts
     assert not PureWindowsPath(parts[0]).suffix or PureWindowsPath(parts[0]).suffix == ".py"
+
+
+def test_a_name_that_a_neighbour_gives_is_there(tmp_path: Path) -> None:
+    """A builder of `from base import *` would be refused for a local one that is called almost alike."""
+    (tmp_path / "base.py").write_text("def build(trial, data): ...\n")
+    (tmp_path / "mine.py").write_text("from base import *\ndef build_small(trial, data): ...\n")
+    check_reference("mine.py:build", tmp_path, "model.build")
+    with pytest.raises(ModelError, match=r"mine.py has no 'biuld'; did you mean 'build'\?"):
+        check_reference("mine.py:biuld", tmp_path, "model.build")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import keras
     from numpy.typing import NDArray
 
-OnEpoch = Callable[[int, dict[str, float], bool], None]
+OnEpoch = Callable[[int, float, dict[str, float], bool], None]
 Weights = list["NDArray[Any]"]
 
 
@@ -114,7 +114,7 @@ def watcher(epochs: Epochs, on_epoch: OnEpoch) -> keras.callbacks.Callback:
 
     Args:
         epochs: Where to note them.
-        on_epoch: Called with the step, the logs, and whether it is the training's last epoch.
+        on_epoch: Called with the step, when the epoch ended, the logs, and whether it is the training's last one.
     """
     import keras
 
@@ -128,7 +128,7 @@ def watcher(epochs: Epochs, on_epoch: OnEpoch) -> keras.callbacks.Callback:
             if last:
                 epochs.weights = epochs.measured or self.model.get_weights()
             epochs.measured = None
-            on_epoch(step, logged, last)
+            on_epoch(step, epochs.ended[step], logged, last)
 
     return Watcher()
 

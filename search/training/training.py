@@ -104,8 +104,8 @@ class Training:
         """Train the model.
 
         Args:
-            on_epoch: Called with each epoch, from 0, its logs, and whether it is the last; what it raises
-                ends the training.
+            on_epoch: Called with each epoch, from 0, when it ended, its logs, and whether it is the last; what it
+                raises ends the training.
             on_path: Called with how the model is trained, as by `fit.fit`.
             on_restored: Called with the epochs that were trained before a kill, when it goes on from there.
         """
@@ -195,7 +195,8 @@ class Training:
             )
         if not epochs.logs:  # it did not use the callbacks
             for epoch, logs in answer.history.items():
-                on_epoch(epochs.add(epoch, logs), logs, True)
+                step = epochs.add(epoch, logs)
+                on_epoch(step, epochs.ended[step], logs, True)
             epochs.found = self._epoch_of(epochs, by_keras=answer.by_keras) if answer.history else None
         return answer.metrics
 

@@ -7,7 +7,6 @@ import itertools
 import os
 import socket
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -127,7 +126,11 @@ class _Trainings:
         epochs = max(1, round(float(np.mean([training.best_epochs for training in trained]))))
         self.metrics["refit_epochs"] = float(epochs)
         seed = seed_of(self._seed, self._trial.number)
-        return self._train("refit", data.refit(), seed, lambda step, logs, _: self._note(step, logs, "refit"), epochs)
+
+        def on_epoch(step: int, ended: float, logs: dict[str, float], _: bool) -> None:
+            self._note(step, ended, logs, "refit")
+
+        return self._train("refit", data.refit(), seed, on_epoch, epochs)
 
     def _parts(self, data: Data) -> Iterator[tuple[str, Data, int]]:
         """Yield name, data and seed of each training: each fold, or the same data under each repeat's seed."""
@@ -153,9 +156,9 @@ class _Trainings:
         """Note the epochs that were trained before a kill."""
         self.epochs += [_epoch(step, epochs.ended[step], logs, part) for step, logs in epochs.logs.items()]
 
-    def _note(self, step: int, logs: dict[str, float], part: str) -> None:
+    def _note(self, step: int, ended: float, logs: dict[str, float], part: str) -> None:
         """Note an epoch, and pass all epochs on."""
-        self.epochs.append(_epoch(step, time.time(), logs, part))
+        self.epochs.append(_epoch(step, ended, logs, part))  # the same moment as in a checkpoint: MLflow shows it once
         self._on_epochs(self.epochs)
 
     def _watch(self, part: str, *, prune: bool) -> OnEpoch:
@@ -164,8 +167,8 @@ class _Trainings:
         asks = prune and len(definition.metrics) == 1
         reported, known = self._reported(), dict[int, float]()
 
-        def on_epoch(epoch: int, logs: dict[str, float], last: bool) -> None:
-            self._note(epoch, logs, part)
+        def on_epoch(epoch: int, ended: float, logs: dict[str, float], last: bool) -> None:
+            self._note(epoch, ended, logs, part)
             if epoch + 1 == definition.fit.validation_freq:
                 fail_unless_logged(definition, logs)
             fail_unless_finite(definition, logs, f"after epoch {epoch + 1}" + (f" of {part}" if part else ""))

@@ -39,7 +39,7 @@ def curves(
     x, y, loss = np.asarray(data.test.x), np.asarray(data.test.y), keras.losses.get(model.loss)
     found: dict[str, list[float]] = {"validation": [], "test": []}
 
-    def on_epoch(_: int, logs: dict[str, float], __: bool) -> None:
+    def on_epoch(_: int, __: float, logs: dict[str, float], ___: bool) -> None:
         predicted = np.asarray(model(x, training=False))
         true = y.reshape(predicted.shape) if predicted.shape[1] == 1 else y
         found["validation"].append(_number(logs["val_loss"]))

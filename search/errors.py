@@ -38,7 +38,7 @@ from search.system.place import names_at_hand, place_of, text_of
 _HIDDEN = "***"
 _NAME_CHARACTERS = string.ascii_letters + string.digits + "._+%-"
 _USER = re.compile(r"[^\s:@/?#]*")
-_QUOTED = r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'"
+_QUOTED = r"\"{3}[^\"]*\"{3}|'{3}[^']*'{3}|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'"
 _SECRETS = (
     r"(?:passwords?|passwd|pwd|passphrase|(?<![a-z])pass(?==)"
     r"|(?<!mask_)(?<!oov_)(?<!pad_)(?<!sep_)(?<!unk_)(?<!cls_)(?<!bos_)(?<!eos_)token|secret|credentials?|signature"
@@ -46,8 +46,8 @@ _SECRETS = (
 )
 _OPTIONS = re.compile(
     rf"(?i)((?:{_SECRETS}|(?<=[?&])(?:sig|auth|jwt|code|sid|session(?:_?id)?|\w*key))[\"']?\s*(?:[=:]|%3D)\s*)"
-    rf"({_QUOTED}|(?!{{\s*[\"']?type\b)"  # a parameter of a space is no secret
-    rf"(?:\[[^\]\n]{{0,500}}\]|{{[^}}\n]{{0,500}}}}|[^\s&;]*[^\s&;\"')\]}}>,]))"
+    rf"({_QUOTED}|(?!{{\s*[\"']?type[\"']?\s*[=:]\s*[\"'](?:int|float|categorical)\b)"  # a parameter of a space
+    rf"(?:(?:\[[^\]\n]{{0,500}}\]|{{[^}}\n]{{0,500}}}})(?=[\s,;&)\]}}]|$)|[^\s&;]*[^\s&;\"')\]}}>,]))"
 )
 _PAIRS = re.compile(rf"(?i)(\([\"'][\w-]*(?:{_SECRETS}|authorization|cookie)[\"'],\s*)({_QUOTED})")
 _FLAGS = re.compile(rf"(?i)((?<![\w-])--[\w-]*?{_SECRETS}\s+)(?!-)\S+")
@@ -78,7 +78,7 @@ def redact(text: str) -> str:
 
 def _in_its_quotes(found: re.Match[str]) -> str:
     """Return a hidden value in the quotes that it had, so that a file or a program stays valid."""
-    quote = found[2][0] if found[2][0] in "\"'" else ""
+    quote = next((mark for mark in ('"""', "'''", '"', "'") if found[2].startswith(mark)), "")
     return f"{found[1]}{quote}{_HIDDEN}{quote}"
 
 

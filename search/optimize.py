@@ -291,7 +291,8 @@ class Search:
         self._running.remove(running)
         self._free.append(running.slot)
         if goes_on:
-            self._storage.set_trial_system_attr(running.trial_id, attributes.BEGUN, "")  # what trains it on is to stop
+            with suppress(UpdateFinishedTrialError):  # somebody else ended it in between
+                self._storage.set_trial_system_attr(running.trial_id, attributes.BEGUN, "")  # who trains it on stops
             self._sampling.put_first(Suggestion(dict(running.trial.params), running.retries - 1, running.number))
             return
         for each in self._listeners:

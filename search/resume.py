@@ -32,6 +32,7 @@ BEAT_SECONDS = 30.0  # how often a search shows that it lives
 _SILENT_SECONDS = 4 * BEAT_SECONDS  # a search whose last beat is older than that, by this machine's clock, is watched
 _WATCH_SECONDS = 2 * BEAT_SECONDS  # one that does not beat once while it is watched is dead
 _CLAIM_SECONDS = 0.3  # until a claim written to the study counts, where no file lock decides
+_UNFINISHED = ("interrupted", "trained")  # states of a search that `--resume` goes on with
 WITH_ITS_SEARCH = f"stopped with its search; {RUN_AGAIN}"
 
 OnMessage = Callable[[str], None]
@@ -243,14 +244,19 @@ def check_resumable(study: optuna.Study) -> None:
 
 
 def to_resume(study: optuna.Study) -> SearchRecord | None:
-    """Return the newest search that was interrupted, else the newest that owes MLflow something; None without any."""
-    over = [record for record in search_records(study) if record.state in ("interrupted", "trained")]
-    return max(over, key=lambda record: (record.state == "interrupted", record.began), default=None)
+    """Return the newest interrupted search on the data of now, else the newest that is not finished; None without."""
+    now, over = attributes.data_of(study), [each for each in search_records(study) if each.state in _UNFINISHED]
+
+    def goes_on(record: SearchRecord) -> bool:
+        return record.state == "interrupted" and not (record.basis and now and changes(record.basis, now))
+
+    return max(over, key=lambda record: (goes_on(record), record.began), default=None)
 
 
 def left_to_try(definition: Definition, study: optuna.Study, basis: Basis) -> list[dict[str, Any]]:
     """Return what the newest search on the same basis was to train first, and no trial on it has."""
-    records = [record for record in search_records(study) if record.basis and not changes(record.basis, basis)]
+    over = [record for record in search_records(study) if record.state != "running"]
+    records = [record for record in over if record.basis and not changes(record.basis, basis)]
     if not records:
         return []
     comparison = Comparison(study, basis)

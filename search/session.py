@@ -183,7 +183,7 @@ def _begin(
     else:
         asked = described(settings, len(pool.slots))
         facts = {"described": asked, "dataset": dataset_of(data), "registers": settings.registers, "basis": basis}
-        facts |= {"trivial": data.trivial, "first": enqueued}
+        facts |= {"trivial": data.trivial, "first": [each for each in enqueued if each not in definition.enqueue]}
         claim = resume.begin(study, files, settings.n_trials, **facts)
     stack.callback(claim.release)
     search_id = claim.record.search_id

@@ -165,7 +165,8 @@ def check_columns(definition: Definition) -> None:
     headers = {"": _columns_of(path)} if settings.kind == "parquet" else _headers(path, settings)
     named = {name for names in settings.named.values() for name in names}
     if headers and not any(named <= set(header) for header in headers.values()):
-        check_named(settings, max((header for mark, header in headers.items() if mark not in _RARE), key=len))
+        usual = [header for mark, header in headers.items() if mark not in _RARE or mark == settings.options.get("sep")]
+        check_named(settings, max(usual, key=len))
 
 
 def check_named(settings: DataDefinition, known: Sequence[str]) -> None:
@@ -278,7 +279,8 @@ def csv_options(path: Path, form: Form) -> dict[str, Any]:
         plain = {name: value for name, value in options.items() if name in _OF_HEADERS}
         cells = pd.read_csv(path, sep=separator, nrows=_SAMPLE, dtype=str, **plain).stack().astype(str)
         points = cells.str.fullmatch(r"-?\d+\.\d+") & ~cells.str.fullmatch(r"-?\d{1,3}(?:\.\d{3})+")
-        if cells.str.fullmatch(r"-?[\d.]*,\d+").any() and not points.any():
+        commas = cells.str.fullmatch(r"-?[\d.]*,\d+")
+        if commas.any() and commas.sum() >= points.sum():
             options["decimal"] = ","
     return options
 

@@ -102,7 +102,8 @@ def read_csv(definition: Definition) -> Any:
 def _whole(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the option by which pandas gives a column one type, not one for each part of a large file."""
     mark = options.get("sep", options.get("delimiter", ","))
-    by_c = isinstance(mark, str) and len(mark) == 1 and not {"engine", "skipfooter", "low_memory"} & options.keys()
+    by_c = isinstance(mark, str) and len(mark) == 1 and f"{mark}{options.get('quotechar', '')}".isascii()
+    by_c = by_c and not {"engine", "skipfooter", "low_memory"} & options.keys()
     return {"low_memory": False} if by_c else {}
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from search.comparison.outputs import Batch, predict
 from search.comparison.predictions import Predictions, joined
 from search.data.dataset import Data, Part
+from search.data.preprocessing import leaves
+from search.data.table import digest_of
 from search.ensemble.choice import activations
 from search.ensemble.model import average
 from search.errors import told
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 Batches = Callable[["keras.Model", Part], Iterable[Batch]]  # the rows of a part in order
 _MOST_ROWS = 20_000  # of which outputs are kept
+_COMPARED = 100  # training rows by which data that were prepared otherwise are told
 _LARGEST = 2**22  # bytes of outputs beyond which only the losses of the rows are kept
 
 
@@ -35,7 +38,13 @@ def validated(definition: Definition, data: Data, models: Sequence[keras.Model],
     """
     with told("the outputs for the validation rows are not kept"):
         parts = list(_each(definition, data, models, batches))
-        return _joined(parts).to_bytes() if parts else None
+        if not parts:
+            return None
+        whole = _joined(parts)
+        if not data.train.streamed:  # each trial's own rows tell how they were prepared
+            prepared = digest_of(*leaves(data.example(_COMPARED)))
+            whole = replace(whole, about=replace(whole.about, digest=prepared))
+        return whole.to_bytes()
     return None
 
 

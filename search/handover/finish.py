@@ -17,7 +17,16 @@ from search.budget import Stage, count
 from search.comparison.predictions import Predictions
 from search.context import Context
 from search.ensemble.near import near
-from search.errors import Interrupted, NoTrialCompleted, RegistryError, SearchError, TrackingError, printable, told
+from search.errors import (
+    ClusterError,
+    Interrupted,
+    NoTrialCompleted,
+    RegistryError,
+    SearchError,
+    TrackingError,
+    printable,
+    told,
+)
 from search.figures import plural
 from search.handover.averaging import average
 from search.handover.confirmation import confirm
@@ -73,7 +82,7 @@ class _Ending:
     def finish(self) -> Outcome:
         """End the search; see the function of this name."""
         context, settings, hurries = self._context, self._context.settings, self._interrupted is not None
-        halted = 0 if self._paused else confirm(context)
+        halted = 0 if self._paused else self._confirm()
         self._ranked = ranked = ranking.leading_trials(self._definition, self._study)
         draws, registers = bool(ranked) and not hurries, bool(ranked) and settings.registers
         self._drawn = self._draw() if draws and context.run is not None else []
@@ -109,6 +118,13 @@ class _Ending:
         if state == _FINISHED:
             context.files.forget(context.search_id)
         return self._told(outcome and replace(outcome, not_mirrored=left), halted)
+
+    def _confirm(self) -> int:
+        try:
+            return confirm(self._context)
+        except ClusterError as error:  # its workers still train what was given up
+            self._context.on_message(f"the leading trials are not trained again: {error}")
+            return 0
 
     def _of_running(self, record: SearchRecord) -> list[FrozenTrial]:
         """Return the trials of a search that runs beside this one."""
@@ -148,9 +164,13 @@ class _Ending:
 
     def _draw(self) -> list[Future[dict[str, bytes]]]:
         """Draw the plots in the workers while MLflow catches up."""
-        slots, job = self._context.pool.slots, self._context.job
-        drawn = [slots[i % len(slots)].submit(worker.draw, job, name) for i, name in enumerate(plots.DRAWINGS)]
-        return [*drawn, slots[len(drawn) % len(slots)].submit(worker.draw_data, job)]
+        slots, job, drawn = self._context.pool.slots, self._context.job, list[Future[dict[str, bytes]]]()
+        for function, *names in (*((worker.draw, name) for name in plots.DRAWINGS), (worker.draw_data,)):
+            turns = (slots[(len(drawn) + turn) % len(slots)] for turn in range(len(slots)))
+            slot = next((slot for slot in turns if slot.ready()), None)
+            if slot is not None:  # else every worker of a cluster still trains what was given up
+                drawn.append(slot.submit(function, job, *names))
+        return drawn
 
     def _publish(
         self, run: SearchRun, outcome: Outcome | None, state: str, fresh: FreshProcess | None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -51,10 +53,14 @@ def revealed(url: str) -> str:
 
 def without_secrets(text: str) -> str:
     """Return the text of a study file, TOML or JSON, without the secrets in it; it stays valid."""
-    try:
+    with suppress(ValueError):
         return json.dumps(_hidden(json.loads(text)), indent=2)
-    except ValueError:
-        return re.sub(r"(?m)(=\s*)(\*\*\*)(?=[\s,}\]]|$)", r'\1"\2"', redact(text))
+    hidden = redact(text)
+    quoted = re.sub(r"(?m)(=\s*)(\*\*\*)(?=[\s,}\]]|$)", r'\1"\2"', hidden)  # what had no quotes, as a number
+    with suppress(tomllib.TOMLDecodeError):
+        tomllib.loads(quoted)
+        return quoted
+    return hidden
 
 
 def _hidden(value: Any, key: str = "") -> Any:
@@ -62,10 +68,11 @@ def _hidden(value: Any, key: str = "") -> Any:
         return {name: _hidden(part, str(name)) for name, part in value.items()}
     if isinstance(value, list):
         return [_hidden(part, key) for part in value]
-    if not isinstance(value, str):
+    if value is None or isinstance(value, bool):
         return value
-    named = f"{key}={value!r}"
-    return redact(value) if redact(value) != value or redact(named) == named else "***"
+    if redact(f"{key}='x'") != f"{key}='x'":
+        return "***"
+    return redact(value) if isinstance(value, str) else value
 
 
 def read_url(given: str | os.PathLike[str]) -> SecretUrl:

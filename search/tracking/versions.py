@@ -84,7 +84,8 @@ class Loaded:
         """Return the columns that rows of a table must have values in, and have none."""
         if not self.described.get("columns") or not hasattr(rows, "columns"):
             return set()
-        return {str(name) for name in rows.columns if str(name) in self.form.wanted and rows[name].isna().all()}
+        wanted = set(self.form.wanted)
+        return {str(name) for name in rows.columns if str(name) in wanted and rows[name].isna().all()}
 
     def without(self, columns: set[str]) -> Loaded:
         """Return the model as it takes some of a file's rows, in which these columns have no value."""

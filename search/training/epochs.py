@@ -28,6 +28,7 @@ class Epochs:
         weights: Those at the end of the last epoch.
         measured: Those that an epoch's metrics were measured with, where a callback may change them afterwards.
         found: The epoch whose metrics the model has, where its training told no weights.
+        restored: The epoch whose weights early stopping put back, whatever its metrics were measured with.
         changed: Epochs at whose end the weights were others than those that their metrics were measured with.
         began: When it began, by `time.perf_counter`, as if a kill had cost no time.
     """
@@ -38,6 +39,7 @@ class Epochs:
     weights: Weights | None = None
     measured: Weights | None = None
     found: int | None = None
+    restored: int | None = None
     changed: set[int] = field(default_factory=set)
     began: float = field(default_factory=time.perf_counter)
 
@@ -73,8 +75,8 @@ class Epochs:
         now = model.get_weights()
         for callback in reversed(used):  # the last to restore has the last word
             if restores(callback) and same(callback.best_weights, now):
-                step = int(callback.best_epoch) + self.offset
-                return None if step in self.changed else step
+                self.restored = int(callback.best_epoch) + self.offset
+                return None if self.restored in self.changed else self.restored
         return self.last if same(self.weights, now) else self.found
 
 

@@ -125,21 +125,20 @@ def _read(definition: Definition, returned: Any) -> tuple[dict[str, float], dict
         return {}, {}
     columns = returned.history if isinstance(returned, keras.callbacks.History) else returned
     if isinstance(columns, Mapping) and columns and all(isinstance(log, list | tuple) for log in columns.values()):
-        return {}, _by_epoch(columns)  # a history, or its dictionary
+        return {}, _by_epoch(columns, definition.fit.validation_freq)  # a history, or its dictionary
     if isinstance(columns, Mapping):
         return {str(name): _number(definition, value, str(name)) for name, value in columns.items()}, {}
     return {definition.metrics[0]: _number(definition, returned)}, {}
 
 
-def _by_epoch(columns: Mapping[str, Sequence[Any]]) -> dict[int, dict[str, float]]:
+def _by_epoch(columns: Mapping[str, Sequence[Any]], freq: int) -> dict[int, dict[str, float]]:
     """Return the logs of the epochs for which all names were logged: `validation_freq` leaves some out."""
     lengths = [len(column) for column in columns.values()]
-    shortest = max(1, min(lengths))
-    every = max(1, max(lengths) // shortest)
+    shortest, longest = max(1, min(lengths)), max(lengths)
+    every = freq if longest // freq == shortest else max(1, longest // shortest)
+    step = {name: every if len(column) >= every * shortest else 1 for name, column in columns.items()}
     return {
-        every * (at + 1) - 1: numbers(
-            {name: column[len(column) // shortest * (at + 1) - 1] for name, column in columns.items()}
-        )
+        every * (at + 1) - 1: numbers({name: column[step[name] * (at + 1) - 1] for name, column in columns.items()})
         for at in range(min(lengths))
     }
 

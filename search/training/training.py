@@ -119,10 +119,11 @@ class Training:
         seconds = epochs.seconds
         kept = epochs.kept(self.model, self._callbacks)
         logs = self._measured(epochs) if kept is None else self._validated(epochs.logs[kept])
-        if kept is not None and (kept != epochs.last or any(map(restores, self._callbacks))):
-            logs = {**logs, "best_epoch": float(kept)}
+        of_epoch = epochs.restored if kept is None else kept
+        if of_epoch is not None and (of_epoch != epochs.last or any(map(restores, self._callbacks))):
+            logs = {**logs, "best_epoch": float(of_epoch)}
         logs = {**logs, **self._own_metrics(logs, measured=kept is None or kept in epochs.changed), **returned}
-        trained_for = epochs.last if kept is None else kept
+        trained_for = epochs.last if of_epoch is None else of_epoch
         logs |= {"parameters": float(parameter_count(self.model)), "train_seconds": seconds}
         if "latency_ms" in metrics.needed(self._definition):
             logs["latency_ms"] = latency_ms(self.model, self._data)

@@ -143,7 +143,7 @@ class ClusterPool:
         known: dict[str, Any] | None = None
         # Not `scheduler_info`: the client overwrites what that returns, every two seconds, with no workers at all.
         with suppress(OSError, TimeoutError, ValueError, RuntimeError, AttributeError):  # while a connection ends
-            known = self.client.sync(self.client.scheduler.identity, n_workers=-1).get("workers")
+            known = self.client.sync(self.client.scheduler.identity).get("workers")
         if known is None or self.client.status != "running":
             raise ClusterError(f"--cluster {self._address}: the scheduler is gone; --resume goes on when it is back")
         return known

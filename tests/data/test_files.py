@@ -181,3 +181,12 @@ def test_points_beside_a_comma_are_points(tmp_path: Path) -> None:
     """One cell `1,234` would turn a column of decimal points into text, and 1234 into 1.234."""
     (tmp_path / "rows.csv").write_text("sales;ratio;Preis\n950;0.5;1\n1,234;0.7;2\n")
     assert sources.read(study(tmp_path, "rows.csv"))["ratio"].tolist() == [0.5, 0.7]
+    (tmp_path / "rows.csv").write_text("tag;Preis\n01.02;3,50\n02.02;4,25\n")
+    assert sources.read(study(tmp_path, "rows.csv"))["Preis"].tolist() == [3.5, 4.25]
+
+
+def test_a_separator_that_pandas_own_reader_does_not_know(tmp_path: Path) -> None:
+    """A file would be refused for an option that the user did not give."""
+    (tmp_path / "rows.csv").write_text("plz§Preis\n01§1.5\n", encoding="utf-8")
+    with pytest.warns(pd.errors.ParserWarning):
+        assert sources.read(study(tmp_path, "rows.csv", sep="§"))["Preis"].tolist() == [1.5]

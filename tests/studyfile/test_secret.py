@@ -111,6 +111,11 @@ def test_a_study_file_without_its_secrets_is_still_one(tmp_path: Path) -> None:
         '[model]\nmask_token = "[MASK]"\n'
         '[space]\nuse_token = { type = "categorical", choices = [true, false] }\n'
     )
+    dsn = without_secrets('[data]\noptions = { conninfo = "host=db password=s3cret dbname=x" }\n')
+    assert tomllib.loads(dsn)["data"]["options"]["conninfo"] == "host=db password=*** dbname=x"
+    assert tomllib.loads(without_secrets('password = """s3cret"""'))["password"] == "***"
+    made = json.loads(without_secrets('{"password": "p:w@rd1", "pin": 5, "api_key": 77, "dsn": "https://u:p@h/x"}'))
+    assert made == {"password": "***", "pin": 5, "api_key": "***", "dsn": "https://***@h/x"}
     read = tomllib.loads(without_secrets(text))
     assert read["data"]["options"] == {"password": "***", "port": 5, "token": "***", "keys": ["a"]}
     assert read["model"] == {"mask_token": "[MASK]"}

@@ -453,10 +453,12 @@ def test_vectors_texts_and_dictionaries_of_lists_are_logs(settings: dict[str, An
 def test_a_history_with_fewer_validations_is_read_by_its_epochs() -> None:
     """The loss of one epoch would stand beside the validation of another, and a refit train half as long."""
     history = {"loss": [6, 5, 4, 3, 2, 1], "val_loss": [0.5, 0.3, 0.1]}
-    assert _by_epoch(history) == {
+    assert _by_epoch(history, 1) == {
         1: {"loss": 5, "val_loss": 0.5},
         3: {"loss": 3, "val_loss": 0.3},
         5: {"loss": 1, "val_loss": 0.1},
     }
-    assert list(_by_epoch({"loss": [2, 1], "val_loss": [4, 3]})) == [0, 1]
-    assert _by_epoch({"loss": [], "val_loss": []}) == {}
+    assert list(_by_epoch({"loss": [2, 1], "val_loss": [4, 3]}, 1)) == [0, 1]
+    ten = {"loss": list(range(10)), "val_loss": [3, 7]}
+    assert _by_epoch(ten, 4) == {3: {"loss": 3, "val_loss": 3}, 7: {"loss": 7, "val_loss": 7}}
+    assert _by_epoch({"loss": [], "val_loss": []}, 1) == {}

@@ -16,6 +16,7 @@ import optuna
 import pytest
 
 from search import graphs
+from search.comparison.predictions import Predictions
 from search.data import streams
 from search.data.dataset import Data, Part
 from search.data.loading import TrialData, load
@@ -907,6 +908,34 @@ def test_early_stopping_beside_averaged_weights_is_scored_as_the_model_that_is_k
     assert run.result.fate == "complete", run.result.reason
     validated = evaluate(run.model(tmp_path), run.data.validation)
     assert run.result.values == (pytest.approx(validated["loss"], rel=1e-4),)
+    assert run.result.metrics["best_epoch"] in range(6), "a refit trains for as long"
+
+
+def test_what_a_trial_prepared_otherwise_is_told_from_others(tmp_path: Path) -> None:
+    """Models of other units would be averaged, and fed the best one's rows."""
+    code = (
+        "import numpy as np\n"
+        "def load(learning_rate):\n"
+        "    x = np.random.default_rng(0).normal(size=(60, 2))\n"
+        "    return x * (1 + learning_rate), (x.sum(axis=1) > 0).astype(int)\n"
+    )
+    wanted = study_of(tmp_path, code, data={"source": "user.py:load", "options": {}}, search={"ensemble": 2})
+    same = study_of(tmp_path, search={"ensemble": 2})
+
+    def digests(study: Definition) -> set[str]:
+        asked = [optuna.trial.FixedTrial({"learning_rate": rate}, at) for at, rate in enumerate((0.01, 0.02))]
+        return {_outputs(study, each).about.digest for each in asked}
+
+    assert len(digests(same)) == 1
+    assert len(digests(wanted)) == 2
+
+
+def _outputs(wanted: Definition, asked: optuna.trial.FixedTrial) -> Predictions:
+    again = trial.RetrainedTrial(dict(asked.params), asked.number)
+    data = TrialData(wanted)
+    result = trial.run(wanted, data, again, seed=7, is_kept=lambda _: True, on_epochs=lambda _: None)
+    assert result.validated is not None, result.reason
+    return Predictions.from_bytes(result.validated)
 
 
 STATEFUL = """

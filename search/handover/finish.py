@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -165,7 +165,8 @@ class _Ending:
     def _draw(self) -> list[Future[dict[str, bytes]]]:
         """Draw the plots in the workers while MLflow catches up."""
         slots, job, drawn = self._context.pool.slots, self._context.job, list[Future[dict[str, bytes]]]()
-        for function, *names in (*((worker.draw, name) for name in plots.DRAWINGS), (worker.draw_data,)):
+        tasks: list[tuple[Any, ...]] = [*((worker.draw, name) for name in plots.DRAWINGS), (worker.draw_data,)]
+        for function, *names in tasks:
             turns = (slots[(len(drawn) + turn) % len(slots)] for turn in range(len(slots)))
             slot = next((slot for slot in turns if slot.ready()), None)
             if slot is not None:  # else every worker of a cluster still trains what was given up

@@ -252,9 +252,8 @@ class Search:
 
     def _without_result(self, running: _Running, fate: Fate, reason: str) -> TrialResult:
         """Return what is known of a trial whose worker returned nothing: its fate, and the epochs it passed on."""
-        epochs = live_epochs(self._storage.get_trial(running.trial_id))
-        seed = seed_of(self._settings.seed, running.number)
-        return TrialResult(running.number, fate, seed, reason=reason, epochs=tuple(epochs))
+        number, epochs = running.number, live_epochs(self._storage.get_trial(running.trial_id))
+        return TrialResult(number, fate, seed_of(self._settings.seed, number), reason=reason, epochs=tuple(epochs))
 
     def _look_after(self, running: _Running) -> tuple[Fate, str] | None:
         """Tell of a running trial's epochs; return how and why to end it, if it must end."""

@@ -68,7 +68,7 @@ HOMES: dict[str, set[str]] = {
         "studyfile.settings",
     },
     "mcp": {"mcp"},
-    "tomllib": {"studyfile.load", "studyfile.copy", "studyfile.messages"},
+    "tomllib": {"studyfile.load", "studyfile.copy", "studyfile.messages", "studyfile.secret"},
     "matplotlib": {"promotion.plot", "reporting.plots", "reporting.side_by_side", "tracking.pages.pictures"},
     "plotly": {"reporting.interactive"},
     "sklearn": {"comparison.scores", "data.sources", "data.splits", "workers.preload"},

@@ -139,7 +139,7 @@ def test_an_architecture_is_traced_once_and_no_result_depends_on_it(
     seed = int(run.data.tags["seed"])
     training = Training(definition, load(definition), SimpleNamespace(params=params), seed, tmp_path)
     alone: list[float] = []
-    training.fit(lambda epoch, logs, last: alone.append(logs["val_loss"]))
+    training.fit(lambda epoch, ended, logs, last: alone.append(logs["val_loss"]))
     recorded = job.client.get_metric_history(run.info.run_id, "val_loss")
     assert [metric.value for metric in recorded] == alone
 

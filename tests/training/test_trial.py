@@ -920,20 +920,20 @@ def test_what_a_trial_prepared_otherwise_is_told_from_others(tmp_path: Path) -> 
         "    return x * (1 + learning_rate), (x.sum(axis=1) > 0).astype(int)\n"
     )
     wanted = study_of(tmp_path, code, data={"source": "user.py:load", "options": {}}, search={"ensemble": 2})
-    same = study_of(tmp_path, search={"ensemble": 2})
+    (tmp_path / "same").mkdir()
+    same = study_of(tmp_path / "same", search={"ensemble": 2})
 
     def digests(study: Definition) -> set[str]:
-        asked = [optuna.trial.FixedTrial({"learning_rate": rate}, at) for at, rate in enumerate((0.01, 0.02))]
+        asked = [trial.RetrainedTrial({"learning_rate": rate}, at) for at, rate in enumerate((0.01, 0.02))]
         return {_outputs(study, each).about.digest for each in asked}
 
     assert len(digests(same)) == 1
     assert len(digests(wanted)) == 2
 
 
-def _outputs(wanted: Definition, asked: optuna.trial.FixedTrial) -> Predictions:
-    again = trial.RetrainedTrial(dict(asked.params), asked.number)
+def _outputs(wanted: Definition, asked: trial.RetrainedTrial) -> Predictions:
     data = TrialData(wanted)
-    result = trial.run(wanted, data, again, seed=7, is_kept=lambda _: True, on_epochs=lambda _: None)
+    result = trial.run(wanted, data, asked, seed=7, is_kept=lambda _: True, on_epochs=lambda _: None)
     assert result.validated is not None, result.reason
     return Predictions.from_bytes(result.validated)
 

@@ -32,7 +32,7 @@ BEAT_SECONDS = 30.0  # how often a search shows that it lives
 _SILENT_SECONDS = 4 * BEAT_SECONDS  # a search whose last beat is older than that, by this machine's clock, is watched
 _WATCH_SECONDS = 2 * BEAT_SECONDS  # one that does not beat once while it is watched is dead
 _CLAIM_SECONDS = 0.3  # until a claim written to the study counts, where no file lock decides
-_UNFINISHED = ("interrupted", "trained")  # states of a search that `--resume` goes on with
+UNFINISHED = ("interrupted", "trained")  # states of a search that `--resume` goes on with
 WITH_ITS_SEARCH = f"stopped with its search; {RUN_AGAIN}"
 
 OnMessage = Callable[[str], None]
@@ -239,13 +239,13 @@ def check_resumable(study: optuna.Study) -> None:
         UsageError: Each of its searches ended, or there is none.
     """
     records = search_records(study)
-    if not any(record.state in ("interrupted", "trained", "running") for record in records):
+    if not any(record.state in (*UNFINISHED, "running") for record in records):
         raise UsageError(f"study '{study.study_name}' has no interrupted search; {_what_instead(records)}")
 
 
 def to_resume(study: optuna.Study) -> SearchRecord | None:
     """Return the newest interrupted search on the data of now, else the newest that is not finished; None without."""
-    now, over = attributes.data_of(study), [each for each in search_records(study) if each.state in _UNFINISHED]
+    now, over = attributes.data_of(study), [each for each in search_records(study) if each.state in UNFINISHED]
 
     def goes_on(record: SearchRecord) -> bool:
         return record.state == "interrupted" and not (record.basis and now and changes(record.basis, now))

@@ -50,18 +50,19 @@ def average(
         best trial stands alone.
     """
     standing = registered(context.study, best.number)
+    stays = None if standing is None else (standing, "")
     if context.settings.ensemble < 2 or hurries:
-        return None if standing is None else (standing, "")
+        return stays
     context.on_message(Stage("averaging the best trainings"))
     try:
-        return _Averaging(context, ranked).run(best)
+        return _Averaging(context, ranked, standing).run(best)
     except _NotAveraged as error:
         why = str(error)
     except Exception as error:  # of a worker, of the user's own layers, of MLflow
         why = f"the best trainings could not be averaged ({one_line(error)})"
     what = f"trial {best.number} alone is registered" if standing is None else "what an earlier search averaged stays"
     context.on_message(f"{why}; {what}")
-    return None if standing is None else (standing, "")
+    return stays
 
 
 def registered(study: optuna.Study, number: int) -> Ensemble | None:
@@ -86,9 +87,9 @@ class _NotAveraged(Exception):
 
 
 class _Averaging:
-    def __init__(self, context: Context, ranked: Sequence[FrozenTrial]) -> None:
+    def __init__(self, context: Context, ranked: Sequence[FrozenTrial], standing: Ensemble | None) -> None:
         self._context, self._ranked, self._definition = context, ranked, context.definition
-        self._most = context.settings.ensemble
+        self._most, self._standing = context.settings.ensemble, standing
 
     def run(self, best: Best) -> tuple[Ensemble, str]:
         """Return what `average` returns."""
@@ -108,9 +109,8 @@ class _Averaging:
         members = tuple(replace(candidate.member, count=count) for candidate, count in several)
         if not chosen.verdict.better or len(members) < 2:
             raise _NotAveraged(f"the mean of the best trainings is not surely better {_interval(chosen)}")
-        known = registered(self._context.study, best.number)
-        if known is not None and known.members == members:
-            return known, ""
+        if self._standing is not None and self._standing.members == members:
+            return self._standing, ""
         archives = {candidate.member.name: candidate.archive() for candidate, _ in several}
         counts = [member.count for member in members]
         made = slot.submit(averaging.make, job, best.number, archives, counts, outputs[0]).result()

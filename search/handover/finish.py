@@ -34,7 +34,7 @@ from search.handover.outcome import Outcome
 from search.register import best_of, check_usable, register_best
 from search.reporting import plots
 from search.reporting.findings import front_of
-from search.resume import SearchRecord, search_records
+from search.resume import search_records
 from search.stopping import Interruption, signals
 from search.study import attributes, ranking
 from search.study.files import MOST_OUTPUTS
@@ -111,10 +111,8 @@ class _Ending:
         if state == _FINISHED and left.numbers:
             state = _TRAINED
         context.claim.ended(state, self._stopped)
-        context.files.forget_outputs(
-            [trial.number for trial in ranked[:MOST_OUTPUTS]] if settings.ensemble > 1 else (),
-            [trial.number for record in search_records(self._study) for trial in self._of_running(record)],
-        )
+        kept = [trial.number for trial in ranked[:MOST_OUTPUTS]] if settings.ensemble > 1 else ()
+        context.files.forget_outputs(kept, self._beside())
         if state == _FINISHED:
             context.files.forget(context.search_id)
         return self._told(outcome and replace(outcome, not_mirrored=left), halted)
@@ -126,9 +124,11 @@ class _Ending:
             self._context.on_message(f"the leading trials are not trained again: {error}")
             return 0
 
-    def _of_running(self, record: SearchRecord) -> list[FrozenTrial]:
-        """Return the trials of a search that runs beside this one."""
-        return attributes.trials_of_search(self._study, record.search_id) if record.state == "running" else []
+    def _beside(self) -> list[int]:
+        """Return the trials of searches that run beside this one, which has ended."""
+        running = {record.search_id for record in search_records(self._study) if record.state == "running"}
+        trials = self._study.get_trials(deepcopy=False)
+        return [trial.number for trial in trials if trial.system_attrs.get(attributes.SEARCH_RUN) in running]
 
     def _await_mirror(self) -> None:
         """Wait for MLflow, first for those trials that a model is registered of; Ctrl-C ends the wait alone."""

@@ -129,8 +129,8 @@ def _register(settings: Settings, study: optuna.Study, files: StudyFiles) -> Non
 
     definition = settings.definition
     ranked = ranking.leading_trials(definition, study)
-    over = ("trained", "interrupted")
-    owed = [record for record in resume.search_records(study) if record.state in over and record.registers]
+    records = resume.search_records(study)
+    owed = [record for record in records if record.state in resume.UNFINISHED and record.registers]
     data = next(
         (kept for kept in (files.data(record.search_id) for record in reversed(owed)) if kept is not None), None
     )

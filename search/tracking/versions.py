@@ -71,21 +71,25 @@ class Loaded:
         return tuple(name for name, kind in self.described.get("columns", ()) if kind != "string")
 
     @property
+    def _needed(self) -> tuple[str, ...]:
+        """The columns without which it does not predict."""
+        optional = self.described.get("optional", ())
+        return tuple(name for name in (*self.numeric, *self.texts) if name not in optional)
+
+    @property
     def form(self) -> files.Form:
         """How files for it are written."""
-        optional = self.described.get("optional", ())
-        wanted = tuple(name for name in (*self.numeric, *self.texts) if name not in optional)
         known = self.profile.get("columns", {})  # a file spells 1.0 where a column has gaps, which as a number is 1
         texts = tuple(name for name in self.texts if not _all_numbers(known.get(name, {}).get("categories", ())))
-        kept = {**self.described.get("reading", {}), "texts": texts, "wanted": wanted}
+        kept = {**self.described.get("reading", {}), "texts": texts, "wanted": self._needed}
         return read(files.Form, kept, "a version's description")
 
     def empty(self, rows: Any) -> set[str]:
         """Return the columns that rows of a table must have values in, and have none."""
         if not self.described.get("columns") or not hasattr(rows, "columns"):
             return set()
-        wanted = set(self.form.wanted)
-        return {str(name) for name in rows.columns if str(name) in wanted and rows[name].isna().all()}
+        needed = set(self._needed)
+        return {str(name) for name in rows.columns if str(name) in needed and rows[name].isna().all()}
 
     def without(self, columns: set[str]) -> Loaded:
         """Return the model as it takes some of a file's rows, in which these columns have no value."""
